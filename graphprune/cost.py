@@ -1,0 +1,113 @@
+"""Costs as closed-form polynomials in the axis lengths: no choice needs a second trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from graphprune.axes import Axis, Dim, leaves, segments
+from graphprune.dependencies import Dependencies
+
+Counts: TypeAlias = npt.NDArray[np.float64]
+Monomials: TypeAlias = dict[tuple[int, ...], int]
+
+COSTS = ("params", "macs", "channels")
+
+
+class Polynomial:
+    """A sum of products of group sizes, evaluated for any choice of sizes at once.
+
+    Args:
+        monomials: Coefficient of each product, a product being the sorted ids of its groups,
+            each repeated as often as its power.
+        groups: Number of groups.
+    """
+
+    def __init__(self, monomials: Monomials, groups: int) -> None:
+        degree = max((len(ids) for ids in monomials), default=0)
+        self._ids = np.full((len(monomials), max(degree, 1)), groups, dtype=np.int64)
+        for row, ids in enumerate(monomials):
+            self._ids[row, : len(ids)] = ids
+        self._coefficients = np.array(list(monomials.values()), dtype=np.float64)
+        rows, columns = np.nonzero(self._ids < groups)
+        order = np.argsort(self._ids[rows, columns], kind="stable")
+        bounds = np.searchsorted(self._ids[rows, columns][order], np.arange(groups + 1))
+        self._rows = [
+            np.unique(rows[order[start:stop]])
+            for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+        ]
+
+    def __call__(self, counts: Counts) -> float:
+        """The cost when group i keeps `counts[i]` indices."""
+        padded = np.append(counts, 1.0)
+        return float(self._coefficients @ padded[self._ids].prod(axis=1))
+
+    def change(self, counts: Counts, group: int, to: float) -> float:
+        """By how much the cost changes when one group keeps `to` indices instead."""
+        rows = self._rows[group]
+        ids, coefficients = self._ids[rows], self._coefficients[rows]
+        padded = np.append(counts, 1.0)
+        before = coefficients @ padded[ids].prod(axis=1)
+        padded[group] = to
+        return float(coefficients @ padded[ids].prod(axis=1) - before)
+
+
+def cost(deps: Dependencies, of: str) -> Polynomial:
+    """The cost of a model as a polynomial in the sizes of its coupled groups.
+
+    Args:
+        deps: The analysis.
+        of: `"params"` (elements of all parameters, tied ones once), `"macs"`
+            (multiply-accumulates of one forward pass of the captured inputs) or `"channels"`
+            (indices of all groups).
+    """
+    ids = {group.axis: group.id for group in deps.groups}
+    if of == "channels":
+        return Polynomial({(i,): 1 for i in ids.values()}, len(ids))
+    total: Monomials = {}
+    for product in _params(deps) if of == "params" else _macs(deps):
+        for key, coefficient in _expand(product, ids).items():
+            total[key] = total.get(key, 0) + coefficient
+    return Polynomial(total, len(ids))
+
+
+def _params(deps: Dependencies) -> Iterable[Iterable[Dim]]:
+    return (deps.dims[value] for value in deps.source.parameters())
+
+
+def _macs(deps: Dependencies) -> Iterable[Iterable[Dim]]:
+    return (product for op in deps.source.ops for product in deps.effects[op].macs)
+
+
+def _expand(product: Iterable[Dim], ids: Mapping[Axis, int]) -> Monomials:
+    out: Monomials = {(): 1}
+    for dim in product:
+        for axis in leaves(dim):
+            out = _times(out, _leaf(axis, ids))
+    return out
+
+
+def _leaf(axis: Axis, ids: Mapping[Axis, int]) -> Monomials:
+    if axis.parts is None:
+        return {(ids[axis],): 1} if axis in ids else {(): axis.size}
+    out: Monomials = {}
+    for part in segments(axis):
+        for key, coefficient in _expand([part], ids).items():
+            out[key] = out.get(key, 0) + coefficient
+    return out
+
+
+def _times(a: Monomials, b: Monomials) -> Monomials:
+    if len(b) == 1:
+        ((key, factor),) = b.items()
+        if not key:
+            return {k: c * factor for k, c in a.items()}
+    out: Monomials = {}
+    for k, c in a.items():
+        for key, factor in b.items():
+            both = tuple(sorted(k + key))
+            out[both] = out.get(both, 0) + c * factor
+    return out

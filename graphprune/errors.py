@@ -1,0 +1,41 @@
+"""What can go wrong, and what the message must name: the thing, and the way out."""
+
+from __future__ import annotations
+
+
+class GraphPruneError(Exception):
+    """Base class of every error that graphprune raises on purpose."""
+
+
+class LiftError(GraphPruneError):
+    """The model could not be captured as a graph."""
+
+
+class AxisError(GraphPruneError):
+    """A rule contradicts the shapes of its operation, or a name matches no axis."""
+
+
+class BudgetError(GraphPruneError):
+    """The budget cannot be met.
+
+    Attributes:
+        closest: The reachable ratio nearest to the one asked for, or None where there is none.
+    """
+
+    def __init__(self, message: str, closest: float | None = None) -> None:
+        super().__init__(message)
+        self.closest = closest
+
+
+class VerifyError(GraphPruneError):
+    """The smaller model does not compute what it must.
+
+    Attributes:
+        layer: Name of the first operation or layer that differs.
+        difference: Largest absolute difference found there, relative to the largest value.
+    """
+
+    def __init__(self, message: str, layer: str, difference: float) -> None:
+        super().__init__(message)
+        self.layer = layer
+        self.difference = difference

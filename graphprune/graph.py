@@ -1,0 +1,89 @@
+"""The neutral graph that both frontends lift to: values, and the operations between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["input", "parameter", "buffer", "constant", "result"]
+
+
+@dataclass(slots=True, eq=False)
+class Value:
+    """A tensor of the graph.
+
+    Attributes:
+        name: Unique name; for parameters and buffers the name the user knows it by.
+        shape: Its shape when the model was captured.
+        dtype: Element type, as the frontend names it (`float32`, `int64`, …).
+        kind: What it is: a model input, a weight, or the result of an operation.
+        aliases: Further names of the same tensor (tied weights).
+        tensor: The weights themselves, for parameters, buffers and constants.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: Kind = "result"
+    aliases: tuple[str, ...] = ()
+    tensor: Any = None
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether the value is stored in the model rather than computed or given."""
+        return self.kind in ("parameter", "buffer", "constant")
+
+    def __repr__(self) -> str:
+        return f"{self.name}{list(self.shape)}"
+
+
+@dataclass(slots=True, eq=False)
+class Op:
+    """One operation.
+
+    Attributes:
+        name: Unique name.
+        type: What it does: `aten.conv2d`, `Conv`, …
+        inputs: Tensor operands in the order of the operator's signature; None where optional
+            ones are absent. A list of tensors contributes each of its elements.
+        outputs: Results.
+        attrs: Everything else, by the names of the operator's signature.
+        module: Path of the innermost module that ran it (torch), else "".
+        source: The frontend's own node.
+    """
+
+    name: str
+    type: str
+    inputs: list[Value | None]
+    outputs: list[Value]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    module: str = ""
+    source: Any = None
+
+    def __repr__(self) -> str:
+        return f"{self.outputs} = {self.type}({self.inputs})"
+
+
+@dataclass(slots=True, eq=False)
+class Graph:
+    """A network: operations in execution order.
+
+    Attributes:
+        ops: The operations, in an order in which they can run.
+        inputs: What the caller provides.
+        outputs: What the network returns.
+        weights: Parameters, buffers and constants, by name.
+        training: Further operations that only training mode reaches (auxiliary heads). They
+            take part in the analysis, not in the cost.
+    """
+
+    ops: list[Op]
+    inputs: list[Value]
+    outputs: list[Value]
+    weights: dict[str, Value]
+    training: list[Op] = field(default_factory=list)
+
+    def parameters(self) -> Iterator[Value]:
+        """The trainable weights, each tied tensor once."""
+        return (value for value in self.weights.values() if value.kind == "parameter")

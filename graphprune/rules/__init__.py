@@ -1,0 +1,36 @@
+"""Rules: how each operation relates the dimensions of its operands and results."""
+
+from graphprune.rules import (
+    attention,
+    concat,
+    conv,
+    create,
+    elementwise,
+    index,
+    matmul,
+    norm,
+    pool,
+    recurrent,
+    reduce,
+    reshape,
+)
+from graphprune.rules.registry import axis_rule, infer, is_known, known_types
+
+__all__ = [
+    "attention",
+    "axis_rule",
+    "concat",
+    "conv",
+    "create",
+    "elementwise",
+    "index",
+    "infer",
+    "is_known",
+    "known_types",
+    "matmul",
+    "norm",
+    "pool",
+    "recurrent",
+    "reduce",
+    "reshape",
+]

@@ -1,0 +1,28 @@
+"""Constructors: tensors made of nothing, whose sizes follow whoever uses them."""
+
+from __future__ import annotations
+
+from graphprune.rules.registry import axis_rule
+from graphprune.rules.site import Dims, Site
+
+_FILLED = "zeros ones full empty rand randn new_zeros new_ones new_full new_empty empty_permuted"
+
+
+@axis_rule(*(f"aten.{name}" for name in _FILLED.split()))
+def filled(op: Site) -> list[Dims]:
+    """Every element alike: any index may go."""
+    dims = op.fresh()
+    op.resize("size", list(dims))
+    return [dims]
+
+
+@axis_rule("aten.arange", "aten.linspace", "aten.logspace", "aten.eye", "aten.hann_window")
+def counted(op: Site) -> list[Dims]:
+    """Each element tells its own position, so the length is fixed."""
+    return [op.fresh(why="positions made")]
+
+
+@axis_rule("aten.scalar_tensor", "aten._assert_tensor_metadata", "aten._assert_async", "aten.item")
+def scalar(op: Site) -> list[Dims]:
+    """Scalars, and checks without a result."""
+    return [op.fresh(i) for i in range(len(op.op.outputs))]

@@ -1,0 +1,69 @@
+"""Matrix products, linear layers and einsum."""
+
+from __future__ import annotations
+
+from graphprune.rules.notation import parse
+from graphprune.rules.registry import axis_rule
+from graphprune.rules.site import Dims, Site
+
+
+@axis_rule("aten.linear")
+def linear(op: Site) -> str:
+    """`torch.nn.functional.linear`: weight `out x in`."""
+    return "... i, o i, o -> ... o" if op.rank(1) == 2 else "... i, i -> ..."
+
+
+@axis_rule("aten.bilinear")
+def bilinear(op: Site) -> str:
+    """`torch.nn.functional.bilinear`: weight `out x in1 x in2`."""
+    return "... i, ... j, o i j, o -> ... o"
+
+
+@axis_rule("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot")
+def matmul(op: Site) -> str:
+    """Matrix product with broadcast batch dimensions; one-dimensional operands as in NumPy."""
+    left = "k" if op.rank(0) == 1 else "... i k" if op.rank(1) > 1 else "... k"
+    right = "k" if op.rank(1) == 1 else "... k j"
+    i = " i" if op.rank(0) > 1 and op.rank(1) > 1 else ""
+    j = " j" if op.rank(1) > 1 else ""
+    return f"{left}, {right} -> ...{i}{j}" if "..." in left + right else f"{left}, {right} ->"
+
+
+_ADDMM = {
+    "aten.addmm": "..., i k, k j -> i j",
+    "aten.addmv": "..., i k, k -> i",
+    "aten.baddbmm": "..., n i k, n k j -> n i j",
+    "aten.addbmm": "..., n i k, n k j -> i j",
+}
+
+
+@axis_rule(*_ADDMM)
+def addmm(op: Site) -> list[Dims]:
+    """A matrix product plus a bias that broadcasts."""
+    (out,) = op.apply(parse(_ADDMM[op.op.type]))
+    return [op.broadcast([out, op.dims(0)])]
+
+
+@axis_rule("aten.outer", "aten.ger")
+def outer(op: Site) -> str:
+    """Outer product of two vectors."""
+    return "i, j -> i j"
+
+
+@axis_rule("aten.einsum")
+def einsum(op: Site) -> str | list[Dims]:
+    """Einstein summation; the equation is the signature."""
+    equation = op.attr("equation").replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    operands = left.split(",")
+    if any(len(set(o)) < len(o.replace("...", ".")) for o in operands):
+        return op.opaque("einsum takes a diagonal")
+    if not arrow:
+        letters = left.replace(",", "").replace("...", "")
+        once = "".join(c for c in sorted(set(letters)) if letters.count(c) == 1)
+        right = ("..." if "..." in left else "") + once
+    return ", ".join(map(_spaced, operands)) + " -> " + _spaced(right)
+
+
+def _spaced(letters: str) -> str:
+    return " ".join(letters.replace("...", ".")).replace(".", "...")

@@ -1,0 +1,84 @@
+"""Pooling, resizing, and other windows over space that leave channels alone."""
+
+from __future__ import annotations
+
+from math import prod
+
+from graphprune.rules.registry import axis_rule
+from graphprune.rules.site import Site
+
+_SPATIAL = ("1d", "2d", "3d")
+
+
+@axis_rule(
+    *(f"aten.{p}_pool{d}" for p in ("max", "avg", "adaptive_avg", "adaptive_max") for d in _SPATIAL),
+    *(f"aten.{p}_pool{d}_with_indices" for p in ("max",) for d in _SPATIAL),
+    *(f"aten.{p}_pool{d}" for p in ("_adaptive_avg", "fractional_max", "lp") for d in _SPATIAL),
+    *(f"aten.{kind}_pad{d}" for kind in ("reflection", "replication") for d in _SPATIAL),
+)
+def pool(op: Site) -> str:
+    """A window over the spatial dimensions; the input may come without a batch."""
+    spatial = next(d for d in (1, 2, 3) if f"{d}d" in op.op.type)
+    lead = "n c" if op.rank() == spatial + 2 else "c"
+    return f"{lead} * -> {lead} *, {lead} *"
+
+
+@axis_rule(
+    *(
+        f"aten.{kind}"
+        for kind in (
+            "upsample_nearest1d",
+            "upsample_nearest2d",
+            "upsample_nearest3d",
+            "_upsample_nearest_exact1d",
+            "_upsample_nearest_exact2d",
+            "upsample_linear1d",
+            "upsample_bilinear2d",
+            "upsample_trilinear3d",
+            "upsample_bicubic2d",
+            "_upsample_bilinear2d_aa",
+            "_upsample_bicubic2d_aa",
+        )
+    )
+)
+def upsample(op: Site) -> str:
+    """Resampling of space, channel by channel."""
+    return "n c * -> n c *"
+
+
+@axis_rule("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d")
+def grid_sample(op: Site) -> str:
+    """Sampling of space at the positions that a grid gives."""
+    return "n c *, n * -> n c *"
+
+
+@axis_rule("aten.pixel_shuffle", locks="r s")
+def pixel_shuffle(op: Site) -> str:
+    """Sub-pixel convolution (Shi et al. 2016): channels become space."""
+    r = op.attr("upscale_factor")
+    return f"... (c r={r} s={r}) h w -> ... c (h r) (w s)"
+
+
+@axis_rule("aten.pixel_unshuffle", locks="r s")
+def pixel_unshuffle(op: Site) -> str:
+    """Space becomes channels."""
+    r = op.attr("downscale_factor")
+    return f"... c (h r={r}) (w s={r}) -> ... (c r s) h w"
+
+
+@axis_rule("aten.channel_shuffle", "aten.native_channel_shuffle", locks="g")
+def channel_shuffle(op: Site) -> str:
+    """ShuffleNet's permutation (Zhang et al. 2018): a reshape, a transpose and a reshape."""
+    return f"n (g={op.attr('groups')} c) ... -> n (c g) ..."
+
+
+@axis_rule("aten.im2col", locks="k")
+def unfold(op: Site) -> str:
+    """`torch.nn.functional.unfold`: the patch joins the channels."""
+    return f"n c * -> n (c k={prod(op.attr('kernel_size'))}) *"
+
+
+@axis_rule("aten.col2im", locks="k")
+def fold(op: Site) -> str:
+    """`torch.nn.functional.fold`: patches are summed back into an image."""
+    return f"n (c k={prod(op.attr('kernel_size'))}) * -> n c *"

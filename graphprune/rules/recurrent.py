@@ -1,0 +1,81 @@
+"""Recurrent layers as single operations."""
+
+from __future__ import annotations
+
+from graphprune.axes import Dim, concat, length, split, unify
+from graphprune.rules.registry import axis_rule
+from graphprune.rules.site import Dims, Site
+
+_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1, "lstm_cell": 4, "gru_cell": 3}
+
+
+def _gated(op: Site, dim: Dim, gates: int) -> Dim:
+    """The hidden axis of a weight that stacks one block for each gate."""
+    parts = split(dim, (gates, length(dim) // gates))
+    if parts is None:
+        op.lock([dim], "gates do not divide")
+        return dim
+    op.lock([parts[0]], "gates")
+    return parts[1]
+
+
+@axis_rule("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
+def recurrent(op: Site) -> str | list[Dims]:
+    """Stacked and bidirectional LSTM, GRU and RNN; all layers share the hidden axis.
+
+    They share it because the initial and final states of all layers are one tensor.
+    """
+    kind = op.op.type.removeprefix("aten.")
+    states = 2 if kind == "lstm" else 1
+    if not isinstance(op.attr("num_layers"), int):
+        return op.opaque("packed sequences")
+    directions = 2 if op.attr("bidirectional") else 1
+    x, first = op.dims(), op.dims(1)
+    hidden, cell = first[-1], op.dims(states)[-1]
+    op.lock([first[0]], "layers")
+    projected = kind == "lstm" and op.shape(1)[-1] != op.shape(2)[-1]
+    per = (4 if op.attr("has_biases") else 2) + int(projected)
+    fed, at = x[-1], 1 + states
+    for _ in range(op.attr("num_layers")):
+        for _ in range(directions):
+            _cell(op, range(at, at + per), _GATES[kind], (fed, hidden, cell), x[:-1])
+            at += per
+        fed = concat([hidden] * directions)
+    outputs = [[*x[:-1], fed], first]
+    return [*outputs, op.dims(2)] if kind == "lstm" else outputs
+
+
+def _cell(
+    op: Site, weights: range, gates: int, dims: tuple[Dim, Dim, Dim], lead: list[Dim]
+) -> None:
+    fed, hidden, cell = dims
+    for i in weights:
+        weight = op.dims(i)
+        if op.rank(i) == 2 and i == weights[-1] and len(weights) % 2:  # the projection
+            unify(weight[0], hidden)
+            unify(weight[1], cell)
+        else:
+            unify(_gated(op, weight[0], gates), cell)
+        if op.rank(i) == 2 and i < weights[0] + 2:
+            taken = (fed, hidden)[i - weights[0]]
+            unify(weight[1], taken)
+            op.contract(taken)
+        if op.rank(i) == 2:
+            op.effect.macs.append((*lead, *weight))
+
+
+@axis_rule("aten.lstm_cell", "aten.gru_cell", "aten.rnn_tanh_cell", "aten.rnn_relu_cell")
+def cell(op: Site) -> list[Dims]:
+    """One step of a recurrent layer."""
+    kind = op.op.type.removeprefix("aten.").removesuffix("_cell")
+    states = 2 if kind == "lstm" else 1
+    x, hidden = op.dims(), op.dims(1)
+    weights = range(1 + states, len(op.op.inputs))
+    present = [i for i in weights if op.has(i)]
+    for i in present:
+        unify(_gated(op, op.dims(i)[0], _GATES[kind]), hidden[-1])
+    for i, taken in zip(present[:2], (x[-1], hidden[-1]), strict=True):
+        unify(op.dims(i)[1], taken)
+        op.contract(taken)
+        op.effect.macs.append((*x[:-1], *op.dims(i)))
+    return [hidden] * len(op.op.outputs)

@@ -1,0 +1,112 @@
+"""Products of axes: reshapes, permutations, and broadcasting to a shape."""
+
+from __future__ import annotations
+
+from graphprune.axes import atom, regroup
+from graphprune.rules.registry import axis_rule
+from graphprune.rules.site import Dims, Site
+
+
+@axis_rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.view_copy")
+def reshape(op: Site) -> list[Dims]:
+    """The same elements in row-major order under a new shape."""
+    out = regroup(op.dims(), op.out_shape(), f"sizes do not divide at {op.op.name}")
+    op.resize("size", list(out))
+    op.resize("shape", list(out))
+    return [out]
+
+
+@axis_rule("aten.flatten", "aten.squeeze", "aten.unsqueeze", "aten.view_as", "aten.reshape_as")
+def regrouped(op: Site) -> list[Dims]:
+    """Reshapes whose arguments name dimensions, not lengths."""
+    return [regroup(op.dims(), op.out_shape(), f"sizes do not divide at {op.op.name}")]
+
+
+@axis_rule("aten.unflatten")
+def unflatten(op: Site) -> list[Dims]:
+    """One dimension becomes several."""
+    out = regroup(op.dims(), op.out_shape(), f"sizes do not divide at {op.op.name}")
+    at = op.axis()
+    op.resize("sizes", list(out[at : at + len(op.attr("sizes"))]))
+    return [out]
+
+
+@axis_rule("aten.permute", "aten.permute_copy")
+def permute(op: Site) -> list[Dims]:
+    """Dimensions in another order."""
+    return [[op.dims()[d] for d in op.attr("dims")]]
+
+
+@axis_rule("aten.transpose", "aten.swapaxes", "aten.swapdims", "aten.transpose_copy")
+def transpose(op: Site) -> list[Dims]:
+    """Two dimensions change places."""
+    dims = list(op.dims())
+    if dims:
+        a, b = op.attr("dim0", "axis0"), op.attr("dim1", "axis1")
+        dims[a], dims[b] = dims[b], dims[a]
+    return [dims]
+
+
+@axis_rule("aten.t", "aten.numpy_T", "aten.mT", "aten.adjoint")
+def matrix_transpose(op: Site) -> list[Dims]:
+    """The last two dimensions change places."""
+    dims = op.dims()
+    return [[*dims[:-2], *dims[-2:][::-1]]]
+
+
+@axis_rule("aten.movedim", "aten.moveaxis")
+def movedim(op: Site) -> list[Dims]:
+    """Dimensions move; the others keep their order."""
+    source, target = op.attr("source"), op.attr("destination")
+    pairs = zip(*(x if isinstance(x, list | tuple) else [x] for x in (source, target)), strict=True)
+    moves = {t % op.rank(): s % op.rank() for s, t in pairs}
+    rest = iter(i for i in range(op.rank()) if i not in moves.values())
+    dims = op.dims()
+    return [[dims[moves[i]] if i in moves else dims[next(rest)] for i in range(op.rank())]]
+
+
+@axis_rule("aten.expand", "aten.broadcast_to", "aten.expand_as", "aten.expand_copy")
+def expand(op: Site) -> list[Dims]:
+    """Lengths of one grow to a new axis, which follows whoever uses it."""
+    shape = op.out_shape()
+    dims: Dims = [()] * (len(shape) - op.rank()) + list(op.dims())
+    out = [dim if dim else atom(size) for dim, size in zip(dims, shape, strict=True)]
+    if op.has(1):  # expand_as: the lengths come from the other operand
+        out = op.broadcast([out, op.dims(1)])
+    op.resize("size", list(out))
+    return [out]
+
+
+@axis_rule("aten.repeat", "aten.tile")
+def repeat(op: Site) -> list[Dims]:
+    """Each dimension is preceded by a new axis: how often it repeats."""
+    shape = op.out_shape()
+    dims: Dims = [()] * (len(shape) - op.rank()) + list(op.dims())
+    times = [
+        atom(size // old) for size, old in zip(shape, [1] * (len(shape) - op.rank()) + list(op.shape()), strict=True)
+    ]
+    op.resize("repeats", list(times))
+    op.resize("dims", list(times[len(shape) - len(op.attr("dims", default=shape)) :]))
+    return [[t + d for t, d in zip(times, dims, strict=True)]]
+
+
+@axis_rule("aten.repeat_interleave")
+def repeat_interleave(op: Site) -> list[Dims]:
+    """Each index is followed by its own copies."""
+    at = op.attr("dim")
+    if at is None or not isinstance(op.attr("repeats"), int):
+        return op.opaque("repeats vary")
+    dims = list(op.dims())
+    times = atom(op.attr("repeats"))
+    dims[at] = dims[at] + times
+    op.resize("repeats", times)
+    return [dims]
+
+
+@axis_rule("aten.meshgrid")
+def meshgrid(op: Site) -> list[Dims]:
+    """Each operand is one dimension of every result."""
+    dims = [d[0] if d else () for d in op.operands()]
+    if op.attr("indexing", default="ij") == "xy":
+        dims[:2] = dims[:2][::-1]
+    return [dims] * len(op.op.outputs)

@@ -1,0 +1,91 @@
+"""couple: find which dimensions hold together.
+
+1. Every weight starts with axes of its own; the inputs' axes are locked.
+2. The rule of each operation, in execution order, unifies dimensions and makes the results'.
+3. The outputs' axes are locked, and so are the weights that the caller wants kept.
+4. Every unlocked atom that a parameter holds becomes a coupled group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from fnmatch import fnmatchcase
+
+from graphprune.axes import Axis, atom, atoms, lock
+from graphprune.dependencies import Dependencies, Group, Lock, Member
+from graphprune.errors import AxisError
+from graphprune.graph import Graph, Op, Value
+from graphprune.rules import infer, is_known
+from graphprune.rules.site import Dims, Effect
+
+
+def couple(graph: Graph, keep: Collection[str] = ()) -> Dependencies:
+    """Analyse a graph.
+
+    Args:
+        graph: The lifted model.
+        keep: Names of weights or modules to leave as they are; `*` and `?` match any text.
+
+    Returns:
+        Groups, locks and the dimensions of every value.
+
+    Raises:
+        AxisError: A pattern in `keep` matches no weight.
+    """
+    dims: dict[Value, Dims] = {}
+    for value in graph.weights.values():
+        dims[value] = [atom(size) for size in value.shape]
+    for value in graph.inputs:
+        dims[value] = [atom(size, f"model input {value.name}") for size in value.shape]
+    effects: dict[Op, Effect] = {}
+    unknown: dict[str, list[str]] = {}
+    for op in graph.ops + graph.training:
+        results, effects[op] = infer(op, dims)
+        if not is_known(op.type):
+            unknown.setdefault(op.type, []).append(op.name)
+        for value, found in zip(op.outputs, results, strict=False):
+            dims[value] = found
+    for value in graph.outputs:
+        for dim in dims[value]:
+            lock(dim, f"model output {value.name}")
+    for pattern in keep:
+        _keep(graph, dims, pattern)
+    deps = Dependencies(graph, dims, effects, unknown=unknown)
+    _collect(deps)
+    return deps
+
+
+def matches(value: Value, pattern: str) -> bool:
+    """Whether a pattern names a weight or a module that holds it."""
+    return any(
+        fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+        for name in (value.name, *value.aliases)
+    )
+
+
+def _keep(graph: Graph, dims: dict[Value, Dims], pattern: str) -> None:
+    found = [value for value in graph.weights.values() if matches(value, pattern)]
+    if not found:
+        raise AxisError(f"keep: {pattern!r} matches no weight of the model")
+    for value in found:
+        for dim in dims[value]:
+            lock(dim, f"kept on request ({pattern})")
+
+
+def _collect(deps: Dependencies) -> None:
+    members: dict[Axis, list[Member]] = {}
+    trainable: set[Axis] = set()
+    for value in deps.source.weights.values():
+        for number, dim in enumerate(deps.dims[value]):
+            for axis in dict.fromkeys(atoms(dim)):
+                members.setdefault(axis, []).append(Member(value, number))
+                if value.kind == "parameter":
+                    trainable.add(axis)
+    for axis, held in members.items():
+        if axis not in trainable:
+            continue
+        held.sort(key=lambda member: member.weight.kind != "parameter")
+        if axis.reason is not None:
+            deps.locks.append(Lock(axis.size, axis.reason, tuple(held)))
+        elif axis.size > 1:
+            deps.groups.append(Group(len(deps.groups), axis, tuple(held)))

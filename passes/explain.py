@@ -1,0 +1,87 @@
+"""explain: why two layers are coupled, as a path through the operations between them.
+
+The edges are found by running each operation's rule once more on fresh axes: what then shares
+an axis is coupled by this operation and by nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeAlias
+
+import networkx as nx
+
+from graphprune.axes import Axis, atom, atoms
+from graphprune.dependencies import Dependencies
+from graphprune.errors import AxisError
+from graphprune.graph import Op, Value
+from graphprune.rules import infer
+
+Node: TypeAlias = tuple[str, int]
+
+
+def coupling_graph(deps: Dependencies) -> nx.Graph[Any]:
+    """A graph of (value name, dimension) whose edges carry `op` and `type`.
+
+    Nodes carry `size`, `kind` and `groups`: the ids of the groups whose axes they hold.
+    """
+    graph: nx.Graph[Any] = nx.Graph()
+    ids = {group.axis: group.id for group in deps.groups}
+    for value, dims in deps.dims.items():
+        for number, dim in enumerate(dims):
+            held = sorted({ids[axis] for axis in atoms(dim) if axis in ids})
+            graph.add_node((value.name, number), size=value.shape[number], kind=value.kind, groups=held)
+    for op in deps.source.ops + deps.source.training:
+        for a, b in _couplings(op):
+            graph.add_edge(a, b, op=op.name, type=op.type, module=op.module)
+    return graph
+
+
+def _couplings(op: Op) -> list[tuple[Node, Node]]:
+    operands = list(dict.fromkeys(value for value in op.inputs if value is not None))
+    local = {value: [atom(size) for size in value.shape] for value in operands}
+    results, _ = infer(op, local)
+    holders: dict[Axis, list[Node]] = {}
+    named: list[tuple[Value, Any]] = [*local.items(), *zip(op.outputs, results, strict=False)]
+    for value, dims in named:
+        for number, dim in enumerate(dims):
+            for axis in dict.fromkeys(atoms(dim)):
+                holders.setdefault(axis, []).append((value.name, number))
+    pairs = ((held[0], other) for held in holders.values() for other in held[1:])
+    return list(dict.fromkeys(pairs))
+
+
+def chain(deps: Dependencies, a: str, b: str) -> list[str]:
+    """The shortest alternation of dimensions and operations from one layer to another."""
+    starts, goals = _nodes(deps, a), _nodes(deps, b)
+    best: list[Node] = []
+    for group in deps.groups:
+        within = deps.graph.subgraph(
+            [node for node, held in deps.graph.nodes(data="groups") if group.id in held]
+        )
+        for start in starts & set(within):
+            paths = nx.single_source_shortest_path(within, start)
+            for goal in goals & set(paths):
+                if not best or len(paths[goal]) < len(best):
+                    best = paths[goal]
+    lines = [_text(node) for node in best[:1]]
+    for last, node in zip(best, best[1:], strict=False):
+        edge = deps.graph.edges[last, node]
+        lines += [f"  {edge['type']} ({edge['op']})", _text(node)]
+    return lines
+
+
+def _text(node: Node) -> str:
+    return f"{node[0]}[{node[1]}]"
+
+
+def _nodes(deps: Dependencies, name: str) -> set[Node]:
+    match = re.fullmatch(r"(.*)\[(\d+)\]", name)
+    base, number = (match.group(1), int(match.group(2))) if match else (name, None)
+    found: set[Node] = set()
+    for value in deps.source.weights.values():
+        if any(alias == base or alias.startswith(f"{base}.") for alias in (value.name, *value.aliases)):
+            found |= {(value.name, d) for d in range(len(value.shape)) if number in (None, d)}
+    if not found:
+        raise AxisError(f"no weight is called {name!r}")
+    return found

@@ -1,0 +1,83 @@
+"""narrow: what every weight and every shape attribute becomes once indices are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphprune.axes import Axis, Dim, Indices, kept_indices, kept_length, length
+from graphprune.dependencies import Dependencies
+from graphprune.graph import Op, Value
+
+Kept = list["Indices | None"]
+
+
+@dataclass
+class Cuts:
+    """A choice of indices, applied to everything that holds them.
+
+    Attributes:
+        keep: Indices that stay, for each axis that loses some.
+        weights: For each weight that shrinks, the positions kept in each dimension (None: all).
+        attrs: For each operation that changes, its changed attributes.
+    """
+
+    deps: Dependencies
+    keep: Mapping[Axis, Indices]
+    weights: dict[Value, Kept] = field(default_factory=dict)
+    attrs: dict[Op, dict[str, Any]] = field(default_factory=dict)
+
+    def kept(self, value: Value) -> Kept:
+        """Positions kept in each dimension of any value of the graph; None where all are."""
+        return [kept_indices(dim, self.keep) for dim in self.deps.dims[value]]
+
+    def touches(self, dim: Dim) -> bool:
+        """Whether a dimension loses indices."""
+        return kept_indices(dim, self.keep) is not None
+
+
+def narrow(deps: Dependencies, keep: Mapping[Axis, Indices]) -> Cuts:
+    """Work out the new weights and attributes.
+
+    Args:
+        deps: The analysis.
+        keep: Sorted indices that stay, for each axis that loses some.
+    """
+    cuts = Cuts(deps, keep)
+    counts = {axis: len(kept) for axis, kept in keep.items()}
+    for value in deps.source.weights.values():
+        kept = cuts.kept(value)
+        if any(indices is not None for indices in kept):
+            cuts.weights[value] = kept
+    for op, effect in deps.effects.items():
+        changed = {}
+        for attr, size in effect.sizes.items():
+            present = op.attrs.get(attr)
+            new = _new_size(present, size, counts)
+            if new is not None and (attr in op.attrs or attr == "split_sizes"):
+                changed[attr] = new
+        for attr, (value, dim) in effect.pins.items():
+            if op.attrs.get(attr) is None and kept_length(dim, counts) != length(dim):
+                changed[attr] = value
+        if changed:
+            cuts.attrs[op] = changed
+    return cuts
+
+
+def _new_size(present: Any, size: Any, counts: Mapping[Axis, int]) -> Any:
+    """The attribute's new value, or None where it stays as it is."""
+    if not isinstance(size, list):
+        new = kept_length(size, counts)
+        return None if new == length(size) else new
+    old = present if isinstance(present, list | tuple) else [None] * len(size)
+    out = [
+        entry if dim is None or entry == -1 else kept_length(dim, counts)
+        for entry, dim in zip(old, size, strict=True)
+    ]
+    unchanged = [None if dim is None else length(dim) for dim in size]
+    kept = [entry if new is None else new for entry, new in zip(old, unchanged, strict=True)]
+    moved = any(
+        dim is not None and kept_length(dim, counts) != length(dim) for dim in size
+    )
+    return out if moved and out != kept else None

@@ -1,0 +1,211 @@
+"""select: which indices go, for an exact budget.
+
+1. Every removable index gets a *level*: its rank in its group as a fraction (`uniform`), or its
+   score relative to its group's mean (`global`). All indices up to one common level go.
+2. The level is found by bisection on the exact cost.
+3. Single indices are then removed or restored wherever that brings the cost nearer to the
+   budget, until none does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphprune.axes import Axis, Indices
+from graphprune.cost import Counts, Polynomial, cost
+from graphprune.dependencies import Dependencies, Group
+from graphprune.errors import BudgetError, GraphPruneError
+from graphprune.importance import Scores
+from graphprune.passes.couple import matches
+
+TOLERANCE = 0.01
+_AUTO_ROUNDING = (8, 4, 2, 1)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What goes.
+
+    Attributes:
+        keep: Sorted indices that stay, for each group's axis that loses some.
+        asked: The ratio asked for.
+        achieved: The ratio reached.
+        round_to: Kept counts are multiples of this, in groups large enough.
+    """
+
+    keep: dict[Axis, Indices]
+    asked: float
+    achieved: float
+    round_to: int
+
+
+def select(
+    deps: Dependencies,
+    scores: Sequence[Scores],
+    ratio: float,
+    of: str = "params",
+    allocation: str = "uniform",
+    ratios: Mapping[str, float] | None = None,
+    round_to: int | str = "auto",
+) -> Selection:
+    """Choose the indices to keep.
+
+    Args:
+        deps: The analysis.
+        scores: One score for each index of each group; the lowest go first.
+        ratio: Fraction of the cost to remove.
+        of: The cost: `"params"`, `"macs"` or `"channels"`.
+        allocation: `"uniform"` or `"global"`.
+        ratios: Fractions of channels to remove from the groups of certain layers, by name
+            pattern; the rest of the budget falls on the other groups.
+        round_to: Kept counts become multiples of this in groups at least four times as large;
+            `"auto"` takes the largest of 8, 4, 2, 1 that still meets the budget.
+
+    Raises:
+        BudgetError: The ratio cannot be reached, or is too small to remove anything.
+        GraphPruneError: A pattern in `ratios` matches no group, or a fraction is outside [0, 1).
+    """
+    if not deps.groups:
+        raise BudgetError(_nothing(deps), closest=0.0)
+    problem = _Problem(deps, scores, of, allocation, ratios or {})
+    choices = _AUTO_ROUNDING if round_to == "auto" else (int(round_to),)
+    best: Selection | None = None
+    for step in choices:
+        counts = problem.solve(ratio, step)
+        found = Selection(problem.kept(counts), ratio, problem.ratio(counts), step)
+        if best is None or abs(found.achieved - ratio) < abs(best.achieved - ratio):
+            best = found
+        if abs(found.achieved - ratio) <= TOLERANCE / 2:
+            break
+    assert best is not None
+    problem.check(best, ratio)
+    return best
+
+
+def _nothing(deps: Dependencies) -> str:
+    reasons = sorted({lock.reason for lock in deps.locks})[:5]
+    return "no group of channels can be removed; locks: " + "; ".join(reasons)
+
+
+class _Problem:
+    """One cost, one level for each index of each group."""
+
+    def __init__(
+        self,
+        deps: Dependencies,
+        scores: Sequence[Scores],
+        of: str,
+        allocation: str,
+        ratios: Mapping[str, float],
+    ) -> None:
+        self.groups = deps.groups
+        self.sizes: Counts = np.array([group.size for group in deps.groups], dtype=np.float64)
+        self.cost: Polynomial = cost(deps, of)
+        self.of = of
+        self.full = self.cost(self.sizes)
+        self.order = [np.argsort(found, kind="stable") for found in scores]
+        self.levels = [
+            _levels(found[order], allocation)
+            for found, order in zip(scores, self.order, strict=True)
+        ]
+        self.fixed = _fixed(deps.groups, ratios)
+
+    def ratio(self, counts: Counts) -> float:
+        return 1.0 - self.cost(counts) / self.full if self.full else 0.0
+
+    def solve(self, ratio: float, step: int) -> Counts:
+        """Kept counts whose cost is as near to the budget as possible."""
+        low, high = 0.0, max(float(level[-1]) for level in self.levels) + 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            if self.ratio(self._at(middle, step)) < ratio:
+                low = middle
+            else:
+                high = middle
+        return self._refine(self._at(low, step), ratio, step)
+
+    def _at(self, level: float, step: int) -> Counts:
+        gone = np.array([np.searchsorted(levels, level, side="right") for levels in self.levels])
+        counts = np.maximum(self.sizes - gone, 1.0)
+        for i, fixed in self.fixed.items():
+            counts[i] = max(round(self.sizes[i] * (1 - fixed)), 1)
+        steps = self._steps(step)
+        return np.where(
+            counts == self.sizes, counts, np.maximum(np.round(counts / steps), 1.0) * steps
+        )
+
+    def _steps(self, step: int) -> Counts:
+        return np.where(self.sizes >= 4 * step, float(step), 1.0)
+
+    def _refine(self, counts: Counts, ratio: float, step: int) -> Counts:
+        target = self.full * (1 - ratio)
+        steps = self._steps(step)
+        free = [i for i in range(len(self.groups)) if i not in self.fixed]
+        error = self.cost(counts) - target
+        for _ in range(4 * len(free) + 64):
+            best = (abs(error), -1, 0.0, 0.0)
+            for i in free:
+                to = counts[i] - steps[i] if error > 0 else counts[i] + steps[i]
+                to = min(to, self.sizes[i])
+                if to < 1 or to == counts[i]:
+                    continue
+                change = self.cost.change(counts, i, to)
+                if abs(error + change) < best[0]:
+                    best = (abs(error + change), i, to, change)
+            if best[1] < 0:
+                break
+            counts[best[1]] = best[2]
+            error += best[3]
+        return counts
+
+    def kept(self, counts: Counts) -> dict[Axis, Indices]:
+        """The indices that stay: those of highest score."""
+        return {
+            group.axis: np.sort(order[len(order) - int(count) :])
+            for group, order, count in zip(self.groups, self.order, counts, strict=True)
+            if count < group.size
+        }
+
+    def check(self, found: Selection, ratio: float) -> None:
+        most = self.ratio(np.ones_like(self.sizes)) if not self.fixed else found.achieved
+        if ratio > 0 and not found.keep:
+            smallest = min(
+                -self.cost.change(self.sizes, i, self.sizes[i] - 1) for i in range(len(self.sizes))
+            )
+            nearest = smallest / self.full if self.full else 0.0
+            raise BudgetError(
+                f"ratio {ratio:g} of {self.of} is too small to remove a single index; the smallest "
+                f"reachable ratio is {nearest:.3g}",
+                closest=nearest,
+            )
+        if found.achieved < ratio - TOLERANCE and found.achieved >= most - TOLERANCE:
+            raise BudgetError(
+                f"ratio {ratio:g} of {self.of} cannot be reached: what is locked or needed leaves "
+                f"{found.achieved:.3f} at most",
+                closest=found.achieved,
+            )
+
+
+def _levels(ordered: Scores, allocation: str) -> Scores:
+    size = len(ordered)
+    if allocation in ("uniform", "auto"):
+        return (np.arange(size) + 0.5) / size
+    if allocation == "global":
+        mean = float(ordered.mean())
+        return ordered / mean if mean > 0 else (np.arange(size) + 0.5) / size
+    raise GraphPruneError(f"no allocation {allocation!r}: choose from auto, uniform, global")
+
+
+def _fixed(groups: Sequence[Group], ratios: Mapping[str, float]) -> dict[int, float]:
+    fixed: dict[int, float] = {}
+    for pattern, fraction in ratios.items():
+        if not 0 <= fraction < 1:
+            raise GraphPruneError(f"ratios: {pattern!r} is {fraction}, outside [0, 1)")
+        found = [g for g in groups if any(matches(m.weight, pattern) for m in g.members)]
+        if not found:
+            raise GraphPruneError(f"ratios: {pattern!r} matches no layer that can be pruned")
+        fixed.update((group.id, fraction) for group in found)
+    return fixed

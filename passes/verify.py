@@ -1,0 +1,211 @@
+"""verify: removal must equal masking.
+
+The narrowed graph and the original one, every slice that the removed indices own set to zero,
+are run side by side, operation by operation, in float64. The weights are perturbed first: a
+branch that starts at zero would hide a fault. Operations that mix a removed axis
+(normalisation, softmax) compute other statistics without it; there the survivors' values are
+taken over and the comparison goes on behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from graphprune.errors import VerifyError
+from graphprune.frontends.execute import as_dtype, cut_tensor, evaluate
+from graphprune.graph import Graph, Op, Value
+from graphprune.passes.narrow import Cuts
+
+TOLERANCE = 1e-9
+
+
+@dataclass
+class Verification:
+    """The outcome of the check.
+
+    Attributes:
+        exact: Whether no operation mixes a removed axis, so that removal equals masking for the
+            whole model as it stands.
+        difference: Largest difference between the two, relative to the largest value of the
+            result in question.
+        mixing: Names of the operations whose statistics change with the removal.
+        lowered: Largest relative difference between the returned model and the rewritten
+            graph; None before lowering.
+    """
+
+    exact: bool = True
+    difference: float = 0.0
+    mixing: list[str] = field(default_factory=list)
+    lowered: float | None = None
+
+
+def verify(cuts: Cuts, inputs: Sequence[torch.Tensor], seed: int = 0) -> Verification:
+    """Check that removal equals masking.
+
+    Args:
+        cuts: The narrowed graph.
+        inputs: Example inputs, in the order of the graph's.
+        seed: For the perturbation of the weights.
+
+    Raises:
+        VerifyError: The two disagree; names the first operation and the difference there.
+    """
+    graph = cuts.deps.source
+    outcome = Verification()
+    weights = _perturbed(graph, seed)
+    given = {v: as_dtype(x, torch.float64) for v, x in zip(graph.inputs, inputs, strict=True)}
+    masked = _Run(graph, lambda v: given[v] if v in given else _zeroed(weights(v), cuts, v))
+    small = _Run(
+        graph, lambda v: given[v] if v in given else cut_tensor(weights(v), cuts.weights.get(v, ()))
+    )
+    for op in graph.ops:
+        reference = masked.step(op, {})
+        try:
+            results = small.step(op, cuts.attrs.get(op, {}))
+        except (RuntimeError, IndexError) as error:
+            raise VerifyError(f"{_where(op)} cannot run once narrowed: {error}", _where(op), float("inf")) from error
+        for value, full, cut in zip(op.outputs, reference, results, strict=True):
+            kept = cuts.kept(value)
+            expected = cut_tensor(full, kept)
+            gap = difference(expected, cut)
+            if _mixes(op, cuts) or (gap > TOLERANCE and _inexact(op, cuts, masked)):
+                outcome.exact = False
+                outcome.mixing.append(op.name)
+                masked.set(value, _scattered(full, cut, kept))
+            elif gap > TOLERANCE:
+                raise VerifyError(
+                    f"removal differs from masking at {_where(op)}: largest relative difference "
+                    f"{gap:.3g}",
+                    _where(op),
+                    gap,
+                )
+            else:
+                outcome.difference = max(outcome.difference, gap)
+        masked.release(op)
+        small.release(op)
+    return outcome
+
+
+def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """Largest absolute difference, relative to the largest expected value.
+
+    Infinite where shapes differ or one of the two is not finite where the other is.
+    """
+    if expected.shape != found.shape:
+        return float("inf")
+    if expected.numel() == 0:
+        return 0.0
+    if not expected.is_floating_point():
+        return 0.0 if torch.equal(expected, found) else float("inf")
+    same = (expected == found) | (expected.isnan() & found.isnan())
+    gap = torch.where(same, 0.0, (expected - found).abs())
+    scale = expected[expected.isfinite()].abs().max() if expected.isfinite().any() else 1.0
+    largest = float(gap.max() / max(float(scale), 1e-12))
+    return largest if largest == largest else float("inf")
+
+
+class _Run:
+    """The values of one run of the graph, each freed after its last use."""
+
+    def __init__(self, graph: Graph, source: Callable[[Value], torch.Tensor]) -> None:
+        self._env: dict[Value, torch.Tensor] = {}
+        self._source = source
+        self._last = {value: op for op in graph.ops for value in op.inputs if value is not None}
+
+    def operands(self, op: Op) -> Iterator[torch.Tensor | None]:
+        for value in op.inputs:
+            if value is not None and value not in self._env:
+                self._env[value] = self._source(value)
+            yield None if value is None else self._env[value]
+
+    def step(self, op: Op, changed: dict[str, object]) -> list[torch.Tensor]:
+        results = evaluate(op, list(self.operands(op)), changed, torch.float64)
+        self._env.update(zip(op.outputs, results, strict=True))
+        return results
+
+    def set(self, value: Value, tensor: torch.Tensor) -> None:
+        self._env[value] = tensor
+
+    def release(self, op: Op) -> None:
+        for value in [*op.inputs, *op.outputs]:
+            if value is not None and self._last.get(value) in (op, None):
+                self._env.pop(value, None)
+
+
+def _perturbed(graph: Graph, seed: int) -> Callable[[Value], torch.Tensor]:
+    """Weights in float64; gains, statistics and weights near zero moved off their start."""
+    numbers = {value: i for i, value in enumerate(graph.weights.values())}
+
+    def read(value: Value) -> torch.Tensor:
+        tensor: torch.Tensor = value.tensor.detach()
+        if not tensor.is_floating_point():
+            return tensor
+        tensor = tensor.double()
+        scale = float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0
+        if tensor.dim() > 1 and scale > 1e-3:
+            return tensor
+        generator = torch.Generator().manual_seed(seed * 100_003 + numbers[value])
+        noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+        noise = noise.to(tensor.device)
+        # Multiplied where all are positive (variances must stay so), added elsewhere.
+        if bool((tensor > 0).all()) and scale > 1e-3:
+            return tensor * (0.5 + noise)
+        return tensor + 0.1 * (2 * noise - 1)
+
+    return read
+
+
+def _zeroed(tensor: torch.Tensor, cuts: Cuts, value: Value) -> torch.Tensor:
+    kept = cuts.weights.get(value)
+    if kept is None:
+        return tensor
+    out = tensor
+    for dim, indices in enumerate(kept):
+        if indices is not None:
+            mask = torch.zeros(tensor.shape[dim], dtype=torch.bool, device=tensor.device)
+            mask[torch.as_tensor(indices, device=tensor.device)] = True
+            shape = [1] * tensor.dim()
+            shape[dim] = -1
+            out = torch.where(mask.view(shape), out, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
+    return out
+
+
+def _mixes(op: Op, cuts: Cuts) -> bool:
+    return any(cuts.touches(dim) for dim in cuts.deps.effects[op].mixes)
+
+
+def _inexact(op: Op, cuts: Cuts, masked: _Run) -> bool:
+    """Whether the op sums over a removed axis on which no operand is zero."""
+    gone = [dim for dim in cuts.deps.effects[op].contracts if cuts.touches(dim)]
+    if not gone:
+        return False
+    for value, tensor in zip(op.inputs, list(masked.operands(op)), strict=True):
+        if value is None or tensor is None:
+            continue
+        kept = cuts.kept(value)
+        rest = tensor - _scattered(tensor, cut_tensor(tensor, kept), kept)
+        if any(i is not None for i in kept) and not rest.any():
+            return False
+    return True
+
+
+def _scattered(full: torch.Tensor, cut: torch.Tensor, kept: Sequence[object]) -> torch.Tensor:
+    """The cut values at their places in a tensor of the full shape, zero elsewhere."""
+    out = torch.zeros_like(full)
+    grid = [
+        torch.arange(size, device=full.device)
+        if indices is None
+        else torch.as_tensor(indices, device=full.device)
+        for size, indices in zip(full.shape, kept, strict=True)
+    ]
+    if not grid:
+        return cut.clone()
+    out[torch.meshgrid(*grid, indexing="ij")] = cut
+    return out
+
+
+def _where(op: Op) -> str:
+    return f"{op.module or 'the top-level module'} ({op.type}, {op.name})"
