@@ -23,6 +23,7 @@ from graphprune.passes.couple import matches
 
 TOLERANCE = 0.01
 _AUTO_ROUNDING = (8, 4, 2, 1)
+_FINE = 1 / 16  # a step of at most this share of its group serves to meet the budget exactly
 
 
 @dataclass(frozen=True)
@@ -141,15 +142,22 @@ class _Problem:
         return np.where(self.sizes >= 4 * step, float(step), 1.0)
 
     def _refine(self, counts: Counts, ratio: float, step: int) -> Counts:
+        """Move single steps: first in groups where one step is little, then anywhere."""
         target = self.full * (1 - ratio)
         steps = self._steps(step)
         free = [i for i in range(len(self.groups)) if i not in self.fixed]
+        fine = [i for i in free if steps[i] <= _FINE * self.sizes[i]]
         error = self.cost(counts) - target
+        error = self._descend(counts, fine, steps, error)
+        if abs(error) > TOLERANCE / 2 * self.full:
+            self._descend(counts, free, steps, error)
+        return counts
+
+    def _descend(self, counts: Counts, free: Sequence[int], steps: Counts, error: float) -> float:
         for _ in range(4 * len(free) + 64):
             best = (abs(error), -1, 0.0, 0.0)
             for i in free:
-                to = counts[i] - steps[i] if error > 0 else counts[i] + steps[i]
-                to = min(to, self.sizes[i])
+                to = min(counts[i] - steps[i] if error > 0 else counts[i] + steps[i], self.sizes[i])
                 if to < 1 or to == counts[i]:
                     continue
                 change = self.cost.change(counts, i, to)
@@ -159,7 +167,7 @@ class _Problem:
                 break
             counts[best[1]] = best[2]
             error += best[3]
-        return counts
+        return error
 
     def kept(self, counts: Counts) -> dict[Axis, Indices]:
         """The indices that stay: those of highest score."""

@@ -61,6 +61,16 @@ class TorchProgram:
     def __post_init__(self) -> None:
         self._ops = {op.source: op for op in self.graph.ops}
 
+    def batch(self) -> int:
+        """Samples in the example inputs: the first dimension of the first of them, or 1."""
+        first = self.graph.inputs[0].shape if self.graph.inputs else ()
+        return first[0] if first else 1
+
+    def outside(self) -> int:
+        """Elements of the parameters that the graph does not reach."""
+        reached = {id(value.tensor) for value in self.graph.weights.values()}
+        return sum(p.numel() for p in self.model.parameters() if id(p) not in reached)
+
     def flat_inputs(self) -> list[torch.Tensor]:
         """The tensors among the example inputs, in the graph's order."""
         return [leaf for leaf in pytree.tree_leaves(self.inputs) if isinstance(leaf, torch.Tensor)]
@@ -69,22 +79,23 @@ class TorchProgram:
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
     """Undo whatever a forward pass leaves on a module: modes, attributes, buffers, caches."""
-    saved = [
-        (m, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for m in model.modules()
-    ]
+    saved = [_state(module) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # a fused op that hides its weights' roles
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module, attributes, buffers, parameters in saved:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-            module._parameters.clear()
-            module._parameters.update(parameters)
+        for restore in saved:
+            for holder, content in restore:
+                holder.clear()
+                holder.update(content) if isinstance(holder, dict) else holder.extend(content)
+
+
+def _state(module: nn.Module) -> list[tuple[Any, Any]]:
+    """The mutable containers of a module, with copies of what they hold."""
+    plain = [v for v in module.__dict__.values() if type(v) in (dict, list)]
+    return [(holder, holder.copy()) for holder in (module.__dict__, *plain)]
 
 
 def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
@@ -97,7 +108,6 @@ def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
     Raises:
         LiftError: The module cannot be captured; the message names the cause and the way out.
     """
-    check(model)
     with preserved(model):
         model.eval()
         program = _program(model, inputs)
@@ -244,7 +254,9 @@ def _inline_wrappers(module: fx.GraphModule) -> None:
         with graph.inserting_before(node):
             results = graph.graph_copy(body.graph, swap)  # type: ignore[arg-type]
         _replace_results(node, results)
-    graph.eliminate_dead_code() if any(n.op == "get_attr" for n in graph.nodes) else None
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
 
 
 def _is_body(module: fx.GraphModule, arg: object) -> bool:
@@ -390,16 +402,18 @@ def bound_arguments(node: fx.Node) -> Iterator[tuple[str, bool, Any]]:
         yield name, tensors, given
 
 
-def as_inputs(example: Any) -> Inputs:
+def as_inputs(example: Any) -> Inputs | None:
     """Example inputs as positional and keyword arguments.
 
     Args:
-        example: A tensor, a tuple or list of positional arguments, or a mapping of keyword
-            arguments.
+        example: A tensor, a tuple or list of positional arguments, a mapping of keyword
+            arguments, or None.
 
     Raises:
         LiftError: It is none of these.
     """
+    if example is None:
+        return None
     if isinstance(example, torch.Tensor):
         return (example,), {}
     if isinstance(example, Mapping):

@@ -82,7 +82,8 @@ def sliced(op: Site) -> list[Dims]:
     else:
         kept = _run(op, dims[at], start, start + op.out_shape()[at])
     if kept is None:
-        return op.opaque("a step does not divide the dimension")
+        op.lock([dims[at]], "a step does not divide the dimension")
+        kept = op.fresh(why="sliced with a step")[at]
     return [[*dims[:at], kept, *dims[at + 1 :]]]
 
 

@@ -1,0 +1,31 @@
+"""graphprune: shrinks neural networks for deployment.
+
+Example:
+    >>> import torch, graphprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    >>> small = graphprune.shrink(net, ratio=0.5)
+"""
+
+from graphprune.dependencies import Dependencies
+from graphprune.errors import AxisError, BudgetError, GraphPruneError, LiftError, VerifyError
+from graphprune.plan import Plan, analyze, load_plan, plan, shrink
+from graphprune.report import Report
+from graphprune.rules import axis_rule
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AxisError",
+    "BudgetError",
+    "Dependencies",
+    "GraphPruneError",
+    "LiftError",
+    "Plan",
+    "Report",
+    "VerifyError",
+    "analyze",
+    "axis_rule",
+    "load_plan",
+    "plan",
+    "shrink",
+]

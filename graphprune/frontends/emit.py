@@ -1,0 +1,298 @@
+"""Generated code: a narrowed stretch of the graph as a GraphModule.
+
+It stands in for a submodule whose Python code cannot express the new widths. Parameters keep
+their names. What depended on the batch size when the model was captured is computed from the
+inputs again; dropout and batch statistics follow the module's train/eval mode.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from graphprune.axes import Axis, Dim, kept_length, leaves
+from graphprune.errors import LiftError
+from graphprune.frontends.execute import cut_tensor, rewritten
+from graphprune.frontends.guide import Call
+from graphprune.frontends.torch import TorchProgram
+from graphprune.graph import Op, Value
+from graphprune.passes.narrow import Cuts
+
+_MODE_ARGUMENTS = {"aten.dropout": "train", "aten.feature_dropout": "train", "aten.batch_norm": "training"}
+
+
+def emit(program: TorchProgram, cuts: Cuts, path: str, call: Call, root: nn.Module) -> nn.Module:
+    """Generate the code of one submodule.
+
+    Args:
+        program: The captured model.
+        cuts: The narrowed graph.
+        path: The submodule's path; "" for the whole model.
+        call: A call of it, in terms of the graph's values.
+        root: Its narrowed copy, whose parameters and buffers the result takes over.
+
+    Returns:
+        A GraphModule with the submodule's signature, parameters and results.
+
+    Raises:
+        LiftError: The call's arguments or results are not all values of the graph.
+    """
+    return _Emitter(program, cuts, path, root).emit(call)
+
+
+class _Emitter:
+    def __init__(self, program: TorchProgram, cuts: Cuts, path: str, root: nn.Module) -> None:
+        self._program = program
+        self._cuts = cuts
+        self._path = path
+        self._root = root
+        self._graph = fx.Graph()
+        self._nodes: dict[Value, fx.Node] = {}
+        self._names = _local_names(program, path)
+        self._counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
+        self._batch = _batch_axis(cuts, program)
+        self._batch_node: fx.Node | None = None
+        self._training: fx.Node | None = None
+
+    def emit(self, call: Call) -> nn.Module:
+        self._inputs(call)
+        wanted = [v for v in pytree.tree_leaves(call.result) if isinstance(v, Value)]
+        for op in self._needed(wanted):
+            self._operation(op)
+        if any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(call.result)):
+            raise LiftError(f"what {self._path or 'the model'} returns is not in the graph")
+        self._output(call)
+        name = f"Narrowed{type(self._root).__name__}"
+        module = fx.GraphModule(self._root, self._graph, class_name=name)
+        _carry_over(self._root, module)
+        module.train(self._root.training)
+        return module
+
+    # --- signature --------------------------------------------------------------------------
+
+    def _inputs(self, call: Call) -> None:
+        args, kwargs = call.args
+        signature = inspect.signature(type(self._root).forward)
+        bound = signature.bind(self._root, *args, **kwargs).arguments
+        for number, (name, parameter) in enumerate(signature.parameters.items()):
+            if number == 0:
+                continue
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                if bound.get(name):
+                    raise LiftError(f"{self._path or 'the model'} takes *{name}")
+                continue
+            default = parameter.default
+            args_ = () if default is inspect.Parameter.empty else (_plain(default),)
+            node = self._graph.placeholder(name, default_value=args_[0]) if args_ else self._graph.placeholder(name)
+            self._unpack(node, bound.get(name))
+
+    def _unpack(self, node: fx.Node, tree: Any) -> None:
+        if isinstance(tree, Value):
+            self._nodes.setdefault(tree, node)
+            self._note_batch(tree, node)
+        elif isinstance(tree, tuple | list):
+            for i, item in enumerate(tree):
+                self._unpack(self._graph.call_function(operator.getitem, (node, i)), item)
+        elif isinstance(tree, dict):
+            for key, item in tree.items():
+                self._unpack(self._graph.call_function(operator.getitem, (node, key)), item)
+        elif isinstance(tree, torch.Tensor):
+            raise LiftError(f"an argument of {self._path or 'the model'} is not in the graph")
+        elif not node.users and node.op == "call_function":
+            self._graph.erase_node(node)
+
+    def _output(self, call: Call) -> None:
+        leaves_, spec = pytree.tree_flatten(call.result)
+        nodes = [self._node(leaf) if isinstance(leaf, Value) else leaf for leaf in leaves_]
+        try:
+            self._graph.output(pytree.tree_unflatten(nodes, spec))
+        except (TypeError, NotImplementedError):
+            tree = self._graph.call_function(pytree.tree_unflatten, (nodes, spec))  # type: ignore[arg-type]
+            self._graph.output(tree)
+
+    # --- operations -------------------------------------------------------------------------
+
+    def _needed(self, wanted: Sequence[Value]) -> list[Op]:
+        """The operations between the inputs and the results, in order.
+
+        An operation that writes in place belongs if what it writes to shares memory with
+        anything needed.
+        """
+        ops = self._program.graph.ops
+        makers = {value: op for op in ops for value in op.outputs}
+        needed: set[Op] = set()
+        todo = list(wanted)
+        while todo:
+            while todo:
+                value = todo.pop()
+                op = makers.get(value)
+                if value not in self._nodes and op is not None and op not in needed:
+                    needed.add(op)
+                    todo.extend(v for v in op.inputs if v is not None)
+            memory = {_base(v, makers) for op in needed for v in op.outputs}
+            todo = [
+                value
+                for op in ops
+                if op not in needed and _writes(op) and _base(op.outputs[0], makers) in memory
+                for value in op.outputs
+            ]
+        return [op for op in ops if op in needed]
+
+    def _operation(self, op: Op) -> None:
+        operands = [None if value is None else self._node(value) for value in op.inputs]
+        changed = self._sizes(op)
+        flag = _MODE_ARGUMENTS.get(op.type)
+        if flag is not None and flag in op.attrs:
+            changed[flag] = self._mode()
+        target, args, kwargs = rewritten(op, changed, operands)
+        node = self._graph.call_function(target, args, kwargs)
+        several = isinstance(op.source.meta.get("val"), list | tuple)
+        for i, value in enumerate(op.outputs):
+            self._nodes[value] = (
+                self._graph.call_function(operator.getitem, (node, i)) if several else node
+            )
+
+    def _node(self, value: Value) -> fx.Node:
+        if value not in self._nodes:
+            name = self._names.get(value)
+            if value.kind == "constant":
+                name = self._constant(value)
+            if name is None:
+                raise LiftError(f"{value.name} is used by {self._path or 'the model'} but lies outside")
+            self._nodes[value] = self._graph.get_attr(name)
+        return self._nodes[value]
+
+    def _constant(self, value: Value) -> str:
+        """A tensor that the Python code makes of literals becomes a buffer outside the state."""
+        name = value.name.replace(".", "_")
+        if not hasattr(self._root, name):
+            tensor = cut_tensor(value.tensor, self._cuts.weights.get(value, ()))
+            self._root.register_buffer(name, tensor.clone(), persistent=False)
+        return name
+
+    def _mode(self) -> fx.Node:
+        if self._training is None:
+            self._training = self._graph.create_node("get_attr", "training")
+        return self._training
+
+    # --- batch size -------------------------------------------------------------------------
+
+    def _note_batch(self, value: Value, node: fx.Node) -> None:
+        """Find the batch size in an input: a dimension `batch x rest`."""
+        if self._batch is None or self._batch_node is not None:
+            return
+        for number, dim in enumerate(self._cuts.deps.dims[value]):
+            if leaves(dim)[:1] == [self._batch]:
+                size = self._graph.call_function(torch.ops.aten.sym_size.int, (node, number))
+                rest = kept_length(dim, self._counts) // self._batch.size
+                self._batch_node = (
+                    self._graph.call_function(operator.floordiv, (size, rest)) if rest > 1 else size
+                )
+                return
+
+    def _sizes(self, op: Op) -> dict[str, Any]:
+        changed = dict(self._cuts.attrs.get(op, {}))
+        if self._batch is None or self._batch_node is None:
+            return changed
+        for attr, dims in self._cuts.deps.effects[op].sizes.items():
+            if not isinstance(dims, list) or attr not in op.attrs or attr == "split_sizes":
+                continue
+            sizes = list(changed.get(attr, op.attrs[attr]))
+            for i, dim in enumerate(dims):
+                if dim is not None and sizes[i] != -1 and self._batch in leaves(dim):
+                    sizes[i] = self._times_batch(sizes[i])
+            changed[attr] = sizes
+        return changed
+
+    def _times_batch(self, size: int) -> fx.Node:
+        assert self._batch is not None and self._batch_node is not None
+        rest = size // self._batch.size
+        if rest == 1:
+            return self._batch_node
+        return self._graph.call_function(operator.mul, (self._batch_node, rest))
+
+
+def _writes(op: Op) -> bool:
+    schema = getattr(op.source.target, "_schema", None)
+    return bool(schema is not None and schema.is_mutable and op.outputs)
+
+
+def _base(value: Value, makers: Mapping[Value, Op]) -> Value:
+    """The value that a view, or the result of an in-place operation, shares its memory with."""
+    op = makers.get(value)
+    schema = getattr(op.source.target, "_schema", None) if op is not None else None
+    if op is None or schema is None or not schema.returns or not op.inputs:
+        return value
+    shares = schema.returns[0].alias_info is not None
+    return _base(op.inputs[0], makers) if shares and op.inputs[0] is not None else value
+
+
+def _batch_axis(cuts: Cuts, program: TorchProgram) -> Axis | None:
+    """The axis of the first dimension of the first input, unless something refined it."""
+    for value in program.graph.inputs:
+        dims = cuts.deps.dims[value]
+        if dims and len(found := leaves(dims[0])) == 1 and found[0].parts is None:
+            return found[0]
+    return None
+
+
+def _local_names(program: TorchProgram, path: str) -> dict[Value, str]:
+    prefix = f"{path}." if path else ""
+    return {
+        value: name.removeprefix(prefix)
+        for value in program.graph.weights.values()
+        for name in (*value.aliases, value.name)
+        if name.startswith(prefix)
+    }
+
+
+def _plain(default: Any) -> Any:
+    return default if isinstance(default, int | float | bool | str | None) else None
+
+
+def _carry_over(source: nn.Module, target: nn.Module) -> None:
+    """Give a generated module the parameters, buffers and attributes of the one it replaces."""
+    for name, held in source.__dict__.items():
+        if not name.startswith("_") and name not in target.__dict__ and name != "forward":
+            target.__dict__[name] = held
+    for path, module in source.named_modules():
+        for name, parameter in module._parameters.items():
+            _owner(target, path).register_parameter(name, parameter)
+        for name, buffer in module._buffers.items():
+            persistent = name not in module._non_persistent_buffers_set
+            owner = _owner(target, path)
+            owner.__dict__.pop(name, None)
+            owner.register_buffer(name, buffer, persistent)
+
+
+def _owner(root: nn.Module, path: str) -> nn.Module:
+    for part in filter(None, path.split(".")):
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    return root
+
+
+def replace(model: nn.Module, path: str, new: nn.Module) -> nn.Module:
+    """Put a module in the place of another.
+
+    Returns:
+        The model: `new` itself where the path is "".
+    """
+    if not path:
+        return new
+    parent, _, name = path.rpartition(".")
+    owner = model.get_submodule(parent)
+    owner._modules[name] = new
+    return model
+
+
+def covered(path: str, others: Mapping[str, Any] | set[str]) -> bool:
+    """Whether a path lies below one of the others."""
+    return any(path != other and (other == "" or path.startswith(f"{other}.")) for other in others)

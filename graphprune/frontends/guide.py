@@ -1,0 +1,434 @@
+"""Which Python attributes hold which lengths: found by watching one forward pass.
+
+The narrowed copy of the model runs on fake tensors, its integer attributes replaced by integers
+that remember where they live. Every call of a torch function is matched with the operations
+that it became when the model was captured (torch.export counts calls in the same way), so the
+sizes that a call *should* be given are known. Where a size is wrong and comes from an attribute,
+the attribute gets a new value; where it comes from the Python code itself, the code cannot
+express the new widths and its module is reported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from graphprune.frontends.torch import TorchProgram, preserved
+from graphprune.graph import Op, Value
+from graphprune.passes.narrow import Cuts
+
+
+class Tagged(int):
+    """An integer attribute that remembers its place; arithmetic yields plain integers."""
+
+    module: nn.Module
+    path: str
+    attr: str
+    index: int | None
+
+
+@dataclass
+class Call:
+    """One call of a module, in terms of the graph's values.
+
+    Attributes:
+        args: Positional and keyword arguments; each tensor replaced by its `Value`.
+        result: What it returned, likewise.
+        counters: How often each torch function had been called when it returned.
+    """
+
+    args: tuple[Any, Any]
+    result: Any
+    counters: Counter[Any]
+
+
+@dataclass
+class Findings:
+    """What a guided pass has found.
+
+    Attributes:
+        edits: New values of attributes: (module path, attribute, index in a tuple or None).
+        offenders: Paths of modules whose code cannot express the new widths, with the reason.
+        calls: Every call of each module, by path.
+    """
+
+    edits: dict[tuple[str, str, int | None], int] = field(default_factory=dict)
+    offenders: dict[str, str] = field(default_factory=dict)
+    calls: dict[str, list[Call]] = field(default_factory=lambda: defaultdict(list))
+
+
+def guide(
+    program: TorchProgram, model: nn.Module, cuts: Cuts, known: Findings | None = None
+) -> Findings:
+    """Run a model on fake tensors and compare what it does with what the graph says.
+
+    Args:
+        program: The captured original.
+        model: The original itself, or a narrowed copy of it.
+        cuts: What was narrowed: nothing, for the original.
+        known: Findings on the original, to step over modules that fail on their own.
+
+    Raises:
+        Exception: Whatever the model raises where `known` is not given.
+    """
+    mode = _Guide(program, model, cuts, known)
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    args, kwargs = pytree.tree_map_only(torch.Tensor, fake.from_tensor, program.inputs)
+    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    for value, tensor in zip(program.graph.inputs, tensors, strict=True):
+        mode.label(tensor, value)
+    with preserved(model), torch.enable_grad(), fake:
+        model.eval()
+        with mode.tags(), mode.watched(), mode:
+            model(*args, **kwargs)
+    return mode.findings
+
+
+class _Guide(TorchFunctionMode):
+    def __init__(
+        self, program: TorchProgram, model: nn.Module, cuts: Cuts, known: Findings | None
+    ) -> None:
+        super().__init__()
+        self.findings = Findings()
+        self._model = model
+        self._cuts = cuts
+        self._known = known
+        self._counters: Counter[Any] = Counter()
+        self._values: dict[int, tuple[torch.Tensor, Value]] = {}
+        self._weights = _weights_by_id(program, model)
+        self._stack: list[tuple[str, nn.Module]] = []
+        self._ops: dict[Any, list[Op]] = defaultdict(list)
+        for op in program.graph.ops:
+            self._ops[op.source.meta.get("torch_fn")].append(op)
+
+    # --- torch functions --------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self._counters[func] += 1
+        name = getattr(func, "__name__", "")
+        key = (f"{name}_{self._counters[func]}", f"{func.__class__.__name__}.{name}")
+        ops = self._ops.get(key, [])
+        for op in ops:
+            if name == "multi_head_attention_forward":  # its inner calls are out of reach
+                self._pinned(op, {})
+            else:
+                args, kwargs = self._corrected(op, args, kwargs)
+        result = func(*args, **kwargs)
+        self._label_results(ops, result)
+        return result
+
+    def _corrected(self, op: Op, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        changed = self._cuts.attrs.get(op, {})
+        for attr in self._cuts.deps.effects[op].sizes:
+            wanted = changed.get(attr, op.attrs.get(attr))
+            if attr == "split_sizes":
+                wanted = [self._shape(value)[_dim(op)] for value in op.outputs]
+            edit = _REWRITES.get(attr)
+            if edit is not None and wanted is not None:
+                args, kwargs = edit(self, op, wanted, args, kwargs)
+        for attr, captured in op.attrs.items():
+            if isinstance(captured, float):
+                args, kwargs = self._same_number(op, attr, captured, args, kwargs)
+        return args, self._pinned(op, kwargs)
+
+    def _pinned(self, op: Op, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Report an attribute whose default changes with a length, and give its old value."""
+        for attr, value in self._cuts.attrs.get(op, {}).items():
+            if attr in self._cuts.deps.effects[op].pins and kwargs.get(attr) is None:
+                self.offend(op, f"{op.type} takes its {attr} from the new width")
+                kwargs = {**kwargs, attr: value}
+        return kwargs
+
+    def _same_number(self, op: Op, attr: str, captured: float, args: Any, kwargs: Any) -> Any:
+        """Report numbers that the code derives from a length (`q.shape[-1] ** -0.5`)."""
+        if type(kwargs.get(attr)) is float and kwargs[attr] != captured:
+            self.offend(op, f"{op.type} takes its {attr} from the new width")
+            return args, {**kwargs, attr: captured}
+        if attr == "other" and len(args) == 2:
+            for i, arg in enumerate(args):
+                if type(arg) is float and arg != captured:
+                    self.offend(op, f"{op.type} takes a number from the new width")
+                    return (*args[:i], captured, *args[i + 1 :]), kwargs
+        return args, kwargs
+
+    def settle(self, op: Op, given: Any, wanted: Any) -> Any:
+        """Compare a given size with the wanted one; learn from a difference."""
+        if given is None or int(given) in (-1, wanted):
+            return given
+        if isinstance(given, Tagged):
+            key = (given.path, given.attr, given.index)
+            if self.findings.edits.setdefault(key, wanted) == wanted:
+                _assign(given, wanted)
+                return wanted
+        self.offend(op, f"{op.type} is given {int(given)} where {wanted} remain")
+        return wanted
+
+    def offend(self, op: Op, why: str) -> None:
+        """Report the innermost module of the caller's own whose code is running."""
+        for path, module in reversed(self._stack):
+            if not _is_layer(module):
+                self.findings.offenders.setdefault(path, why)
+                return
+        self.findings.offenders.setdefault("", why)
+
+    # --- labels -----------------------------------------------------------------------------
+
+    def label(self, tensor: torch.Tensor, value: Value) -> None:
+        """Remember which value of the graph a tensor is."""
+        self._values[id(tensor)] = (tensor, value)
+
+    def _label_results(self, ops: Sequence[Op], result: Any) -> None:
+        tensors = [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]
+        for tensor in tensors:
+            for value in (value for op in reversed(ops) for value in op.outputs):
+                if self._shape(value) == tuple(tensor.shape) and not self._taken(value, tensors):
+                    self.label(tensor, value)
+                    break
+
+    def _taken(self, value: Value, tensors: Sequence[torch.Tensor]) -> bool:
+        return any(self._values.get(id(t), (None, None))[1] is value for t in tensors)
+
+    def _shape(self, value: Value) -> tuple[int, ...]:
+        kept = self._cuts.kept(value)
+        return tuple(
+            size if k is None else len(k) for size, k in zip(value.shape, kept, strict=True)
+        )
+
+    def _named(self, tree: Any) -> Any:
+        def name(leaf: torch.Tensor) -> Any:
+            found = self._values.get(id(leaf))
+            return found[1] if found else self._weights.get(id(leaf), leaf)
+
+        return pytree.tree_map_only(torch.Tensor, name, tree)
+
+    # --- modules ----------------------------------------------------------------------------
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Follow which module is running."""
+        modules = list(self._model.named_modules())
+        for path, module in modules:
+            module.__dict__["forward"] = self._watcher(path, module, module.forward)
+        try:
+            yield
+        finally:
+            for _, module in modules:
+                module.__dict__.pop("forward", None)
+
+    def _watcher(self, path: str, module: nn.Module, forward: Callable[..., Any]) -> Any:
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self._stack.append((path, module))
+            named = self._named((args, kwargs))
+            try:
+                result = forward(*args, **kwargs)
+            except Exception as error:
+                result = self._stepped_over(path, module, error)
+            finally:
+                self._stack.pop()
+            call = Call(named, self._named(result), Counter(self._counters))
+            self.findings.calls[path].append(call)
+            return result
+
+        return watched
+
+    def _stepped_over(self, path: str, module: nn.Module, error: Exception) -> Any:
+        """What a module that failed should have returned, if that is known."""
+        number = len(self.findings.calls[path])
+        if self._known is None or _is_layer(module):
+            raise error
+        calls = self._known.calls.get(path, [])
+        if number >= len(calls) or path == "":
+            raise error
+        lines = str(error).splitlines() or [type(error).__name__]
+        self.findings.offenders.setdefault(path, lines[0])
+        self._counters = Counter(calls[number].counters)
+        return pytree.tree_map_only(Value, self._stand_in, calls[number].result)
+
+    def _stand_in(self, value: Value) -> torch.Tensor:
+        dtype = getattr(torch, value.dtype)
+        tensor = torch.empty(self._shape(value), dtype=dtype)
+        self.label(tensor, value)
+        return tensor
+
+    # --- attributes -------------------------------------------------------------------------
+
+    @contextmanager
+    def tags(self) -> Iterator[None]:
+        """Replace integer attributes of the caller's modules by tagged ones, then back."""
+        for path, module in self._model.named_modules():
+            if _is_layer(module):
+                continue
+            for attr, held in list(module.__dict__.items()):
+                if attr != "training" and not attr.startswith("_"):
+                    module.__dict__[attr] = _tagged(module, path, attr, held)
+        yield
+
+
+def _tagged(module: nn.Module, path: str, attr: str, held: Any) -> Any:
+    if type(held) in (tuple, list) and all(type(item) is int for item in held):
+        return type(held)(_tag(module, path, attr, i, item) for i, item in enumerate(held))
+    return _tag(module, path, attr, None, held) if type(held) is int else held
+
+
+def _tag(module: nn.Module, path: str, attr: str, index: int | None, held: int) -> int:
+    if held < 2:
+        return held
+    tag = Tagged(held)
+    tag.module, tag.path, tag.attr, tag.index = module, path, attr, index
+    return tag
+
+
+def _assign(tag: Tagged, value: int) -> None:
+    """Let later uses in the same pass see the new value."""
+    new = _tag(tag.module, tag.path, tag.attr, tag.index, value)
+    if tag.index is None:
+        tag.module.__dict__[tag.attr] = new
+    else:
+        items = list(tag.module.__dict__[tag.attr])
+        items[tag.index] = new
+        tag.module.__dict__[tag.attr] = type(tag.module.__dict__[tag.attr])(items)
+
+
+def _weights_by_id(program: TorchProgram, model: nn.Module) -> dict[int, Value]:
+    live = {
+        **dict(model.named_buffers(remove_duplicate=False)),
+        **dict(model.named_parameters(remove_duplicate=False)),
+    }
+    return {id(live[name]): v for name, v in program.graph.weights.items() if name in live}
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a module is a plain layer of `torch.nn`, whose code can express any width."""
+    composite = "MultiheadAttention" in type(module).__name__ or "Transformer" in type(module).__name__
+    return type(module).__module__.startswith("torch.nn.") and not composite
+
+
+def _dim(op: Op) -> int:
+    return int(op.attrs.get("dim") or 0)
+
+
+# --- how each attribute is given to a torch function --------------------------------------------
+
+_Rewrite = Callable[[_Guide, Op, Any, Any, Any], tuple[Any, Any]]
+
+
+def _sizes(guide: _Guide, op: Op, wanted: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Sizes as one sequence or as the trailing integers."""
+    for i, arg in enumerate(args):
+        if isinstance(arg, tuple | list) and len(arg) == len(wanted):
+            new = [guide.settle(op, g, w) for g, w in zip(arg, wanted, strict=True)]
+            return (*args[:i], new, *args[i + 1 :]), kwargs
+    start = len(args) - len(wanted)
+    tail = args[max(start, 0) :]
+    if start >= 0 and all(isinstance(item, int) for item in tail):
+        new = [guide.settle(op, g, w) for g, w in zip(tail, wanted, strict=True)]
+        return (*args[:start], *new), kwargs
+    for name, held in kwargs.items():
+        if isinstance(held, tuple | list) and len(held) == len(wanted):
+            new = [guide.settle(op, g, w) for g, w in zip(held, wanted, strict=True)]
+            return args, {**kwargs, name: new}
+    return args, kwargs
+
+
+def _scalar(*names: str) -> _Rewrite:
+    """One integer, by keyword or as the positional argument that has the captured value."""
+
+    def rewrite(guide: _Guide, op: Op, wanted: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        for name in names:
+            if isinstance(kwargs.get(name), int):
+                return args, {**kwargs, name: guide.settle(op, kwargs[name], wanted)}
+        captured = next((op.attrs[name] for name in names if name in op.attrs), None)
+        places = [i for i, a in enumerate(args) if type(a) in (int, Tagged)]
+        tagged = [i for i in places if isinstance(args[i], Tagged)]
+        for i in [*tagged, *(i for i in places if args[i] in (captured, wanted))][:1]:
+            return (*args[:i], guide.settle(op, args[i], wanted), *args[i + 1 :]), kwargs
+        return args, kwargs
+
+    return rewrite
+
+
+def _splits(guide: _Guide, op: Op, wanted: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """A list of segment sizes, one size for all, or a number of chunks."""
+    name = next((n for n in ("split_size_or_sections", "split_size", "chunks") if n in kwargs), None)
+    given = kwargs[name] if name else args[1]
+    if isinstance(given, tuple | list):
+        new: Any = [guide.settle(op, g, w) for g, w in zip(given, wanted, strict=True)]
+    elif op.type.endswith("chunk"):
+        size = -(-sum(wanted) // int(given))
+        if not _equal_segments(wanted, size):
+            guide.offend(op, f"{op.type} into {wanted}")
+        new = given
+    else:
+        new = guide.settle(op, given, wanted[0])
+        if not _equal_segments(wanted, wanted[0]):
+            guide.offend(op, f"{op.type} into {wanted}")
+    if name:
+        return args, {**kwargs, name: new}
+    return (args[0], new, *args[2:]), kwargs
+
+
+def _equal_segments(sizes: Sequence[int], size: int) -> bool:
+    return all(s == size for s in sizes[:-1]) and sizes[-1] <= size
+
+
+def _bounds(position: str) -> _Rewrite:
+    """An index or the bounds of a slice, in `x[...]`, `narrow` or `select`."""
+
+    def rewrite(guide: _Guide, op: Op, wanted: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        if not (len(args) > 1 and isinstance(args[1], tuple | slice | int)):
+            return args, kwargs
+        items = list(args[1]) if isinstance(args[1], tuple) else [args[1]]
+        captured = op.attrs.get(position)
+        for i, item in enumerate(items):
+            held = item if position == "index" else getattr(item, _SLICE[position], None)
+            if isinstance(held, bool) or not isinstance(held, int) or held < 0:
+                continue
+            if held not in (captured, wanted):
+                continue
+            new = guide.settle(op, held, wanted)
+            items[i] = new if position == "index" else _resliced(item, position, new)
+            break
+        index = tuple(items) if isinstance(args[1], tuple) else items[0]
+        return (args[0], index, *args[2:]), kwargs
+
+    return rewrite
+
+
+_SLICE = {"start": "start", "end": "stop"}
+
+
+def _resliced(item: slice, position: str, new: int) -> slice:
+    if position == "start":
+        return slice(new, item.stop, item.step)
+    return slice(item.start, new, item.step)
+
+
+_REWRITES: dict[str, _Rewrite] = {
+    "size": _sizes,
+    "shape": _sizes,
+    "sizes": _sizes,
+    "repeats": lambda guide, op, wanted, args, kwargs: (
+        _sizes if isinstance(wanted, list) else _scalar("repeats")
+    )(guide, op, wanted, args, kwargs),
+    "dims": _sizes,
+    "normalized_shape": _sizes,
+    "pad": _sizes,
+    "groups": _scalar("groups"),
+    "num_groups": _scalar("num_groups"),
+    "split_sizes": _splits,
+    "start": _bounds("start"),
+    "end": _bounds("end"),
+    "index": _bounds("index"),
+}

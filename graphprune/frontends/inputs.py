@@ -1,0 +1,188 @@
+"""Example inputs, found from the model itself.
+
+In this order: what timm and Hugging Face models say of themselves, an image-size attribute, and
+else the first layer that holds weights, with a few likely sizes. A candidate counts if the model
+runs on it, which is tried on fake tensors.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.conv import _ConvNd
+from torch.utils import _pytree as pytree
+
+from graphprune.errors import LiftError
+from graphprune.frontends.torch import Inputs, preserved
+
+BATCH = 2  # a batch of one could not be told from other dimensions of length one
+_SIDES = (224, 32, 28, 64, 8, 16, 128, 256, 299, 384, 512, 96, 48)
+_STEPS = (128, 1024, 16000, 32, 16)
+_TOKENS = 16
+
+
+def find_inputs(model: nn.Module) -> Inputs:
+    """Inputs that a model accepts.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        Positional and keyword arguments, a batch of two.
+
+    Raises:
+        LiftError: Nothing that was tried runs; the message shows the line to type.
+    """
+    last = "no layer tells what goes in"
+    for inputs in _candidates(model):
+        reason = rejects(model, inputs)
+        if reason is None:
+            return inputs
+        last = reason
+    names = ", ".join(
+        name
+        for name, p in inspect.signature(model.forward).parameters.items()
+        if p.default is inspect.Parameter.empty and p.kind is not inspect.Parameter.VAR_KEYWORD
+    )
+    raise LiftError(
+        f"no example inputs could be found for {type(model).__name__}.forward({names}); the last "
+        f"ones tried failed with: {last}\nPass them: "
+        "graphprune.shrink(model, ratio=0.5, example_inputs=(torch.randn(2, 3, 224, 224),))"
+    )
+
+
+def rejects(model: nn.Module, inputs: Inputs) -> str | None:
+    """Why a model does not run on inputs, or None if it does."""
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    args, kwargs = pytree.tree_map_only(torch.Tensor, fake.from_tensor, inputs)
+    with preserved(model), torch.no_grad():
+        model.eval()
+        try:
+            with fake:
+                model(*args, **kwargs)
+        except Exception as error:
+            if _needs_values(error):
+                return None  # it reads values, which fake tensors lack; its shapes were accepted
+            return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return None
+
+
+def _needs_values(error: Exception) -> bool:
+    return "DataDependent" in type(error).__name__ or "data-dependent" in str(error)
+
+
+def _candidates(model: nn.Module) -> Iterator[Inputs]:
+    device, dtype = _place(model)
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    size = config.get("input_size") if isinstance(config, dict) else None
+    if size is not None:
+        yield (torch.randn(BATCH, *size, device=device, dtype=dtype),), {}
+    if hasattr(model, "config") and hasattr(model, "main_input_name"):
+        yield from _from_config(model, device, dtype)
+    for inputs in _from_layers(model):
+        yield pytree.tree_map_only(
+            torch.Tensor,
+            lambda x: x.to(device, dtype) if x.is_floating_point() else x.to(device),
+            inputs,
+        )
+
+
+def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.float32
+
+
+# --- Hugging Face -----------------------------------------------------------------------------
+
+
+def _from_config(model: Any, device: torch.device, dtype: torch.dtype) -> Iterator[Inputs]:
+    config = model.config
+    ids = _tokens(config, device)
+    pixels = _pixels(config, device, dtype)
+    given: dict[str, Any] = {}
+    names = inspect.signature(model.forward).parameters
+    if "input_ids" in names:
+        given["input_ids"] = ids
+    if "pixel_values" in names:
+        given["pixel_values"] = pixels
+    if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in names:
+        given["decoder_input_ids"] = ids
+    if given:
+        yield (), given
+    yield (), {model.main_input_name: pixels if "pixel" in model.main_input_name else ids}
+    try:
+        yield (), dict(model.dummy_inputs)
+    except Exception:
+        return
+
+
+def _tokens(config: Any, device: torch.device) -> torch.Tensor:
+    text = getattr(config, "text_config", config)
+    vocabulary = getattr(text, "vocab_size", None) or 2
+    return torch.arange(BATCH * _TOKENS, device=device).view(BATCH, _TOKENS) % vocabulary
+
+
+def _pixels(config: Any, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    vision = getattr(config, "vision_config", config)
+    side = getattr(vision, "image_size", None) or 224
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    channels = getattr(vision, "num_channels", 3)
+    return torch.randn(BATCH, channels, height, width, device=device, dtype=dtype)
+
+
+# --- first layers -----------------------------------------------------------------------------
+
+
+def _from_layers(model: nn.Module) -> Iterator[Inputs]:
+    sides = [*_sides_named(model), *_SIDES]
+    for module in model.modules():
+        if isinstance(module, _ConvNd):
+            spatial = len(module.kernel_size)
+            grown = {1: _STEPS, 2: sides, 3: (16, 32, 112, 8)}[spatial]
+            yield from (_floats(module.in_channels, *[side] * spatial) for side in grown)
+            return
+        if isinstance(module, nn.Embedding):
+            yield (torch.arange(BATCH * _TOKENS).view(BATCH, _TOKENS) % module.num_embeddings,), {}
+            return
+        if isinstance(module, nn.RNNBase):
+            yield _floats(_TOKENS, module.input_size)
+            return
+        if isinstance(module, nn.MultiheadAttention):
+            yield _floats(_TOKENS, module.embed_dim)
+            return
+        if isinstance(module, nn.Linear):
+            yield from _before_linear(module.in_features)
+            return
+        if isinstance(module, nn.LayerNorm):
+            yield _floats(_TOKENS, *module.normalized_shape)
+
+
+def _before_linear(features: int) -> Iterator[Inputs]:
+    yield _floats(features)
+    yield _floats(_TOKENS, features)
+    for channels in (1, 3):
+        side = round((features / channels) ** 0.5)
+        if channels * side * side == features:
+            yield _floats(channels, side, side)
+
+
+def _sides_named(model: nn.Module) -> list[int]:
+    found = []
+    for module in model.modules():
+        for name in ("image_size", "img_size", "input_size", "resolution"):
+            held = getattr(module, name, None)
+            held = held[0] if isinstance(held, tuple | list) and held else held
+            if isinstance(held, int) and held > 7 and held not in found:
+                found.append(held)
+    return found
+
+
+def _floats(*shape: int) -> Inputs:
+    return (torch.randn(BATCH, *shape),), {}

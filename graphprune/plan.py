@@ -1,0 +1,442 @@
+"""The public face: `shrink`, `plan`, `analyze`, and plans that travel as JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from graphprune.axes import Indices
+from graphprune.cost import COSTS, cost
+from graphprune.dependencies import Dependencies
+from graphprune.errors import BudgetError, GraphPruneError, VerifyError
+from graphprune.files import write_whole
+from graphprune.frontends.inputs import find_inputs
+from graphprune.frontends.lower import Lowered, compare, lower
+from graphprune.frontends.torch import Inputs, TorchProgram, as_inputs, check, lift
+from graphprune.importance import Criterion
+from graphprune.passes.couple import couple
+from graphprune.passes.narrow import Cuts, narrow
+from graphprune.passes.score import score
+from graphprune.passes.select import Selection, select
+from graphprune.passes.verify import Verification
+from graphprune.passes.verify import verify as verify_cuts
+from graphprune.report import GroupRow, Report, lock_reasons
+
+M = TypeVar("M", bound=nn.Module)
+Keep = Collection["str | type[nn.Module]"]
+_FORMAT = 1
+
+
+def shrink(model: M, ratio: float = 0.5, of: str = "params", **options: Any) -> M:
+    """Return a smaller dense model of the same kind.
+
+    Args:
+        model: The model; it is not modified.
+        ratio: Fraction of the cost to remove, in [0, 1).
+        of: The cost: `"params"`, `"macs"` or `"channels"`.
+        **options: As for `plan`.
+
+    Returns:
+        A model of the same class, in the same train/eval mode, on the same device.
+
+    Raises:
+        BudgetError: The ratio cannot be reached, or is too small to remove anything.
+        LiftError: The model cannot be captured.
+        VerifyError: The result is not what it must be.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+        >>> shrink(net, ratio=0.5)[0]
+        Linear(in_features=8, out_features=8, bias=True)
+    """
+    return plan(model, ratio, of, **options).apply()
+
+
+def plan(
+    model: M,
+    ratio: float = 0.5,
+    of: str = "params",
+    *,
+    example_inputs: Any = None,
+    importance: str | Criterion = "l2",
+    allocation: str = "auto",
+    keep: Keep = (),
+    ratios: Mapping[str, float] | None = None,
+    round_to: int | str = "auto",
+    verify: bool = True,
+    seed: int = 0,
+) -> Plan[M]:
+    """Decide what to remove.
+
+    Args:
+        model: The model; it is not modified.
+        ratio: Fraction of the cost to remove, in [0, 1).
+        of: The cost: `"params"`, `"macs"` or `"channels"`.
+        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword
+            arguments for `forward`; found from the model where not given.
+        importance: `"l2"`, `"l1"`, `"random"`, or a function `(weight, dim) -> scores`.
+        allocation: `"auto"`, `"uniform"` (the same fraction of every group) or `"global"`
+            (scores relative to their group's mean decide).
+        keep: What to leave as it is: name patterns of layers or weights, or module types.
+        ratios: Fraction of channels to remove from certain layers, by name pattern.
+        round_to: Kept widths become multiples of this; `"auto"` takes the largest of 8, 4, 2, 1
+            that meets the budget.
+        verify: Whether `apply` checks its result.
+        seed: For `importance="random"` and for the perturbations of the check.
+
+    Raises:
+        BudgetError: The ratio cannot be reached, or is too small to remove anything.
+        LiftError: The model cannot be captured, or no inputs for it can be found.
+    """
+    _check_request(ratio, of, round_to)
+    program, deps, seconds = _analyzed(model, as_inputs(example_inputs), keep)
+    start = time.perf_counter()
+    scores = score(deps, importance, seed)
+    seconds["score"] = time.perf_counter() - start
+    start = time.perf_counter()
+    found = select(deps, scores, ratio, of, allocation, ratios, round_to)
+    seconds["select"] = time.perf_counter() - start
+    made: Plan[M] = Plan(
+        groups=[
+            GroupChoice(g.name, g.size, found.keep.get(g.axis)) for g in deps.groups
+        ],
+        inputs=program.inputs,
+        keep=_patterns(model, keep),
+        of=of,
+        asked=ratio,
+        verify=verify,
+        seed=seed,
+    )
+    made._live = _Session(program, deps, found, seconds)
+    made.report = made._live.report(of)
+    return made
+
+
+def analyze(model: nn.Module, example_inputs: Any = None, keep: Keep = ()) -> Dependencies:
+    """Find the coupled groups of a model.
+
+    Args:
+        model: The model; it is not modified.
+        example_inputs: As for `plan`.
+        keep: As for `plan`.
+
+    Returns:
+        Groups, locks with reasons, a networkx graph of the couplings, and `why(a, b)`.
+    """
+    return _analyzed(model, as_inputs(example_inputs), keep)[1]
+
+
+@dataclass
+class GroupChoice:
+    """Which indices of a group stay; None for all."""
+
+    name: str
+    size: int
+    keep: Indices | None
+
+
+@dataclass
+class Plan(Generic[M]):
+    """Which indices of which groups stay: can be applied, saved, and applied again.
+
+    Attributes:
+        groups: The choice for every coupled group.
+        inputs: Example inputs, positional and keyword.
+        keep: Name patterns that were left as they are.
+        of: The cost that `asked` speaks of.
+        asked: The ratio asked for.
+        verify: Whether `apply` checks its result.
+        seed: For the check.
+        report: What the plan removes and, after `apply`, what was proven; None for a plan that
+            was loaded and not applied yet.
+    """
+
+    groups: list[GroupChoice]
+    inputs: Inputs | None
+    keep: list[str]
+    of: str
+    asked: float
+    verify: bool = True
+    seed: int = 0
+    report: Report | None = None
+    _live: _Session | None = field(default=None, repr=False)
+
+    @property
+    def kept(self) -> dict[str, list[Indices | None]]:
+        """For each weight that shrinks, the indices kept in each dimension (None: all).
+
+        Raises:
+            GraphPruneError: The plan was loaded and not applied to a model yet.
+        """
+        return {value.name: kept for value, kept in self._session().cuts.weights.items()}
+
+    def apply(self, model: M | None = None) -> M:
+        """Make the smaller model.
+
+        Args:
+            model: A fresh instance of the same architecture, or None for the planned model.
+                Neither is modified.
+
+        Returns:
+            A model of the same class wherever its code can express the new widths; the report
+            names what was replaced by generated code.
+
+        Raises:
+            VerifyError: The result is not what it must be.
+            GraphPruneError: The plan does not fit this model.
+        """
+        if model is not None:
+            self._live = self._fitted(model)
+        session = self._session()
+        lowered, verification = session.lowered(self.verify, self.seed)
+        self.report = session.report(self.of)
+        self.report.verification = verification
+        self.report.kept_class = "" not in lowered.replaced
+        self.report.replaced = lowered.replaced
+        self.report.edits = lowered.edits
+        self.report.folded = [fold.weight.name for fold in lowered.folds]
+        return lowered.model  # type: ignore[return-value]
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON; the file is written whole or not at all."""
+        write_whole(path, json.dumps(self.as_dict(), indent=1).encode())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        return {
+            "format": _FORMAT,
+            "of": self.of,
+            "ratio": self.asked,
+            "keep": self.keep,
+            "inputs": None if self.inputs is None else describe(self.inputs),
+            "groups": [
+                {
+                    "name": group.name,
+                    "size": group.size,
+                    "keep": None if group.keep is None else group.keep.tolist(),
+                }
+                for group in self.groups
+            ],
+        }
+
+    def _session(self) -> _Session:
+        if self._live is None:
+            raise GraphPruneError("a loaded plan needs a model: plan.apply(model)")
+        return self._live
+
+    def _fitted(self, model: M) -> _Session:
+        """Find the plan's groups in another instance of the model."""
+        program, deps, seconds = _analyzed(model, self.inputs, self.keep)
+        for i, (group, found) in enumerate(
+            zip_longest(self.groups, deps.groups)
+        ):
+            planned = None if group is None else (group.name, group.size)
+            present = None if found is None else (found.name, found.size)
+            if planned != present:
+                raise GraphPruneError(
+                    f"the plan was made for another model: its group {i} is {planned}, this "
+                    f"{type(model).__name__} has {present}"
+                )
+        keep = {
+            found.axis: group.keep
+            for group, found in zip(self.groups, deps.groups, strict=True)
+            if group.keep is not None
+        }
+        return _Session(program, deps, Selection(keep, self.asked, self.asked, 1), seconds)
+
+
+def load_plan(path: str | Path) -> Plan[nn.Module]:
+    """Read a plan that `Plan.save` wrote.
+
+    Raises:
+        GraphPruneError: The file is not a plan; the message says why.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        if data["format"] != _FORMAT:
+            raise GraphPruneError(
+                f"{path} is a plan of format {data['format']}; this version reads {_FORMAT}"
+            )
+        groups = [
+            GroupChoice(
+                g["name"], g["size"], None if g["keep"] is None else np.asarray(g["keep"], np.int64)
+            )
+            for g in data["groups"]
+        ]
+        inputs = None if data["inputs"] is None else restore(data["inputs"])
+        return Plan(groups, inputs, data["keep"], data["of"], data["ratio"])
+    except OSError as error:
+        raise GraphPruneError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise GraphPruneError(f"{path} is not a graphprune plan: {error}") from error
+
+
+class _Session:
+    """A plan together with the model that it was made for."""
+
+    def __init__(
+        self,
+        program: TorchProgram,
+        deps: Dependencies,
+        selection: Selection,
+        seconds: dict[str, float],
+    ) -> None:
+        self.program = program
+        self.deps = deps
+        self.selection = selection
+        self.seconds = seconds
+        start = time.perf_counter()
+        self.cuts: Cuts = narrow(deps, selection.keep)
+        seconds["narrow"] = time.perf_counter() - start
+
+    def lowered(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
+        """The smaller module, checked if asked for.
+
+        Where the module's own code turns out to compute something else, folding is given up
+        first, then more and more of the code.
+        """
+        start = time.perf_counter()
+        lowered = lower(self.program, self.cuts)
+        self.seconds["lower"] = time.perf_counter() - start
+        if not verify:
+            return lowered, None
+        start = time.perf_counter()
+        outcome = verify_cuts(self.cuts, self.program.flat_inputs(), seed)
+        while True:
+            try:
+                outcome.lowered = compare(self.program, self.cuts, lowered)
+                break
+            except VerifyError as error:
+                if "" in lowered.replaced:
+                    raise
+                lowered = self._more_generated(lowered, str(error))
+        self.seconds["verify"] = time.perf_counter() - start
+        return lowered, outcome
+
+    def _more_generated(self, lowered: Lowered, why: str) -> Lowered:
+        """Lower again: without folded scales, else with the parents of what was replaced."""
+        if lowered.folds:
+            return lower(self.program, self.cuts, fold=False)
+        parents = {path.rpartition(".")[0]: why for path in lowered.replaced} or {"": why}
+        return lower(self.program, self.cuts, fold=False, offenders=parents)
+
+    def report(self, of: str) -> Report:
+        """The numbers of the plan."""
+        full = np.array([group.size for group in self.deps.groups], dtype=np.float64)
+        kept = full.copy()
+        for i, group in enumerate(self.deps.groups):
+            if group.axis in self.selection.keep:
+                kept[i] = len(self.selection.keep[group.axis])
+        params, macs = cost(self.deps, "params"), cost(self.deps, "macs")
+        batch = max(self.program.batch(), 1)
+        spent = cost(self.deps, of)
+        return Report(
+            model=type(self.program.model).__name__,
+            of=of,
+            asked=self.selection.asked,
+            achieved=1 - spent(kept) / spent(full) if spent(full) else 0.0,
+            params=(
+                round(params(full)) + self.program.outside(),
+                round(params(kept)) + self.program.outside(),
+            ),
+            macs=(round(macs(full) / batch), round(macs(kept) / batch)),
+            groups=[
+                GroupRow(group.name, group.size, int(count), len(group.members))
+                for group, count in zip(self.deps.groups, kept, strict=True)
+            ],
+            locks=lock_reasons(self.deps),
+            unknown=self.deps.unknown,
+            seconds=self.seconds,
+        )
+
+
+def _check_request(ratio: float, of: str, round_to: int | str) -> None:
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+        raise BudgetError(f"ratio is the fraction to remove, 0 <= ratio < 1, not {ratio!r}")
+    if of not in COSTS:
+        raise GraphPruneError(f"no cost {of!r}: choose from {', '.join(COSTS)}")
+    if round_to != "auto" and (not isinstance(round_to, int) or round_to < 1):
+        raise GraphPruneError(f"round_to is a positive integer or 'auto', not {round_to!r}")
+
+
+def _analyzed(
+    model: nn.Module, inputs: Inputs | None, keep: Keep
+) -> tuple[TorchProgram, Dependencies, dict[str, float]]:
+    if not isinstance(model, nn.Module):
+        raise GraphPruneError(f"a torch.nn.Module is needed, not a {type(model).__name__}")
+    check(model)
+    inputs = find_inputs(model) if inputs is None else inputs
+    start = time.perf_counter()
+    program = lift(model, inputs)
+    captured = time.perf_counter()
+    deps = couple(program.graph, _patterns(model, keep))
+    return program, deps, {"capture": captured - start, "couple": time.perf_counter() - captured}
+
+
+def _patterns(model: nn.Module, keep: Keep) -> list[str]:
+    """Name patterns, module types replaced by the names of such modules."""
+    out: list[str] = []
+    for item in [keep] if isinstance(keep, str | type) else keep:
+        if isinstance(item, str):
+            out.append(item)
+            continue
+        found = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, item) and any(True for _ in module.parameters())
+        ]
+        if not found:
+            raise GraphPruneError(f"keep: the model has no {item.__name__} with parameters")
+        out += found
+    return out
+
+
+# --- inputs as plain data -----------------------------------------------------------------------
+
+
+def describe(inputs: Inputs) -> Any:
+    """Example inputs as plain data: shapes and types of tensors, other values as they are."""
+
+    def one(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            high = None if leaf.is_floating_point() or not leaf.numel() else int(leaf.max()) + 1
+            kind = str(leaf.dtype).removeprefix("torch.")
+            return {"shape": list(leaf.shape), "dtype": kind, "high": high}
+        if leaf is None or isinstance(leaf, int | float | str | bool):
+            return {"value": leaf}
+        raise GraphPruneError(
+            f"example inputs with a {type(leaf).__name__} cannot be saved with a plan"
+        )
+
+    leaves, spec = pytree.tree_flatten(inputs)
+    return {"spec": pytree.treespec_dumps(spec), "leaves": [one(leaf) for leaf in leaves]}
+
+
+def restore(data: Any) -> Inputs:
+    """Example inputs of the described shapes and types."""
+    generator = torch.Generator().manual_seed(0)
+
+    def one(leaf: Mapping[str, Any]) -> Any:
+        if "value" in leaf:
+            return leaf["value"]
+        dtype: torch.dtype = getattr(torch, leaf["dtype"])
+        if dtype.is_floating_point:
+            return torch.randn(leaf["shape"], generator=generator).to(dtype)
+        high = max(leaf["high"] or 2, 1)
+        return torch.randint(0, high, leaf["shape"], generator=generator).to(dtype)
+
+    args, kwargs = pytree.tree_unflatten(
+        [one(leaf) for leaf in data["leaves"]], pytree.treespec_loads(data["spec"])
+    )
+    return tuple(args), dict(kwargs)
