@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -11,26 +10,21 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from graphprune.axes import Indices
-from graphprune.cost import COSTS, cost
+from graphprune.cost import COSTS
 from graphprune.dependencies import Dependencies
-from graphprune.errors import BudgetError, GraphPruneError, VerifyError
+from graphprune.errors import BudgetError, GraphPruneError
 from graphprune.files import write_whole
-from graphprune.frontends.inputs import find_inputs
-from graphprune.frontends.lower import Lowered, compare, lower
+from graphprune.frontends.inputs import describe, find_inputs, restore
 from graphprune.frontends.torch import Inputs, TorchProgram, as_inputs, check, lift
 from graphprune.importance import Criterion
 from graphprune.passes.couple import couple
-from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.score import score
-from graphprune.passes.select import Selection, select
-from graphprune.passes.verify import Verification
-from graphprune.passes.verify import verify as verify_cuts
-from graphprune.report import GroupRow, Report, lock_reasons
+from graphprune.passes.select import Selection
+from graphprune.report import Report
+from graphprune.session import Request, Session, timed
 
 M = TypeVar("M", bound=nn.Module)
 Keep = Collection["str | type[nn.Module]"]
@@ -101,16 +95,14 @@ def plan(
     """
     _check_request(ratio, of, round_to)
     program, deps, seconds = _analyzed(model, as_inputs(example_inputs), keep)
-    start = time.perf_counter()
-    scores = score(deps, importance, seed)
-    seconds["score"] = time.perf_counter() - start
-    start = time.perf_counter()
-    found = select(deps, scores, ratio, of, allocation, ratios, round_to)
-    seconds["select"] = time.perf_counter() - start
+    session = Session(program, deps, seconds)
+    session.decide(
+        Request(ratio, of, allocation, ratios or {}, round_to),
+        timed(seconds, "score", score, deps, importance, seed),
+    )
+    keep_ = session.selection.keep
     made: Plan[M] = Plan(
-        groups=[
-            GroupChoice(g.name, g.size, found.keep.get(g.axis)) for g in deps.groups
-        ],
+        groups=[GroupChoice(g.name, g.size, keep_.get(g.axis)) for g in deps.groups],
         inputs=program.inputs,
         keep=_patterns(model, keep),
         of=of,
@@ -118,8 +110,8 @@ def plan(
         verify=verify,
         seed=seed,
     )
-    made._live = _Session(program, deps, found, seconds)
-    made.report = made._live.report(of)
+    made._live = session
+    made.report = session.report(of)
     return made
 
 
@@ -170,7 +162,7 @@ class Plan(Generic[M]):
     verify: bool = True
     seed: int = 0
     report: Report | None = None
-    _live: _Session | None = field(default=None, repr=False)
+    _live: Session | None = field(default=None, repr=False)
 
     @property
     def kept(self) -> dict[str, list[Indices | None]]:
@@ -230,17 +222,15 @@ class Plan(Generic[M]):
             ],
         }
 
-    def _session(self) -> _Session:
+    def _session(self) -> Session:
         if self._live is None:
             raise GraphPruneError("a loaded plan needs a model: plan.apply(model)")
         return self._live
 
-    def _fitted(self, model: M) -> _Session:
+    def _fitted(self, model: M) -> Session:
         """Find the plan's groups in another instance of the model."""
         program, deps, seconds = _analyzed(model, self.inputs, self.keep)
-        for i, (group, found) in enumerate(
-            zip_longest(self.groups, deps.groups)
-        ):
+        for i, (group, found) in enumerate(zip_longest(self.groups, deps.groups)):
             planned = None if group is None else (group.name, group.size)
             present = None if found is None else (found.name, found.size)
             if planned != present:
@@ -253,7 +243,9 @@ class Plan(Generic[M]):
             for group, found in zip(self.groups, deps.groups, strict=True)
             if group.keep is not None
         }
-        return _Session(program, deps, Selection(keep, self.asked, self.asked, 1), seconds)
+        session = Session(program, deps, seconds)
+        session.take(Selection(keep, self.asked, self.asked, 1))
+        return session
 
 
 def load_plan(path: str | Path) -> Plan[nn.Module]:
@@ -282,85 +274,6 @@ def load_plan(path: str | Path) -> Plan[nn.Module]:
         raise GraphPruneError(f"{path} is not a graphprune plan: {error}") from error
 
 
-class _Session:
-    """A plan together with the model that it was made for."""
-
-    def __init__(
-        self,
-        program: TorchProgram,
-        deps: Dependencies,
-        selection: Selection,
-        seconds: dict[str, float],
-    ) -> None:
-        self.program = program
-        self.deps = deps
-        self.selection = selection
-        self.seconds = seconds
-        start = time.perf_counter()
-        self.cuts: Cuts = narrow(deps, selection.keep)
-        seconds["narrow"] = time.perf_counter() - start
-
-    def lowered(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
-        """The smaller module, checked if asked for.
-
-        Where the module's own code turns out to compute something else, folding is given up
-        first, then more and more of the code.
-        """
-        start = time.perf_counter()
-        lowered = lower(self.program, self.cuts)
-        self.seconds["lower"] = time.perf_counter() - start
-        if not verify:
-            return lowered, None
-        start = time.perf_counter()
-        outcome = verify_cuts(self.cuts, self.program.flat_inputs(), seed)
-        while True:
-            try:
-                outcome.lowered = compare(self.program, self.cuts, lowered)
-                break
-            except VerifyError as error:
-                if "" in lowered.replaced:
-                    raise
-                lowered = self._more_generated(lowered, str(error))
-        self.seconds["verify"] = time.perf_counter() - start
-        return lowered, outcome
-
-    def _more_generated(self, lowered: Lowered, why: str) -> Lowered:
-        """Lower again: without folded scales, else with the parents of what was replaced."""
-        if lowered.folds:
-            return lower(self.program, self.cuts, fold=False)
-        parents = {path.rpartition(".")[0]: why for path in lowered.replaced} or {"": why}
-        return lower(self.program, self.cuts, fold=False, offenders=parents)
-
-    def report(self, of: str) -> Report:
-        """The numbers of the plan."""
-        full = np.array([group.size for group in self.deps.groups], dtype=np.float64)
-        kept = full.copy()
-        for i, group in enumerate(self.deps.groups):
-            if group.axis in self.selection.keep:
-                kept[i] = len(self.selection.keep[group.axis])
-        params, macs = cost(self.deps, "params"), cost(self.deps, "macs")
-        batch = max(self.program.batch(), 1)
-        spent = cost(self.deps, of)
-        return Report(
-            model=type(self.program.model).__name__,
-            of=of,
-            asked=self.selection.asked,
-            achieved=1 - spent(kept) / spent(full) if spent(full) else 0.0,
-            params=(
-                round(params(full)) + self.program.outside(),
-                round(params(kept)) + self.program.outside(),
-            ),
-            macs=(round(macs(full) / batch), round(macs(kept) / batch)),
-            groups=[
-                GroupRow(group.name, group.size, int(count), len(group.members))
-                for group, count in zip(self.deps.groups, kept, strict=True)
-            ],
-            locks=lock_reasons(self.deps),
-            unknown=self.deps.unknown,
-            seconds=self.seconds,
-        )
-
-
 def _check_request(ratio: float, of: str, round_to: int | str) -> None:
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
         raise BudgetError(f"ratio is the fraction to remove, 0 <= ratio < 1, not {ratio!r}")
@@ -377,11 +290,10 @@ def _analyzed(
         raise GraphPruneError(f"a torch.nn.Module is needed, not a {type(model).__name__}")
     check(model)
     inputs = find_inputs(model) if inputs is None else inputs
-    start = time.perf_counter()
-    program = lift(model, inputs)
-    captured = time.perf_counter()
-    deps = couple(program.graph, _patterns(model, keep))
-    return program, deps, {"capture": captured - start, "couple": time.perf_counter() - captured}
+    seconds: dict[str, float] = {}
+    program = timed(seconds, "capture", lift, model, inputs)
+    deps = timed(seconds, "couple", couple, program.graph, _patterns(model, keep))
+    return program, deps, seconds
 
 
 def _patterns(model: nn.Module, keep: Keep) -> list[str]:
@@ -400,43 +312,3 @@ def _patterns(model: nn.Module, keep: Keep) -> list[str]:
             raise GraphPruneError(f"keep: the model has no {item.__name__} with parameters")
         out += found
     return out
-
-
-# --- inputs as plain data -----------------------------------------------------------------------
-
-
-def describe(inputs: Inputs) -> Any:
-    """Example inputs as plain data: shapes and types of tensors, other values as they are."""
-
-    def one(leaf: Any) -> Any:
-        if isinstance(leaf, torch.Tensor):
-            high = None if leaf.is_floating_point() or not leaf.numel() else int(leaf.max()) + 1
-            kind = str(leaf.dtype).removeprefix("torch.")
-            return {"shape": list(leaf.shape), "dtype": kind, "high": high}
-        if leaf is None or isinstance(leaf, int | float | str | bool):
-            return {"value": leaf}
-        raise GraphPruneError(
-            f"example inputs with a {type(leaf).__name__} cannot be saved with a plan"
-        )
-
-    leaves, spec = pytree.tree_flatten(inputs)
-    return {"spec": pytree.treespec_dumps(spec), "leaves": [one(leaf) for leaf in leaves]}
-
-
-def restore(data: Any) -> Inputs:
-    """Example inputs of the described shapes and types."""
-    generator = torch.Generator().manual_seed(0)
-
-    def one(leaf: Mapping[str, Any]) -> Any:
-        if "value" in leaf:
-            return leaf["value"]
-        dtype: torch.dtype = getattr(torch, leaf["dtype"])
-        if dtype.is_floating_point:
-            return torch.randn(leaf["shape"], generator=generator).to(dtype)
-        high = max(leaf["high"] or 2, 1)
-        return torch.randint(0, high, leaf["shape"], generator=generator).to(dtype)
-
-    args, kwargs = pytree.tree_unflatten(
-        [one(leaf) for leaf in data["leaves"]], pytree.treespec_loads(data["spec"])
-    )
-    return tuple(args), dict(kwargs)

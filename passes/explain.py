@@ -30,7 +30,9 @@ def coupling_graph(deps: Dependencies) -> nx.Graph[Any]:
     for value, dims in deps.dims.items():
         for number, dim in enumerate(dims):
             held = sorted({ids[axis] for axis in atoms(dim) if axis in ids})
-            graph.add_node((value.name, number), size=value.shape[number], kind=value.kind, groups=held)
+            graph.add_node(
+                (value.name, number), size=value.shape[number], kind=value.kind, groups=held
+            )
     for op in deps.source.ops + deps.source.training:
         for a, b in _couplings(op):
             graph.add_edge(a, b, op=op.name, type=op.type, module=op.module)
@@ -80,7 +82,9 @@ def _nodes(deps: Dependencies, name: str) -> set[Node]:
     base, number = (match.group(1), int(match.group(2))) if match else (name, None)
     found: set[Node] = set()
     for value in deps.source.weights.values():
-        if any(alias == base or alias.startswith(f"{base}.") for alias in (value.name, *value.aliases)):
+        if any(
+            alias == base or alias.startswith(f"{base}.") for alias in (value.name, *value.aliases)
+        ):
             found |= {(value.name, d) for d in range(len(value.shape)) if number in (None, d)}
     if not found:
         raise AxisError(f"no weight is called {name!r}")

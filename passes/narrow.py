@@ -77,7 +77,5 @@ def _new_size(present: Any, size: Any, counts: Mapping[Axis, int]) -> Any:
     ]
     unchanged = [None if dim is None else length(dim) for dim in size]
     kept = [entry if new is None else new for entry, new in zip(old, unchanged, strict=True)]
-    moved = any(
-        dim is not None and kept_length(dim, counts) != length(dim) for dim in size
-    )
+    moved = any(dim is not None and kept_length(dim, counts) != length(dim) for dim in size)
     return out if moved and out != kept else None

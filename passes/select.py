@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -20,10 +21,13 @@ from graphprune.dependencies import Dependencies, Group
 from graphprune.errors import BudgetError, GraphPruneError
 from graphprune.importance import Scores
 from graphprune.passes.couple import matches
+from graphprune.passes.tie import Ties
 
 TOLERANCE = 0.01
 _AUTO_ROUNDING = (8, 4, 2, 1)
-_FINE = 1 / 16  # a step of at most this share of its group serves to meet the budget exactly
+_REACHES = ((1 / 16, 1 / 4), (1.0,))  # how far a group may move from its level for the budget
+
+Attempt: TypeAlias = tuple[float, Ties, int]
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,10 @@ def select(
     scores: Sequence[Scores],
     ratio: float,
     of: str = "params",
-    allocation: str = "uniform",
+    allocation: str = "auto",
     ratios: Mapping[str, float] | None = None,
     round_to: int | str = "auto",
+    ties: Ties | None = None,
 ) -> Selection:
     """Choose the indices to keep.
 
@@ -59,11 +64,12 @@ def select(
         scores: One score for each index of each group; the lowest go first.
         ratio: Fraction of the cost to remove.
         of: The cost: `"params"`, `"macs"` or `"channels"`.
-        allocation: `"uniform"` or `"global"`.
+        allocation: `"uniform"` (also `"auto"`) or `"global"`.
         ratios: Fractions of channels to remove from the groups of certain layers, by name
             pattern; the rest of the budget falls on the other groups.
         round_to: Kept counts become multiples of this in groups at least four times as large;
             `"auto"` takes the largest of 8, 4, 2, 1 that still meets the budget.
+        ties: Counts that should stay equal if the budget allows.
 
     Raises:
         BudgetError: The ratio cannot be reached, or is too small to remove anything.
@@ -72,10 +78,12 @@ def select(
     if not deps.groups:
         raise BudgetError(_nothing(deps), closest=0.0)
     problem = _Problem(deps, scores, of, allocation, ratios or {})
-    choices = _AUTO_ROUNDING if round_to == "auto" else (int(round_to),)
+    rounding = _AUTO_ROUNDING if round_to == "auto" else (int(round_to),)
+    preferences = [Ties()] if ties is None else [problem.without(ties), Ties()]
     best: Selection | None = None
-    for step in choices:
-        counts = problem.solve(ratio, step)
+    for reach, preferred, step in _attempts(preferences, rounding):
+        problem.ties = preferred
+        counts = problem.solve(ratio, step, reach)
         found = Selection(problem.kept(counts), ratio, problem.ratio(counts), step)
         if best is None or abs(found.achieved - ratio) < abs(best.achieved - ratio):
             best = found
@@ -84,6 +92,14 @@ def select(
     assert best is not None
     problem.check(best, ratio)
     return best
+
+
+def _attempts(preferences: Sequence[Ties], rounding: Sequence[int]) -> Iterator[Attempt]:
+    """What to try, the best first: little deviation from the levels, ties, round widths."""
+    for reaches in _REACHES:
+        for ties in preferences:
+            for reach in reaches:
+                yield from ((reach, ties, step) for step in rounding)
 
 
 def _nothing(deps: Dependencies) -> str:
@@ -113,20 +129,48 @@ class _Problem:
             for found, order in zip(scores, self.order, strict=True)
         ]
         self.fixed = _fixed(deps.groups, ratios)
+        self.ties = Ties()
+
+    def without(self, ties: Ties) -> Ties:
+        """Ties that do not touch the groups whose fraction the caller has fixed."""
+        followers = {
+            width: held
+            for width, held in ties.followers.items()
+            if width not in self.fixed and not held.keys() & self.fixed.keys()
+        }
+        steps = {width: ties.steps[width] for width in followers}
+        return Ties(ties.frozen - self.fixed.keys(), steps, followers)
 
     def ratio(self, counts: Counts) -> float:
         return 1.0 - self.cost(counts) / self.full if self.full else 0.0
 
-    def solve(self, ratio: float, step: int) -> Counts:
-        """Kept counts whose cost is as near to the budget as possible."""
-        low, high = 0.0, max(float(level[-1]) for level in self.levels) + 1.0
-        for _ in range(60):
-            middle = (low + high) / 2
-            if self.ratio(self._at(middle, step)) < ratio:
-                low = middle
-            else:
-                high = middle
-        return self._refine(self._at(low, step), ratio, step)
+    def solve(self, ratio: float, step: int, reach: float) -> Counts:
+        """Kept counts whose cost is as near to the budget as possible.
+
+        Args:
+            ratio: Fraction of the cost to remove.
+            step: What kept counts are multiples of, in groups large enough.
+            reach: How far a group may move from the common level, as a share of its size.
+        """
+        most = max(float(level[-1]) for level in self.levels) + 1.0
+        level = _crossing(lambda x: self.ratio(self._at(x, step)) < ratio, 0.0, most)
+        counts = self._at(level, step)
+        steps = self._steps(step)
+        span = np.maximum(reach * self.sizes, steps if reach == 1 else 0)
+        bound = self.fixed.keys() | self.ties.frozen
+        bound = bound.union(*(held.keys() for held in self.ties.followers.values()))
+        free = [i for i in range(len(self.groups)) if i not in bound and steps[i] <= span[i]]
+        low, high = np.maximum(counts - span, 1), np.minimum(counts + span, self.sizes)
+        even = [i for i in free if i not in self.ties.steps]
+
+        def shifted(by: float) -> Counts:
+            moved = counts.copy()
+            wanted = np.round((counts - by * self.sizes) / steps) * steps
+            moved[even] = np.clip(wanted, np.ceil(low / steps) * steps, high)[even]
+            return self._complete(moved)
+
+        shift = _crossing(lambda x: self.ratio(shifted(x)) < ratio, -reach, reach)
+        return self._descend(shifted(shift), ratio, steps, free, (low, high))
 
     def _at(self, level: float, step: int) -> Counts:
         gone = np.array([np.searchsorted(levels, level, side="right") for levels in self.levels])
@@ -134,40 +178,57 @@ class _Problem:
         for i, fixed in self.fixed.items():
             counts[i] = max(round(self.sizes[i] * (1 - fixed)), 1)
         steps = self._steps(step)
-        return np.where(
-            counts == self.sizes, counts, np.maximum(np.round(counts / steps), 1.0) * steps
-        )
+        rounded = np.maximum(np.round(counts / steps), 1.0) * steps
+        return self._complete(np.where(counts == self.sizes, counts, rounded))
 
     def _steps(self, step: int) -> Counts:
-        return np.where(self.sizes >= 4 * step, float(step), 1.0)
+        steps = np.where(self.sizes >= 4 * step, float(step), 1.0)
+        for width, multiple in self.ties.steps.items():
+            steps[width] = multiple
+        return steps
 
-    def _refine(self, counts: Counts, ratio: float, step: int) -> Counts:
-        """Move single steps: first in groups where one step is little, then anywhere."""
-        target = self.full * (1 - ratio)
-        steps = self._steps(step)
-        free = [i for i in range(len(self.groups)) if i not in self.fixed]
-        fine = [i for i in free if steps[i] <= _FINE * self.sizes[i]]
-        error = self.cost(counts) - target
-        error = self._descend(counts, fine, steps, error)
-        if abs(error) > TOLERANCE / 2 * self.full:
-            self._descend(counts, free, steps, error)
+    def _complete(self, counts: Counts) -> Counts:
+        """Let frozen groups and followers take the counts that their ties give them."""
+        for i in self.ties.frozen:
+            counts[i] = self.sizes[i]
+        for width, followers in self.ties.followers.items():
+            for i, inner in followers.items():
+                counts[i] = counts[width] // inner
         return counts
 
-    def _descend(self, counts: Counts, free: Sequence[int], steps: Counts, error: float) -> float:
+    def _descend(
+        self,
+        counts: Counts,
+        ratio: float,
+        steps: Counts,
+        free: Sequence[int],
+        bounds: tuple[Counts, Counts],
+    ) -> Counts:
+        """Move single steps towards the budget for as long as that brings it nearer."""
+        low, high = bounds
+        error = self.cost(counts) - self.full * (1 - ratio)
         for _ in range(4 * len(free) + 64):
             best = (abs(error), -1, 0.0, 0.0)
             for i in free:
                 to = min(counts[i] - steps[i] if error > 0 else counts[i] + steps[i], self.sizes[i])
-                if to < 1 or to == counts[i]:
+                if not low[i] <= to <= high[i] or to == counts[i]:
                     continue
-                change = self.cost.change(counts, i, to)
+                change = self._change(counts, i, to)
                 if abs(error + change) < best[0]:
                     best = (abs(error + change), i, to, change)
             if best[1] < 0:
                 break
             counts[best[1]] = best[2]
+            self._complete(counts)
             error += best[3]
-        return error
+        return counts
+
+    def _change(self, counts: Counts, i: int, to: float) -> float:
+        if i not in self.ties.followers:
+            return self.cost.change(counts, i, to)
+        changed = counts.copy()
+        changed[i] = to
+        return self.cost(self._complete(changed)) - self.cost(counts)
 
     def kept(self, counts: Counts) -> dict[Axis, Indices]:
         """The indices that stay: those of highest score."""
@@ -195,6 +256,14 @@ class _Problem:
                 f"{found.achieved:.3f} at most",
                 closest=found.achieved,
             )
+
+
+def _crossing(below: Callable[[float], bool], low: float, high: float) -> float:
+    """The largest number for which a monotone condition holds, by bisection."""
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) else (low, middle)
+    return low
 
 
 def _levels(ordered: Scores, allocation: str) -> Scores:

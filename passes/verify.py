@@ -9,6 +9,7 @@ taken over and the comparison goes on behind them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -66,7 +67,9 @@ def verify(cuts: Cuts, inputs: Sequence[torch.Tensor], seed: int = 0) -> Verific
         try:
             results = small.step(op, cuts.attrs.get(op, {}))
         except (RuntimeError, IndexError) as error:
-            raise VerifyError(f"{_where(op)} cannot run once narrowed: {error}", _where(op), float("inf")) from error
+            raise VerifyError(
+                f"{_where(op)} cannot run once narrowed: {error}", _where(op), float("inf")
+            ) from error
         for value, full, cut in zip(op.outputs, reference, results, strict=True):
             kept = cuts.kept(value)
             expected = cut_tensor(full, kept)
@@ -84,6 +87,9 @@ def verify(cuts: Cuts, inputs: Sequence[torch.Tensor], seed: int = 0) -> Verific
                 )
             else:
                 outcome.difference = max(outcome.difference, gap)
+                if full.is_floating_point() and not math.isfinite(float(full.sum())):
+                    # 0/0 where all is masked (a normalised weight): nothing reads it but zeros.
+                    masked.set(value, _scattered(full, cut, kept))
         masked.release(op)
         small.release(op)
     return outcome
@@ -92,7 +98,7 @@ def verify(cuts: Cuts, inputs: Sequence[torch.Tensor], seed: int = 0) -> Verific
 def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
     """Largest absolute difference, relative to the largest expected value.
 
-    Infinite where shapes differ or one of the two is not finite where the other is.
+    Infinite where shapes differ, or where one of the two is not finite and the other differs.
     """
     if expected.shape != found.shape:
         return float("inf")
@@ -100,11 +106,13 @@ def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
         return 0.0
     if not expected.is_floating_point():
         return 0.0 if torch.equal(expected, found) else float("inf")
-    same = (expected == found) | (expected.isnan() & found.isnan())
-    gap = torch.where(same, 0.0, (expected - found).abs())
-    scale = expected[expected.isfinite()].abs().max() if expected.isfinite().any() else 1.0
-    largest = float(gap.max() / max(float(scale), 1e-12))
-    return largest if largest == largest else float("inf")
+    gap, scale = float((expected - found).abs().max()), float(expected.abs().max())
+    if not math.isfinite(gap + scale):
+        same = (expected == found) | (expected.isnan() & found.isnan())
+        finite = expected[expected.isfinite()]
+        gap = float(torch.where(same, 0.0, (expected - found).abs()).max())
+        scale = float(finite.abs().max()) if finite.numel() else 1.0
+    return gap / max(scale, 1e-12) if math.isfinite(gap) else float("inf")
 
 
 class _Run:
@@ -169,7 +177,9 @@ def _zeroed(tensor: torch.Tensor, cuts: Cuts, value: Value) -> torch.Tensor:
             mask[torch.as_tensor(indices, device=tensor.device)] = True
             shape = [1] * tensor.dim()
             shape[dim] = -1
-            out = torch.where(mask.view(shape), out, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
+            out = torch.where(
+                mask.view(shape), out, torch.zeros((), dtype=tensor.dtype, device=tensor.device)
+            )
     return out
 
 

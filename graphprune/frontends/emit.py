@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from graphprune.axes import Axis, Dim, kept_length, leaves
+from graphprune.axes import Axis, kept_length, leaves
 from graphprune.errors import LiftError
 from graphprune.frontends.execute import cut_tensor, rewritten
 from graphprune.frontends.guide import Call
@@ -24,7 +24,11 @@ from graphprune.frontends.torch import TorchProgram
 from graphprune.graph import Op, Value
 from graphprune.passes.narrow import Cuts
 
-_MODE_ARGUMENTS = {"aten.dropout": "train", "aten.feature_dropout": "train", "aten.batch_norm": "training"}
+_MODE_ARGUMENTS = {
+    "aten.dropout": "train",
+    "aten.feature_dropout": "train",
+    "aten.batch_norm": "training",
+}
 
 
 def emit(program: TorchProgram, cuts: Cuts, path: str, call: Call, root: nn.Module) -> nn.Module:
@@ -89,7 +93,11 @@ class _Emitter:
                 continue
             default = parameter.default
             args_ = () if default is inspect.Parameter.empty else (_plain(default),)
-            node = self._graph.placeholder(name, default_value=args_[0]) if args_ else self._graph.placeholder(name)
+            node = (
+                self._graph.placeholder(name, default_value=args_[0])
+                if args_
+                else self._graph.placeholder(name)
+            )
             self._unpack(node, bound.get(name))
 
     def _unpack(self, node: fx.Node, tree: Any) -> None:
@@ -164,7 +172,9 @@ class _Emitter:
             if value.kind == "constant":
                 name = self._constant(value)
             if name is None:
-                raise LiftError(f"{value.name} is used by {self._path or 'the model'} but lies outside")
+                raise LiftError(
+                    f"{value.name} is used by {self._path or 'the model'} but lies outside"
+                )
             self._nodes[value] = self._graph.get_attr(name)
         return self._nodes[value]
 

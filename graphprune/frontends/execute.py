@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.frontends.torch import bound_arguments
+from graphprune.frontends.reader import bound_arguments
 from graphprune.graph import Op
 
 _SPLITS = ("split", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split")

@@ -22,18 +22,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from graphprune.axes import Dim, kept_length
+from graphprune.frontends.arguments import REWRITES
+from graphprune.frontends.tagged import Tagged, assign, tagged
 from graphprune.frontends.torch import TorchProgram, preserved
 from graphprune.graph import Op, Value
 from graphprune.passes.narrow import Cuts
-
-
-class Tagged(int):
-    """An integer attribute that remembers its place; arithmetic yields plain integers."""
-
-    module: nn.Module
-    path: str
-    attr: str
-    index: int | None
 
 
 @dataclass
@@ -51,6 +45,19 @@ class Call:
     counters: Counter[Any]
 
 
+@dataclass(frozen=True)
+class Mismatch:
+    """A length that the code took for another.
+
+    Attributes:
+        dim: The dimension whose length was wanted.
+        given: The length that was given instead.
+    """
+
+    dim: Dim
+    given: int
+
+
 @dataclass
 class Findings:
     """What a guided pass has found.
@@ -58,11 +65,13 @@ class Findings:
     Attributes:
         edits: New values of attributes: (module path, attribute, index in a tuple or None).
         offenders: Paths of modules whose code cannot express the new widths, with the reason.
+        mismatches: Lengths that the code took for others.
         calls: Every call of each module, by path.
     """
 
     edits: dict[tuple[str, str, int | None], int] = field(default_factory=dict)
     offenders: dict[str, str] = field(default_factory=dict)
+    mismatches: list[Mismatch] = field(default_factory=list)
     calls: dict[str, list[Call]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -101,6 +110,7 @@ class _Guide(TorchFunctionMode):
         self.findings = Findings()
         self._model = model
         self._cuts = cuts
+        self._counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
         self._known = known
         self._counters: Counter[Any] = Counter()
         self._values: dict[int, tuple[torch.Tensor, Value]] = {}
@@ -112,9 +122,7 @@ class _Guide(TorchFunctionMode):
 
     # --- torch functions --------------------------------------------------------------------
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self._counters[func] += 1
         name = getattr(func, "__name__", "")
@@ -134,8 +142,8 @@ class _Guide(TorchFunctionMode):
         for attr in self._cuts.deps.effects[op].sizes:
             wanted = changed.get(attr, op.attrs.get(attr))
             if attr == "split_sizes":
-                wanted = [self._shape(value)[_dim(op)] for value in op.outputs]
-            edit = _REWRITES.get(attr)
+                wanted = [self._shape(value)[int(op.attrs.get("dim") or 0)] for value in op.outputs]
+            edit = REWRITES.get(attr)
             if edit is not None and wanted is not None:
                 args, kwargs = edit(self, op, wanted, args, kwargs)
         for attr, captured in op.attrs.items():
@@ -170,10 +178,18 @@ class _Guide(TorchFunctionMode):
         if isinstance(given, Tagged):
             key = (given.path, given.attr, given.index)
             if self.findings.edits.setdefault(key, wanted) == wanted:
-                _assign(given, wanted)
+                assign(given, wanted)
                 return wanted
         self.offend(op, f"{op.type} is given {int(given)} where {wanted} remain")
+        self._note(op, int(given), wanted)
         return wanted
+
+    def _note(self, op: Op, given: int, wanted: int) -> None:
+        sizes = self._cuts.deps.effects[op].sizes.values()
+        for dim in (d for size in sizes for d in (size if isinstance(size, list) else [size])):
+            if dim and kept_length(dim, self._counts) == wanted:
+                self.findings.mismatches.append(Mismatch(dim, given))
+                return
 
     def offend(self, op: Op, why: str) -> None:
         """Report the innermost module of the caller's own whose code is running."""
@@ -272,33 +288,8 @@ class _Guide(TorchFunctionMode):
                 continue
             for attr, held in list(module.__dict__.items()):
                 if attr != "training" and not attr.startswith("_"):
-                    module.__dict__[attr] = _tagged(module, path, attr, held)
+                    module.__dict__[attr] = tagged(module, path, attr, held)
         yield
-
-
-def _tagged(module: nn.Module, path: str, attr: str, held: Any) -> Any:
-    if type(held) in (tuple, list) and all(type(item) is int for item in held):
-        return type(held)(_tag(module, path, attr, i, item) for i, item in enumerate(held))
-    return _tag(module, path, attr, None, held) if type(held) is int else held
-
-
-def _tag(module: nn.Module, path: str, attr: str, index: int | None, held: int) -> int:
-    if held < 2:
-        return held
-    tag = Tagged(held)
-    tag.module, tag.path, tag.attr, tag.index = module, path, attr, index
-    return tag
-
-
-def _assign(tag: Tagged, value: int) -> None:
-    """Let later uses in the same pass see the new value."""
-    new = _tag(tag.module, tag.path, tag.attr, tag.index, value)
-    if tag.index is None:
-        tag.module.__dict__[tag.attr] = new
-    else:
-        items = list(tag.module.__dict__[tag.attr])
-        items[tag.index] = new
-        tag.module.__dict__[tag.attr] = type(tag.module.__dict__[tag.attr])(items)
 
 
 def _weights_by_id(program: TorchProgram, model: nn.Module) -> dict[int, Value]:
@@ -311,124 +302,7 @@ def _weights_by_id(program: TorchProgram, model: nn.Module) -> dict[int, Value]:
 
 def _is_layer(module: nn.Module) -> bool:
     """Whether a module is a plain layer of `torch.nn`, whose code can express any width."""
-    composite = "MultiheadAttention" in type(module).__name__ or "Transformer" in type(module).__name__
+    composite = (
+        "MultiheadAttention" in type(module).__name__ or "Transformer" in type(module).__name__
+    )
     return type(module).__module__.startswith("torch.nn.") and not composite
-
-
-def _dim(op: Op) -> int:
-    return int(op.attrs.get("dim") or 0)
-
-
-# --- how each attribute is given to a torch function --------------------------------------------
-
-_Rewrite = Callable[[_Guide, Op, Any, Any, Any], tuple[Any, Any]]
-
-
-def _sizes(guide: _Guide, op: Op, wanted: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Sizes as one sequence or as the trailing integers."""
-    for i, arg in enumerate(args):
-        if isinstance(arg, tuple | list) and len(arg) == len(wanted):
-            new = [guide.settle(op, g, w) for g, w in zip(arg, wanted, strict=True)]
-            return (*args[:i], new, *args[i + 1 :]), kwargs
-    start = len(args) - len(wanted)
-    tail = args[max(start, 0) :]
-    if start >= 0 and all(isinstance(item, int) for item in tail):
-        new = [guide.settle(op, g, w) for g, w in zip(tail, wanted, strict=True)]
-        return (*args[:start], *new), kwargs
-    for name, held in kwargs.items():
-        if isinstance(held, tuple | list) and len(held) == len(wanted):
-            new = [guide.settle(op, g, w) for g, w in zip(held, wanted, strict=True)]
-            return args, {**kwargs, name: new}
-    return args, kwargs
-
-
-def _scalar(*names: str) -> _Rewrite:
-    """One integer, by keyword or as the positional argument that has the captured value."""
-
-    def rewrite(guide: _Guide, op: Op, wanted: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        for name in names:
-            if isinstance(kwargs.get(name), int):
-                return args, {**kwargs, name: guide.settle(op, kwargs[name], wanted)}
-        captured = next((op.attrs[name] for name in names if name in op.attrs), None)
-        places = [i for i, a in enumerate(args) if type(a) in (int, Tagged)]
-        tagged = [i for i in places if isinstance(args[i], Tagged)]
-        for i in [*tagged, *(i for i in places if args[i] in (captured, wanted))][:1]:
-            return (*args[:i], guide.settle(op, args[i], wanted), *args[i + 1 :]), kwargs
-        return args, kwargs
-
-    return rewrite
-
-
-def _splits(guide: _Guide, op: Op, wanted: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """A list of segment sizes, one size for all, or a number of chunks."""
-    name = next((n for n in ("split_size_or_sections", "split_size", "chunks") if n in kwargs), None)
-    given = kwargs[name] if name else args[1]
-    if isinstance(given, tuple | list):
-        new: Any = [guide.settle(op, g, w) for g, w in zip(given, wanted, strict=True)]
-    elif op.type.endswith("chunk"):
-        size = -(-sum(wanted) // int(given))
-        if not _equal_segments(wanted, size):
-            guide.offend(op, f"{op.type} into {wanted}")
-        new = given
-    else:
-        new = guide.settle(op, given, wanted[0])
-        if not _equal_segments(wanted, wanted[0]):
-            guide.offend(op, f"{op.type} into {wanted}")
-    if name:
-        return args, {**kwargs, name: new}
-    return (args[0], new, *args[2:]), kwargs
-
-
-def _equal_segments(sizes: Sequence[int], size: int) -> bool:
-    return all(s == size for s in sizes[:-1]) and sizes[-1] <= size
-
-
-def _bounds(position: str) -> _Rewrite:
-    """An index or the bounds of a slice, in `x[...]`, `narrow` or `select`."""
-
-    def rewrite(guide: _Guide, op: Op, wanted: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        if not (len(args) > 1 and isinstance(args[1], tuple | slice | int)):
-            return args, kwargs
-        items = list(args[1]) if isinstance(args[1], tuple) else [args[1]]
-        captured = op.attrs.get(position)
-        for i, item in enumerate(items):
-            held = item if position == "index" else getattr(item, _SLICE[position], None)
-            if isinstance(held, bool) or not isinstance(held, int) or held < 0:
-                continue
-            if held not in (captured, wanted):
-                continue
-            new = guide.settle(op, held, wanted)
-            items[i] = new if position == "index" else _resliced(item, position, new)
-            break
-        index = tuple(items) if isinstance(args[1], tuple) else items[0]
-        return (args[0], index, *args[2:]), kwargs
-
-    return rewrite
-
-
-_SLICE = {"start": "start", "end": "stop"}
-
-
-def _resliced(item: slice, position: str, new: int) -> slice:
-    if position == "start":
-        return slice(new, item.stop, item.step)
-    return slice(item.start, new, item.step)
-
-
-_REWRITES: dict[str, _Rewrite] = {
-    "size": _sizes,
-    "shape": _sizes,
-    "sizes": _sizes,
-    "repeats": lambda guide, op, wanted, args, kwargs: (
-        _sizes if isinstance(wanted, list) else _scalar("repeats")
-    )(guide, op, wanted, args, kwargs),
-    "dims": _sizes,
-    "normalized_shape": _sizes,
-    "pad": _sizes,
-    "groups": _scalar("groups"),
-    "num_groups": _scalar("num_groups"),
-    "split_sizes": _splits,
-    "start": _bounds("start"),
-    "end": _bounds("end"),
-    "index": _bounds("index"),
-}

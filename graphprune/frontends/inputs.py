@@ -8,7 +8,7 @@ runs on it, which is tried on fake tensors.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
-from graphprune.errors import LiftError
+from graphprune.errors import GraphPruneError, LiftError
 from graphprune.frontends.torch import Inputs, preserved
 
 BATCH = 2  # a batch of one could not be told from other dimensions of length one
@@ -186,3 +186,43 @@ def _sides_named(model: nn.Module) -> list[int]:
 
 def _floats(*shape: int) -> Inputs:
     return (torch.randn(BATCH, *shape),), {}
+
+
+# --- inputs as plain data -----------------------------------------------------------------------
+
+
+def describe(inputs: Inputs) -> Any:
+    """Example inputs as plain data: shapes and types of tensors, other values as they are."""
+
+    def one(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            high = None if leaf.is_floating_point() or not leaf.numel() else int(leaf.max()) + 1
+            kind = str(leaf.dtype).removeprefix("torch.")
+            return {"shape": list(leaf.shape), "dtype": kind, "high": high}
+        if leaf is None or isinstance(leaf, int | float | str | bool):
+            return {"value": leaf}
+        raise GraphPruneError(
+            f"example inputs with a {type(leaf).__name__} cannot be saved with a plan"
+        )
+
+    leaves, spec = pytree.tree_flatten(inputs)
+    return {"spec": pytree.treespec_dumps(spec), "leaves": [one(leaf) for leaf in leaves]}
+
+
+def restore(data: Any) -> Inputs:
+    """Example inputs of the described shapes and types."""
+    generator = torch.Generator().manual_seed(0)
+
+    def one(leaf: Mapping[str, Any]) -> Any:
+        if "value" in leaf:
+            return leaf["value"]
+        dtype: torch.dtype = getattr(torch, leaf["dtype"])
+        if dtype.is_floating_point:
+            return torch.randn(leaf["shape"], generator=generator).to(dtype)
+        high = max(leaf["high"] or 2, 1)
+        return torch.randint(0, high, leaf["shape"], generator=generator).to(dtype)
+
+    args, kwargs = pytree.tree_unflatten(
+        [one(leaf) for leaf in data["leaves"]], pytree.treespec_loads(data["spec"])
+    )
+    return tuple(args), dict(kwargs)

@@ -14,22 +14,28 @@ from graphprune.axes import kept_length, leaves
 from graphprune.errors import LiftError
 from graphprune.frontends.execute import cut_tensor
 from graphprune.frontends.torch import TorchProgram
-from graphprune.passes.narrow import Cuts
+from graphprune.passes.narrow import Cuts, Kept
 
 
-def rebuild(program: TorchProgram, cuts: Cuts) -> nn.Module:
+def rebuild(program: TorchProgram, cuts: Cuts, blank: bool = False) -> nn.Module:
     """Copy the model, its narrowed tensors in place of the full ones.
 
     Ties, `requires_grad`, buffers, hooks, device, dtype and train/eval mode carry over. The
     full tensors that shrink are never copied.
 
+    Args:
+        program: The captured model.
+        cuts: The narrowed graph.
+        blank: Whether tensors only need the right shapes; they then take no memory.
+
     Raises:
         LiftError: The model cannot be deep-copied.
     """
     memo: dict[int, Any] = {}
-    for value, kept in cuts.weights.items():
+    for value in program.graph.weights.values() if blank else cuts.weights:
         old: torch.Tensor = value.tensor
-        new = cut_tensor(old.detach(), kept).contiguous()
+        kept = cuts.weights.get(value, [None] * old.dim())
+        new = _blank(old, kept) if blank else cut_tensor(old.detach(), kept).contiguous()
         memo[id(old)] = (
             nn.Parameter(new, requires_grad=old.requires_grad)
             if isinstance(old, nn.Parameter)
@@ -53,6 +59,11 @@ def rebuild(program: TorchProgram, cuts: Cuts) -> nn.Module:
         if isinstance(module, nn.MultiheadAttention):
             _settle_heads(module, name, cuts)
     return model
+
+
+def _blank(old: torch.Tensor, kept: Kept) -> torch.Tensor:
+    shape = [n if k is None else len(k) for n, k in zip(old.shape, kept, strict=True)]
+    return old.new_zeros(()).expand(shape)
 
 
 def _set_groups(model: nn.Module, cuts: Cuts) -> None:

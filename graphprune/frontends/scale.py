@@ -78,7 +78,9 @@ def fold_into(model: nn.Module, folds: Sequence[Fold]) -> None:
         target.data.copy_(fold.apply(target.detach()))
 
 
-def folded(values: Mapping[Value, torch.Tensor], folds: Sequence[Fold]) -> dict[Value, torch.Tensor]:
+def folded(
+    values: Mapping[Value, torch.Tensor], folds: Sequence[Fold]
+) -> dict[Value, torch.Tensor]:
     """Narrowed weights, with the folds applied."""
     out = dict(values)
     for fold in folds:

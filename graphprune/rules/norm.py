@@ -13,7 +13,13 @@ from graphprune.rules.site import Dims, Site
     "aten.instance_norm",
 )
 def batch_norm(op: Site) -> str:
-    """One statistic a channel: channels stay independent."""
+    """One statistic a channel: channels stay independent.
+
+    Statistics taken from the operand itself (training, instance norm, weight standardisation)
+    mix all of its other dimensions.
+    """
+    if op.attr("training", "use_input_stats", default=False):
+        op.mix(*(dim for i, dim in enumerate(op.dims()) if i != 1))
     return "n c ..., c, c, c, c -> n c ..., *, *, *"
 
 

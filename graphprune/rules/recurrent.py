@@ -34,6 +34,8 @@ def recurrent(op: Site) -> str | list[Dims]:
     hidden, cell = first[-1], op.dims(states)[-1]
     op.lock([first[0]], "layers")
     projected = kind == "lstm" and op.shape(1)[-1] != op.shape(2)[-1]
+    if not projected:
+        unify(hidden, cell)
     per = (4 if op.attr("has_biases") else 2) + int(projected)
     fed, at = x[-1], 1 + states
     for _ in range(op.attr("num_layers")):

@@ -1,0 +1,115 @@
+"""survey: which attributes need new values, and which modules cannot express the new widths.
+
+Guided passes run on a copy of the model whose tensors have the narrowed shapes and take no
+memory, until no attribute changes any more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from graphprune.frontends.attributes import Place, apply_edits, described
+from graphprune.frontends.guide import Findings, Mismatch, guide
+from graphprune.frontends.rebuild import rebuild
+from graphprune.frontends.scale import Fold, find_folds
+from graphprune.frontends.torch import TorchProgram
+from graphprune.passes.narrow import Cuts
+
+
+@dataclass
+class Survey:
+    """What a model's own code can express.
+
+    Attributes:
+        cuts: The narrowed graph, without the scales that folding makes unnecessary.
+        folds: Scales to fold into weights.
+        edits: Attributes with new values.
+        offenders: Paths of modules whose code cannot express the new widths, with the reason.
+        mismatches: Lengths that the code took for others.
+        original: Every module call of the original, where it was needed.
+    """
+
+    cuts: Cuts
+    folds: list[Fold] = field(default_factory=list)
+    edits: dict[Place, int] = field(default_factory=dict)
+    offenders: dict[str, str] = field(default_factory=dict)
+    mismatches: list[Mismatch] = field(default_factory=list)
+    original: Findings | None = None
+
+
+def survey(
+    program: TorchProgram, cuts: Cuts, fold: bool = True, original: Findings | None = None
+) -> Survey:
+    """Find out what a model's code can express.
+
+    Args:
+        program: The captured model.
+        cuts: The narrowed graph.
+        fold: Whether scales may be folded into weights; if not, attention whose scale depends
+            on a length that changes counts as an offender.
+        original: Findings on the original model, if there are any yet.
+    """
+    out = Survey(cuts, original=original)
+    if fold:
+        out.folds, out.cuts = find_folds(program, cuts)
+    model = rebuild(program, out.cuts, blank=True)
+    guesses = described(program, out.cuts)
+    first = _settle(program, out, model, guesses)
+    if first.offenders and guesses:
+        # Attributes that agree with a module's weights are set first; where modules fail all
+        # the same, it is tried without them, and the better outcome counts.
+        kept = out.edits
+        apply_edits(model, {place: _held(program.model, place) for place in kept})
+        second = _settle(program, out, model, {})
+        if len(second.offenders) < len(first.offenders):
+            first = second
+        else:
+            out.edits = kept
+    out.offenders, out.mismatches = first.offenders, first.mismatches
+    return out
+
+
+def calls_of(program: TorchProgram, found: Survey) -> Findings:
+    """Every module call of the original model, in terms of the graph's values."""
+    if found.original is None:
+        found.original = guide(program, program.model, Cuts(found.cuts.deps, {}))
+    return found.original
+
+
+def _settle(
+    program: TorchProgram, out: Survey, model: nn.Module, edits: dict[Place, int]
+) -> Findings:
+    """Guided passes until no attribute changes any more."""
+    out.edits = dict(edits)
+    new: dict[Place, int] = {}
+    for _ in range(3):
+        apply_edits(model, out.edits)
+        found = _guided(program, out, model)
+        new = {p: value for p, value in found.edits.items() if out.edits.get(p) != value}
+        if not new:
+            return found
+        out.edits.update(new)
+    for path, attr, _index in new:
+        found.offenders.setdefault(path, f"{attr} would need two values at once")
+    return found
+
+
+def _guided(program: TorchProgram, out: Survey, model: nn.Module) -> Findings:
+    if out.original is None:
+        try:
+            return guide(program, model, out.cuts)
+        except Exception:
+            calls_of(program, out)
+    try:
+        return guide(program, model, out.cuts, out.original)
+    except Exception as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        return Findings(offenders={"": lines[0]})
+
+
+def _held(model: nn.Module, place: Place) -> int:
+    path, attr, index = place
+    held = model.get_submodule(path).__dict__[attr]
+    return int(held if index is None else held[index])

@@ -1,0 +1,186 @@
+"""A plan together with the live model that it was made for: choosing, making, proving."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+
+from graphprune.cost import cost
+from graphprune.dependencies import Dependencies
+from graphprune.errors import VerifyError
+from graphprune.frontends.compare import compare
+from graphprune.frontends.lower import Lowered, lower
+from graphprune.frontends.survey import Survey, survey
+from graphprune.frontends.torch import TorchProgram
+from graphprune.importance import Scores
+from graphprune.passes.narrow import Cuts, narrow
+from graphprune.passes.select import Selection, select
+from graphprune.passes.tie import Ties, learn, tie
+from graphprune.passes.verify import Verification
+from graphprune.passes.verify import verify as verify_cuts
+from graphprune.report import GroupRow, Report, lock_reasons
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_ROUNDS = 3  # how often lengths that the code equates are learned and the choice is made again
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller asks `select` for."""
+
+    ratio: float
+    of: str
+    allocation: str
+    ratios: Mapping[str, float]
+    round_to: int | str
+
+
+def timed(
+    seconds: dict[str, float], stage: str, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+) -> R:
+    """Run a stage and add its time to the ledger."""
+    start = time.perf_counter()
+    try:
+        return work(*args, **kwargs)
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+class Session:
+    """A captured model, its analysis, and the choice made for it.
+
+    Attributes:
+        program: The captured model.
+        deps: The analysis.
+        seconds: Time of each stage so far.
+        selection: Which indices stay.
+        cuts: The narrowed graph.
+        found: What the model's code can express.
+    """
+
+    selection: Selection
+    cuts: Cuts
+    found: Survey
+
+    def __init__(
+        self, program: TorchProgram, deps: Dependencies, seconds: dict[str, float]
+    ) -> None:
+        self.program = program
+        self.deps = deps
+        self.seconds = seconds
+
+    def take(self, selection: Selection) -> None:
+        """Use a selection."""
+        original = self.found.original if hasattr(self, "found") else None
+        self.selection = selection
+        self.cuts = timed(self.seconds, "narrow", narrow, self.deps, selection.keep)
+        self.found = timed(
+            self.seconds, "survey", survey, self.program, self.cuts, original=original
+        )
+
+    def decide(self, request: Request, scores: Sequence[Scores]) -> None:
+        """Choose the indices that stay.
+
+        With `allocation="auto"`, lengths that the model's code takes for one another are
+        learned from where the narrowed code goes wrong, and kept equal if the budget allows.
+        """
+        ties = tie(self.deps) if request.allocation == "auto" else None
+        best: tuple[int, Selection, Cuts, Survey] | None = None
+        for _ in range(_ROUNDS):
+            self.take(self._select(request, scores, ties))
+            wrong = len(self.found.offenders)
+            if best is None or wrong < best[0]:
+                best = (wrong, self.selection, self.cuts, self.found)
+            if ties is None or not self._learn(ties):
+                break
+        assert best is not None
+        _, self.selection, self.cuts, self.found = best
+
+    def _select(self, request: Request, scores: Sequence[Scores], ties: Ties | None) -> Selection:
+        return timed(
+            self.seconds,
+            "select",
+            select,
+            self.deps,
+            scores,
+            request.ratio,
+            request.of,
+            request.allocation,
+            request.ratios,
+            request.round_to,
+            ties,
+        )
+
+    def _learn(self, ties: Ties) -> bool:
+        counts = {axis: len(kept) for axis, kept in self.selection.keep.items()}
+        new = [
+            learn(ties, self.deps, counts, mismatch.dim, mismatch.given)
+            for mismatch in self.found.mismatches
+        ]
+        return any(new)
+
+    def lowered(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
+        """The smaller module, checked if asked for.
+
+        Where the module's own code turns out to compute something else, folding is given up
+        first, then more and more of the code.
+        """
+        lowered = timed(self.seconds, "lower", lower, self.program, self.found)
+        if not verify:
+            return lowered, None
+        outcome = timed(
+            self.seconds, "verify", verify_cuts, self.cuts, self.program.flat_inputs(), seed
+        )
+        while True:
+            try:
+                outcome.lowered = timed(
+                    self.seconds, "verify", compare, self.program, self.cuts, lowered
+                )
+                return lowered, outcome
+            except VerifyError as error:
+                if "" in lowered.replaced:
+                    raise
+                lowered = self._more_generated(lowered, str(error))
+
+    def _more_generated(self, lowered: Lowered, why: str) -> Lowered:
+        """Lower again: without folded scales, else with the parents of what was replaced."""
+        if lowered.folds:
+            self.found = survey(self.program, self.cuts, False, self.found.original)
+            return lower(self.program, self.found)
+        parents = {path.rpartition(".")[0]: why for path in lowered.replaced} or {"": why}
+        return lower(self.program, self.found, offenders=parents)
+
+    def report(self, of: str) -> Report:
+        """The numbers of the plan."""
+        full = np.array([group.size for group in self.deps.groups], dtype=np.float64)
+        kept = full.copy()
+        for i, group in enumerate(self.deps.groups):
+            if group.axis in self.selection.keep:
+                kept[i] = len(self.selection.keep[group.axis])
+        params, macs = cost(self.deps, "params"), cost(self.deps, "macs")
+        batch = max(self.program.batch(), 1)
+        spent = cost(self.deps, of)
+        return Report(
+            model=type(self.program.model).__name__,
+            of=of,
+            asked=self.selection.asked,
+            achieved=1 - spent(kept) / spent(full) if spent(full) else 0.0,
+            params=(
+                round(params(full)) + self.program.outside(),
+                round(params(kept)) + self.program.outside(),
+            ),
+            macs=(round(macs(full) / batch), round(macs(kept) / batch)),
+            groups=[
+                GroupRow(group.name, group.size, int(count), len(group.members))
+                for group, count in zip(self.deps.groups, kept, strict=True)
+            ],
+            locks=lock_reasons(self.deps),
+            unknown=self.deps.unknown,
+            seconds=self.seconds,
+        )
