@@ -19,6 +19,9 @@ The score of an index of a coupled group is the sum over every slice that the in
 """
 
 
+_SMALL = 1 << 15  # below, starting threads costs more than it saves
+
+
 @numba.njit(cache=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})
 def _sums(weight: Any, squared: bool, blocks: int) -> Any:  # pragma: no cover
     """Row and column sums of |w| or w² of a contiguous (rows, columns, inner) array, one pass."""
@@ -51,7 +54,7 @@ def slice_sums(weight: torch.Tensor, dim: int, squared: bool) -> Scores:
         One sum for each index of the dimension, accumulated in float64.
     """
     data = weight.detach()
-    if data.device.type != "cpu":
+    if data.device.type != "cpu" or data.numel() < _SMALL:
         others = [d for d in range(data.dim()) if d != dim]
         data = data.double().square() if squared else data.double().abs()
         return np.asarray((data.sum(others) if others else data).cpu(), dtype=np.float64)

@@ -37,7 +37,7 @@ def compare(program: TorchProgram, cuts: Cuts, lowered: Lowered) -> float:
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     swap = {name: by_name[name] for name in named if name in by_name}
     args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, program.inputs)
-    with preserved(model), torch.no_grad():
+    with preserved(model, fused=True), torch.no_grad():
         model.eval()
         try:
             found = torch.func.functional_call(model, swap, args, kwargs)
@@ -66,7 +66,8 @@ def _perturbed(program: TorchProgram, cuts: Cuts) -> dict[Value, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     for value in program.graph.weights.values():
         tensor = cut_tensor(value.tensor.detach(), cuts.weights.get(value, ()))
-        if tensor.is_floating_point() and (tensor.dim() < 2 or not bool(tensor.any())):
+        stored = value.kind != "constant"  # what the code makes of literals cannot be swapped
+        if stored and tensor.is_floating_point() and (tensor.dim() < 2 or not bool(tensor.any())):
             noise = torch.rand(tensor.shape, generator=generator).to(tensor)
             positive = bool((tensor > 0).all()) and float(tensor.mean()) > 1e-3
             tensor = tensor * (0.75 + noise / 2) if positive else tensor + 0.1 * (noise - 0.5)

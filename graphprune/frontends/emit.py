@@ -1,4 +1,4 @@
-"""Generated code: a narrowed stretch of the graph as a GraphModule.
+"""Generated code: a narrowed stretch of the graph as a module.
 
 It stands in for a submodule whose Python code cannot express the new widths. Parameters keep
 their names. What depended on the batch size when the model was captured is computed from the
@@ -7,6 +7,7 @@ inputs again; dropout and batch statistics follow the module's train/eval mode.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import operator
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from torch.utils import _pytree as pytree
 from graphprune.axes import Axis, kept_length, leaves
 from graphprune.errors import LiftError
 from graphprune.frontends.execute import cut_tensor, rewritten
+from graphprune.frontends.generated import generated
 from graphprune.frontends.guide import Call
 from graphprune.frontends.torch import TorchProgram
 from graphprune.graph import Op, Value
@@ -42,7 +44,7 @@ def emit(program: TorchProgram, cuts: Cuts, path: str, call: Call, root: nn.Modu
         root: Its narrowed copy, whose parameters and buffers the result takes over.
 
     Returns:
-        A GraphModule with the submodule's signature, parameters and results.
+        A module with the submodule's signature, parameters and results.
 
     Raises:
         LiftError: The call's arguments or results are not all values of the graph.
@@ -63,6 +65,7 @@ class _Emitter:
         self._batch = _batch_axis(cuts, program)
         self._batch_node: fx.Node | None = None
         self._training: fx.Node | None = None
+        self._place: fx.Node | None = None
 
     def emit(self, call: Call) -> nn.Module:
         self._inputs(call)
@@ -72,10 +75,8 @@ class _Emitter:
         if any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(call.result)):
             raise LiftError(f"what {self._path or 'the model'} returns is not in the graph")
         self._output(call)
-        name = f"Narrowed{type(self._root).__name__}"
-        module = fx.GraphModule(self._root, self._graph, class_name=name)
+        module = generated(f"Narrowed{type(self._root).__name__}", self._graph)
         _carry_over(self._root, module)
-        module.train(self._root.training)
         return module
 
     # --- signature --------------------------------------------------------------------------
@@ -116,13 +117,25 @@ class _Emitter:
             self._graph.erase_node(node)
 
     def _output(self, call: Call) -> None:
-        leaves_, spec = pytree.tree_flatten(call.result)
-        nodes = [self._node(leaf) if isinstance(leaf, Value) else leaf for leaf in leaves_]
-        try:
-            self._graph.output(pytree.tree_unflatten(nodes, spec))
-        except (TypeError, NotImplementedError):
-            tree = self._graph.call_function(pytree.tree_unflatten, (nodes, spec))  # type: ignore[arg-type]
-            self._graph.output(tree)
+        self._graph.output(self._tree(call.result))
+
+    def _tree(self, result: Any) -> Any:
+        """What the module returns, in the structure of the original."""
+        if isinstance(result, Value):
+            return self._node(result)
+        if type(result) in (tuple, list):
+            return type(result)(self._tree(item) for item in result)
+        if type(result) is dict:
+            return {key: self._tree(item) for key, item in result.items()}
+        if isinstance(result, tuple) and hasattr(result, "_fields"):
+            return self._graph.call_function(type(result), tuple(map(self._tree, result)))
+        if dataclasses.is_dataclass(result):
+            fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+            given = {k: self._tree(v) for k, v in fields.items() if v is not None}
+            return self._graph.call_function(type(result), (), given)  # type: ignore[arg-type]
+        if result is None or isinstance(result, int | float | bool | str):
+            return result
+        raise LiftError(f"generated code cannot return a {type(result).__name__}")
 
     # --- operations -------------------------------------------------------------------------
 
@@ -155,6 +168,8 @@ class _Emitter:
     def _operation(self, op: Op) -> None:
         operands = [None if value is None else self._node(value) for value in op.inputs]
         changed = self._sizes(op)
+        if op.attrs.get("device") is not None:
+            changed["device"] = self._device()
         flag = _MODE_ARGUMENTS.get(op.type)
         if flag is not None and flag in op.attrs:
             changed[flag] = self._mode()
@@ -190,6 +205,13 @@ class _Emitter:
         if self._training is None:
             self._training = self._graph.create_node("get_attr", "training")
         return self._training
+
+    def _device(self) -> fx.Node:
+        """The device of the first input, for tensors that are made on the way."""
+        if self._place is None:
+            first = next(n for n in self._nodes.values() if n.op in ("placeholder", "get_attr"))
+            self._place = self._graph.call_function(getattr, (first, "device"))
+        return self._place
 
     # --- batch size -------------------------------------------------------------------------
 
@@ -267,26 +289,17 @@ def _plain(default: Any) -> Any:
 
 
 def _carry_over(source: nn.Module, target: nn.Module) -> None:
-    """Give a generated module the parameters, buffers and attributes of the one it replaces."""
+    """Give a generated module all that the one it replaces holds: others may look for it."""
+    own = nn.Module().__dict__.keys() | {"forward"}
     for name, held in source.__dict__.items():
-        if not name.startswith("_") and name not in target.__dict__ and name != "forward":
+        if name not in own and name not in target.__dict__:
             target.__dict__[name] = held
-    for path, module in source.named_modules():
-        for name, parameter in module._parameters.items():
-            _owner(target, path).register_parameter(name, parameter)
-        for name, buffer in module._buffers.items():
-            persistent = name not in module._non_persistent_buffers_set
-            owner = _owner(target, path)
-            owner.__dict__.pop(name, None)
-            owner.register_buffer(name, buffer, persistent)
-
-
-def _owner(root: nn.Module, path: str) -> nn.Module:
-    for part in filter(None, path.split(".")):
-        if part not in root._modules:
-            root.add_module(part, nn.Module())
-        root = root.get_submodule(part)
-    return root
+    if hasattr(target, "_qkv_same_embed_dim"):
+        # Tells nn.TransformerEncoderLayer not to pass the weights to its fused kernel, which
+        # takes embed_dim for the inner width.
+        target.__dict__["_qkv_same_embed_dim"] = False
+    for holder in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+        target.__dict__[holder] = source.__dict__[holder].copy()
 
 
 def replace(model: nn.Module, path: str, new: nn.Module) -> nn.Module:

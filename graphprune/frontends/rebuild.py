@@ -53,11 +53,15 @@ def rebuild(program: TorchProgram, cuts: Cuts, blank: bool = False) -> nn.Module
             f"{type(program.model).__name__} cannot be deep-copied: {error}\nGive it a "
             "__deepcopy__, or remove the attribute that cannot be copied"
         ) from error
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()  # reading a parametrized weight must not update what it is computed from
     _set_groups(model, cuts)
     for name, module in model.named_modules():
         settle(module)
         if isinstance(module, nn.MultiheadAttention):
             _settle_heads(module, name, cuts)
+    for module, mode in modes:
+        module.training = mode
     return model
 
 

@@ -70,11 +70,17 @@ class TorchProgram:
 
 
 @contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
-    """Undo whatever a forward pass leaves on a module: modes, attributes, buffers, caches."""
+def preserved(model: nn.Module, fused: bool = False) -> Iterator[None]:
+    """Undo whatever a forward pass leaves on a module: modes, attributes, buffers, caches.
+
+    Args:
+        model: The module.
+        fused: Whether `nn.TransformerEncoder` may use its fused kernel inside, which hides the
+            roles of its weights.
+    """
     saved = [_state(module) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # a fused op that hides its weights' roles
+    torch.backends.mha.set_fastpath_enabled(fast and fused)
     try:
         yield
     finally:

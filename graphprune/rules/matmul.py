@@ -19,7 +19,7 @@ def bilinear(op: Site) -> str:
     return "... i, ... j, o i j, o -> ... o"
 
 
-@axis_rule("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot")
+@axis_rule("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.vdot")
 def matmul(op: Site) -> str:
     """Matrix product with broadcast batch dimensions; one-dimensional operands as in NumPy."""
     left = "k" if op.rank(0) == 1 else "... i k" if op.rank(1) > 1 else "... k"
