@@ -11,8 +11,7 @@ from graphprune.errors import AxisError, BudgetError, GraphPruneError, LiftError
 from graphprune.plan import Plan, analyze, load_plan, plan, shrink
 from graphprune.report import Report
 from graphprune.rules import axis_rule
-
-__version__ = "0.1.0"
+from graphprune.version import __version__
 
 __all__ = [
     "AxisError",
@@ -23,6 +22,7 @@ __all__ = [
     "Plan",
     "Report",
     "VerifyError",
+    "__version__",
     "analyze",
     "axis_rule",
     "load_plan",

@@ -1,0 +1,246 @@
+"""The command line. Human text goes to stderr where `--json` puts data on stdout.
+
+Exit codes: 0 ok, 1 verification failed, 2 usage, file or model, 3 budget unreachable.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from graphprune.version import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import nn
+
+    from graphprune.plan import Plan
+
+app = typer.Typer(
+    help="Shrink neural networks for deployment.", no_args_is_help=True, add_completion=False
+)
+
+Model = Annotated[
+    str, typer.Argument(help="timm:NAME, torchvision:NAME, pkg.mod:factory, or a .pt file")
+]
+Weights = Annotated[
+    Optional[Path], typer.Option(help="state dict of the model, .safetensors or .pt")
+]
+Ratio = Annotated[float, typer.Option(help="fraction to remove, 0 <= ratio < 1")]
+Of = Annotated[str, typer.Option(help="what the ratio speaks of: params, macs or channels")]
+Importance = Annotated[str, typer.Option(help="l2, l1 or random")]
+Allocation = Annotated[str, typer.Option(help="auto, uniform or global")]
+Keep = Annotated[Optional[list[str]], typer.Option(help="layers to leave alone; * matches any")]
+RoundTo = Annotated[str, typer.Option(help="kept widths are multiples of this, or auto")]
+Size = Annotated[Optional[str], typer.Option(help="shape of one input: 2,3,224,224")]
+AsJson = Annotated[bool, typer.Option("--json", help="print data on stdout")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"graphprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Shrink neural networks for deployment."""
+
+
+@app.command()
+def shrink(
+    model: Model,
+    out: Annotated[Path, typer.Option("-o", "--out", help=".pt, .pt2 or .onnx")],
+    ratio: Ratio = 0.5,
+    of: Of = "params",
+    importance: Importance = "l2",
+    allocation: Allocation = "auto",
+    keep: Keep = None,
+    round_to: RoundTo = "auto",
+    weights: Weights = None,
+    input_size: Size = None,
+    plan: Annotated[Optional[Path], typer.Option(help="also write the plan here")] = None,
+    verify: Annotated[bool, typer.Option(help="check the result")] = True,
+    force: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a model smaller and write it."""
+    from graphprune.errors import GraphPruneError
+    from graphprune.saving import save_model
+
+    if out.suffix not in (".pt", ".pt2", ".onnx"):
+        raise GraphPruneError(f"{out}: the output is a .pt, .pt2 or .onnx file")
+    if out.exists() and not force:
+        raise GraphPruneError(f"{out} exists: pass --force to replace it")
+    made = _planned(
+        model, weights, input_size, ratio, of, importance, allocation, keep, round_to, verify
+    )
+    small = made.apply()
+    assert made.inputs is not None
+    save_model(small, made.inputs, out)
+    if plan is not None:
+        made.save(plan)
+    _print(made, as_json)
+
+
+@app.command()
+def report(
+    model: Model,
+    ratio: Ratio = 0.5,
+    of: Of = "params",
+    importance: Importance = "l2",
+    allocation: Allocation = "auto",
+    keep: Keep = None,
+    round_to: RoundTo = "auto",
+    weights: Weights = None,
+    input_size: Size = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a plan would do; write nothing."""
+    made = _planned(
+        model, weights, input_size, ratio, of, importance, allocation, keep, round_to, False
+    )
+    _print(made, as_json)
+
+
+@app.command()
+def verify(
+    model: Model,
+    plan: Annotated[Path, typer.Option(help="a plan that was saved")],
+    weights: Weights = None,
+    as_json: AsJson = False,
+) -> None:
+    """Apply a saved plan to a model and check the result."""
+    from graphprune.models import load_model
+    from graphprune.plan import load_plan
+
+    made = load_plan(plan)
+    made.apply(load_model(model, weights))
+    _print(made, as_json)
+
+
+@app.command()
+def inspect(
+    model: Model,
+    weights: Weights = None,
+    input_size: Size = None,
+    why: Annotated[
+        Optional[tuple[str, str]], typer.Option(help="show what couples two layers")
+    ] = None,
+    layer: Annotated[Optional[str], typer.Option(help="only this layer; * matches any")] = None,
+    dot: Annotated[Optional[str], typer.Option(help="write Graphviz here, - for stdout")] = None,
+    graphml: Annotated[Optional[str], typer.Option(help="write GraphML here")] = None,
+    as_json: Annotated[Optional[str], typer.Option("--json", help="write JSON here")] = None,
+) -> None:
+    """Print the coupled groups of a model, or why two layers are coupled."""
+    from graphprune import inspecting
+    from graphprune.files import write_whole
+    from graphprune.models import load_model
+    from graphprune.plan import analyze
+
+    deps = analyze(load_model(model, weights), _inputs(input_size))
+    wanted: list[tuple[str | None, Callable[[Any], str]]] = [
+        (dot, inspecting.as_dot),
+        (graphml, inspecting.as_graphml),
+        (as_json, inspecting.as_json),
+    ]
+    for target, view in wanted:
+        if target == "-":
+            typer.echo(view(deps), nl=False)
+        elif target is not None:
+            write_whole(target, view(deps).encode())
+    if why is not None:
+        typer.echo(inspecting.why_text(deps, *why), nl=False)
+    elif not any(target for target, _ in wanted):
+        typer.echo(inspecting.describe(deps, layer), nl=False)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("graphprune-demo"),
+    ratio: Ratio = 0.5,
+    epochs: Annotated[int, typer.Option(min=1, help="epochs of training")] = 10,
+) -> None:
+    """Train a small network on real digits, shrink it, and write the result."""
+    from rich.console import Console
+
+    from graphprune.demo import run
+
+    run(out, ratio, epochs, Console())
+
+
+def _inputs(size: str | None) -> Any:
+    if size is None:
+        return None
+    import torch
+
+    from graphprune.errors import GraphPruneError
+
+    try:
+        return torch.randn([int(part) for part in size.split(",")])
+    except (ValueError, RuntimeError):
+        raise GraphPruneError(f"--input-size is a shape such as 2,3,224,224, not {size}") from None
+
+
+def _planned(
+    model: str,
+    weights: Path | None,
+    size: str | None,
+    ratio: float,
+    of: str,
+    importance: str,
+    allocation: str,
+    keep: list[str] | None,
+    round_to: str,
+    verify: bool,
+) -> Plan[nn.Module]:
+    from graphprune.models import load_model
+    from graphprune.plan import plan
+
+    return plan(
+        load_model(model, weights),
+        ratio,
+        of,
+        example_inputs=_inputs(size),
+        importance=importance,
+        allocation=allocation,
+        keep=keep or (),
+        round_to=int(round_to) if round_to.isdigit() else round_to,
+        verify=verify,
+    )
+
+
+def _print(made: Plan[Any], as_json: bool) -> None:
+    from graphprune.report import show
+
+    assert made.report is not None
+    show(made.report, _console(stderr=as_json))
+    if as_json:
+        typer.echo(json.dumps(made.report.as_dict()))
+
+
+def _console(stderr: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def main() -> None:
+    """Run the command line; graphprune's own errors become one line and an exit code."""
+    from graphprune.errors import BudgetError, GraphPruneError, VerifyError
+
+    try:
+        app()
+    except GraphPruneError as error:
+        typer.echo(f"error: {error}", err=True)
+        codes = {VerifyError: 1, BudgetError: 3}
+        sys.exit(next((c for kind, c in codes.items() if isinstance(error, kind)), 2))

@@ -1,0 +1,177 @@
+"""`graphprune demo`: train, shrink and save a small residual network on real data."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from graphprune.plan import plan
+from graphprune.report import show
+
+Split = tuple[Tensor, Tensor]
+
+
+class Block(nn.Module):
+    """Two convolutions around a skip connection."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.skip: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.skip = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images in, images out: `n x c x h x w`."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.skip(x))
+
+
+class DigitsNet(nn.Module):
+    """A small residual network for 8 x 8 grey images and ten classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()
+        )
+        self.blocks = nn.Sequential(Block(32, 32), Block(32, 64, 2), Block(64, 64))
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images `n x 1 x 8 x 8` to logits `n x 10`."""
+        return cast(Tensor, self.head(self.blocks(self.stem(x)).mean((2, 3))))
+
+
+def digits() -> tuple[Split, Split]:
+    """Scikit-learn's handwritten digits: images and labels to train on, and to test with."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = torch.from_numpy(data.images.astype(np.float32) / 8 - 1).unsqueeze(1)
+    labels = torch.from_numpy(data.target)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    train, test = order[:1347], order[1347:]
+    return (images[train], labels[train]), (images[test], labels[test])
+
+
+def accuracy(model: nn.Module, data: Split) -> float:
+    """Share of images that a model classifies correctly."""
+    with torch.no_grad():
+        return float((model.eval()(data[0]).argmax(1) == data[1]).float().mean())
+
+
+def train(
+    model: nn.Module, data: Split, epochs: int, rate: float, label: str, console: Console
+) -> None:
+    """Train a classifier, with a progress bar."""
+    images, labels = data
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    generator = torch.Generator().manual_seed(1)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        for _ in bar.track(range(epochs), description=label):
+            for batch in torch.randperm(len(images), generator=generator).split(64):
+                optimizer.zero_grad()
+                F.cross_entropy(model(images[batch]), labels[batch], label_smoothing=0.1).backward()
+                optimizer.step()
+            schedule.step()
+    model.eval()
+
+
+def run(out: Path, ratio: float, epochs: int, console: Console) -> None:
+    """Train, shrink, fine-tune and save.
+
+    Args:
+        out: Folder for the results; made if it does not exist.
+        ratio: Fraction of the parameters to remove.
+        epochs: Epochs of training; fine-tuning takes a fifth of them.
+        console: Where to print.
+    """
+    torch.manual_seed(0)
+    data, test = digits()
+    model = DigitsNet()
+    train(model, data, epochs, 3e-3, "training on handwritten digits", console)
+    before = accuracy(model, test)
+
+    made = plan(model, ratio, example_inputs=test[0][:2])
+    small = made.apply()
+    after = accuracy(small, test)
+    assert made.report is not None
+    show(made.report, console, [("accuracy, no data used", f"{before:.1%}", f"{after:.1%}")])
+
+    tuning = max(epochs // 5, 1)
+    train(small, data, tuning, 1e-3, f"fine-tuning for {tuning} epochs", console)
+    console.print(f"accuracy after {tuning} epochs of fine-tuning: {accuracy(small, test):.1%}")
+    save(small, test[0], out, console)
+    made.save(out / "plan.json")
+    console.print(f"wrote {out / 'plan.json'}")
+
+
+def save(small: nn.Module, images: Tensor, out: Path, console: Console) -> None:
+    """Write a model as `.pt2` and `.onnx`, and check the latter against the module."""
+    out.mkdir(parents=True, exist_ok=True)
+    batch = torch.export.Dim("batch")
+    with _quiet():
+        program = torch.export.export(
+            small, (images[:2],), dynamic_shapes={"x": {0: batch}}, strict=False
+        )
+        torch.export.save(program, out / "digits-small.pt2")
+        torch.onnx.export(
+            program, (), out / "digits-small.onnx", dynamo=True, external_data=False, verbose=False
+        )
+    console.print(f"wrote {out / 'digits-small.pt2'}")
+    with torch.no_grad():
+        wanted = small(images[:32]).numpy()
+    runner, found = _run_onnx(out / "digits-small.onnx", images[:32].numpy())
+    gap = float(np.abs(found - wanted).max())
+    console.print(
+        f"wrote {out / 'digits-small.onnx'}: {runner} agrees (largest difference {gap:.1e})"
+    )
+
+
+def _run_onnx(path: Path, images: np.ndarray) -> tuple[str, np.ndarray]:
+    try:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return "ONNX Runtime", session.run(None, {session.get_inputs()[0].name: images})[0]
+    except ImportError:
+        import onnx
+        from onnx.reference import ReferenceEvaluator
+
+        evaluator = ReferenceEvaluator(onnx.load(path))
+        name = evaluator.input_names[0]
+        return "the reference evaluator", evaluator.run(None, {name: images})[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' chatter out of the output."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

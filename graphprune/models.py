@@ -1,0 +1,134 @@
+"""Which model a name on the command line means."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphprune.errors import GraphPruneError
+
+
+def load_model(name: str, weights: str | Path | None = None) -> nn.Module:
+    """The model that a name or a file stands for, in eval mode.
+
+    Args:
+        name: `timm:NAME`, `torchvision:NAME`, a bare name of either, `pkg.mod:factory` (called
+            without arguments), or a `.pt`/`.pth` file that holds a whole pickled module, which
+            is unpickled: open only files you trust.
+        weights: A `.safetensors` or `.pt` file with the model's state dict.
+
+    Raises:
+        GraphPruneError: There is no such model or file, or the weights do not fit.
+    """
+    model = _resolve(name)
+    if not isinstance(model, nn.Module):
+        raise GraphPruneError(f"{name} is a {type(model).__name__}, not a torch.nn.Module")
+    if weights is not None:
+        _load_weights(model, Path(weights))
+    return model.eval()
+
+
+def _resolve(name: str) -> Any:
+    library, colon, rest = name.partition(":")
+    if library == "timm" and colon:
+        return _timm(rest)
+    if library == "torchvision" and colon:
+        return _torchvision(rest)
+    if Path(name).suffix in (".pt", ".pth"):
+        return _unpickled(Path(name))
+    if colon:
+        return _imported(library, rest)
+    return _torchvision(name) if name in _torchvision_names() else _timm(name)
+
+
+def _torchvision_names() -> list[str]:
+    try:
+        from torchvision import models
+    except ImportError:
+        return []
+    return list(models.list_models())
+
+
+def _timm(name: str) -> Any:
+    try:
+        import timm
+    except ImportError:
+        raise GraphPruneError(
+            f"{name} is not known here: pip install 'graphprune[models]' for timm and torchvision"
+        ) from None
+    known = timm.list_models()
+    if name.split(".")[0] not in known:
+        raise GraphPruneError(_unknown(name, [*known, *_torchvision_names()]))
+    return timm.create_model(name)
+
+
+def _torchvision(name: str) -> Any:
+    known = _torchvision_names()
+    if not known:
+        raise GraphPruneError(f"{name} needs torchvision: pip install 'graphprune[models]'")
+    if name not in known:
+        raise GraphPruneError(_unknown(name, known))
+    from torchvision import models
+
+    # Their slow default initialisation serves training from scratch.
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    return models.get_model(name, weights=None, **options)
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 5, 0.5)
+    return f"no model is called {name!r}" + (f"; did you mean {', '.join(close)}?" if close else "")
+
+
+def _imported(module: str, attribute: str) -> Any:
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise GraphPruneError(f"cannot import {module}: {error}") from error
+    except AttributeError:
+        raise GraphPruneError(f"{module} has no {attribute}") from None
+    return found if isinstance(found, nn.Module) else found()
+
+
+def _unpickled(path: Path) -> Any:
+    if not path.is_file():
+        raise GraphPruneError(f"there is no file {path}")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise GraphPruneError(f"cannot read {path}: {error}".splitlines()[0]) from error
+    if isinstance(found, dict):
+        raise GraphPruneError(
+            f"{path} holds a state dict, not a model: name the model and pass --weights {path}"
+        )
+    return found
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise GraphPruneError(f"there is no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError:
+        raise GraphPruneError(f"{path} needs safetensors: pip install safetensors") from None
+    except Exception as error:
+        raise GraphPruneError(f"cannot read {path}: {error}".splitlines()[0]) from error
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        lines = str(error).splitlines()
+        raise GraphPruneError(f"{path} does not fit the model: {' '.join(lines[:2])}") from error
