@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,16 +28,14 @@ app = typer.Typer(
 Model = Annotated[
     str, typer.Argument(help="timm:NAME, torchvision:NAME, pkg.mod:factory, or a .pt file")
 ]
-Weights = Annotated[
-    Optional[Path], typer.Option(help="state dict of the model, .safetensors or .pt")
-]
+Weights = Annotated[Path | None, typer.Option(help="state dict of the model, .safetensors or .pt")]
 Ratio = Annotated[float, typer.Option(help="fraction to remove, 0 <= ratio < 1")]
 Of = Annotated[str, typer.Option(help="what the ratio speaks of: params, macs or channels")]
 Importance = Annotated[str, typer.Option(help="l2, l1 or random")]
 Allocation = Annotated[str, typer.Option(help="auto, uniform or global")]
-Keep = Annotated[Optional[list[str]], typer.Option(help="layers to leave alone; * matches any")]
+Keep = Annotated[list[str] | None, typer.Option(help="layers to leave alone; * matches any")]
 RoundTo = Annotated[str, typer.Option(help="kept widths are multiples of this, or auto")]
-Size = Annotated[Optional[str], typer.Option(help="shape of one input: 2,3,224,224")]
+Size = Annotated[str | None, typer.Option(help="shape of one input: 2,3,224,224")]
 AsJson = Annotated[bool, typer.Option("--json", help="print data on stdout")]
 
 
@@ -68,7 +66,7 @@ def shrink(
     round_to: RoundTo = "auto",
     weights: Weights = None,
     input_size: Size = None,
-    plan: Annotated[Optional[Path], typer.Option(help="also write the plan here")] = None,
+    plan: Annotated[Path | None, typer.Option(help="also write the plan here")] = None,
     verify: Annotated[bool, typer.Option(help="check the result")] = True,
     force: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
     as_json: AsJson = False,
@@ -134,12 +132,12 @@ def inspect(
     weights: Weights = None,
     input_size: Size = None,
     why: Annotated[
-        Optional[tuple[str, str]], typer.Option(help="show what couples two layers")
+        tuple[str, str] | None, typer.Option(help="show what couples two layers")
     ] = None,
-    layer: Annotated[Optional[str], typer.Option(help="only this layer; * matches any")] = None,
-    dot: Annotated[Optional[str], typer.Option(help="write Graphviz here, - for stdout")] = None,
-    graphml: Annotated[Optional[str], typer.Option(help="write GraphML here")] = None,
-    as_json: Annotated[Optional[str], typer.Option("--json", help="write JSON here")] = None,
+    layer: Annotated[str | None, typer.Option(help="only this layer; * matches any")] = None,
+    dot: Annotated[str | None, typer.Option(help="write Graphviz here, - for stdout")] = None,
+    graphml: Annotated[str | None, typer.Option(help="write GraphML here")] = None,
+    as_json: Annotated[str | None, typer.Option("--json", help="write JSON here")] = None,
 ) -> None:
     """Print the coupled groups of a model, or why two layers are coupled."""
     from graphprune import inspecting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -35,10 +36,7 @@ class Polynomial:
         rows, columns = np.nonzero(self._ids < groups)
         order = np.argsort(self._ids[rows, columns], kind="stable")
         bounds = np.searchsorted(self._ids[rows, columns][order], np.arange(groups + 1))
-        self._rows = [
-            np.unique(rows[order[start:stop]])
-            for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
-        ]
+        self._rows = [np.unique(rows[order[start:stop]]) for start, stop in pairwise(bounds)]
 
     def __call__(self, counts: Counts) -> float:
         """The cost when group i keeps `counts[i]` indices."""

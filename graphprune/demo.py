@@ -90,9 +90,12 @@ def train(
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         for _ in bar.track(range(epochs), description=label):
-            for batch in torch.randperm(len(images), generator=generator).split(64):
+            order = torch.randperm(len(images), generator=generator)
+            for start in range(0, len(order), 64):
+                batch = order[start : start + 64]
                 optimizer.zero_grad()
-                F.cross_entropy(model(images[batch]), labels[batch], label_smoothing=0.1).backward()
+                loss = F.cross_entropy(model(images[batch]), labels[batch], label_smoothing=0.1)
+                torch.autograd.backward(loss)
                 optimizer.step()
             schedule.step()
     model.eval()
@@ -160,8 +163,8 @@ def _run_onnx(path: Path, images: np.ndarray) -> tuple[str, np.ndarray]:
         from onnx.reference import ReferenceEvaluator
 
         evaluator = ReferenceEvaluator(onnx.load(path))
-        name = evaluator.input_names[0]
-        return "the reference evaluator", evaluator.run(None, {name: images})[0]
+        results: list[np.ndarray] = evaluator.run(None, {evaluator.input_names[0]: images})  # type: ignore[assignment]
+        return "the reference evaluator", results[0]
 
 
 @contextmanager

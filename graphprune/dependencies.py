@@ -127,4 +127,3 @@ class Dependencies:
         from graphprune.passes.explain import chain
 
         return chain(self, a, b)
-

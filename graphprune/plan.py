@@ -12,7 +12,6 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import nn
 
-from graphprune.axes import Indices
 from graphprune.cost import COSTS
 from graphprune.dependencies import Dependencies
 from graphprune.errors import BudgetError, GraphPruneError
@@ -20,6 +19,7 @@ from graphprune.files import write_whole
 from graphprune.frontends.inputs import describe, find_inputs, restore
 from graphprune.frontends.torch import Inputs, TorchProgram, as_inputs, check, lift
 from graphprune.importance import Criterion
+from graphprune.indices import Indices
 from graphprune.passes.couple import couple
 from graphprune.passes.score import score
 from graphprune.passes.select import Selection
@@ -49,8 +49,8 @@ def shrink(model: M, ratio: float = 0.5, of: str = "params", **options: Any) -> 
         VerifyError: The result is not what it must be.
 
     Example:
-        >>> import torch
-        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
         >>> shrink(net, ratio=0.5)[0]
         Linear(in_features=8, out_features=8, bias=True)
     """

@@ -7,6 +7,7 @@ an axis is coupled by this operation and by nothing else.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import networkx as nx
@@ -61,13 +62,13 @@ def chain(deps: Dependencies, a: str, b: str) -> list[str]:
         within = deps.graph.subgraph(
             [node for node, held in deps.graph.nodes(data="groups") if group.id in held]
         )
-        for start in starts & set(within):
+        for start in filter(within.has_node, starts):
             paths = nx.single_source_shortest_path(within, start)
             for goal in goals & set(paths):
                 if not best or len(paths[goal]) < len(best):
                     best = paths[goal]
     lines = [_text(node) for node in best[:1]]
-    for last, node in zip(best, best[1:], strict=False):
+    for last, node in pairwise(best):
         edge = deps.graph.edges[last, node]
         lines += [f"  {edge['type']} ({edge['op']})", _text(node)]
     return lines

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphprune.axes import Axis, Dim, Indices, kept_indices, kept_length, length
+from graphprune.axes import Axis, Dim, length
 from graphprune.dependencies import Dependencies
 from graphprune.graph import Op, Value
+from graphprune.indices import Indices, kept_indices, kept_length
 
 Kept = list["Indices | None"]
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from graphprune.axes import atoms, holdings
+from graphprune.axes import atoms
 from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError
 from graphprune.graph import Value
 from graphprune.importance import CRITERIA, Criterion, Scores
+from graphprune.indices import holdings
 
 
 def score(deps: Dependencies, importance: str | Criterion = "l2", seed: int = 0) -> list[Scores]:

@@ -15,11 +15,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from graphprune.axes import Axis, Indices
+from graphprune.axes import Axis
 from graphprune.cost import Counts, Polynomial, cost
 from graphprune.dependencies import Dependencies, Group
 from graphprune.errors import BudgetError, GraphPruneError
 from graphprune.importance import Scores
+from graphprune.indices import Indices
 from graphprune.passes.couple import matches
 from graphprune.passes.tie import Ties
 

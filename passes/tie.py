@@ -79,8 +79,8 @@ def tie(deps: Dependencies) -> Ties:
         dims = deps.dims[value]
         for width, product in ((a, b) for a in dims for b in dims if a is not b):
             _follow(ties, ids, width, product)
-    for width in [w for w, step in ties.steps.items() if step * 2 > deps.groups[w].size]:
-        del ties.steps[width], ties.followers[width]
+    for leader in [w for w, step in ties.steps.items() if step * 2 > deps.groups[w].size]:
+        del ties.steps[leader], ties.followers[leader]
     return ties
 
 

@@ -54,7 +54,9 @@ class Shuffle(nn.Module):
         half = width // 2
         self.stem = nn.Conv2d(3, width, 1)
         self.branches = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(half, half, 3, padding=1, groups=half), nn.Conv2d(half, half, 1))
+            nn.Sequential(
+                nn.Conv2d(half, half, 3, padding=1, groups=half), nn.Conv2d(half, half, 1)
+            )
             for _ in range(2)
         )
         self.head = nn.Conv2d(width, 4, 1)
@@ -290,7 +292,9 @@ class WholeHeads(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, c = x.shape
-        q, k, v = (f(x).reshape(b, n, self.heads, -1).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q, k, v = (
+            f(x).reshape(b, n, self.heads, -1).transpose(1, 2) for f in (self.q, self.k, self.v)
+        )
         a = (q @ k.transpose(-2, -1) * (c // self.heads) ** -0.5).softmax(-1)
         return self.out((a @ v).transpose(1, 2).reshape(b, n, c))
 
@@ -365,7 +369,10 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Inputs]]] = {
     ),
     "pixel shuffle": (
         lambda: _conv_net(
-            nn.Conv2d(3, 16, 3, padding=1), nn.PReLU(16), nn.Conv2d(16, 24, 3), nn.PixelShuffle(2),
+            nn.Conv2d(3, 16, 3, padding=1),
+            nn.PReLU(16),
+            nn.Conv2d(16, 24, 3),
+            nn.PixelShuffle(2),
             nn.Conv2d(6, 3, 3),
         ),
         images,
@@ -376,8 +383,11 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Inputs]]] = {
     ),
     "generator": (
         lambda: _conv_net(
-            nn.ConvTranspose2d(3, 16, 4, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
-            nn.ConvTranspose2d(16, 3, 4, 2, 1), nn.Tanh(),
+            nn.ConvTranspose2d(3, 16, 4, 2, 1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.ConvTranspose2d(16, 3, 4, 2, 1),
+            nn.Tanh(),
         ),
         images,
     ),

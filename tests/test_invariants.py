@@ -71,7 +71,7 @@ def test_the_class_is_kept_where_its_code_can_express_the_widths(shrunk: Any) ->
 
 
 def test_other_batch_sizes_work(shrunk: Any) -> None:
-    name, _, inputs, _, small = shrunk
+    _, _, inputs, _, small = shrunk
     more = tuple(torch.cat([x, x[:1]]) for x in inputs)
     for before, after in zip(
         pytree.tree_leaves(_forward(small, inputs)),

@@ -103,9 +103,9 @@ def measure(name: str, ratio: float, of: str) -> Row:
         [tuple(x.shape) for x in pytree.tree_leaves(y) if isinstance(x, torch.Tensor)]
         for y in (before, after)
     ]
-    row["same_output"] = (
-        shapes[0] == shapes[1] and pytree.tree_structure(before) == pytree.tree_structure(after)
-    )
+    row["same_output"] = shapes[0] == shapes[1] and pytree.tree_structure(
+        before
+    ) == pytree.tree_structure(after)
     row["trains"] = _trains(small, args, kwargs)
     row["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return row
@@ -164,7 +164,7 @@ def verdict(row: Row) -> str:
 
 def lines(rows: list[Row]) -> Iterator[str]:
     """A markdown table and its summary."""
-    yield "| model | output | removal = masking | class | achieved | groups | reachable | trains | s |"
+    yield "| model | output | masking | class | achieved | groups | reachable | trains | s |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for row in rows:
         if "error" in row:
@@ -184,9 +184,10 @@ def lines(rows: list[Row]) -> Iterator[str]:
     kept = sum(not row["replaced"] for row in good)
     yield ""
     yield (
-        f"{len(good)} of {len(rows)} run; same output structure {sum(r['same_output'] for r in good)}; "
-        f"class kept with no generated submodule {kept}; one training step works "
-        f"{sum(r['trains'] is True for r in good)}; largest relative difference "
+        f"{len(good)} of {len(rows)} run; same output structure "
+        f"{sum(r['same_output'] for r in good)}; class kept with no generated submodule {kept}; "
+        f"one training step works {sum(r['trains'] is True for r in good)}; "
+        f"largest relative difference "
         f"{max(r['difference'] for r in good):.1e}; parameters reachable "
         f"{sum(r['reachable'] for r in good) / len(good):.1%} on average"
     )

@@ -24,7 +24,7 @@ import torchvision
 from torch import nn
 
 import graphprune
-from graphprune.frontends.torch import lift
+from graphprune.frontends.torch import Inputs, lift
 from graphprune.passes.couple import couple
 
 MODELS = (
@@ -52,13 +52,14 @@ def median(work: Callable[[], object], runs: int) -> float:
 
 def build(name: str) -> nn.Module:
     """A torchvision model with random weights, in eval mode."""
-    return torchvision.models.get_model(name, weights=None).eval()
+    model: nn.Module = torchvision.models.get_model(name, weights=None)
+    return model.eval()
 
 
 def ours(name: str, runs: int) -> dict[str, float]:
     """Seconds for the stages of graphprune."""
     model = build(name)
-    inputs = ((torch.randn(2, 3, 224, 224),), {})
+    inputs: Inputs = ((torch.randn(2, 3, 224, 224),), {})
     program = lift(model, inputs)
     graphprune.shrink(model, 0.5, example_inputs=inputs[0], verify=False)  # compiles kernels
 

@@ -98,7 +98,7 @@ def _bounds(position: str) -> Rewrite:
             if held not in (captured, wanted):
                 continue
             new = guide.settle(op, held, wanted)
-            items[i] = new if position == "index" else _resliced(item, position, new)
+            items[i] = new if position == "index" else _resliced(item, position, new)  # type: ignore[arg-type]
             break
         index = tuple(items) if isinstance(args[1], tuple) else items[0]
         return (args[0], index, *args[2:]), kwargs

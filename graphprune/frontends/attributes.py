@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.axes import Dim, kept_length, leaves, length
+from graphprune.axes import Dim, leaves, length
 from graphprune.frontends.torch import TorchProgram
+from graphprune.indices import kept_length
 from graphprune.passes.narrow import Cuts
 
 Place = tuple[str, str, "int | None"]

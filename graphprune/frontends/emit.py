@@ -17,13 +17,14 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from graphprune.axes import Axis, kept_length, leaves
+from graphprune.axes import Axis, leaves
 from graphprune.errors import LiftError
 from graphprune.frontends.execute import cut_tensor, rewritten
 from graphprune.frontends.generated import generated
 from graphprune.frontends.guide import Call
 from graphprune.frontends.torch import TorchProgram
 from graphprune.graph import Op, Value
+from graphprune.indices import kept_length
 from graphprune.passes.narrow import Cuts
 
 _MODE_ARGUMENTS = {
@@ -132,7 +133,7 @@ class _Emitter:
         if dataclasses.is_dataclass(result):
             fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
             given = {k: self._tree(v) for k, v in fields.items() if v is not None}
-            return self._graph.call_function(type(result), (), given)  # type: ignore[arg-type]
+            return self._graph.call_function(type(result), (), given)
         if result is None or isinstance(result, int | float | bool | str):
             return result
         raise LiftError(f"generated code cannot return a {type(result).__name__}")
@@ -162,6 +163,7 @@ class _Emitter:
                 for op in ops
                 if op not in needed and _writes(op) and _base(op.outputs[0], makers) in memory
                 for value in op.outputs
+                if value not in self._nodes
             ]
         return [op for op in ops if op in needed]
 

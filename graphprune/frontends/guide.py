@@ -22,11 +22,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from graphprune.axes import Dim, kept_length
+from graphprune.axes import Dim
 from graphprune.frontends.arguments import REWRITES
 from graphprune.frontends.tagged import Tagged, assign, tagged
 from graphprune.frontends.torch import TorchProgram, preserved
 from graphprune.graph import Op, Value
+from graphprune.indices import kept_length
 from graphprune.passes.narrow import Cuts
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import fx, nn
 from torch.export.graph_signature import InputKind
 
-from graphprune.graph import Graph, Op, Value
+from graphprune.graph import Graph, Kind, Op, Value
 
-_KINDS = {
+_KINDS: dict[InputKind, Kind] = {
     InputKind.PARAMETER: "parameter",
     InputKind.BUFFER: "buffer",
     InputKind.CONSTANT_TENSOR: "constant",
@@ -62,15 +62,12 @@ class Reader:
         else:
             assert spec.target is not None
             tensor = self._live[spec.target]
-            value = self._by_id.get(id(tensor))  # type: ignore[assignment]
-            if value is None:
-                names = self._names[id(tensor)]
-                value = Value(names[0], tuple(tensor.shape), _dtype(tensor), kind)  # type: ignore[arg-type]
-                value.aliases = tuple(names[1:])
-                value.tensor = tensor
-                self._by_id[id(tensor)] = value
-                self.graph.weights[value.name] = value
-            self.values[node] = value
+            if id(tensor) not in self._by_id:
+                name, *others = self._names[id(tensor)]
+                value = Value(name, tuple(tensor.shape), _dtype(tensor), kind)
+                value.aliases, value.tensor = tuple(others), tensor
+                self._by_id[id(tensor)] = self.graph.weights[name] = value
+            self.values[node] = self._by_id[id(tensor)]
 
     def _operation(self, node: fx.Node) -> None:
         inputs, attrs = self._arguments(node)
@@ -158,12 +155,12 @@ def inline_wrappers(module: fx.GraphModule) -> None:
         if name == "wrap_with_autocast" and node.args[2]:
             continue  # an enabled autocast changes precision: left whole, hence locked
         at = next(i for i, arg in enumerate(node.args) if _is_body(module, arg))
-        body = getattr(module, node.args[at].target)  # type: ignore[union-attr, arg-type]
+        body = getattr(module, node.args[at].target)
         inline_wrappers(body)
         holes = [n for n in body.graph.nodes if n.op == "placeholder"]
         swap = dict(zip(holes, node.args[at + 1 :], strict=True))
         with graph.inserting_before(node):
-            results = graph.graph_copy(body.graph, swap)  # type: ignore[arg-type]
+            results = graph.graph_copy(body.graph, swap)
         _replace_results(node, results)
     for node in list(graph.nodes):
         if node.op == "get_attr" and not node.users:

@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from graphprune.axes import kept_length, leaves
+from graphprune.axes import leaves
 from graphprune.errors import LiftError
 from graphprune.frontends.execute import cut_tensor
 from graphprune.frontends.torch import TorchProgram
+from graphprune.indices import kept_length
 from graphprune.passes.narrow import Cuts, Kept
 
 
@@ -109,9 +110,9 @@ def settle(module: nn.Module) -> None:
         module.num_parameters = module.weight.shape[0]
     elif isinstance(module, nn.RNNBase):
         gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-        module.input_size = module.weight_ih_l0.shape[1]
-        module.hidden_size = module.weight_ih_l0.shape[0] // gates
-        module.proj_size = module.weight_hh_l0.shape[1] if module.proj_size else 0
+        taken, recurrent = (p.shape for p in module.all_weights[0][:2])
+        module.input_size, module.hidden_size = taken[1], taken[0] // gates
+        module.proj_size = recurrent[1] if module.proj_size else 0
     elif isinstance(module, nn.RNNCellBase):
         module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
 

@@ -12,18 +12,21 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from graphprune.axes import kept_length, length
+from graphprune.axes import length
 from graphprune.frontends.execute import evaluate
 from graphprune.frontends.torch import TorchProgram
 from graphprune.graph import Op, Value
+from graphprune.indices import kept_length
 from graphprune.passes.narrow import Cuts
 
 _MOVES = frozenset(
-    f"aten.{name}"
-    for name in (
-        "view reshape permute transpose swapaxes select slice unbind split chunk split_with_sizes "
-        "unflatten flatten squeeze unsqueeze contiguous clone alias movedim t dropout to"
-    ).split()
+    {
+        *("aten.view", "aten.reshape", "aten.flatten", "aten.unflatten", "aten.squeeze"),
+        *("aten.unsqueeze", "aten.permute", "aten.transpose", "aten.swapaxes", "aten.movedim"),
+        *("aten.t", "aten.select", "aten.slice", "aten.unbind", "aten.split", "aten.chunk"),
+        *("aten.split_with_sizes", "aten.contiguous", "aten.clone", "aten.alias"),
+        *("aten.dropout", "aten.to"),
+    }
 )
 _SUMS = frozenset({"aten.add", "aten.sub", "aten.cat", "aten.stack"})
 _SCALED = frozenset({"aten.mul", "aten.div", "aten.neg"})

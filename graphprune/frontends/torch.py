@@ -109,11 +109,23 @@ def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
     """
     with preserved(model):
         model.eval()
-        program = _program(model, inputs)
+        program = _batched(model, inputs)
         if _unreached(model, program.graph):
             model.train()
             _add_training(program, inputs)
     return program
+
+
+def _batched(model: nn.Module, inputs: Inputs) -> TorchProgram:
+    """Capture with a batch of two where one is given: a length of one could be anything."""
+    tensors = [x for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor)]
+    if tensors and all(x.dim() > 0 and x.shape[0] == 1 for x in tensors):
+        doubled: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: torch.cat([x, x]), inputs)
+        try:
+            return _program(model, doubled)
+        except LiftError:  # the first dimension is not a batch
+            pass
+    return _program(model, inputs)
 
 
 def check(model: nn.Module) -> None:
@@ -137,15 +149,20 @@ def check(model: nn.Module) -> None:
     if not parameters:
         raise LiftError("the model has no parameters: there is nothing to prune")
     for name, tensor in [*parameters, *model.named_buffers()]:
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
             raise LiftError(f"{name} is not initialized: run one forward pass first (lazy module)")
         if tensor.is_meta:
             raise LiftError(
                 f"{name} is on the meta device: load the weights first (model.to_empty)"
             )
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum())):
-            if name in dict(parameters) and not bool(torch.isfinite(tensor).all()):
-                raise LiftError(f"{name} holds NaN or infinite values: repair the weights first")
+        if isinstance(tensor, nn.Parameter) and _broken(tensor):
+            raise LiftError(f"{name} holds NaN or infinite values: repair the weights first")
+
+
+def _broken(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds NaN or infinity; the sum tells in one pass where it does not."""
+    finite = not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum()))
+    return not finite and not bool(torch.isfinite(tensor).all())
 
 
 def _program(model: nn.Module, inputs: Inputs) -> TorchProgram:

@@ -92,7 +92,7 @@ def _run(op: Site, dim: Dim, start: int, stop: int) -> Dim:
     if stop <= start:
         return atom(0)
     before, inside = _segment(dim, start, stop)
-    if 0 < start:
+    if start > 0:
         op.resize("start", before)
     if stop < size:
         op.resize("end", concat([before, inside]) if start else inside)
@@ -136,4 +136,3 @@ def pad(op: Site) -> list[Dims]:
         dims[at] = concat([d for d in (ends[0], dims[at], ends[1]) if d is not None])
     op.resize("pad", sizes)
     return [dims]
-

@@ -18,7 +18,7 @@ def index(op: Site) -> list[Dims]:
     dims = op.dims()
     indices = op.op.inputs[1:]
     indexed = [i for i, value in enumerate(indices) if value is not None]
-    if any(indices[i].dtype == "bool" for i in indexed if indices[i] is not None):
+    if any(value is not None and value.dtype == "bool" for value in indices):
         return op.opaque("a mask selects")
     op.lock([dims[i] for i in indexed], "indexed")
     new = op.broadcast([op.dims(i + 1) for i in indexed])

@@ -11,7 +11,11 @@ _SPATIAL = ("1d", "2d", "3d")
 
 
 @axis_rule(
-    *(f"aten.{p}_pool{d}" for p in ("max", "avg", "adaptive_avg", "adaptive_max") for d in _SPATIAL),
+    *(
+        f"aten.{p}_pool{d}"
+        for p in ("max", "avg", "adaptive_avg", "adaptive_max")
+        for d in _SPATIAL
+    ),
     *(f"aten.{p}_pool{d}_with_indices" for p in ("max",) for d in _SPATIAL),
     *(f"aten.{p}_pool{d}" for p in ("_adaptive_avg", "fractional_max", "lp") for d in _SPATIAL),
     *(f"aten.{kind}_pad{d}" for kind in ("reflection", "replication") for d in _SPATIAL),

@@ -6,7 +6,8 @@ from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Dims, Site
 
 _MIXING = (
-    "mean amax amin max min prod var std var_mean std_mean logsumexp norm linalg_vector_norm any all"
+    "mean amax amin max min prod var std var_mean std_mean logsumexp norm linalg_vector_norm any "
+    "all"
 )
 
 

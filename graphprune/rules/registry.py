@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from graphprune.errors import AxisError
 from graphprune.graph import Op, Value
@@ -12,6 +12,7 @@ from graphprune.rules.notation import parse
 from graphprune.rules.site import Dims, Effect, Site
 
 RuleFunction: TypeAlias = "Callable[[Site], str | list[Dims]]"
+F = TypeVar("F", bound=RuleFunction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,7 @@ class Rule:
 _RULES: dict[str, Rule] = {}
 
 
-def axis_rule(
-    *types: str, mixes: str = "", locks: str = ""
-) -> Callable[[RuleFunction], RuleFunction]:
+def axis_rule(*types: str, mixes: str = "", locks: str = "") -> Callable[[F], F]:
     """Register the rule for operation types.
 
     Args:
@@ -50,7 +49,7 @@ def axis_rule(
         ...     return "n c ..., c -> n c ..."
     """
 
-    def register(function: RuleFunction) -> RuleFunction:
+    def register(function: F) -> F:
         for name in types:
             if name in _RULES:
                 raise AxisError(f"{name} has a rule already: {_RULES[name].function.__name__}")
@@ -70,16 +69,26 @@ def is_known(type_: str) -> bool:
     return type_ in _RULES
 
 
-def infer(op: Op, dims: Mapping[Value, Dims]) -> tuple[list[Dims], Effect]:
+def infer(op: Op, dims: Mapping[Value, Dims], strict: bool = False) -> tuple[list[Dims], Effect]:
     """Apply the rule of one operation.
+
+    Args:
+        op: The operation.
+        dims: The dimensions of its operands.
+        strict: Complain instead of locking.
 
     Returns:
         The dimensions of every result, and the operation's effect. An operation without a
         rule, or whose rule does not fit its shapes, is locked: it costs prunability only.
+
+    Raises:
+        AxisError: With `strict`, there is no rule, or it does not fit the shapes.
     """
     site = Site(op, dims)
     rule = _RULES.get(op.type)
     if rule is None:
+        if strict:
+            raise AxisError(f"{op.type} at {op.name} has no rule")
         return site.opaque(f"unknown operation {op.type}"), site.effect
     try:
         found = rule.function(site)
@@ -87,5 +96,7 @@ def infer(op: Op, dims: Mapping[Value, Dims]) -> tuple[list[Dims], Effect]:
             found = site.apply(parse(found), rule.mixes, rule.locks)
         site.finish()
     except AxisError as error:
+        if strict:
+            raise
         return site.opaque(str(error)), Effect()
     return found, site.effect

@@ -83,7 +83,8 @@ def repeat(op: Site) -> list[Dims]:
     shape = op.out_shape()
     dims: Dims = [()] * (len(shape) - op.rank()) + list(op.dims())
     times = [
-        atom(size // old) for size, old in zip(shape, [1] * (len(shape) - op.rank()) + list(op.shape()), strict=True)
+        atom(size // old)
+        for size, old in zip(shape, [1] * (len(shape) - op.rank()) + list(op.shape()), strict=True)
     ]
     op.resize("repeats", list(times))
     op.resize("dims", list(times[len(shape) - len(op.attr("dims", default=shape)) :]))

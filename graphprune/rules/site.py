@@ -94,7 +94,7 @@ class Site:
         at = self.attr(name, default=default)
         return int(at) % max(self.rank() if rank is None else rank, 1)
 
-    def resize(self, attr: str, size: str | Sequence[str] | Size) -> None:
+    def resize(self, attr: str, size: str | Dim | Sequence[str | Dim | None]) -> None:
         """Declare that an attribute holds lengths: of dimensions, or of the signature's letters.
 
         None in a list leaves that entry of the attribute as it is.
@@ -143,7 +143,8 @@ class Site:
         ]
         self.contract(*(bound[name] for name in signature.contracted if name in bound))
         self.mix(*(bound[name] for name in mixes.split() if name in bound))
-        self.lock([bound[name] for name in locks.split() if name in bound], "length fixed")
+        fixed = [bound[name] for name in locks.split() if name in bound]
+        self.lock(fixed, f"length fixed by {self.op.type}")
         if signature.counted and not self.effect.macs:
             self.effect.macs.append(self.product(signature.counted, bound))
         self._bind_sizes(bound)

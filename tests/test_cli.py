@@ -1,0 +1,167 @@
+"""The command line: output, files, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from graphprune import cli
+from graphprune.version import __version__
+
+FACTORY = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 32), nn.Linear(32, 4)
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x)))
+
+def net():
+    torch.manual_seed(0)
+    return Net()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "factory_for_cli.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["graphprune", *args])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+MODEL = "factory_for_cli:net"
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pt2", ".onnx"])
+def test_shrink_writes_a_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = folder / f"small{suffix}"
+    assert run(monkeypatch, "shrink", MODEL, "-o", str(out), "--plan", "plan.json") == 0
+    assert "removal equals masking" in capsys.readouterr().out
+    x = torch.randn(2, 6)
+    if suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+        assert session.run(None, {session.get_inputs()[0].name: x.numpy()})[0].shape == (2, 4)
+    elif suffix == ".pt":
+        assert torch.load(out, weights_only=False)(x).shape == (2, 4)
+    else:
+        assert torch.export.load(out).module()(x).shape == (2, 4)
+    assert run(monkeypatch, "verify", MODEL, "--plan", "plan.json") == 0
+    assert run(monkeypatch, "shrink", MODEL, "-o", str(out)) == 2
+    assert "--force" in capsys.readouterr().err
+    assert run(monkeypatch, "shrink", MODEL, "-o", str(out), "--force") == 0
+
+
+def test_json_goes_to_stdout_and_text_to_stderr(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "report", MODEL, "--ratio", "0.25", "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["asked"] == 0.25
+    assert "a.weight[0]" in captured.err
+
+
+def test_exit_codes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "report", MODEL, "--keep", "a", "--ratio", "0.9") == 3
+    assert run(monkeypatch, "report", "nowhere:net") == 2
+    assert run(monkeypatch, "report", "factory_for_cli:missing") == 2
+    assert run(monkeypatch, "report", "no_such_model_at_all") == 2
+    assert run(monkeypatch, "report", "missing.pt") == 2
+    assert run(monkeypatch, "report", MODEL, "--input-size", "2,x") == 2
+    assert run(monkeypatch, "verify", MODEL, "--plan", "missing.json") == 2
+    assert run(monkeypatch, "report", "--nonsense") == 2
+    errors = capsys.readouterr().err
+    assert errors.count("error: ") == 7
+    assert "Traceback" not in errors
+
+
+def test_verification_failure_is_exit_code_1(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from graphprune.passes import verify as verifying
+
+    monkeypatch.setattr(verifying, "TOLERANCE", -1.0)
+    assert run(monkeypatch, "shrink", MODEL, "-o", "small.pt") == 1
+    assert not (folder / "small.pt").exists()
+    assert "differs" in capsys.readouterr().err
+
+
+def test_weights_are_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import factory_for_cli  # type: ignore[import-not-found]
+    from safetensors.torch import save_file
+
+    state = {name: torch.zeros_like(t) for name, t in factory_for_cli.net().state_dict().items()}
+    save_file(state, "w.safetensors")
+    torch.save(state, "w.pt")
+    for weights in ("w.safetensors", "w.pt"):
+        out = f"small-{weights}.pt"
+        assert run(monkeypatch, "shrink", MODEL, "-o", out, "--weights", weights) == 0
+        small = torch.load(out, weights_only=False)
+        assert all(not p.any() for p in small.parameters())
+    torch.save({"other": torch.zeros(1)}, "bad.pt")
+    assert run(monkeypatch, "report", MODEL, "--weights", "bad.pt") == 2
+    assert "does not fit" in capsys.readouterr().err
+
+
+def test_inspect(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "inspect", MODEL) == 0
+    assert "group 0: 32 indices\n    a.weight[0], a.bias[0], b.weight[1]" in capsys.readouterr().out
+    assert run(monkeypatch, "inspect", MODEL, "--why", "a", "b") == 0
+    assert "aten.relu (relu)" in capsys.readouterr().out
+    assert run(monkeypatch, "inspect", MODEL, "--layer", "c") == 2
+    assert run(monkeypatch, "inspect", MODEL, "--json", "-") == 0
+    assert len(json.loads(capsys.readouterr().out)["groups"]) == 1
+    assert run(monkeypatch, "inspect", MODEL, "--dot", "a.dot", "--graphml", "a.graphml") == 0
+    assert "aten.linear" in (folder / "a.dot").read_text()
+    import networkx
+
+    assert networkx.read_graphml(folder / "a.graphml").number_of_edges() > 2
+
+
+def test_the_installed_command_and_the_tool_start() -> None:
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-m", "graphprune", "--version"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    assert found.stdout.strip() == f"graphprune {__version__}"
+    tool = [sys.executable, str(root / "tools" / "inspect_deps.py"), "no_such_model"]
+    found = subprocess.run(tool, capture_output=True, text=True, check=False, cwd="/")
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: no model is called")
+
+
+def test_demo(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "demo", "--out", "out", "--epochs", "1") == 0
+    text = capsys.readouterr().out
+    assert "accuracy" in text
+    assert "ONNX Runtime agrees" in text
+    names = sorted(path.name for path in (folder / "out").iterdir())
+    assert names == ["digits-small.onnx", "digits-small.pt2", "plan.json"]

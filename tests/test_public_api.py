@@ -1,0 +1,60 @@
+"""The public face: everything in `__all__`, documented and annotated."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import graphprune
+from graphprune import errors
+
+
+def _public() -> list[str]:
+    modules = {
+        *("axes", "cli", "cost", "demo", "dependencies", "errors", "files", "frontends", "graph"),
+        *("importance", "indices", "inspecting", "models", "passes", "report", "rules", "saving"),
+        *("session", "version"),
+    }
+    return [n for n in vars(graphprune) if not n.startswith("_") and n not in modules]
+
+
+def test_every_public_name_is_listed() -> None:
+    assert sorted(graphprune.__all__) == graphprune.__all__
+    assert set(_public()) | {"__version__"} == set(graphprune.__all__)
+
+
+@pytest.mark.parametrize("name", [n for n in graphprune.__all__ if not n.startswith("__")])
+def test_every_public_name_is_documented_and_annotated(name: str) -> None:
+    found = getattr(graphprune, name)
+    assert inspect.getdoc(found)
+    if inspect.isfunction(found):
+        signature = inspect.signature(found)
+        assert signature.return_annotation is not inspect.Signature.empty
+        for parameter in signature.parameters.values():
+            assert parameter.annotation is not inspect.Parameter.empty
+
+
+def test_errors_have_one_base() -> None:
+    kinds = [
+        k for k in vars(errors).values() if inspect.isclass(k) and k.__module__ == errors.__name__
+    ]
+    assert len(kinds) == 5
+    assert all(issubclass(kind, graphprune.GraphPruneError) for kind in kinds)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    try:
+        assert importlib.metadata.version("graphprune") == graphprune.__version__
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("not installed")
+
+
+def test_importing_is_light() -> None:
+    heavy = ["timm", "torchvision", "transformers", "onnxruntime", "sklearn", "onnx"]
+    code = f"import sys, graphprune; print([m for m in {heavy} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

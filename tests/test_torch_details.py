@@ -1,0 +1,155 @@
+"""What must carry over to the smaller module: types, devices, flags, attributes, copies."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import graphprune
+from tests.blocks import BLOCKS, Attention, Encoder, Residual, images
+
+
+def _net() -> nn.Module:
+    return nn.Sequential(nn.Linear(16, 32), nn.Dropout(0.5), nn.ReLU(), nn.Linear(32, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_dtype_is_preserved(dtype: torch.dtype) -> None:
+    small = graphprune.shrink(_net().to(dtype), 0.5)
+    assert {p.dtype for p in small.parameters()} == {dtype}
+
+
+def test_requires_grad_buffers_and_mode_are_preserved() -> None:
+    model = Residual().train()
+    model.conv1.weight.requires_grad_(False)
+    model.bn1.eval()
+    small = graphprune.shrink(model, 0.5, example_inputs=images())
+    assert not small.conv1.weight.requires_grad
+    assert small.conv2.weight.requires_grad
+    assert small.training
+    assert not small.bn1.training
+    assert isinstance(small.bn1.running_mean, torch.Tensor)
+    assert small.bn1.running_mean.shape == small.bn1.weight.shape
+
+
+def test_torch_nn_attributes_agree_with_the_weights() -> None:
+    for name in ("grouped", "group norm", "recurrent", "residual", "generator", "pixel shuffle"):
+        build, example = BLOCKS[name]
+        small = graphprune.shrink(build(), 0.4, example_inputs=example())
+        for module in small.modules():
+            if isinstance(module, nn.Linear):
+                assert module.weight.shape == (module.out_features, module.in_features)
+            elif isinstance(module, nn.Conv2d):
+                assert module.weight.shape[:2] == (
+                    module.out_channels, module.in_channels // module.groups,
+                )  # fmt: skip
+            elif isinstance(module, nn.ConvTranspose2d):
+                assert module.weight.shape[:2] == (
+                    module.in_channels, module.out_channels // module.groups,
+                )  # fmt: skip
+            elif isinstance(module, nn.BatchNorm2d):
+                assert module.num_features == len(module.weight)
+            elif isinstance(module, nn.GroupNorm):
+                assert module.num_channels == len(module.weight)
+                assert module.num_channels % module.num_groups == 0
+            elif isinstance(module, nn.LSTM):
+                assert module.weight_hh_l0.shape == (4 * module.hidden_size, module.hidden_size)
+
+
+def test_python_attributes_follow() -> None:
+    """Where the budget allows it, heads go whole and the width follows: the class is kept."""
+    whole, wanted = (
+        sum(p.numel() for p in Attention(width, heads).parameters())
+        for width, heads in ((64, 8), (40, 5))
+    )
+    model = Attention(64, 8)
+    small = graphprune.shrink(model, 1 - wanted / whole, example_inputs=torch.randn(2, 6, 10))
+    assert type(small) is Attention
+    assert small.num_heads == 5
+    assert small.norm.normalized_shape == (small.embed.out_features,) == (40,)
+
+
+def test_head_dim_and_temperature() -> None:
+    """Without ties head_dim shrinks: the scale that PyTorch takes from it must not change."""
+    torch.manual_seed(0)
+    model = Attention(64, 2)
+    with torch.no_grad():
+        model.qkv.weight *= 20  # a sharp softmax: another temperature would show
+    plan = graphprune.plan(model, 0.5, example_inputs=torch.randn(2, 6, 10), allocation="uniform")
+    small = plan.apply()
+    head = small.qkv.out_features // 3 // (1 if plan.report.groups[1].kept == 1 else 2)
+    assert head < 32
+    assert plan.report.verification.lowered < 1e-5
+
+
+def test_a_fixed_width_is_generated_and_reported() -> None:
+    model = Encoder()
+    plan = graphprune.plan(model, 0.4, example_inputs=torch.randn(2, 5, 32))
+    small = plan.apply()
+    assert type(small) is Encoder
+    assert list(plan.report.replaced) == ["attn"]
+    assert "remain" in plan.report.replaced["attn"] or "width" in plan.report.replaced["attn"]
+    assert "generated: attn" in str(plan.report)
+    names = {name.removeprefix("attn.") for name, _ in small.attn.named_parameters()}
+    assert names == {name for name, _ in model.attn.named_parameters()}
+    copied = copy.deepcopy(small)
+    x = torch.randn(3, 9, 32)[:, :5]
+    torch.testing.assert_close(copied(x), small(x))
+
+
+def test_generated_code_follows_train_and_eval() -> None:
+    model = BLOCKS["transformer"][0]().eval()
+    plan = graphprune.plan(model, 0.4, example_inputs=torch.randn(2, 5, 32))
+    small = plan.apply()
+    assert plan.report.replaced
+    x = torch.randn(2, 5, 32)
+    small.train()
+    assert not torch.equal(small(x), small(x))  # dropout
+    small.eval()
+    assert torch.equal(small(x), small(x))
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_heads_train(name: str) -> None:
+    size = 75 if name == "inception_v3" else 32
+    model = torchvision.models.get_model(name, weights=None, init_weights=False)
+    x = torch.randn(2, 3, 224 if name == "googlenet" else 299, size * 4 if size < 64 else 299)
+    small = graphprune.shrink(model, 0.5, example_inputs=x, verify=False).train()
+    outputs = small(x)
+    sum(y.mean() for y in outputs if y is not None).backward()
+
+
+def test_a_cache_kept_by_the_model_does_not_leak() -> None:
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 16), nn.Linear(16, 2)
+            self.cache: dict[str, torch.Tensor] = {}
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.a(x)
+            self.cache["last"] = y
+            return self.b(y)
+
+    model = Caching()
+    graphprune.shrink(model, 0.5)
+    assert model.cache == {}
+
+
+def test_exported_result_runs() -> None:
+    small = graphprune.shrink(Residual().eval(), 0.5, example_inputs=images()).eval()
+    program = torch.export.export(small, images(), strict=False)
+    x = images()[0]
+    torch.testing.assert_close(program.module()(x), small(x))
+
+
+def test_a_batch_of_one_gives_a_model_for_any_batch() -> None:
+    model = BLOCKS["transformer"][0]().eval()
+    plan = graphprune.plan(model, 0.4, example_inputs=torch.randn(1, 5, 32))
+    small = plan.apply()
+    assert plan.report.replaced
+    assert small(torch.randn(3, 5, 32)).shape == (3, 5, 32)
