@@ -45,6 +45,7 @@ class Report:
         edits: Attributes with new values.
         folded: Weights into which a softmax scale was folded.
         seconds: Time of each stage.
+        warnings: What else the caller should know.
     """
 
     model: str
@@ -62,6 +63,7 @@ class Report:
     edits: dict[str, int] = field(default_factory=dict)
     folded: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data, ready for JSON."""
@@ -124,6 +126,7 @@ def _notes(report: Report) -> list[str]:
         lines.append(f"class: {report.model}, as it was")
     elif report.kept_class is not None:
         lines.append(f"class: generated code stands in for {report.model}")
+    lines += [f"warning: {warning}" for warning in report.warnings]
     for path, why in report.replaced.items():
         lines.append(f"generated: {path or 'the whole model'} ({why})")
     for reason, number in report.locks.items():

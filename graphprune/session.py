@@ -183,4 +183,5 @@ class Session:
             locks=lock_reasons(self.deps),
             unknown=self.deps.unknown,
             seconds=self.seconds,
+            warnings=self.program.warnings,
         )

@@ -57,11 +57,10 @@ def _couplings(op: Op) -> list[tuple[Node, Node]]:
 def chain(deps: Dependencies, a: str, b: str) -> list[str]:
     """The shortest alternation of dimensions and operations from one layer to another."""
     starts, goals = _nodes(deps, a), _nodes(deps, b)
+    holding = {node: data["groups"] for node, data in deps.graph.nodes(data=True)}
     best: list[Node] = []
     for group in deps.groups:
-        within = deps.graph.subgraph(
-            [node for node, held in deps.graph.nodes(data="groups") if group.id in held]
-        )
+        within = deps.graph.subgraph([node for node in holding if group.id in holding[node]])
         for start in filter(within.has_node, starts):
             paths = nx.single_source_shortest_path(within, start)
             for goal in goals & set(paths):

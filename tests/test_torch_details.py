@@ -114,13 +114,31 @@ def test_generated_code_follows_train_and_eval() -> None:
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_auxiliary_heads_train(name: str) -> None:
-    size = 75 if name == "inception_v3" else 32
+def test_auxiliary_heads_train_and_inputs_are_large_enough_for_them(name: str) -> None:
     model = torchvision.models.get_model(name, weights=None, init_weights=False)
-    x = torch.randn(2, 3, 224 if name == "googlenet" else 299, size * 4 if size < 64 else 299)
-    small = graphprune.shrink(model, 0.5, example_inputs=x, verify=False).train()
-    outputs = small(x)
-    sum(y.mean() for y in outputs if y is not None).backward()
+    plan = graphprune.plan(model, 0.5, verify=False)
+    assert not plan.report.warnings
+    assert plan.inputs is not None
+    outputs = plan.apply().train()(*plan.inputs[0])
+    sum(y.mean() for y in outputs).backward()
+
+
+def test_training_mode_that_cannot_be_captured_is_a_warning() -> None:
+    class Picky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.aux = nn.Linear(4, 16), nn.Linear(16, 2), nn.Linear(16, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.a(x)
+            if self.training and y.sum() > 0:
+                return self.aux(y)
+            return self.b(y)
+
+    plan = graphprune.plan(Picky(), 0.3)
+    plan.apply()
+    assert "training mode could not be captured" in plan.report.warnings[0]
+    assert "warning: training mode" in str(plan.report)
 
 
 def test_a_cache_kept_by_the_model_does_not_leak() -> None:

@@ -39,11 +39,17 @@ def find_inputs(model: nn.Module) -> Inputs:
         LiftError: Nothing that was tried runs; the message shows the line to type.
     """
     last = "no layer tells what goes in"
+    second_best: Inputs | None = None
     for inputs in _candidates(model):
         reason = rejects(model, inputs)
-        if reason is None:
+        if reason is None and rejects(model, inputs, training=True) is None:
             return inputs
-        last = reason
+        if reason is None:  # too small for an auxiliary head, perhaps
+            second_best = second_best or inputs
+        else:
+            last = reason
+    if second_best is not None:
+        return second_best
     names = ", ".join(
         name
         for name, p in inspect.signature(model.forward).parameters.items()
@@ -56,12 +62,12 @@ def find_inputs(model: nn.Module) -> Inputs:
     )
 
 
-def rejects(model: nn.Module, inputs: Inputs) -> str | None:
-    """Why a model does not run on inputs, or None if it does."""
+def rejects(model: nn.Module, inputs: Inputs, training: bool = False) -> str | None:
+    """Why a model does not run on inputs, in eval or training mode, or None if it does."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     args, kwargs = pytree.tree_map_only(torch.Tensor, fake.from_tensor, inputs)
     with preserved(model), torch.no_grad():
-        model.eval()
+        model.train(training)
         try:
             with fake:
                 model(*args, **kwargs)

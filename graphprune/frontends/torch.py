@@ -37,6 +37,7 @@ class TorchProgram:
         values: The value that each FX node yields; a tuple of values where it yields several.
         out_spec: Structure of what the model returns.
         seconds: How long torch.export took.
+        warnings: What the caller should know.
     """
 
     model: nn.Module
@@ -46,6 +47,7 @@ class TorchProgram:
     values: dict[fx.Node, Value | tuple[Value | None, ...] | None] = field(default_factory=dict)
     out_spec: pytree.TreeSpec | None = None
     seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
 
     def operation(self, node: fx.Node) -> Op | None:
         """The neutral operation of an FX node, if it has one."""
@@ -112,7 +114,7 @@ def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
         program = _batched(model, inputs)
         if _unreached(model, program.graph):
             model.train()
-            _add_training(program, inputs)
+            _add_training(program, program.inputs)
     return program
 
 
@@ -234,7 +236,11 @@ def _add_training(program: TorchProgram, inputs: Inputs) -> None:
     """Let weights that only training mode reaches (auxiliary heads) take part in the analysis."""
     try:
         extra = _program(program.model, inputs).graph
-    except LiftError:
+    except LiftError as error:
+        program.warnings.append(
+            "training mode could not be captured; weights that only it uses keep their widths: "
+            + str(error).splitlines()[0]
+        )
         return
     known = {id(value.tensor): value for value in program.graph.weights.values()}
     swap = dict(zip(extra.inputs, program.graph.inputs, strict=True))
