@@ -25,7 +25,7 @@ from torch.utils import _pytree as pytree
 from graphprune.axes import Dim
 from graphprune.frontends.arguments import REWRITES
 from graphprune.frontends.tagged import Tagged, assign, tagged
-from graphprune.frontends.torch import TorchProgram, preserved
+from graphprune.frontends.torch import TorchProgram, is_layer, preserved
 from graphprune.graph import Op, Value
 from graphprune.indices import kept_length
 from graphprune.passes.narrow import Cuts
@@ -195,7 +195,7 @@ class _Guide(TorchFunctionMode):
     def offend(self, op: Op, why: str) -> None:
         """Report the innermost module of the caller's own whose code is running."""
         for path, module in reversed(self._stack):
-            if not _is_layer(module):
+            if not is_layer(module):
                 self.findings.offenders.setdefault(path, why)
                 return
         self.findings.offenders.setdefault("", why)
@@ -263,7 +263,7 @@ class _Guide(TorchFunctionMode):
     def _stepped_over(self, path: str, module: nn.Module, error: Exception) -> Any:
         """What a module that failed should have returned, if that is known."""
         number = len(self.findings.calls[path])
-        if self._known is None or _is_layer(module):
+        if self._known is None or is_layer(module):
             raise error
         calls = self._known.calls.get(path, [])
         if number >= len(calls) or path == "":
@@ -285,7 +285,7 @@ class _Guide(TorchFunctionMode):
     def tags(self) -> Iterator[None]:
         """Replace integer attributes of the caller's modules by tagged ones, then back."""
         for path, module in self._model.named_modules():
-            if _is_layer(module):
+            if is_layer(module):
                 continue
             for attr, held in list(module.__dict__.items()):
                 if attr != "training" and not attr.startswith("_"):
@@ -299,11 +299,3 @@ def _weights_by_id(program: TorchProgram, model: nn.Module) -> dict[int, Value]:
         **dict(model.named_parameters(remove_duplicate=False)),
     }
     return {id(live[name]): v for name, v in program.graph.weights.items() if name in live}
-
-
-def _is_layer(module: nn.Module) -> bool:
-    """Whether a module is a plain layer of `torch.nn`, whose code can express any width."""
-    composite = (
-        "MultiheadAttention" in type(module).__name__ or "Transformer" in type(module).__name__
-    )
-    return type(module).__module__.startswith("torch.nn.") and not composite

@@ -15,6 +15,7 @@ from graphprune.frontends.guide import Findings, Mismatch, guide
 from graphprune.frontends.rebuild import rebuild
 from graphprune.frontends.scale import Fold, find_folds
 from graphprune.frontends.torch import TorchProgram
+from graphprune.graph import Op
 from graphprune.passes.narrow import Cuts
 
 
@@ -54,8 +55,11 @@ def survey(
     out = Survey(cuts, original=original)
     if fold:
         out.folds, out.cuts = find_folds(program, cuts)
-    model = rebuild(program, out.cuts, blank=True)
     guesses = described(program, out.cuts)
+    if not any(_takes_lengths(op, program, out.cuts) for op in program.graph.ops):
+        out.edits = guesses  # widths follow from the weights alone
+        return out
+    model = rebuild(program, out.cuts, blank=True)
     first = _settle(program, out, model, guesses)
     if first.offenders and guesses:
         # Attributes that agree with a module's weights are set first; where modules fail all
@@ -69,6 +73,14 @@ def survey(
             out.edits = kept
     out.offenders, out.mismatches = first.offenders, first.mismatches
     return out
+
+
+def _takes_lengths(op: Op, program: TorchProgram, cuts: Cuts) -> bool:
+    """Whether Python code may give an operation a number that depends on a width."""
+    effect = cuts.deps.effects[op]
+    if not (effect.sizes or effect.pins or isinstance(op.attrs.get("other"), float)):
+        return False
+    return op.module not in program.layers
 
 
 def calls_of(program: TorchProgram, found: Survey) -> Findings:

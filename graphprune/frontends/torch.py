@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -49,12 +50,11 @@ class TorchProgram:
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
 
-    def operation(self, node: fx.Node) -> Op | None:
-        """The neutral operation of an FX node, if it has one."""
-        return self._ops.get(node)
-
-    def __post_init__(self) -> None:
-        self._ops = {op.source: op for op in self.graph.ops}
+    @cached_property
+    def layers(self) -> frozenset[str]:
+        """Paths of the plain layers of `torch.nn`, whose code can express any width."""
+        modules = self.model.named_modules(remove_duplicate=False)
+        return frozenset(path for path, module in modules if is_layer(module))
 
     def batch(self) -> int:
         """Samples in the example inputs: the first dimension of the first of them, or 1."""
@@ -69,6 +69,13 @@ class TorchProgram:
     def flat_inputs(self) -> list[torch.Tensor]:
         """The tensors among the example inputs, in the graph's order."""
         return [leaf for leaf in pytree.tree_leaves(self.inputs) if isinstance(leaf, torch.Tensor)]
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether a module is a plain layer of `torch.nn`, whose code can express any width."""
+    name = type(module).__name__
+    composite = "MultiheadAttention" in name or "Transformer" in name
+    return type(module).__module__.startswith("torch.nn.") and not composite
 
 
 @contextmanager
