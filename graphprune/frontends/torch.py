@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.errors import GraphPruneError, LiftError
 from graphprune.frontends.reader import Reader, inline_wrappers
-from graphprune.graph import Graph, Op, Value
+from graphprune.graph import Graph, Value
 
 Inputs: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
 

@@ -1,0 +1,99 @@
+"""Example inputs are found from the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from graphprune.frontends.inputs import describe, find_inputs, restore
+
+
+def shapes(model: nn.Module) -> list[tuple[int, ...]]:
+    return [tuple(x.shape) for x in pytree.tree_leaves(find_inputs(model))]
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ([nn.Conv2d(3, 4, 3)], (2, 3, 224, 224)),
+        ([nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 2)], (2, 1, 8, 8)),
+        ([nn.Conv1d(2, 4, 3)], (2, 2, 128)),
+        ([nn.Conv3d(2, 4, 3)], (2, 2, 16, 16, 16)),
+        ([nn.Linear(7, 4)], (2, 7)),
+        ([nn.Flatten(), nn.Linear(784, 4)], (2, 784)),
+        ([nn.LSTM(6, 4)], (2, 16, 6)),
+        ([nn.Embedding(50, 4)], (2, 16)),
+    ],
+    ids=str,
+)
+def test_from_the_first_layer(layers: list[nn.Module], shape: tuple[int, ...]) -> None:
+    assert shapes(nn.Sequential(*layers)) == [shape]
+
+
+def test_tokens_lie_in_the_vocabulary() -> None:
+    ((ids,), _) = find_inputs(nn.Sequential(nn.Embedding(5, 4)))
+    assert int(ids.max()) < 5
+
+
+def test_an_image_size_attribute_is_believed_first() -> None:
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.image_size = 40
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x)
+
+    assert shapes(Sized()) == [(2, 3, 40, 40)]
+
+
+def test_timm_tells_its_input_size() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, pretrained_cfg_overlay={
+        "input_size": (3, 64, 64)})  # fmt: skip
+    assert shapes(model) == [(2, 3, 64, 64)]
+
+
+def test_type_and_device_are_the_models() -> None:
+    ((x,), _) = find_inputs(nn.Sequential(nn.Linear(4, 2)).double())
+    assert x.dtype == torch.float64
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["bert", "vit", "t5"])
+def test_hugging_face_models_tell_theirs(kind: str) -> None:
+    import transformers as hf
+
+    small: dict[str, Any] = {
+        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }  # fmt: skip
+    if kind == "bert":
+        model: nn.Module = hf.BertModel(hf.BertConfig(vocab_size=60, **small))
+    elif kind == "vit":
+        model = hf.ViTModel(hf.ViTConfig(image_size=32, patch_size=8, **small))
+    else:
+        model = hf.T5Model(
+            hf.T5Config(vocab_size=60, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
+        )
+    args, kwargs = find_inputs(model)
+    assert args == ()
+    with torch.no_grad():
+        model.eval()(**kwargs)
+    wanted = {"bert": {"input_ids"}, "vit": {"pixel_values"},
+              "t5": {"input_ids", "decoder_input_ids"}}  # fmt: skip
+    assert set(kwargs) == wanted[kind]
+
+
+def test_inputs_as_plain_data() -> None:
+    inputs = ((torch.randn(2, 3), [torch.arange(5)]), {"mask": None, "scale": 2.0})
+    args, kwargs = restore(describe(inputs))
+    assert args[0].shape == (2, 3)
+    assert args[1][0].dtype == torch.int64
+    assert int(args[1][0].max()) < 5
+    assert kwargs == {"mask": None, "scale": 2.0}
