@@ -132,7 +132,7 @@ class _Guide(TorchFunctionMode):
         for op in ops:
             if name == "multi_head_attention_forward":  # its inner calls are out of reach
                 self._pinned(op, {})
-            else:
+            elif self._cuts.keep:
                 args, kwargs = self._corrected(op, args, kwargs)
         result = func(*args, **kwargs)
         self._label_results(ops, result)

@@ -120,7 +120,9 @@ def _from_config(model: Any, device: torch.device, dtype: torch.dtype) -> Iterat
         given["pixel_values"] = pixels
     if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in names:
         given["decoder_input_ids"] = ids
-    if given:
+    if hasattr(config, "use_cache"):
+        given["use_cache"] = False  # a cache is no tensor that could be captured
+    if len(given) > 1 or "use_cache" not in given:
         yield (), given
     yield (), {model.main_input_name: pixels if "pixel" in model.main_input_name else ids}
     try:
