@@ -6,167 +6,26 @@ from graphprune.axes import cut, unify
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Dims, Site
 
-_UNARY = [
-    "relu",
-    "relu6",
-    "leaky_relu",
-    "elu",
-    "celu",
-    "selu",
-    "gelu",
-    "silu",
-    "mish",
-    "hardswish",
-    "hardsigmoid",
-    "hardtanh",
-    "sigmoid",
-    "log_sigmoid",
-    "tanh",
-    "softplus",
-    "softsign",
-    "hardshrink",
-    "softshrink",
-    "tanhshrink",
-    "threshold",
-    "rrelu",
-    "neg",
-    "negative",
-    "abs",
-    "exp",
-    "exp2",
-    "expm1",
-    "log",
-    "log2",
-    "log10",
-    "log1p",
-    "sqrt",
-    "rsqrt",
-    "square",
-    "reciprocal",
-    "sign",
-    "sgn",
-    "sin",
-    "cos",
-    "tan",
-    "asin",
-    "acos",
-    "atan",
-    "sinh",
-    "cosh",
-    "asinh",
-    "acosh",
-    "atanh",
-    "erf",
-    "erfc",
-    "erfinv",
-    "digamma",
-    "lgamma",
-    "floor",
-    "ceil",
-    "round",
-    "trunc",
-    "frac",
-    "logit",
-    "nan_to_num",
-    "bitwise_not",
-    "logical_not",
-    "isnan",
-    "isinf",
-    "isfinite",
-    "dropout",
-    "feature_dropout",
-    "alpha_dropout",
-    "feature_alpha_dropout",
-    "native_dropout",
-    "bernoulli",
-    "clone",
-    "contiguous",
-    "alias",
-    "detach",
-    "lift_fresh_copy",
-    "lift_fresh",
-    "lift",
-    "to",
-    "_to_copy",
-    "zero",
-    "fill",
-    "type_as",
-    "positive",
-    "float",
-    "double",
-    "half",
-    "bfloat16",
-    "int",
-    "long",
-    "bool",
-    "conj",
-    "resolve_conj",
-    "resolve_neg",
-    "zeros_like",
-    "ones_like",
-    "full_like",
-    "empty_like",
-    "rand_like",
-    "randn_like",
-]
+_UNARY = """
+    relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardsigmoid hardtanh
+    sigmoid log_sigmoid tanh softplus softsign hardshrink softshrink tanhshrink threshold
+    rrelu neg negative abs exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square reciprocal
+    sign sgn sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc erfinv digamma
+    lgamma floor ceil round trunc frac logit nan_to_num bitwise_not logical_not isnan isinf
+    isfinite dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout
+    bernoulli clone contiguous alias detach lift_fresh_copy lift_fresh lift to _to_copy zero
+    fill type_as positive float double half bfloat16 int long bool conj resolve_conj
+    resolve_neg zeros_like ones_like full_like empty_like rand_like randn_like
+""".split()
 
-_BROADCAST = [
-    "add",
-    "sub",
-    "subtract",
-    "rsub",
-    "mul",
-    "multiply",
-    "div",
-    "divide",
-    "true_divide",
-    "floor_divide",
-    "remainder",
-    "fmod",
-    "pow",
-    "float_power",
-    "maximum",
-    "minimum",
-    "fmax",
-    "fmin",
-    "atan2",
-    "hypot",
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "logical_and",
-    "logical_or",
-    "logical_xor",
-    "bitwise_and",
-    "bitwise_or",
-    "bitwise_xor",
-    "bitwise_left_shift",
-    "bitwise_right_shift",
-    "__and__",
-    "__or__",
-    "__xor__",
-    "__lshift__",
-    "__rshift__",
-    "where",
-    "masked_fill",
-    "addcmul",
-    "addcdiv",
-    "lerp",
-    "clamp",
-    "clamp_min",
-    "clamp_max",
-    "clip",
-    "copy",
-    "xlogy",
-    "heaviside",
-    "logaddexp",
-    "isclose",
-    "copysign",
-    "mse_loss",
-]
+_BROADCAST = """
+    add sub subtract rsub mul multiply div divide true_divide floor_divide remainder fmod
+    pow float_power maximum minimum fmax fmin atan2 hypot eq ne lt le gt ge logical_and
+    logical_or logical_xor bitwise_and bitwise_or bitwise_xor bitwise_left_shift
+    bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__ where masked_fill
+    addcmul addcdiv lerp clamp clamp_min clamp_max clip copy xlogy heaviside logaddexp
+    isclose copysign mse_loss
+""".split()
 
 
 @axis_rule(*(f"aten.{name}" for name in _UNARY))
@@ -179,6 +38,12 @@ def unary(op: Site) -> list[Dims]:
 def broadcast(op: Site) -> list[Dims]:
     """Operands aligned from the right share their dimensions."""
     return [op.broadcast(op.operands())]
+
+
+@axis_rule("aten.broadcast_tensors")
+def broadcast_tensors(op: Site) -> list[Dims]:
+    """Every operand at the shape of all."""
+    return [op.broadcast(op.operands())] * len(op.op.outputs)
 
 
 @axis_rule("aten.prelu")

@@ -41,7 +41,7 @@ def index_select(op: Site) -> list[Dims]:
     at = op.axis()
     dims = op.dims()
     op.lock([dims[at]], "indexed")
-    return [[*dims[:at], op.fresh(why="indexed")[at], *dims[at + 1 :]]]
+    return [[*dims[:at], op.dims(1)[0] if op.rank(1) else (), *dims[at + 1 :]]]
 
 
 @axis_rule("aten.gather", "aten.take_along_dim")

@@ -23,7 +23,7 @@ def batch_norm(op: Site) -> str:
     return "n c ..., c, c, c, c -> n c ..., *, *, *"
 
 
-@axis_rule("aten.group_norm", "aten.native_group_norm", mixes="c")
+@axis_rule("aten.group_norm", mixes="c ...")
 def group_norm(op: Site) -> str:
     """Whole groups may go exactly; channels inside a group share its statistics."""
     groups = op.attr("num_groups", "group")
@@ -32,16 +32,28 @@ def group_norm(op: Site) -> str:
     return f"n {g} ..., {g}, {g} -> n {g} ..."
 
 
+@axis_rule("aten.native_group_norm", mixes="c ...")
+def native_group_norm(op: Site) -> str:
+    """As `group_norm`, with every length an argument, and the statistics as results."""
+    g = f"(g={op.attr('group')} c)"
+    n, c, *space = op.dims()
+    for attr, size in (("N", n), ("C", c), ("HxW", tuple(a for dim in space for a in dim))):
+        op.resize(attr, size)
+    op.resize("group", "g")
+    return f"n {g} ..., {g}, {g} -> n {g} ..., n g, n g"
+
+
 @axis_rule("aten.layer_norm", "aten.rms_norm", "aten._fused_rms_norm", "aten.native_layer_norm")
 def layer_norm(op: Site) -> list[Dims]:
     """Normalisation over the trailing dimensions, which it mixes."""
     x = op.dims()
-    normalized = x[op.rank() - len(op.attr("normalized_shape")) :]
+    first = op.rank() - len(op.attr("normalized_shape"))
+    normalized = x[first:]
     out = op.broadcast(op.operands())
     op.mix(*normalized)
     op.resize("normalized_shape", list(normalized))
-    rest = [op.fresh(i, "statistics") for i in range(1, len(op.op.outputs))]
-    return [out, *rest]
+    statistics: Dims = [*x[:first], *(() for _ in normalized)]
+    return [out, *(statistics for _ in op.op.outputs[1:])]
 
 
 @axis_rule("aten._weight_norm", "aten._weight_norm_interface")
@@ -50,7 +62,7 @@ def weight_norm(op: Site) -> list[Dims]:
     kept = op.axis(default=0)
     out = op.broadcast(op.operands())
     op.mix(*(dim for i, dim in enumerate(out) if i != kept))
-    return [out, *(op.fresh(i, "statistics") for i in range(1, len(op.op.outputs)))]
+    return [out, *(op.dims(1) for _ in op.op.outputs[1:])]
 
 
 @axis_rule("aten.softmax", "aten.log_softmax", "aten._softmax", "aten._log_softmax", "aten.softmin")

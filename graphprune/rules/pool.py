@@ -24,7 +24,8 @@ def pool(op: Site) -> str:
     """A window over the spatial dimensions; the input may come without a batch."""
     spatial = next(d for d in (1, 2, 3) if f"{d}d" in op.op.type)
     lead = "n c" if op.rank() == spatial + 2 else "c"
-    return f"{lead} * -> {lead} *, {lead} *"
+    samples = f", {lead if op.rank() == spatial + 2 else '1 c'} *" if op.has(1) else ""
+    return f"{lead} *{samples} -> {lead} *, {lead} *"
 
 
 @axis_rule(

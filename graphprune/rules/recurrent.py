@@ -32,7 +32,11 @@ def recurrent(op: Site) -> str | list[Dims]:
     directions = 2 if op.attr("bidirectional") else 1
     x, first = op.dims(), op.dims(1)
     hidden, cell = first[-1], op.dims(states)[-1]
-    op.lock([first[0]], "layers")
+    steps, batch = (x[1], x[0]) if op.attr("batch_first", default=False) else (x[0], x[1])
+    op.lock([steps], "steps in order")
+    for state in (op.dims(i + 1) for i in range(states)):
+        op.lock([state[0]], "layers")
+        unify(batch, state[1])
     projected = kind == "lstm" and op.shape(1)[-1] != op.shape(2)[-1]
     if not projected:
         unify(hidden, cell)
@@ -71,7 +75,8 @@ def cell(op: Site) -> list[Dims]:
     """One step of a recurrent layer."""
     kind = op.op.type.removeprefix("aten.").removesuffix("_cell")
     states = 2 if kind == "lstm" else 1
-    x, hidden = op.dims(), op.dims(1)
+    x = op.dims()
+    hidden = op.broadcast([[*x[:-1], ()], *(op.dims(i + 1) for i in range(states))])
     weights = range(1 + states, len(op.op.inputs))
     present = [i for i in weights if op.has(i)]
     for i in present:

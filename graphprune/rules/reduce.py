@@ -5,10 +5,9 @@ from __future__ import annotations
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Dims, Site
 
-_MIXING = (
-    "mean amax amin max min prod var std var_mean std_mean logsumexp norm linalg_vector_norm any "
-    "all"
-)
+_MIXING = """
+    mean amax amin max min prod var std var_mean std_mean logsumexp norm linalg_vector_norm any all
+"""
 
 
 def _reduced(op: Site) -> list[int]:

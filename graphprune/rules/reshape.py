@@ -18,8 +18,9 @@ def reshape(op: Site) -> list[Dims]:
 
 @axis_rule("aten.flatten", "aten.squeeze", "aten.unsqueeze", "aten.view_as", "aten.reshape_as")
 def regrouped(op: Site) -> list[Dims]:
-    """Reshapes whose arguments name dimensions, not lengths."""
-    return [regroup(op.dims(), op.out_shape(), f"sizes do not divide at {op.op.name}")]
+    """Reshapes whose arguments name dimensions, or another operand of that shape."""
+    out = regroup(op.dims(), op.out_shape(), f"sizes do not divide at {op.op.name}")
+    return [op.broadcast([out, op.dims(1)]) if op.has(1) else out]
 
 
 @axis_rule("aten.unflatten")
@@ -47,7 +48,13 @@ def transpose(op: Site) -> list[Dims]:
     return [dims]
 
 
-@axis_rule("aten.t", "aten.numpy_T", "aten.mT", "aten.adjoint")
+@axis_rule("aten.numpy_T")
+def reverse(op: Site) -> list[Dims]:
+    """All dimensions in reverse order."""
+    return [op.dims()[::-1]]
+
+
+@axis_rule("aten.t", "aten.mT", "aten.adjoint")
 def matrix_transpose(op: Site) -> list[Dims]:
     """The last two dimensions change places."""
     dims = op.dims()

@@ -142,9 +142,8 @@ class Site:
             for pattern, value in zip(signature.outputs, self.op.outputs, strict=False)
         ]
         self.contract(*(bound[name] for name in signature.contracted if name in bound))
-        self.mix(*(bound[name] for name in mixes.split() if name in bound))
-        fixed = [bound[name] for name in locks.split() if name in bound]
-        self.lock(fixed, f"length fixed by {self.op.type}")
+        self.mix(*self.product(mixes.split(), bound))
+        self.lock(self.product(locks.split(), bound), f"length fixed by {self.op.type}")
         if signature.counted and not self.effect.macs:
             self.effect.macs.append(self.product(signature.counted, bound))
         self._bind_sizes(bound)

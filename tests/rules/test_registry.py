@@ -1,0 +1,80 @@
+"""The table of rules: registration, and what becomes of operations without a rule."""
+
+from __future__ import annotations
+
+import pytest
+
+import graphprune
+from graphprune.axes import Dim, atom, atoms
+from graphprune.errors import AxisError
+from graphprune.graph import Op, Value
+from graphprune.rules import axis_rule, infer, is_known, known_types, registry
+from graphprune.rules.site import Site
+
+
+def _call(type_: str, *shapes: tuple[int, ...]) -> tuple[Op, dict[Value, list[Dim]]]:
+    """An operation whose result has the first operand's shape, and its operands' axes."""
+    inputs: list[Value | None] = [
+        Value(f"x{i}", shape, "float32") for i, shape in enumerate(shapes)
+    ]
+    op = Op("call", type_, inputs, [Value("y", shapes[0], "float32")])
+    return op, {value: [atom(n) for n in value.shape] for value in inputs if value is not None}
+
+
+def _reasons(dims: list[Dim]) -> set[str | None]:
+    return {axis.reason for dim in dims for axis in atoms(dim)}
+
+
+def test_register_and_apply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+
+    @axis_rule("my.scale", mixes="c")
+    def scale(op: Site) -> str:
+        return "n c ..., c -> n c ..."
+
+    assert is_known("my.scale")
+    assert "my.scale" in known_types()
+    op, dims = _call("my.scale", (2, 3, 5), (3,))
+    (out,), effect = infer(op, dims)
+    assert list(atoms(out[1])) == list(atoms(dims[op.inputs[1]][0]))
+    assert effect.mixes == [out[1]]
+
+
+def test_a_type_has_one_rule() -> None:
+    with pytest.raises(AxisError, match=r"aten\.relu has a rule already: unary"):
+        axis_rule("aten.relu")(lambda op: "... -> ...")
+
+
+def test_the_public_name() -> None:
+    assert graphprune.axis_rule is axis_rule
+
+
+def test_an_unknown_operation_locks_and_is_named() -> None:
+    op, dims = _call("my.unheard_of", (2, 3))
+    results, _ = infer(op, dims)
+    assert not is_known("my.unheard_of")
+    for found in (*results, *dims.values()):
+        assert _reasons(found) == {"unknown operation my.unheard_of at call"}
+
+
+def test_a_rule_that_does_not_fit_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = registry.Rule(lambda op: "a b c -> a b c", "", "")
+    monkeypatch.setitem(registry._RULES, "my.misfit", rule)
+    op, dims = _call("my.misfit", (2, 3))
+    results, effect = infer(op, dims)
+    assert not effect.mixes
+    for found in (*results, *dims.values()):
+        (reason,) = _reasons(found)
+        assert reason is not None
+        assert "my.misfit at call: the rule does not fit the shapes [2, 3]" in reason
+
+
+@pytest.mark.parametrize("letters", ["r", "..."])
+def test_letters_may_be_fixed(letters: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = registry.Rule(lambda op: "... r -> ... r", "", letters)
+    monkeypatch.setitem(registry._RULES, "my.fixed", rule)
+    op, dims = _call("my.fixed", (2, 4))
+    infer(op, dims)
+    lead, last = dims[op.inputs[0]]
+    assert (None in _reasons([last])) == (letters != "r")
+    assert (None in _reasons([lead])) == (letters != "...")
