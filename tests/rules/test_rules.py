@@ -21,11 +21,10 @@ _SEEN: set[str] = set()
 # Names that torch.export never emits: they decompose on capture, have lengths that depend on
 # the data, or live in Python only.
 NEVER_EXPORTED = {
-    f"aten.{name}"
-    for name in """
-        _adaptive_avg_pool1d bfloat16 bool double float half int long item lift_fresh
-        fractional_max_pool1d lp_pool1d lp_pool2d lp_pool3d softmin softsign tanhshrink unique_dim
-    """.split()
+    *("aten.bfloat16", "aten.bool", "aten.double", "aten.float", "aten.half", "aten.int"),
+    *("aten.long", "aten.item", "aten.lift_fresh", "aten.unique_dim", "aten.fractional_max_pool1d"),
+    *("aten._adaptive_avg_pool1d", "aten.lp_pool1d", "aten.lp_pool2d", "aten.lp_pool3d"),
+    *("aten.softmin", "aten.softsign", "aten.tanhshrink"),
 }
 
 
@@ -58,7 +57,6 @@ def _free(function: Callable[..., Any], *tensors: torch.Tensor) -> list[set[int]
     [
         ("aten.flip", lambda x: x.flip(1)),
         ("aten.roll", lambda x: x.roll(1, 1)),
-        ("aten.cumprod", lambda x: x.cumprod(1)),
         ("aten.softmax", lambda x: x.softmax(1)),
     ],
 )
