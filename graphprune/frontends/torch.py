@@ -16,12 +16,12 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import GraphPruneError, LiftError
 from graphprune.frontends.reader import Reader, inline_wrappers
-from graphprune.graph import Graph, Value
+from graphprune.graph import Graph
 
 Inputs: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
 
@@ -34,9 +34,6 @@ class TorchProgram:
         model: The caller's module; only ever read.
         inputs: The example inputs it was captured with: positional and keyword arguments.
         graph: The neutral graph.
-        code: The captured FX graph, without higher-order wrappers.
-        values: The value that each FX node yields; a tuple of values where it yields several.
-        out_spec: Structure of what the model returns.
         seconds: How long torch.export took.
         warnings: What the caller should know.
     """
@@ -44,9 +41,6 @@ class TorchProgram:
     model: nn.Module
     inputs: Inputs
     graph: Graph
-    code: fx.Graph
-    values: dict[fx.Node, Value | tuple[Value | None, ...] | None] = field(default_factory=dict)
-    out_spec: pytree.TreeSpec | None = None
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
 
@@ -178,18 +172,14 @@ def _program(model: nn.Module, inputs: Inputs) -> TorchProgram:
     start = time.perf_counter()
     exported = _export(model, inputs)
     seconds = time.perf_counter() - start
-    code = exported.graph_module.graph
     inline_wrappers(exported.graph_module)
     reader = Reader(model, exported)
-    for node in code.nodes:
+    for node in exported.graph_module.graph.nodes:
         reader.read(node)
     return TorchProgram(
         model=model,
         inputs=inputs,
         graph=reader.graph,
-        code=code,
-        values=reader.values,
-        out_spec=exported.call_spec.out_spec,
         seconds=seconds,
     )
 

@@ -43,10 +43,11 @@ def axis_rule(*types: str, mixes: str = "", locks: str = "") -> Callable[[F], F]
     Raises:
         AxisError: A type has a rule already.
 
-    Example:
-        >>> @axis_rule("my.scale")
-        ... def scale(op):
-        ...     return "n c ..., c -> n c ..."
+    Example::
+
+        @axis_rule("my.scale")
+        def scale(op: Site) -> str:
+            return "n c ..., c -> n c ..."
     """
 
     def register(function: F) -> F:

@@ -87,6 +87,7 @@ def test_hugging_face_models_tell_theirs(kind: str) -> None:
         model.eval()(**kwargs)
     wanted = {"bert": {"input_ids"}, "vit": {"pixel_values"},
               "t5": {"input_ids", "decoder_input_ids"}}  # fmt: skip
+    assert kwargs.pop("use_cache", False) is False
     assert set(kwargs) == wanted[kind]
 
 
