@@ -233,6 +233,10 @@ def regroup(dims: Sequence[Dim], sizes: Sequence[int], why: str) -> list[Dim]:
     Works block by block, a block being the shortest run of dimensions before and after with
     the same number of indices; a block whose sizes do not divide is locked with `why`.
     """
+    if 0 in sizes:
+        for dim in dims:
+            lock(dim, why)
+        return [atom(size, why) for size in sizes]
     out: list[Dim] = []
     start = 0
     for i, stop in _blocks([length(dim) for dim in dims], sizes):

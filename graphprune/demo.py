@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
@@ -17,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from graphprune.frontends.torch import quiet
 from graphprune.plan import plan
 from graphprune.report import show
 
@@ -134,7 +133,7 @@ def save(small: nn.Module, images: Tensor, out: Path, console: Console) -> None:
     """Write a model as `.pt2` and `.onnx`, and check the latter against the module."""
     out.mkdir(parents=True, exist_ok=True)
     batch = torch.export.Dim("batch")
-    with _quiet():
+    with _silent():
         program = torch.export.export(
             small, (images[:2],), dynamic_shapes={"x": {0: batch}}, strict=False
         )
@@ -168,13 +167,7 @@ def _run_onnx(path: Path, images: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silent() -> Iterator[None]:
     """Keep the exporters' chatter out of the output."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
+    with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        yield

@@ -56,6 +56,8 @@ def narrow(deps: Dependencies, keep: Mapping[Axis, Indices]) -> Cuts:
         for attr, size in effect.sizes.items():
             present = op.attrs.get(attr)
             new = _new_size(present, size, counts)
+            if new is None and _from_end(present) and _touched(op, cuts):
+                new = None if isinstance(size, list) else kept_length(size, counts)
             if new is not None and (attr in op.attrs or attr == "split_sizes"):
                 changed[attr] = new
         for attr, (value, dim) in effect.pins.items():
@@ -64,6 +66,16 @@ def narrow(deps: Dependencies, keep: Mapping[Axis, Indices]) -> Cuts:
         if changed:
             cuts.attrs[op] = changed
     return cuts
+
+
+def _from_end(present: Any) -> bool:
+    """Whether an attribute is a position counted from the end, which moves as the end does."""
+    return isinstance(present, int) and present < 0
+
+
+def _touched(op: Op, cuts: Cuts) -> bool:
+    values = [value for value in op.inputs if value is not None]
+    return any(cuts.touches(dim) for value in values for dim in cuts.deps.dims[value])
 
 
 def _new_size(present: Any, size: Any, counts: Mapping[Axis, int]) -> Any:

@@ -60,6 +60,22 @@ def test_control_flow_that_depends_on_data_is_named() -> None:
     assert "example_inputs" in str(error.value)
 
 
+def test_sizes_that_depend_on_data_are_named() -> None:
+    class Selecting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            return self.b(y[y.sum(1) > 0])
+
+    with pytest.raises(
+        LiftError, match=r"aten\.\w+ in the top-level module makes a tensor whose size"
+    ):
+        graphprune.shrink(Selecting(), 0.5)
+
+
 def test_inputs_that_cannot_be_found() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import GraphPruneError, LiftError
-from graphprune.frontends.torch import Inputs, preserved
+from graphprune.frontends.torch import Inputs, preserved, quiet
 
 BATCH = 2  # a batch of one could not be told from other dimensions of length one
 _SIDES = (224, 32, 28, 64, 8, 16, 128, 256, 299, 384, 512, 96, 48)
@@ -66,7 +66,7 @@ def rejects(model: nn.Module, inputs: Inputs, training: bool = False) -> str | N
     """Why a model does not run on inputs, in eval or training mode, or None if it does."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     args, kwargs = pytree.tree_map_only(torch.Tensor, fake.from_tensor, inputs)
-    with preserved(model), torch.no_grad():
+    with preserved(model), torch.no_grad(), quiet():
         model.train(training)
         try:
             with fake:
@@ -79,7 +79,8 @@ def rejects(model: nn.Module, inputs: Inputs, training: bool = False) -> str | N
 
 
 def _needs_values(error: Exception) -> bool:
-    return "DataDependent" in type(error).__name__ or "data-dependent" in str(error)
+    name = type(error).__name__
+    return "DataDependent" in name or "DynamicOutput" in name or "data-dependent" in str(error)
 
 
 def _candidates(model: nn.Module) -> Iterator[Inputs]:

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 from torch.export.graph_signature import InputKind
 
+from graphprune.errors import LiftError
 from graphprune.graph import Graph, Kind, Op, Value
 
 _KINDS: dict[InputKind, Kind] = {
@@ -73,6 +74,7 @@ class Reader:
         inputs, attrs = self._arguments(node)
         fake = node.meta.get("val")
         several = isinstance(fake, list | tuple)
+        _check_sizes(node, fake)
         outputs = [
             Value(f"{node.name}.{i}" if several else node.name, tuple(item.shape), _dtype(item))
             if isinstance(item, torch.Tensor)
@@ -105,6 +107,18 @@ class Reader:
             else:
                 attrs[name] = given
         return inputs, attrs
+
+
+def _check_sizes(node: fx.Node, fake: Any) -> None:
+    for item in fake if isinstance(fake, list | tuple) else [fake]:
+        sizes = item.shape if isinstance(item, torch.Tensor) else ()
+        if not all(isinstance(size, int) for size in sizes):
+            stack = node.meta.get("nn_module_stack") or {"": ("", "")}
+            where = next(reversed(stack.values()))[0] or "the top-level module"
+            raise LiftError(
+                f"{type_of(node)} in {where} makes a tensor whose size depends on the data, which "
+                "cannot be captured: shrink the submodules around it"
+            )
 
 
 def _dtype(tensor: torch.Tensor) -> str:

@@ -100,6 +100,19 @@ def _state(module: nn.Module) -> list[tuple[Any, Any]]:
     return [(holder, holder.copy()) for holder in (module.__dict__, *plain)]
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep PyTorch's warnings and logs about a trace to itself: errors are told in our words."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
 def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
     """Capture a module.
 
@@ -186,18 +199,13 @@ def _program(model: nn.Module, inputs: Inputs) -> TorchProgram:
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     args, kwargs = inputs
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             return torch.export.export(model, args, kwargs, strict=False)
     except GraphPruneError:
         raise
     except Exception as error:
         raise _explained(model, inputs, error) from error
-    finally:
-        logging.disable(level)
 
 
 def _explained(model: nn.Module, inputs: Inputs, error: Exception) -> LiftError:

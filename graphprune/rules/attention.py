@@ -22,6 +22,8 @@ def attention(op: Site) -> list[Dims]:
     op.pin("scale", op.shape()[-1] ** -0.5, op.dims()[-1])
     (out,) = op.apply(parse(text), mixes="k")
     q, k = op.dims(0), op.dims(1)
+    if op.attr("is_causal", default=False):
+        op.lock([q[-2], k[-2]], "positions compared")
     if op.has(3):
         op.broadcast([[*out[:-2], q[-2], k[-2]], op.dims(3)])
     weights = (*out[:-1], k[-2])

@@ -12,8 +12,21 @@ def cat(op: Site) -> list[Dims]:
     """One dimension is the sum of the operands'; the others are shared."""
     operands = [dims for dims in op.operands() if [length(d) for d in dims] != [0]]
     at = op.axis(default=0, rank=len(operands[0]))
+    return [_concatenated(op, operands, at)]
+
+
+@axis_rule("aten.hstack", "aten.vstack")
+def stacked(op: Site) -> list[Dims]:
+    """Concatenation along the first dimension, or the second of those that have one."""
+    rank = len(op.out_shape())
+    at = 1 if op.op.type == "aten.hstack" and rank > 1 else 0
+    operands: list[Dims] = [[*[()] * (rank - len(dims)), *dims] for dims in op.operands()]
+    return [_concatenated(op, operands, at)]
+
+
+def _concatenated(op: Site, operands: list[Dims], at: int) -> Dims:
     rest = op.broadcast([[*dims[:at], (), *dims[at + 1 :]] for dims in operands])
-    return [[*rest[:at], concat([dims[at] for dims in operands]), *rest[at + 1 :]]]
+    return [*rest[:at], concat([dims[at] for dims in operands]), *rest[at + 1 :]]
 
 
 @axis_rule("aten.stack")
@@ -31,7 +44,7 @@ def stack(op: Site) -> list[Dims]:
     "aten.tensor_split",
     "aten.unsafe_chunk",
     "aten.unsafe_split",
-    "aten.split_copy",
+    "aten.unsafe_split_with_sizes",
     "aten.split_with_sizes_copy",
 )
 def split_into(op: Site) -> list[Dims]:
@@ -61,53 +74,77 @@ def _segment(dim: Dim, start: int, stop: int) -> tuple[Dim, Dim]:
 @axis_rule("aten.select")
 def select(op: Site) -> list[Dims]:
     """One index of a dimension: it must stay."""
-    at, size = op.axis(), op.shape()[op.axis()]
-    index = op.attr("index")
-    dims = op.dims()
-    before, _ = _segment(dims[at], index % size, index % size + 1)
-    if index > 0:
-        op.resize("index", before)
-    return [[*dims[:at], *dims[at + 1 :]]]
+    dims = list(op.dims())
+    _chosen(op, dims.pop(op.axis()))
+    return [dims]
+
+
+@axis_rule("aten.select_scatter")
+def select_scatter(op: Site) -> list[Dims]:
+    """One index of a dimension is replaced."""
+    dims, at = op.dims(), op.axis()
+    _chosen(op, dims[at])
+    rest = op.broadcast([[*dims[:at], *dims[at + 1 :]], op.dims(1)])
+    return [[*rest[:at], dims[at], *rest[at:]]]
+
+
+def _chosen(op: Site, dim: Dim) -> None:
+    size, index = length(dim), op.attr("index")
+    before, _, _ = cut_all(dim, (index % size, 1, size - 1 - index % size))
+    op.resize("index", before)
 
 
 @axis_rule("aten.slice", "aten.narrow")
 def sliced(op: Site) -> list[Dims]:
     """A segment of a dimension, or every s-th index of it."""
-    at, size = op.axis(default=0), op.shape()[op.axis(default=0)]
+    at = op.axis(default=0)
     dims = op.dims()
-    start = op.attr("start", default=0)
-    start = max(start + size, 0) if start < 0 else min(start, size)
-    if op.attr("step", default=1) != 1:
-        kept = _every(op, dims[at], start)
-    else:
-        kept = _run(op, dims[at], start, start + op.out_shape()[at])
-    if kept is None:
-        op.lock([dims[at]], "a step does not divide the dimension")
-        kept = op.fresh(why="sliced with a step")[at]
-    return [[*dims[:at], kept, *dims[at + 1 :]]]
+    taken = _taken(op, dims[at], op.out_shape()[at])
+    return [[*dims[:at], taken, *dims[at + 1 :]]]
+
+
+@axis_rule("aten.slice_scatter")
+def slice_scatter(op: Site) -> list[Dims]:
+    """A segment of a dimension, or every s-th index of it, is replaced."""
+    at = op.axis(default=0)
+    dims = op.dims()
+    taken = _taken(op, dims[at], op.shape(1)[at])
+    rest = op.broadcast([[*dims[:at], taken, *dims[at + 1 :]], op.dims(1)])
+    return [[*rest[:at], dims[at], *rest[at + 1 :]]]
+
+
+def _taken(op: Site, dim: Dim, count: int) -> Dim:
+    """The part of a dimension that a slice of `count` indices takes."""
+    size, start = length(dim), op.attr("start", default=0)
+    first = max(start + size, 0) if start < 0 else min(start, size)
+    if count == 0:
+        return atom(0)
+    if op.attr("step", default=1) == 1:
+        return _run(op, dim, first, first + count)
+    taken = _every(op, dim, first, count)
+    if taken is None:
+        op.lock([dim], "a step does not divide the dimension")
+        taken = atom(count, f"sliced with a step at {op.op.name}")
+    return taken
 
 
 def _run(op: Site, dim: Dim, start: int, stop: int) -> Dim:
     size = length(dim)
-    if stop <= start:
-        return atom(0)
-    before, inside = _segment(dim, start, stop)
-    if start > 0:
-        op.resize("start", before)
+    before, inside, _ = cut_all(dim, (start, stop - start, size - stop))
+    op.resize("start", before)
     if stop < size:
-        op.resize("end", concat([before, inside]) if start else inside)
-        op.resize("length", inside)
+        op.resize("end", concat([before, inside]))
+    op.resize("length", inside)
     return inside
 
 
-def _every(op: Site, dim: Dim, start: int) -> Dim | None:
+def _every(op: Site, dim: Dim, start: int, count: int) -> Dim | None:
     """`x[start::step]`: the outer factor of a dimension that the step divides."""
     step, size = op.attr("step"), length(dim)
     end = op.attr("end", default=size)
-    taken = op.out_shape()[op.axis(default=0)]
-    if size % step or start >= step or taken != size // step:
+    if size % step or not 0 <= op.attr("start", default=0) < step or count != size // step:
         return None
-    parts = split(dim, (taken, step))
+    parts = split(dim, (count, step))
     if parts is None:
         return None
     op.lock([parts[1]], "one index of every step taken")
@@ -118,21 +155,26 @@ def _every(op: Site, dim: Dim, start: int) -> Dim | None:
 
 @axis_rule("aten.pad", "aten.constant_pad_nd")
 def pad(op: Site) -> list[Dims]:
-    """Zero padding adds segments at both ends; other modes look at their neighbours."""
+    """Constant padding adds segments at both ends; other modes look at their neighbours.
+
+    A negative width takes a segment away, which keeps its length.
+    """
     widths = op.attr("pad")
+    mode = op.attr("mode", default="constant")
     dims = list(op.dims())
     sizes: list[Dim | None] = []
     for i, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True)):
         at = op.rank() - 1 - i
-        mode = op.attr("mode", default="constant")
-        if mode != "constant" or before < 0 or after < 0:
-            if before or after:
-                op.lock([dims[at]], f"{mode} padding")
-                dims[at] = op.fresh(why="padded")[at]
+        if mode != "constant" and (before or after):
+            op.lock([dims[at]], f"{mode} padding")
+            dims[at] = op.fresh(why="padded")[at]
             sizes += [None, None]
             continue
-        ends = atom(before) if before else None, atom(after) if after else None
+        gone = max(-before, 0), max(-after, 0)
+        first, kept, last = cut_all(dims[at], (gone[0], length(dims[at]) - sum(gone), gone[1]))
+        op.lock([first, last], "cut off")
+        ends = [atom(width) if width > 0 else None for width in (before, after)]
         sizes += ends
-        dims[at] = concat([d for d in (ends[0], dims[at], ends[1]) if d is not None])
+        dims[at] = concat([d for d in (ends[0], kept, ends[1]) if d is not None])
     op.resize("pad", sizes)
     return [dims]

@@ -13,10 +13,11 @@ def _all(value: object, wanted: int) -> bool:
 
 def _pointwise(op: Site) -> bool:
     """Whether each output position sees only its own input position."""
+    padding = op.attr("padding", "pads", default=0)
     return (
         _all(list(op.shape(1)[2:]), 1)
         and _all(op.attr("stride", "strides", default=1), 1)
-        and _all(op.attr("padding", "pads", default=0), 0)
+        and (padding == "valid" or _all(padding, 0))
     )
 
 

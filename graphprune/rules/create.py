@@ -5,7 +5,13 @@ from __future__ import annotations
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Dims, Site
 
-_FILLED = "zeros ones full empty rand randn new_zeros new_ones new_full new_empty empty_permuted"
+_FILLED = """
+    zeros ones full empty rand randn randint new_zeros new_ones new_full new_empty empty_permuted
+"""
+_COUNTED = """
+    arange linspace logspace eye hann_window hamming_window randperm tril_indices triu_indices
+    empty_strided new_empty_strided
+"""
 
 
 @axis_rule(*(f"aten.{name}" for name in _FILLED.split()))
@@ -16,9 +22,9 @@ def filled(op: Site) -> list[Dims]:
     return [dims]
 
 
-@axis_rule("aten.arange", "aten.linspace", "aten.logspace", "aten.eye", "aten.hann_window")
+@axis_rule(*(f"aten.{name}" for name in _COUNTED.split()))
 def counted(op: Site) -> list[Dims]:
-    """Each element tells its own position, so the length is fixed."""
+    """Each element tells its own position (or strides do), so the length is fixed."""
     return [op.fresh(why="positions made")]
 
 

@@ -7,34 +7,34 @@ from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Dims, Site
 
 _UNARY = """
-    relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardsigmoid hardtanh
-    sigmoid log_sigmoid tanh softplus softsign hardshrink softshrink tanhshrink threshold
-    rrelu neg negative abs exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square reciprocal
-    sign sgn sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc erfinv digamma
-    lgamma floor ceil round trunc frac logit nan_to_num bitwise_not logical_not isnan isinf
-    isfinite dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout
-    bernoulli clone contiguous alias detach lift_fresh_copy lift_fresh lift to _to_copy zero
-    fill type_as positive float double half bfloat16 int long bool conj resolve_conj
-    resolve_neg zeros_like ones_like full_like empty_like rand_like randn_like
-""".split()
+    relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardsigmoid hardtanh sigmoid
+    log_sigmoid tanh softplus hardshrink softshrink threshold rrelu neg negative abs exp exp2 sinc
+    absolute fix normal uniform randint_like expm1 log log2 log10 log1p sqrt rsqrt square
+    reciprocal sign sgn sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc erfinv
+    digamma lgamma floor ceil round trunc frac logit nan_to_num bitwise_not logical_not isnan
+    isinf isfinite dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout
+    bernoulli clone contiguous alias detach lift_fresh_copy lift_fresh lift to _to_copy zero fill
+    type_as positive conj resolve_conj resolve_neg zeros_like ones_like full_like empty_like
+    rand_like randn_like
+"""
 
 _BROADCAST = """
-    add sub subtract rsub mul multiply div divide true_divide floor_divide remainder fmod
-    pow float_power maximum minimum fmax fmin atan2 hypot eq ne lt le gt ge logical_and
-    logical_or logical_xor bitwise_and bitwise_or bitwise_xor bitwise_left_shift
-    bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__ where masked_fill
-    addcmul addcdiv lerp clamp clamp_min clamp_max clip copy xlogy heaviside logaddexp
-    isclose copysign mse_loss
-""".split()
+    add sub subtract rsub mul multiply div divide true_divide floor_divide remainder fmod pow
+    float_power maximum minimum fmax fmin atan2 hypot arctan2 logaddexp2 greater greater_equal
+    less less_equal not_equal eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and
+    bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__
+    __lshift__ __rshift__ where masked_fill addcmul addcdiv lerp clamp clamp_min clamp_max clip
+    copy xlogy heaviside logaddexp isclose copysign
+"""
 
 
-@axis_rule(*(f"aten.{name}" for name in _UNARY))
+@axis_rule(*(f"aten.{name}" for name in _UNARY.split()))
 def unary(op: Site) -> list[Dims]:
     """One operand matters; a second one (`type_as`, a fill value) lends only its type."""
     return [op.dims()] * len(op.op.outputs)
 
 
-@axis_rule(*(f"aten.{name}" for name in _BROADCAST))
+@axis_rule(*(f"aten.{name}" for name in _BROADCAST.split()))
 def broadcast(op: Site) -> list[Dims]:
     """Operands aligned from the right share their dimensions."""
     return [op.broadcast(op.operands())]
@@ -63,7 +63,7 @@ def glu(op: Site) -> list[Dims]:
     return [[*dims[:at], left, *dims[at + 1 :]]]
 
 
-_ORDERED = "cumsum cumprod cummax cummin sort argsort flip roll diff logcumsumexp msort"
+_ORDERED = "cumsum cumprod cummax cummin sort argsort flip roll logcumsumexp"
 
 
 @axis_rule(*(f"aten.{name}" for name in _ORDERED.split()))
@@ -72,16 +72,26 @@ def ordered(op: Site) -> list[Dims]:
     given = op.attr("dim", "dims", default=-1)
     at = list(given) if isinstance(given, list | tuple) else [given]
     dims = op.dims()
-    if op.out_shape() != op.shape():
-        return op.opaque("order matters")
     op.lock([dims[d] for d in at] if at else dims, "order matters")
     return [dims] * len(op.op.outputs)
 
 
-@axis_rule("aten.topk", "aten.unique_dim", "aten.one_hot", "aten.bucketize")
-def selected(op: Site) -> list[Dims]:
-    """Results whose length has nothing to do with the operand's."""
-    return op.opaque(f"{op.op.type} takes positions")
+@axis_rule("aten.msort", "aten.flipud", "aten.fliplr")
+def reordered(op: Site) -> list[Dims]:
+    """As above, along a dimension that the name tells: the first, or for `fliplr` the second."""
+    at = int(op.op.type == "aten.fliplr")
+    op.lock(op.dims()[at : at + 1], "order matters")
+    return [op.dims()]
+
+
+@axis_rule("aten.diff")
+def diff(op: Site) -> list[Dims]:
+    """Neighbours along a dimension are subtracted."""
+    if len(op.op.inputs) > 1 and (op.has(1) or op.has(2)):
+        return op.opaque("order matters")
+    at, dims = op.axis(default=-1), op.dims()
+    op.lock([dims[at]], "order matters")
+    return [[*dims[:at], op.fresh(why="order matters")[at], *dims[at + 1 :]]]
 
 
 @axis_rule("aten.tril", "aten.triu")

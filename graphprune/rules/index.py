@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphprune.axes import cut
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Dims, Site
 
@@ -12,27 +13,54 @@ def embedding(op: Site) -> str:
     return "v e, ... -> ... e"
 
 
+def _indices(op: Site, operands: range) -> dict[int, int]:
+    """The indexed dimensions, and the operand that indexes each."""
+    return {at: i for at, i in enumerate(operands) if op.has(i)}
+
+
+def _masked(op: Site, given: dict[int, int]) -> bool:
+    return any(op.dtype(i) in ("bool", "uint8") for i in given.values())
+
+
+def _picked(op: Site, given: dict[int, int], new: Dims) -> Dims:
+    """What `x[i, :, j]` holds: the indexed dimensions give way to the indices' own."""
+    kept = [dim for at, dim in enumerate(op.dims()) if at not in given]
+    first, last = min(given), max(given)
+    start = first if len(given) == last - first + 1 else 0
+    return [*kept[:start], *new, *kept[start:]]
+
+
 @axis_rule("aten.index")
 def index(op: Site) -> list[Dims]:
-    """`x[i, :, j]` with tensors: the indexed dimensions give way to the indices' own."""
-    dims = op.dims()
-    indices = op.op.inputs[1:]
-    indexed = [i for i, value in enumerate(indices) if value is not None]
-    if any(value is not None and value.dtype == "bool" for value in indices):
+    """`x[i, :, j]` with tensors of positions; a mask tells nothing of the length it leaves."""
+    given = _indices(op, range(1, len(op.op.inputs)))
+    if _masked(op, given):
         return op.opaque("a mask selects")
-    op.lock([dims[i] for i in indexed], "indexed")
-    new = op.broadcast([op.dims(i + 1) for i in indexed])
-    kept = [dim for i, dim in enumerate(dims) if i not in indexed]
-    adjacent = indexed == list(range(indexed[0], indexed[-1] + 1))
-    at = indexed[0] if adjacent else 0
-    return [[*kept[:at], *new, *kept[at:]]]
+    op.lock([op.dims()[at] for at in given], "indexed")
+    return [_picked(op, given, op.broadcast([op.dims(i) for i in given.values()]))]
 
 
 @axis_rule("aten.index_put")
 def index_put(op: Site) -> list[Dims]:
-    """`x[i] = v`: only what lies behind the indexed dimensions is coupled with the values."""
-    op.opaque("assigned by index")
+    """`x[i, :, j] = v`: the values are aligned with what `x[i, :, j]` holds."""
+    values = len(op.op.inputs) - 1
+    given = _indices(op, range(1, values))
+    if _masked(op, given):
+        return _put_masked(op, given, values)
+    new = op.broadcast([op.dims(i) for i in given.values()])
+    op.lock([*(op.dims()[at] for at in given), *new], "assigned by index")
+    op.broadcast([_picked(op, given, new), op.dims(values)])
     return [op.dims()]
+
+
+def _put_masked(op: Site, given: dict[int, int], values: int) -> list[Dims]:
+    """`x[mask] = v`; with a single value the mask runs in step with what it covers."""
+    dims = op.dims()
+    if len(given) > 1 or op.rank(values):
+        op.opaque("assigned by a mask")
+    for at, i in given.items():
+        op.broadcast([dims[at : at + op.rank(i)], op.dims(i)])
+    return [dims]
 
 
 @axis_rule("aten.index_select")
@@ -44,22 +72,98 @@ def index_select(op: Site) -> list[Dims]:
     return [[*dims[:at], op.dims(1)[0] if op.rank(1) else (), *dims[at + 1 :]]]
 
 
-@axis_rule("aten.gather", "aten.take_along_dim")
+@axis_rule("aten.index_add", "aten.index_copy", "aten.index_fill")
+def index_assign(op: Site) -> list[Dims]:
+    """Assignment to chosen indices of one dimension; the others run in step."""
+    at = op.axis()
+    dims = op.dims()
+    op.lock([dims[at], *op.dims(1)], "assigned by index")
+    if op.has(2) and op.rank(2):
+        source = op.dims(2)
+        op.lock([source[at]], "assigned by index")
+        op.broadcast([[*d[:at], (), *d[at + 1 :]] for d in (dims, source)])
+    return [dims]
+
+
+@axis_rule("aten.take")
+def take(op: Site) -> list[Dims]:
+    """Elements by their place in the flattened tensor."""
+    op.lock(op.dims(), "indexed")
+    return [op.dims(1)]
+
+
+@axis_rule("aten.take_along_dim")
+def take_along(op: Site) -> list[Dims]:
+    """As `gather`; lengths of one broadcast, and without a dimension the tensor is flat."""
+    if op.attr("dim") is None:
+        return take(op)
+    at = op.axis()
+    dims, picks = op.dims(), op.dims(1)
+    op.lock([dims[at]], "indexed")
+    return [op.broadcast([[*dims[:at], (), *dims[at + 1 :]], picks])]
+
+
+def _heads(op: Site, dims: Dims, like: Dims, shape: tuple[int, ...]) -> None:
+    """Make the leading part of each dimension one with another tensor's."""
+    op.broadcast([[cut(dim, size)[0] for dim, size in zip(dims, shape, strict=True)], like])
+
+
+@axis_rule("aten.gather")
 def gather(op: Site) -> list[Dims]:
     """For each position, one index along a dimension; the others run in step."""
+    if not op.rank():
+        return [[]]
     at = op.axis()
-    dims, picks = list(op.dims()), list(op.dims(1))
-    op.lock([dims[at], picks[at]], "indexed")
-    if any(a != b for i, (a, b) in enumerate(zip(op.shape(), op.shape(1), strict=True)) if i != at):
-        return op.opaque("gathered from a corner")
-    out = picks[at]
-    dims[at] = picks[at] = ()
-    both = op.broadcast([dims, picks])
-    return [[*both[:at], out, *both[at + 1 :]]]
+    dims, picks, shape = op.dims(), op.dims(1), op.shape(1)
+    op.lock([dims[at]], "indexed")
+    others = [i for i in range(op.rank()) if i != at]
+    _heads(
+        op, [dims[i] for i in others], [picks[i] for i in others], tuple(shape[i] for i in others)
+    )
+    return [picks]
 
 
-@axis_rule("aten.scatter", "aten.scatter_add", "aten.scatter_reduce", "aten.masked_scatter")
+@axis_rule("aten.scatter", "aten.scatter_add", "aten.scatter_reduce")
 def scatter(op: Site) -> list[Dims]:
-    """Assignment by position."""
-    op.opaque("assigned by index")
+    """Assignment along a dimension by position; the others run in step."""
+    at = op.axis()
+    dims, picks, shape = op.dims(), op.dims(1), op.shape(1)
+    op.lock([dims[at], picks[at]], "assigned by index")
+    others = [i for i in range(op.rank()) if i != at]
+    _heads(
+        op, [dims[i] for i in others], [picks[i] for i in others], tuple(shape[i] for i in others)
+    )
+    if op.has(2) and op.rank(2):
+        _heads(op, op.dims(2), picks, shape)
+    return [dims]
+
+
+@axis_rule("aten.masked_scatter")
+def masked_scatter(op: Site) -> list[Dims]:
+    """Values are taken in order, wherever the mask holds."""
+    op.opaque("assigned by a mask")
     return [op.dims()]
+
+
+@axis_rule("aten.topk")
+def topk(op: Site) -> list[Dims]:
+    """The largest along a dimension, and their positions."""
+    at, dims = op.axis(default=-1), op.dims()
+    op.lock(dims[at : at + 1], "positions taken")
+    taken = op.fresh(why="positions taken")
+    return [[*dims[:at], *taken[at : at + 1], *dims[at + 1 :]]] * 2
+
+
+@axis_rule("aten.one_hot")
+def one_hot(op: Site) -> list[Dims]:
+    """A new dimension counts the classes."""
+    return [[*op.dims(), op.fresh(why="classes counted")[-1]]]
+
+
+@axis_rule("aten.bucketize", "aten.searchsorted")
+def bucketize(op: Site) -> list[Dims]:
+    """Positions among sorted boundaries, for each row of them or the same for all."""
+    at = op.op.type == "aten.searchsorted"
+    values, bounds = op.dims(int(at)), op.dims(int(not at))
+    op.lock(bounds[-1:], "positions taken")
+    return [op.broadcast([values, [*bounds[:-1], ()]])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from graphprune.rules.notation import parse
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Dims, Site
@@ -51,19 +53,27 @@ def outer(op: Site) -> str:
 
 
 @axis_rule("aten.einsum")
-def einsum(op: Site) -> str | list[Dims]:
-    """Einstein summation; the equation is the signature."""
+def einsum(op: Site) -> str:
+    """Einstein summation; the equation is the signature (a letter met twice: a diagonal)."""
     equation = op.attr("equation").replace(" ", "")
     left, arrow, right = equation.partition("->")
     operands = left.split(",")
-    if any(len(set(o)) < len(o.replace("...", ".")) for o in operands):
-        return op.opaque("einsum takes a diagonal")
+    ones = [_ones(o, op.shape(i)) for i, o in enumerate(operands)]
     if not arrow:
         letters = left.replace(",", "").replace("...", "")
         once = "".join(c for c in sorted(set(letters)) if letters.count(c) == 1)
         right = ("..." if "..." in left else "") + once
-    return ", ".join(map(_spaced, operands)) + " -> " + _spaced(right)
+    patterns = [_spaced(o, without) for o, without in zip(operands, ones, strict=True)]
+    return ", ".join(patterns) + " -> " + _spaced(right)
 
 
-def _spaced(letters: str) -> str:
-    return " ".join(letters.replace("...", ".")).replace(".", "...")
+def _ones(letters: str, shape: tuple[int, ...]) -> set[str]:
+    """The letters of an operand that stand for a length of one, which broadcasts."""
+    before, _, behind = letters.partition("...")
+    sizes = [*zip(before, shape, strict=False), *zip(behind[::-1], shape[::-1], strict=False)]
+    return {letter for letter, size in sizes if size == 1}
+
+
+def _spaced(letters: str, ones: Collection[str] = ()) -> str:
+    terms = ["1" if letter in ones else letter for letter in letters.replace("...", ".")]
+    return " ".join(terms).replace(".", "...")

@@ -58,14 +58,17 @@ def layer_norm(op: Site) -> list[Dims]:
 
 @axis_rule("aten._weight_norm", "aten._weight_norm_interface")
 def weight_norm(op: Site) -> list[Dims]:
-    """Weight normalisation (Salimans & Kingma 2016): `g * v / |v|`, the norm over all but `dim`."""
-    kept = op.axis(default=0)
+    """Weight normalisation (Salimans & Kingma 2016): `g * v / |v|`, the norm over all but `dim`.
+
+    What is zero adds nothing to a norm; -1 means the norm over all.
+    """
+    kept = op.attr("dim", default=0)
     out = op.broadcast(op.operands())
-    op.mix(*(dim for i, dim in enumerate(out) if i != kept))
+    op.contract(*(dim for i, dim in enumerate(out) if i != kept))
     return [out, *(op.dims(1) for _ in op.op.outputs[1:])]
 
 
-@axis_rule("aten.softmax", "aten.log_softmax", "aten._softmax", "aten._log_softmax", "aten.softmin")
+@axis_rule("aten.softmax", "aten.log_softmax", "aten._softmax", "aten._log_softmax")
 def softmax(op: Site) -> list[Dims]:
     """Softmax mixes the dimension it runs along."""
     if op.rank():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Site
+from graphprune.rules.site import Dims, Site
 
 _SPATIAL = ("1d", "2d", "3d")
 
@@ -17,7 +17,7 @@ _SPATIAL = ("1d", "2d", "3d")
         for d in _SPATIAL
     ),
     *(f"aten.{p}_pool{d}_with_indices" for p in ("max",) for d in _SPATIAL),
-    *(f"aten.{p}_pool{d}" for p in ("_adaptive_avg", "fractional_max", "lp") for d in _SPATIAL),
+    *(f"aten.{p}_pool{d}" for p in ("_adaptive_avg", "fractional_max") for d in _SPATIAL[1:]),
     *(f"aten.{kind}_pad{d}" for kind in ("reflection", "replication") for d in _SPATIAL),
 )
 def pool(op: Site) -> str:
@@ -37,6 +37,7 @@ def pool(op: Site) -> str:
             "upsample_nearest3d",
             "_upsample_nearest_exact1d",
             "_upsample_nearest_exact2d",
+            "_upsample_nearest_exact3d",
             "upsample_linear1d",
             "upsample_bilinear2d",
             "upsample_trilinear3d",
@@ -53,8 +54,24 @@ def upsample(op: Site) -> str:
 
 @axis_rule("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d")
 def grid_sample(op: Site) -> str:
-    """Sampling of space at the positions that a grid gives."""
-    return "n c *, n * -> n c *"
+    """Sampling of space at the positions that a grid gives, each with one number a dimension."""
+    to = "h w" if op.rank() == 4 else "d h w"
+    return f"n c *, n {to} * -> n c {to}"
+
+
+@axis_rule("aten.affine_grid_generator")
+def affine_grid(op: Site) -> list[Dims]:
+    """A grid of positions for each transformation."""
+    op.lock(op.dims()[1:], "positions made")
+    op.resize("size", [op.dims()[0], *[None] * (len(op.attr("size")) - 1)])
+    return [[op.dims()[0], *op.fresh(why="positions made")[1:]]]
+
+
+@axis_rule("aten.max_unpool2d", "aten.max_unpool3d")
+def unpool(op: Site) -> str:
+    """Maxima return to their positions."""
+    lead = "n c" if op.rank() == (4 if "2d" in op.op.type else 5) else "c"
+    return f"{lead} *, {lead} * -> {lead} *"
 
 
 @axis_rule("aten.pixel_shuffle", locks="r s")
@@ -71,19 +88,22 @@ def pixel_unshuffle(op: Site) -> str:
     return f"... c (h r={r}) (w s={r}) -> ... (c r s) h w"
 
 
-@axis_rule("aten.channel_shuffle", "aten.native_channel_shuffle", locks="g")
+@axis_rule("aten.channel_shuffle", "aten.native_channel_shuffle")
 def channel_shuffle(op: Site) -> str:
     """ShuffleNet's permutation (Zhang et al. 2018): a reshape, a transpose and a reshape."""
+    op.resize("groups", "g")
     return f"n (g={op.attr('groups')} c) ... -> n (c g) ..."
 
 
 @axis_rule("aten.im2col", locks="k")
 def unfold(op: Site) -> str:
     """`torch.nn.functional.unfold`: the patch joins the channels."""
-    return f"n c * -> n (c k={prod(op.attr('kernel_size'))}) *"
+    n = "n " if op.rank() == 4 else ""
+    return f"{n}c * -> {n}(c k={prod(op.attr('kernel_size'))}) *"
 
 
 @axis_rule("aten.col2im", locks="k")
 def fold(op: Site) -> str:
     """`torch.nn.functional.fold`: patches are summed back into an image."""
-    return f"n (c k={prod(op.attr('kernel_size'))}) * -> n c *"
+    n = "n " if op.rank() == 3 else ""
+    return f"{n}(c k={prod(op.attr('kernel_size'))}) * -> {n}c *"

@@ -38,7 +38,9 @@ def recurrent(op: Site) -> str | list[Dims]:
         op.lock([state[0]], "layers")
         unify(batch, state[1])
     projected = kind == "lstm" and op.shape(1)[-1] != op.shape(2)[-1]
-    if not projected:
+    if projected:  # of equal lengths, PyTorch would take it for an LSTM without projection
+        op.lock([cell], "longer than the projection")
+    else:
         unify(hidden, cell)
     per = (4 if op.attr("has_biases") else 2) + int(projected)
     fed, at = x[-1], 1 + states

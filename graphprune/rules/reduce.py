@@ -5,9 +5,7 @@ from __future__ import annotations
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Dims, Site
 
-_MIXING = """
-    mean amax amin max min prod var std var_mean std_mean logsumexp norm linalg_vector_norm any all
-"""
+_MIXING = "mean nanmean amax amin aminmax max min prod var std var_mean std_mean logsumexp all"
 
 
 def _reduced(op: Site) -> list[int]:
@@ -26,12 +24,55 @@ def _reduce(op: Site, gone: list[int]) -> list[Dims]:
     return [out] * len(op.op.outputs)
 
 
-@axis_rule("aten.sum", "aten.nansum")
+@axis_rule("aten.sum", "aten.nansum", "aten.any", "aten.count_nonzero")
 def summed(op: Site) -> list[Dims]:
     """A sum contracts: removing an index equals zeroing it."""
     gone = _reduced(op)
     op.contract(*(op.dims()[i] for i in gone))
     return _reduce(op, gone)
+
+
+@axis_rule("aten.norm", "aten.linalg_vector_norm", "aten.linalg_norm")
+def norm(op: Site) -> list[Dims]:
+    """What is zero adds nothing to a norm of positive order.
+
+    Other orders, and norms of matrices, depend on all that they see.
+    """
+    gone = _reduced(op)
+    order = op.attr("p", "ord", default=2)
+    matrix = op.op.type == "aten.linalg_norm" and len(gone) > 1 and op.attr("ord") is not None
+    positive = not isinstance(order, str) and order > 0 and not matrix
+    (op.contract if positive else op.mix)(*(op.dims()[i] for i in gone))
+    return _reduce(op, gone)
+
+
+@axis_rule("aten.cosine_similarity")
+def cosine_similarity(op: Site) -> list[Dims]:
+    """Sums of products, along one dimension."""
+    dims = op.broadcast(op.operands())
+    at = op.axis(default=1, rank=len(dims))
+    op.contract(dims[at])
+    return [[*dims[:at], *dims[at + 1 :]]]
+
+
+@axis_rule("aten.pairwise_distance", mixes="d")
+def pairwise_distance(op: Site) -> str:
+    """Each row from its counterpart; a constant is added to every difference."""
+    return f"... d, ... d -> ...{' 1' if op.attr('keepdim', default=False) else ''}"
+
+
+@axis_rule("aten.cdist")
+def cdist(op: Site) -> str:
+    """Each row from every other."""
+    return "... i d, ... j d -> ... i j"
+
+
+@axis_rule("aten.linalg_cross")
+def cross(op: Site) -> list[Dims]:
+    """Cross product of vectors in space."""
+    dims = op.broadcast(op.operands())
+    op.lock([dims[op.axis(default=-1, rank=len(dims))]], "three of space")
+    return [dims]
 
 
 @axis_rule(*(f"aten.{name}" for name in _MIXING.split()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from graphprune.axes import atom, regroup
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Dims, Site
@@ -10,6 +12,8 @@ from graphprune.rules.site import Dims, Site
 @axis_rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.view_copy")
 def reshape(op: Site) -> list[Dims]:
     """The same elements in row-major order under a new shape."""
+    if prod(op.shape()) != prod(op.out_shape()):  # `view(dtype)`, to a type of another size
+        return op.opaque("read as another type")
     out = regroup(op.dims(), op.out_shape(), f"sizes do not divide at {op.op.name}")
     op.resize("size", list(out))
     op.resize("shape", list(out))
@@ -54,7 +58,7 @@ def reverse(op: Site) -> list[Dims]:
     return [op.dims()[::-1]]
 
 
-@axis_rule("aten.t", "aten.mT", "aten.adjoint")
+@axis_rule("aten.t", "aten.mT", "aten.mH", "aten.adjoint")
 def matrix_transpose(op: Site) -> list[Dims]:
     """The last two dimensions change places."""
     dims = op.dims()
@@ -118,3 +122,38 @@ def meshgrid(op: Site) -> list[Dims]:
     if op.attr("indexing", default="ij") == "xy":
         dims[:2] = dims[:2][::-1]
     return [dims] * len(op.op.outputs)
+
+
+@axis_rule("aten.unfold")
+def windows(op: Site) -> list[Dims]:
+    """Windows over a dimension, each laid along a new last one (`Tensor.unfold`)."""
+    at = op.axis("dimension")
+    dims, made = op.dims(), op.fresh(why="windows made")
+    op.lock([dims[at]], "consumed by a window")
+    return [[*dims[:at], made[at], *dims[at + 1 :], made[-1]]]
+
+
+@axis_rule("aten.view_as_complex", "aten.view_as_real")
+def complex_parts(op: Site) -> list[Dims]:
+    """The last dimension holds real and imaginary parts."""
+    dims = op.dims()
+    if op.op.type == "aten.view_as_real":
+        return [[*dims, op.fresh(why="real and imaginary")[-1]]]
+    op.lock(dims[-1:], "real and imaginary")
+    return [dims[:-1]]
+
+
+@axis_rule("aten.as_strided")
+def strided(op: Site) -> list[Dims]:
+    """Elements at places that strides tell."""
+    return op.opaque("read by strides")
+
+
+@axis_rule("aten.diagonal")
+def diagonal(op: Site) -> list[Dims]:
+    """Two dimensions give way to one along their diagonal."""
+    gone = [op.axis("dim1", default=0), op.axis("dim2", default=1)]
+    dims = op.dims()
+    op.lock([dims[i] for i in gone], "a diagonal")
+    rest = [dim for i, dim in enumerate(dims) if i not in gone]
+    return [[*rest, op.fresh(why="a diagonal")[-1]]]

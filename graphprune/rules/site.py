@@ -85,6 +85,12 @@ class Site:
         assert value is not None
         return value.shape
 
+    def dtype(self, index: int = 0) -> str:
+        """Element type of an operand."""
+        value = self.op.inputs[index]
+        assert value is not None
+        return value.dtype
+
     def out_shape(self, index: int = 0) -> tuple[int, ...]:
         """Shape of a result."""
         return self.op.outputs[index].shape

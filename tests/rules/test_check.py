@@ -1,0 +1,159 @@
+"""The rule checker itself: what is wrong is found, and what is right is let pass."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from graphprune.errors import AxisError, VerifyError
+from graphprune.rules import known_types, registry
+from graphprune.rules.check import check_rule, missed
+from tests.rules.cases import below, t, types
+
+# What torch.export takes away by itself: a constant's lift, and a Python number's read-out.
+NEVER_EXPORTED = {"aten.item", "aten.lift_fresh"}
+
+
+def _case_types() -> set[str]:
+    seen: set[str] = set()
+    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+        module = importlib.import_module(f"tests.rules.{path.stem}")
+        for case in getattr(module, "CASES", ()):
+            seen.update(types(case))
+    return seen
+
+
+def test_every_known_type_is_checked() -> None:
+    left_out = set(known_types()) - _case_types() - NEVER_EXPORTED
+    assert {name for name in left_out if name.startswith("aten.")} == set()
+
+
+def _replaced(
+    monkeypatch: pytest.MonkeyPatch, name: str, rule: Callable[[Any], Any], **options: str
+) -> None:
+    given = {"mixes": "", "locks": "", **options}
+    monkeypatch.setitem(registry._RULES, name, registry.Rule(rule, **given))
+
+
+@pytest.mark.parametrize(
+    ("name", "signature", "function", "tensors"),
+    [
+        ("aten.flip", "... -> ...", lambda x: x.flip(1), (t(3, 6),)),
+        ("aten.roll", "... -> ...", lambda x: x.roll(1, 1), (t(3, 6),)),
+        ("aten.softmax", "... -> ...", lambda x: x.softmax(1), (t(3, 6),)),
+        ("aten.tril", "... -> ...", lambda x: x.tril(), (t(4, 6),)),
+        ("aten.linear", "... i, o j -> ... o", F.linear, (t(3, 6), t(4, 6))),
+        ("aten.flatten", "a b -> (b a)", torch.flatten, (t(4, 6),)),
+        ("aten.embedding", "v e, ... -> ... e", F.embedding, (below(7, 4), t(7, 5))),
+        (
+            "aten.conv2d",
+            "n i ..., o i *k -> n o ...",
+            lambda x, w: F.conv2d(x, w, padding=1),
+            (t(2, 4, 5, 6), t(7, 4, 3, 3)),
+        ),
+        (
+            "aten.scaled_dot_product_attention",
+            "... q d, ... k d, ... k v -> ... q v",
+            F.scaled_dot_product_attention,
+            (t(2, 4, 6), t(2, 5, 6), t(2, 5, 7)),
+        ),
+    ],
+)
+def test_a_wrong_rule_is_found(
+    name: str,
+    signature: str,
+    function: Callable[..., Any],
+    tensors: tuple[torch.Tensor, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _replaced(monkeypatch, name, lambda op: signature)
+    with pytest.raises(VerifyError, match=rf"{name} .* dim ") as caught:
+        check_rule(function, *tensors)
+    assert caught.value.difference > 1e-6
+
+
+def test_results_of_another_shape_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    _replaced(monkeypatch, "aten.relu", lambda op: [op.dims()[:1]])
+    with pytest.raises(VerifyError, match=r"gives results of \[\(3,\)\], not \[\(3, 6\)\]"):
+        check_rule(torch.relu, t(3, 6))
+
+
+def test_a_forgotten_size_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def view(op: Any) -> Any:
+        return "a (b c=3) -> a b c"
+
+    _replaced(monkeypatch, "aten.view", view)
+    with pytest.raises(VerifyError, match="invalid for input of size"):
+        check_rule(lambda x: x.view(2, 4, 3), t(2, 12))
+
+
+def test_an_unknown_operation_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(registry._RULES, "aten.relu")
+    with pytest.raises(AxisError, match=r"aten\.relu at relu has no rule"):
+        check_rule(torch.relu, t(3, 6))
+
+
+def test_a_rule_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    _replaced(monkeypatch, "aten.relu", lambda op: "a b c -> a b c")
+    with pytest.raises(AxisError, match="does not fit the shapes"):
+        check_rule(torch.relu, t(3, 6))
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "tensors", "place"),
+    [
+        ("aten.relu", torch.relu, (t(3, 6),), "operand 0 [3, 6] dim 1"),
+        ("aten.sum", lambda x: x.sum(1), (t(3, 6),), "operand 0 [3, 6] dim 1"),
+        (
+            "aten.add",
+            torch.add,
+            (t(3, 6), t(3, 6)),
+            "operand 0 [3, 6] dim 1, operand 1 [3, 6] dim 1",
+        ),
+        (
+            "aten.linear",
+            F.linear,
+            (t(3, 6), t(4, 6)),
+            "operand 0 [3, 6] dim 1, operand 1 [4, 6] dim 1",
+        ),
+    ],
+)
+def test_a_needless_lock_is_found(
+    name: str,
+    function: Callable[..., Any],
+    tensors: tuple[torch.Tensor, ...],
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _replaced(monkeypatch, name, lambda op: op.opaque("for no reason"))
+    found = missed(function, *tensors)
+    assert any(line.startswith(f"{name} ") and place in line for line in found)
+    assert all("for no reason at" in line for line in found)
+    check_rule(function, *tensors)
+
+
+def test_a_needless_mixing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    _replaced(monkeypatch, "aten.relu", lambda op: "n c -> n c", mixes="c")
+    assert missed(torch.relu, t(3, 6)) == [
+        "aten.relu (relu): operand 0 [3, 6] dim 1, result 0 [3, 6] dim 1: mixed"
+    ]
+
+
+def test_needed_locks_are_let_pass() -> None:
+    assert missed(lambda x: x.flip(1).roll(1, 0).softmax(1).amax(1), t(4, 6)) == []
+
+
+def test_random_operations_are_compared_by_shape() -> None:
+    assert check_rule(lambda x: F.dropout(x, 0.5, True), t(3, 6)) == ["aten.dropout"]
+
+
+def test_the_arguments_are_left_alone() -> None:
+    x = t(3, 6)
+    check_rule(lambda y: y.mul_(2).relu_(), x)
+    assert torch.equal(x, t(3, 6))
