@@ -77,8 +77,14 @@ def shrink(
 
     if out.suffix not in (".pt", ".pt2", ".onnx"):
         raise GraphPruneError(f"{out}: the output is a .pt, .pt2 or .onnx file")
-    if out.exists() and not force:
-        raise GraphPruneError(f"{out} exists: pass --force to replace it")
+    given = {Path(name).resolve() for name in (model, weights) if name is not None}
+    for target in (out, plan):
+        if target is not None and target.resolve() in given:
+            raise GraphPruneError(f"{target} is an input: write the result elsewhere")
+        if target is not None and target.exists() and not force:
+            raise GraphPruneError(f"{target} exists: pass --force to replace it")
+        if target is not None and not target.parent.is_dir():
+            raise GraphPruneError(f"cannot write {target}: there is no folder {target.parent}")
     made = _planned(
         model, weights, input_size, ratio, of, importance, allocation, keep, round_to, verify
     )

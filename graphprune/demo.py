@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import cast
 
@@ -15,9 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from graphprune.frontends.torch import quiet
+from graphprune.errors import GraphPruneError
 from graphprune.plan import plan
 from graphprune.report import show
+from graphprune.saving import save_model
 
 Split = tuple[Tensor, Tensor]
 
@@ -109,6 +107,10 @@ def run(out: Path, ratio: float, epochs: int, console: Console) -> None:
         epochs: Epochs of training; fine-tuning takes a fifth of them.
         console: Where to print.
     """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GraphPruneError(f"cannot write to {out}: {error.strerror}") from error
     torch.manual_seed(0)
     data, test = digits()
     model = DigitsNet()
@@ -131,16 +133,8 @@ def run(out: Path, ratio: float, epochs: int, console: Console) -> None:
 
 def save(small: nn.Module, images: Tensor, out: Path, console: Console) -> None:
     """Write a model as `.pt2` and `.onnx`, and check the latter against the module."""
-    out.mkdir(parents=True, exist_ok=True)
-    batch = torch.export.Dim("batch")
-    with _silent():
-        program = torch.export.export(
-            small, (images[:2],), dynamic_shapes={"x": {0: batch}}, strict=False
-        )
-        torch.export.save(program, out / "digits-small.pt2")
-        torch.onnx.export(
-            program, (), out / "digits-small.onnx", dynamo=True, external_data=False, verbose=False
-        )
+    for name in ("digits-small.pt2", "digits-small.onnx"):
+        save_model(small, ((images[:2],), {}), out / name)
     console.print(f"wrote {out / 'digits-small.pt2'}")
     with torch.no_grad():
         wanted = small(images[:32]).numpy()
@@ -164,10 +158,3 @@ def _run_onnx(path: Path, images: np.ndarray) -> tuple[str, np.ndarray]:
         evaluator = ReferenceEvaluator(onnx.load(path))
         results: list[np.ndarray] = evaluator.run(None, {evaluator.input_names[0]: images})  # type: ignore[assignment]
         return "the reference evaluator", results[0]
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep the exporters' chatter out of the output."""
-    with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        yield

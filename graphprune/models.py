@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import sys
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,10 @@ def _resolve(name: str) -> Any:
         return _torchvision(rest)
     if Path(name).suffix in (".pt", ".pth"):
         return _unpickled(Path(name))
+    if Path(name).suffix in (".pt2", ".onnx"):
+        raise GraphPruneError(
+            f"{name}: exported programs and ONNX files cannot be read yet; pass the PyTorch model"
+        )
     if colon:
         return _imported(library, rest)
     return _torchvision(name) if name in _torchvision_names() else _timm(name)
@@ -78,12 +84,17 @@ def _torchvision(name: str) -> Any:
     from torchvision import models
 
     # Their slow default initialisation serves training from scratch.
-    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    builder = inspect.signature(models.get_model_builder(name)).parameters
+    options: dict[str, Any] = (
+        {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    )
+    if "weights_backbone" in builder:
+        options["weights_backbone"] = None  # else the backbone's are downloaded
     return models.get_model(name, weights=None, **options)
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, 5, 0.5)
+    close = difflib.get_close_matches(name, sorted(set(known)), 5, 0.5)
     return f"no model is called {name!r}" + (f"; did you mean {', '.join(close)}?" if close else "")
 
 
@@ -91,12 +102,22 @@ def _imported(module: str, attribute: str) -> Any:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise GraphPruneError(f"cannot import {module}: {error}") from error
+        found = attrgetter(attribute)(importlib.import_module(module))
     except AttributeError:
         raise GraphPruneError(f"{module} has no {attribute}") from None
-    return found if isinstance(found, nn.Module) else found()
+    except Exception as error:
+        raise GraphPruneError(f"cannot import {module}: {_told(error)}") from error
+    if isinstance(found, nn.Module):
+        return found
+    try:
+        return found()
+    except Exception as error:
+        raise GraphPruneError(f"{module}:{attribute}() failed: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 def _unpickled(path: Path) -> Any:

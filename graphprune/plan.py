@@ -14,7 +14,7 @@ from torch import nn
 
 from graphprune.cost import COSTS
 from graphprune.dependencies import Dependencies
-from graphprune.errors import BudgetError, GraphPruneError
+from graphprune.errors import GraphPruneError
 from graphprune.files import write_whole
 from graphprune.frontends.inputs import describe, find_inputs, restore
 from graphprune.frontends.torch import Inputs, TorchProgram, as_inputs, check, lift
@@ -276,7 +276,7 @@ def load_plan(path: str | Path) -> Plan[nn.Module]:
 
 def _check_request(ratio: float, of: str, round_to: int | str) -> None:
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
-        raise BudgetError(f"ratio is the fraction to remove, 0 <= ratio < 1, not {ratio!r}")
+        raise GraphPruneError(f"ratio is the fraction to remove, 0 <= ratio < 1, not {ratio!r}")
     if of not in COSTS:
         raise GraphPruneError(f"no cost {of!r}: choose from {', '.join(COSTS)}")
     if round_to != "auto" and (not isinstance(round_to, int) or round_to < 1):

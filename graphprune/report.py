@@ -98,7 +98,7 @@ def show(report: Report, console: Console, rows: Iterable[tuple[str, str, str]] 
     for name, justify in (("", "left"), ("before", "right"), ("after", "right"), ("", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for label, (before, after) in (("parameters", report.params), ("MACs", report.macs)):
-        share = f"-{1 - after / before:.1%}" if before else ""
+        share = f"{after / before - 1:.1%}" if before and after != before else ""
         table.add_row(label, f"{before:,}", f"{after:,}", share)
     for label, old, new in rows:
         table.add_row(label, old, new, "")

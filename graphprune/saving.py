@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from graphprune.errors import GraphPruneError
 from graphprune.files import write_whole
-from graphprune.frontends.torch import Inputs
+from graphprune.frontends.torch import Inputs, quiet
 
 
 def save_model(model: nn.Module, inputs: Inputs, path: Path) -> None:
@@ -26,14 +29,13 @@ def save_model(model: nn.Module, inputs: Inputs, path: Path) -> None:
         GraphPruneError: The format cannot hold this model, or the file cannot be written.
     """
     args, kwargs = inputs
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder, silent():
         target = Path(folder) / f"model{path.suffix}"
         try:
             if path.suffix == ".pt":
                 torch.save(model, target)
             else:
-                program = torch.export.export(model, args, kwargs, strict=False)
+                program = _exported(model, args, kwargs)
                 if path.suffix == ".pt2":
                     torch.export.save(program, target)
                 else:
@@ -44,3 +46,21 @@ def save_model(model: nn.Module, inputs: Inputs, path: Path) -> None:
             lines = str(error).splitlines() or [type(error).__name__]
             raise GraphPruneError(f"cannot write the model as {path.suffix}: {lines[0]}") from error
         write_whole(path, target.read_bytes())
+
+
+def _exported(model: nn.Module, args: Any, kwargs: Any) -> torch.export.ExportedProgram:
+    """The model as a program for any batch size, or for the example's if its code needs that."""
+    if not kwargs and all(isinstance(x, torch.Tensor) and x.dim() for x in args):
+        shapes = tuple({0: torch.export.Dim.AUTO} for _ in args)
+        try:
+            return torch.export.export(model, args, dynamic_shapes=shapes, strict=False)
+        except Exception:  # the code fixes its batch size: the example's is then the only one
+            pass
+    return torch.export.export(model, args, kwargs, strict=False)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Keep the exporters' chatter out of the output."""
+    with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        yield

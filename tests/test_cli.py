@@ -57,20 +57,45 @@ def test_shrink_writes_a_model(
     out = folder / f"small{suffix}"
     assert run(monkeypatch, "shrink", MODEL, "-o", str(out), "--plan", "plan.json") == 0
     assert "removal equals masking" in capsys.readouterr().out
-    x = torch.randn(2, 6)
+    x = torch.randn(5, 6)  # any batch size
     if suffix == ".onnx":
         import onnxruntime
 
         session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
-        assert session.run(None, {session.get_inputs()[0].name: x.numpy()})[0].shape == (2, 4)
+        assert session.run(None, {session.get_inputs()[0].name: x.numpy()})[0].shape == (5, 4)
     elif suffix == ".pt":
-        assert torch.load(out, weights_only=False)(x).shape == (2, 4)
+        assert torch.load(out, weights_only=False)(x).shape == (5, 4)
     else:
-        assert torch.export.load(out).module()(x).shape == (2, 4)
+        assert torch.export.load(out).module()(x).shape == (5, 4)
     assert run(monkeypatch, "verify", MODEL, "--plan", "plan.json") == 0
     assert run(monkeypatch, "shrink", MODEL, "-o", str(out)) == 2
     assert "--force" in capsys.readouterr().err
     assert run(monkeypatch, "shrink", MODEL, "-o", str(out), "--force") == 0
+
+
+def test_nothing_is_lost(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "shrink", MODEL, "-o", "small.pt") == 0
+    whole = (folder / "small.pt").read_bytes()
+    assert run(monkeypatch, "shrink", "small.pt", "-o", "small.pt", "--force") == 2
+    assert "is an input" in capsys.readouterr().err
+    assert (folder / "small.pt").read_bytes() == whole
+    (folder / "plan.json").write_text("mine")
+    assert run(monkeypatch, "shrink", MODEL, "-o", "b.pt", "--plan", "plan.json") == 2
+    assert (folder / "plan.json").read_text() == "mine"
+    assert run(monkeypatch, "shrink", MODEL, "-o", "b.pt", "--plan", "no/plan.json") == 2
+    assert run(monkeypatch, "demo", "--out", "plan.json") == 2
+    assert not (folder / "b.pt").exists()
+
+
+def test_a_factory_that_fails_is_no_traceback(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "broken_for_cli.py").write_text("def net():\n    raise OSError('no weights here')\n")
+    assert run(monkeypatch, "report", "broken_for_cli:net") == 2
+    assert "broken_for_cli:net() failed: OSError: no weights here" in capsys.readouterr().err
+    assert run(monkeypatch, "report", MODEL, "--ratio", "2") == 2
 
 
 def test_json_goes_to_stdout_and_text_to_stderr(

@@ -71,7 +71,7 @@ def test_nothing_to_prune_is_an_error_with_the_reasons() -> None:
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, float("nan"), "half", True])
 def test_ratio_outside_zero_to_one_is_refused(net: nn.Module, ratio: float) -> None:
-    with pytest.raises(BudgetError, match="ratio"):
+    with pytest.raises(GraphPruneError, match="ratio is the fraction to remove"):
         graphprune.plan(net, ratio, example_inputs=X)
 
 

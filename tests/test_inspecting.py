@@ -1,0 +1,153 @@
+"""The views of an analysis: text, why, JSON, GraphML, Graphviz."""
+
+from __future__ import annotations
+
+import json
+import re
+from io import BytesIO
+
+import networkx as nx
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune import inspecting
+from graphprune.dependencies import Dependencies
+from graphprune.errors import AxisError
+
+
+class Net(nn.Module):
+    """A skip connection around two convolutions, and an operation without a rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.inner = nn.Conv2d(8, 12, 3, padding=1)
+        self.outer = nn.Conv2d(12, 8, 3, padding=1)
+        self.apart = nn.Linear(6, 5)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        stem = self.stem(x)
+        found = stem + self.outer(torch.relu(self.inner(stem)))
+        return self.head(found.mean((2, 3))), torch.linalg.qr(self.apart(y)).Q
+
+
+@pytest.fixture(scope="module")
+def deps() -> Dependencies:
+    return analyzed()
+
+
+def analyzed() -> Dependencies:
+    return graphprune.analyze(Net(), (torch.randn(2, 3, 8, 8), torch.randn(7, 6)))
+
+
+TEXT = """\
+group 0: 8 indices
+    stem.weight[0], stem.bias[0], inner.weight[1], outer.weight[0], outer.bias[0],
+    head.weight[1]
+group 1: 12 indices
+    inner.weight[0], inner.bias[0], outer.weight[1]
+"""
+
+
+def test_the_text_starts_with_the_groups(deps: Dependencies) -> None:
+    text = inspecting.describe(deps)
+    assert text.startswith(TEXT)
+    assert "model input x:\n    stem.weight[1]\n" in text
+    assert "    head.weight[0], head.bias[0]\n" in text
+    assert "consumed by a window: 6 kernel dimensions" in text
+    assert "no rule for aten.linalg_qr: linalg_qr" in text
+    assert re.search(r"^2 groups; \d+\.\d% of the parameters", text, re.MULTILINE)
+
+
+def test_the_text_is_the_same_for_every_run(deps: Dependencies) -> None:
+    text = inspecting.describe(deps)
+    assert text == inspecting.describe(analyzed())
+    assert "\x1b" not in text
+    assert not re.search(r"[ \t]$", text, re.MULTILINE)
+
+
+def test_long_groups_are_wrapped_and_whole() -> None:
+    deep = nn.Sequential(*[nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)) for _ in range(3)])
+
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.deep, self.head = deep, nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.deep[0](x)
+            out: Tensor = self.head(self.deep[2](self.deep[1](x) + x) + x)
+            return out
+
+    deps = graphprune.analyze(Sum(), torch.randn(4, 8))
+    text = inspecting.describe(deps)
+    assert max(map(len, text.splitlines())) <= 100
+    long = max(deps.groups, key=lambda group: len(group.members))
+    listed = re.findall(r"[\w.]+\[\d\]", text.split(f"group {long.id}:")[1])
+    assert listed[: len(long.members)] == [str(member) for member in long.members]
+
+
+@pytest.mark.parametrize(
+    ("layer", "groups"),
+    [("inner", [0, 1]), ("inner.weight", [0, 1]), ("stem.*", [0]), ("head", [0]), ("apart", [])],
+)
+def test_a_layer_narrows_the_text(deps: Dependencies, layer: str, groups: list[int]) -> None:
+    text = inspecting.describe(deps, layer)
+    assert re.findall(r"^group (\d+):", text, re.MULTILINE) == [str(group) for group in groups]
+    assert ("    apart.weight" in text) == (layer == "apart")
+
+
+def test_an_unknown_layer_brings_close_names(deps: Dependencies) -> None:
+    with pytest.raises(AxisError, match=r"no layer is called 'iner'; did you mean .*inner"):
+        inspecting.describe(deps, "iner")
+
+
+def test_why_shows_the_operations_between(deps: Dependencies) -> None:
+    lines = inspecting.why_text(deps, "stem", "outer").splitlines()
+    assert lines[0] in ("stem.weight[0]", "stem.bias[0]")
+    assert lines[-1].startswith("outer.")
+    assert any("aten.add" in line for line in lines)
+
+
+def test_why_says_that_nothing_couples(deps: Dependencies) -> None:
+    assert inspecting.why_text(deps, "stem", "apart").startswith("nothing couples stem and apart")
+    with pytest.raises(AxisError, match="nowhere"):
+        inspecting.why_text(deps, "stem", "nowhere")
+
+
+def test_json_holds_everything(deps: Dependencies) -> None:
+    data = json.loads(inspecting.as_json(deps))
+    assert [group["size"] for group in data["groups"]] == [8, 12]
+    assert data["groups"][1]["members"] == ["inner.weight[0]", "inner.bias[0]", "outer.weight[1]"]
+    assert len(data["locks"]) == len(deps.locks)
+    assert list(data["unknown"]) == ["aten.linalg_qr"]
+    assert data["reachable"] == deps.reachable()
+    names = {node["name"] for node in data["nodes"]}
+    assert len(names) == deps.graph.number_of_nodes()
+    assert len(data["edges"]) == deps.graph.number_of_edges()
+    assert all({edge["a"], edge["b"]} <= names for edge in data["edges"])
+
+
+def test_graphml_is_read_back(deps: Dependencies) -> None:
+    graph = nx.read_graphml(BytesIO(inspecting.as_graphml(deps).encode()))
+    assert graph.number_of_nodes() == deps.graph.number_of_nodes()
+    assert graph.number_of_edges() == deps.graph.number_of_edges()
+    assert graph.nodes["stem.weight[0]"] == {"size": 8, "kind": "parameter", "groups": "0"}
+    assert graph.nodes["stem.weight[1]"]["groups"] == ""
+    assert "aten.conv2d" in {data["type"] for *_, data in graph.edges(data=True)}
+
+
+def test_dot_draws_what_groups_hold(deps: Dependencies) -> None:
+    text = inspecting.as_dot(deps)
+    assert text.startswith("graph ")
+    assert text.count("{") == text.count("}") == 1
+    edges = re.findall(r'^  "(.+)" -- "(.+)" \[label="(.+)"\];$', text, re.MULTILINE)
+    nodes = set(re.findall(r'^  "([^"]+)" \[label=', text, re.MULTILINE))
+    assert {"stem.weight[0]", "outer.weight[1]"} <= nodes
+    assert "stem.weight[1]" not in nodes, "a locked dimension"
+    assert edges
+    assert {end for a, b, _ in edges for end in (a, b)} <= nodes
+    assert "aten.conv2d" in {label for *_, label in edges}
