@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import StringIO
 from typing import Any, TypeAlias
 
 import torch
@@ -21,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.errors import GraphPruneError, LiftError
 from graphprune.frontends.reader import Reader, inline_wrappers
+from graphprune.frontends.tagged import holders
 from graphprune.graph import Graph
 
 Inputs: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
@@ -96,8 +99,23 @@ def preserved(model: nn.Module, fused: bool = False) -> Iterator[None]:
 
 def _state(module: nn.Module) -> list[tuple[Any, Any]]:
     """The mutable containers of a module, with copies of what they hold."""
-    plain = [v for v in module.__dict__.values() if type(v) in (dict, list)]
-    return [(holder, holder.copy()) for holder in (module.__dict__, *plain)]
+    plain = [v for v in module.__dict__.values() if type(v) in (dict, OrderedDict, list)]
+    held = [*(holder for _, holder in holders(module)), *plain]
+    return [(holder, holder.copy()) for holder in held]
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Let Python code take the branches that it takes while torch.export traces it."""
+    flags = ("_is_compiling_flag", "_is_exporting_flag")
+    saved = {name: getattr(torch.compiler, name) for name in flags}
+    try:
+        for name in flags:
+            setattr(torch.compiler, name, True)
+        yield
+    finally:
+        for name, held in saved.items():
+            setattr(torch.compiler, name, held)
 
 
 @contextmanager
@@ -204,7 +222,7 @@ def _program(model: nn.Module, inputs: Inputs) -> TorchProgram:
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     args, kwargs = inputs
     try:
-        with quiet():
+        with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             return torch.export.export(model, args, kwargs, strict=False)
     except GraphPruneError:
         raise
