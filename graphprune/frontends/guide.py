@@ -91,7 +91,12 @@ def guide(
     with preserved(model), torch.enable_grad(), quiet(), exporting(), fake:
         model.eval()
         with mode.tags(), mode.watched(), mode:
-            model(*args, **kwargs)
+            try:
+                model(*args, **kwargs)
+            except Exception as error:
+                if known is None:
+                    raise
+                mode.findings.offenders.setdefault("", _first_line(error))
     return mode.findings
 
 
@@ -291,8 +296,7 @@ class _Guide(TorchFunctionMode):
         calls = self._known.calls.get(path, [])
         if number >= len(calls) or path == "":
             raise error
-        lines = str(error).splitlines() or [type(error).__name__]
-        self.findings.offenders.setdefault(path, lines[0])
+        self.findings.offenders.setdefault(path, _first_line(error))
         self._counters = Counter(calls[number].counters)
         return pytree.tree_map_only(Value, self._stand_in, calls[number].result)
 
@@ -316,6 +320,11 @@ class _Guide(TorchFunctionMode):
                 for attr in [a for a in holder if a != "training" and not a.startswith("_")]:
                     tag(path, prefix, holder, attr)
         yield
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, in a line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _weights_by_id(program: TorchProgram, model: nn.Module) -> dict[int, Value]:
