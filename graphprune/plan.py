@@ -103,7 +103,7 @@ def plan(
     keep_ = session.selection.keep
     made: Plan[M] = Plan(
         groups=[GroupChoice(g.name, g.size, keep_.get(g.axis)) for g in deps.groups],
-        inputs=program.inputs,
+        inputs=program.given or program.inputs,
         keep=_patterns(model, keep),
         of=of,
         asked=ratio,

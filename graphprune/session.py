@@ -16,6 +16,7 @@ from graphprune.errors import VerifyError
 from graphprune.frontends.compare import compare
 from graphprune.frontends.config import has_config
 from graphprune.frontends.lower import Lowered, lower
+from graphprune.frontends.parts import whole
 from graphprune.frontends.survey import Survey, survey
 from graphprune.frontends.torch import TorchProgram
 from graphprune.importance import Scores
@@ -148,6 +149,12 @@ class Session:
         Where the module's own code turns out to compute something else, folding is given up
         first, then more and more of the code.
         """
+        lowered, outcome = self._checked(verify, seed)
+        if self.program.original is not None:
+            lowered.model = whole(lowered.model, self.program.original)
+        return lowered, outcome
+
+    def _checked(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
         lowered = timed(self.seconds, "lower", lower, self.program, self.found)
         if not verify:
             return lowered, None

@@ -49,6 +49,9 @@ def couple(graph: Graph, keep: Collection[str] = ()) -> Dependencies:
     for value in graph.outputs:
         for dim in dims[value]:
             lock(dim, f"model output {value.name}")
+    for value, reason in graph.fixed.items():
+        for dim in dims[value]:
+            lock(dim, reason)
     for pattern in keep:
         _keep(graph, dims, pattern)
     deps = Dependencies(graph, dims, effects, unknown=unknown)
