@@ -1,0 +1,105 @@
+"""Models that torch.export cannot trace whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import graphprune
+from graphprune.errors import BudgetError, LiftError
+
+
+def _mlp(width: int = 32) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 8))
+
+
+class Gated(nn.Module):
+    """Runs its second part only where the data says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = _mlp(), _mlp()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        y = self.first(x)
+        if y.sum() > -1e9:
+            y = self.second(y)
+        return {"scores": self.head(y), "count": int((y > 0).sum())}
+
+
+def test_parts_shrink_and_the_class_stays() -> None:
+    torch.manual_seed(0)
+    model, x = Gated().eval(), torch.randn(4, 8)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    plan = graphprune.plan(model, 0.4, example_inputs=x)
+    small = plan.apply()
+    assert type(small) is Gated and type(model) is Gated
+    assert small.first[0].out_features < 32 and small.second[0].out_features < 32
+    assert small.first[2].out_features == 8
+    assert small(x)["scores"].shape == (4, 3)
+    assert "in parts: first, second" in plan.report.warnings[0]
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_removal_equals_masking_through_the_whole_model() -> None:
+    torch.manual_seed(0)
+    model, x = Gated().double().eval(), torch.randn(4, 8, dtype=torch.float64)
+    plan = graphprune.plan(model, 0.4, example_inputs=x)
+    small = plan.apply()
+    with torch.no_grad():
+        for name, kept in plan.kept.items():
+            weight = model.get_parameter(name)
+            for dim, indices in enumerate(kept):
+                if indices is not None:
+                    gone = sorted(set(range(weight.shape[dim])) - set(indices.tolist()))
+                    weight.index_fill_(dim, torch.tensor(gone), 0)
+    torch.testing.assert_close(small(x)["scores"], model(x)["scores"], rtol=1e-12, atol=1e-12)
+
+
+def test_a_plan_of_parts_travels(tmp_path: Any) -> None:
+    model, x = Gated().eval(), torch.randn(4, 8)
+    plan = graphprune.plan(model, 0.4, example_inputs=x)
+    plan.save(tmp_path / "plan.json")
+    again = graphprune.load_plan(tmp_path / "plan.json").apply(model)
+    small = plan.apply()
+    assert [p.shape for p in again.parameters()] == [p.shape for p in small.parameters()]
+
+
+class Borrowing(Gated):
+    """Code outside the parts uses a weight of one of them."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        found = super().forward(x)
+        return {**found, "norm": torch.linalg.matrix_norm(self.first[0].weight)}
+
+
+def test_weights_used_outside_the_parts_keep_their_shapes() -> None:
+    deps = graphprune.analyze(Borrowing().eval(), torch.randn(4, 8))
+    assert {group.name for group in deps.groups} == {"second.0.weight[0]"}
+    reasons = {lock.reason for lock in deps.locks}
+    assert "used outside the captured parts" in reasons
+
+
+class Stubborn(nn.Module):
+    """No part of it can be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.layer.weight if x.sum() > 0 else x
+
+
+def test_no_part_at_all_is_an_error_that_says_so() -> None:
+    with pytest.raises(LiftError, match="No submodule of it can be captured by itself either"):
+        graphprune.shrink(Stubborn(), 0.5, example_inputs=torch.randn(4, 8))
+
+
+def test_a_ratio_that_the_parts_cannot_reach_is_an_error() -> None:
+    with pytest.raises(BudgetError, match="cannot be reached"):
+        graphprune.shrink(Borrowing().eval(), 0.9, example_inputs=torch.randn(4, 8))
