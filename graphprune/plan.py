@@ -16,8 +16,8 @@ from graphprune.cost import COSTS
 from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError
 from graphprune.files import write_whole
-from graphprune.frontends.inputs import describe, find_inputs, restore
-from graphprune.frontends.torch import Inputs, TorchProgram, as_inputs, check, lift
+from graphprune.frontends.inputs import as_inputs, describe, find_inputs, restore
+from graphprune.frontends.torch import Inputs, TorchProgram, check, lift
 from graphprune.importance import Criterion
 from graphprune.indices import Indices
 from graphprune.passes.couple import couple

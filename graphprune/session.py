@@ -12,7 +12,7 @@ import numpy as np
 from graphprune.axes import Axis
 from graphprune.cost import cost
 from graphprune.dependencies import Dependencies
-from graphprune.errors import VerifyError
+from graphprune.errors import BudgetError, VerifyError
 from graphprune.frontends.compare import compare
 from graphprune.frontends.config import has_config
 from graphprune.frontends.lower import Lowered, lower
@@ -99,7 +99,7 @@ class Session:
             ties: list[Ties] = []
             if request.allocation == "auto":
                 ties = preferences(self.deps, learned, alike=has_config(self.program.model))
-            self.take(self._select(request, scores, ties))
+            self.take(self._explained(request, scores, ties))
             wrong = len(self.found.offenders)
             if best is None or wrong < best[0]:
                 best = (wrong, self.selection, self.cuts, self.found)
@@ -107,6 +107,14 @@ class Session:
                 break
         assert best is not None
         _, self.selection, self.cuts, self.found = best
+
+    def _explained(self, request: Request, scores: Sequence[Scores], ties: list[Ties]) -> Selection:
+        """Select; an error tells what the capture left alone too."""
+        try:
+            return self._select(request, scores, ties)
+        except BudgetError as error:
+            text = "\n".join([str(error), *self.program.warnings])
+            raise BudgetError(text, closest=error.closest) from None
 
     def _select(self, request: Request, scores: Sequence[Scores], ties: list[Ties]) -> Selection:
         return timed(

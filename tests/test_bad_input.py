@@ -55,7 +55,7 @@ def test_inputs_of_no_known_kind() -> None:
 
 
 def test_control_flow_that_depends_on_data_is_named() -> None:
-    with pytest.raises(LiftError, match="cannot capture Branching") as error:
+    with pytest.raises(BudgetError, match="cannot capture Branching") as error:
         graphprune.shrink(Branching(), 0.5)
     assert "example_inputs" in str(error.value)
 
@@ -71,7 +71,7 @@ def test_sizes_that_depend_on_data_are_named() -> None:
             return self.b(y[y.sum(1) > 0])
 
     with pytest.raises(
-        LiftError, match=r"aten\.\w+ in the top-level module makes a tensor whose size"
+        BudgetError, match=r"aten\.\w+ in the top-level module makes a tensor whose size"
     ):
         graphprune.shrink(Selecting(), 0.5)
 

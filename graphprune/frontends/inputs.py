@@ -238,6 +238,33 @@ def _floats(*shape: int) -> Inputs:
     return (torch.randn(BATCH, *shape),), {}
 
 
+# --- inputs as callers give them ---------------------------------------------------------------
+
+
+def as_inputs(example: Any) -> Inputs | None:
+    """Example inputs as positional and keyword arguments.
+
+    Args:
+        example: A tensor, a tuple or list of positional arguments, a mapping of keyword
+            arguments, or None.
+
+    Raises:
+        LiftError: It is none of these.
+    """
+    if example is None:
+        return None
+    if isinstance(example, torch.Tensor):
+        return (example,), {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    if isinstance(example, Sequence) and not isinstance(example, str):
+        return tuple(example), {}
+    raise LiftError(
+        f"example_inputs is a {type(example).__name__}: pass a tensor, a tuple of positional "
+        "arguments, or a dict of keyword arguments"
+    )
+
+
 # --- inputs as plain data -----------------------------------------------------------------------
 
 

@@ -10,9 +10,9 @@ import logging
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
 from io import StringIO
 from typing import Any, TypeAlias
@@ -77,7 +77,7 @@ class TorchProgram:
 def is_layer(module: nn.Module) -> bool:
     """Whether a module is a plain layer of `torch.nn`, whose code can express any width."""
     name = type(module).__name__
-    composite = "MultiheadAttention" in name or "Transformer" in name
+    composite = any(part in name for part in ("MultiheadAttention", "Transformer", "Unflatten"))
     return type(module).__module__.startswith("torch.nn.") and not composite
 
 
@@ -152,11 +152,26 @@ def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
         try:
             program = _batched(model, inputs)
         except LiftError as error:
-            return _in_parts(model, inputs, error)
+            if not _register_results(model, inputs):
+                return _in_parts(model, inputs, error)
+            program = _batched(model, inputs)
         if _unreached(model, program.graph):
             model.train()
             _add_training(program, program.inputs)
     return program
+
+
+def _register_results(model: nn.Module, inputs: Inputs) -> bool:
+    """Tell PyTorch of the dataclasses that a model returns; whether there were any."""
+    try:
+        with torch.no_grad(), quiet():
+            leaves = pytree.tree_leaves(model(*inputs[0], **inputs[1]))
+    except Exception:
+        return False
+    kinds = {type(leaf) for leaf in leaves if is_dataclass(leaf)}
+    for kind in kinds:
+        torch.export.register_dataclass(kind)
+    return bool(kinds)
 
 
 def _in_parts(model: nn.Module, inputs: Inputs, error: LiftError) -> TorchProgram:
@@ -171,7 +186,7 @@ def _in_parts(model: nn.Module, inputs: Inputs, error: LiftError) -> TorchProgra
     view, arguments = in_parts(model, parts)
     program = _program(view, arguments)
     program.original, program.given = model, inputs
-    program.warnings.append(described(parts))
+    program.warnings.append(f"{described(parts)}\nreason: {error}")
     for value in program.graph.weights.values():
         if not {value.name, *value.aliases}.isdisjoint(parts.shared):
             program.graph.fixed[value] = "used outside the captured parts"
@@ -311,27 +326,3 @@ def _add_training(program: TorchProgram, inputs: Inputs) -> None:
             value.name = f"training/{value.name}"
     program.graph.training = extra.ops
     program.graph.outputs = program.graph.outputs + [swap.get(v, v) for v in extra.outputs]
-
-
-def as_inputs(example: Any) -> Inputs | None:
-    """Example inputs as positional and keyword arguments.
-
-    Args:
-        example: A tensor, a tuple or list of positional arguments, a mapping of keyword
-            arguments, or None.
-
-    Raises:
-        LiftError: It is none of these.
-    """
-    if example is None:
-        return None
-    if isinstance(example, torch.Tensor):
-        return (example,), {}
-    if isinstance(example, Mapping):
-        return (), dict(example)
-    if isinstance(example, Sequence) and not isinstance(example, str):
-        return tuple(example), {}
-    raise LiftError(
-        f"example_inputs is a {type(example).__name__}: pass a tensor, a tuple of positional "
-        "arguments, or a dict of keyword arguments"
-    )

@@ -1,0 +1,1 @@
+"""Sets of models for the benchmarks, by name."""
