@@ -16,7 +16,17 @@ from graphprune import errors
 def _public() -> list[str]:
     modules = {
         *("axes", "cli", "cost", "demo", "dependencies", "errors", "files", "frontends", "graph"),
-        *("importance", "indices", "inspecting", "models", "passes", "report", "rules", "saving"),
+        *(
+            "batches",
+            "importance",
+            "indices",
+            "inspecting",
+            "models",
+            "passes",
+            "report",
+            "rules",
+            "saving",
+        ),
         *("session", "version"),
     }
     return [n for n in vars(graphprune) if not n.startswith("_") and n not in modules]
