@@ -165,3 +165,17 @@ def _placed(batch: Batch, model: nn.Module) -> Batch:
     if not tensors or not tensors[0].dim():
         raise GraphPruneError("data: a batch holds no tensor with a first dimension of samples")
     return Batch(args, kwargs, labels, tensors[0].shape[0])
+
+
+def inputs_of(
+    model: nn.Module, batches: list[Batch]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Example inputs: the first two samples of the data, or None where there is none."""
+    if not batches:
+        return None
+    first = batches[0].head(2)
+    kwargs = dict(first.kwargs)
+    names = inspect.signature(model.forward).parameters
+    if "use_cache" in names and hasattr(getattr(model, "config", None), "use_cache"):
+        kwargs.setdefault("use_cache", False)  # a cache is no tensor that could be captured
+    return first.args, kwargs

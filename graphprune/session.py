@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -19,26 +18,17 @@ from graphprune.frontends.torch import TorchProgram
 from graphprune.importance import Scores
 from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.select import Selection, select
+from graphprune.passes.threshold import threshold
 from graphprune.passes.tie import Ties, learn, tie
 from graphprune.passes.verify import Verification
 from graphprune.passes.verify import verify as verify_cuts
 from graphprune.report import GroupRow, Report, lock_reasons
+from graphprune.request import Request
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _ROUNDS = 3  # how often lengths that the code equates are learned and the choice is made again
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the caller asks `select` for."""
-
-    ratio: float
-    of: str
-    allocation: str
-    ratios: Mapping[str, float]
-    round_to: int | str
 
 
 def timed(
@@ -103,19 +93,8 @@ class Session:
         _, self.selection, self.cuts, self.found = best
 
     def _select(self, request: Request, scores: Sequence[Scores], ties: Ties | None) -> Selection:
-        return timed(
-            self.seconds,
-            "select",
-            select,
-            self.deps,
-            scores,
-            request.ratio,
-            request.of,
-            request.allocation,
-            request.ratios,
-            request.round_to,
-            ties,
-        )
+        work = select if request.ratio is not None else threshold
+        return timed(self.seconds, "select", work, self.deps, scores, request, ties)
 
     def _learn(self, ties: Ties) -> bool:
         counts = {axis: len(kept) for axis, kept in self.selection.keep.items()}
@@ -165,12 +144,15 @@ class Session:
                 kept[i] = len(self.selection.keep[group.axis])
         params, macs = cost(self.deps, "params"), cost(self.deps, "macs")
         batch = max(self.program.batch(), 1)
-        spent = cost(self.deps, of)
+        achieved = self.selection.achieved
+        if of != "latency":  # which only a measurement tells
+            spent = cost(self.deps, of)
+            achieved = 1 - spent(kept) / spent(full) if spent(full) else 0.0
         return Report(
             model=type(self.program.model).__name__,
             of=of,
             asked=self.selection.asked,
-            achieved=1 - spent(kept) / spent(full) if spent(full) else 0.0,
+            achieved=achieved,
             params=(
                 round(params(full)) + self.program.outside(),
                 round(params(kept)) + self.program.outside(),
