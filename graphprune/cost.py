@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,17 @@ class Cost(Protocol):
 
     def change(self, counts: Counts, group: int, to: float) -> float:
         """By how much the cost changes when one group keeps `to` indices instead."""
+
+
+@runtime_checkable
+class Staircase(Cost, Protocol):
+    """A cost that falls in steps only.
+
+    Attributes:
+        step: What counts should be multiples of.
+    """
+
+    step: int
 
 
 class Polynomial:

@@ -13,7 +13,7 @@ from graphprune.cost import Counts, monomials
 from graphprune.dependencies import Dependencies
 from graphprune.graph import Op, Value
 
-_VIEWS = frozenset(
+VIEWS = frozenset(
     """view reshape flatten unflatten permute transpose t movedim squeeze unsqueeze expand slice
     select split split_with_sizes chunk tensor_split narrow unbind alias detach contiguous dropout
     to expand_as view_as swapaxes numpy_T unsafe_chunk unsafe_split unfold diagonal
@@ -110,6 +110,6 @@ def _shared(op: Op) -> Value | None:
     name = op.type.partition(".")[2] or op.type
     source = op.inputs[0] if op.inputs else None
     in_place = name.endswith("_") and not name.endswith("__")
-    if source is None or (name not in _VIEWS and not in_place):
+    if source is None or (name not in VIEWS and not in_place):
         return None
     return source

@@ -17,18 +17,20 @@ import numpy as np
 
 from graphprune.axes import Axis
 from graphprune.budget import Budget
-from graphprune.cost import Counts, cost
+from graphprune.cost import Counts, Staircase, cost
 from graphprune.dependencies import Dependencies
 from graphprune.errors import BudgetError
 from graphprune.importance import Scores
 from graphprune.indices import Indices
 from graphprune.passes.allocate import bounds, fixed, levels
+from graphprune.passes.knapsack import knapsack
 from graphprune.passes.tie import Ties
 from graphprune.request import Request
 
 TOLERANCE = 0.01
 _AUTO_ROUNDING = (8, 4, 2, 1)
 _REACHES = ((1 / 16, 1 / 4), (1.0,))  # how far a group may move from its level for the budget
+_MOST_STOPS = 16  # at which a group may stop on a staircase
 _MOST_PASSES = 64  # of single steps towards the budget
 
 Attempt: TypeAlias = tuple[float, Ties, int]
@@ -71,7 +73,7 @@ def select(
     if not deps.groups:
         raise BudgetError(_nothing(deps), closest=0.0)
     problem = _Problem(deps, scores, request)
-    rounding = _AUTO_ROUNDING if request.round_to == "auto" else (int(request.round_to),)
+    rounding = problem.rounding(request.round_to)
     preferences = [Ties()] if ties is None else [problem.without(ties), Ties()]
     best: tuple[float, Counts, int] | None = None
     for reach, preferred, step in _attempts(preferences, rounding):
@@ -113,6 +115,8 @@ class _Problem:
         asked = request.asked()
         costs = {n: request.costs[n] if n in request.costs else cost(deps, n) for n in asked}
         self.budget = Budget(costs, asked, self.sizes, strict=bool(request.budget))
+        stairs = [found for found in costs.values() if isinstance(found, Staircase)]
+        self.staircase = stairs[0] if stairs and len(costs) == 1 else None
         self.order = [np.argsort(found, kind="stable") for found in scores]
         ordered = [found[order] for found, order in zip(scores, self.order, strict=True)]
         self.levels = levels(deps, ordered, request.allocation, request.normalize)
@@ -133,6 +137,14 @@ class _Problem:
         steps = {width: ties.steps[width] for width in followers}
         return Ties(ties.frozen - bound, steps, followers)
 
+    def rounding(self, round_to: int | str) -> Sequence[int]:
+        """What kept counts may be multiples of, the best first."""
+        if round_to != "auto":
+            return (int(round_to),)
+        if self.staircase is None:
+            return _AUTO_ROUNDING
+        return (self.staircase.step, *(s for s in _AUTO_ROUNDING if s < self.staircase.step))
+
     def met(self, slack: float) -> bool:
         """Whether a slack is near enough to what was asked."""
         return abs(slack) <= TOLERANCE / 2 and (slack >= 0 or not self.budget.strict)
@@ -144,6 +156,8 @@ class _Problem:
             step: What kept counts are multiples of, in groups large enough.
             reach: How far a group may move from the common level, as a share of its size.
         """
+        if self.staircase is not None:
+            return self._climb(step)
         lowest = min(float(level[0]) for level in self.levels) - 1.0
         highest = max(float(level[-1]) for level in self.levels) + 1.0
         level = _crossing(lambda x: self.budget.slack(self._at(x, step)) < 0, lowest, highest)
@@ -164,6 +178,25 @@ class _Problem:
 
         shift = _crossing(lambda x: self.budget.slack(shifted(x)) < 0, -reach, reach)
         return self._descend(shifted(shift), steps, free, (low, high))
+
+    def _climb(self, step: int) -> Counts:
+        """Counts at the steps of a staircase."""
+        steps = self._steps(step)
+        bound = self.ties.frozen.union(*(held.keys() for held in self.ties.followers.values()))
+        stops = {}
+        for i in (i for i in range(len(self.groups)) if i not in bound):
+            width = steps[i] * max(self.sizes[i] // (_MOST_STOPS * steps[i]), 1)
+            points = np.arange(width, self.sizes[i], width)
+            stops[i] = np.append(points[points >= self.least[i]], self.least[i])
+        counts = knapsack(
+            self._complete(self.most.copy()),
+            stops,
+            self.levels,
+            lambda held, i, to: -self._changes(held, i, to)[0],
+            self.budget.slack,
+            self._complete,
+        )
+        return self._descend(counts, steps, list(stops), (self.least, self.most))
 
     def _at(self, level: float, step: int) -> Counts:
         gone = np.array([np.searchsorted(levels, level, side="right") for levels in self.levels])

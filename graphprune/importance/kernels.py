@@ -7,6 +7,9 @@ Other types and odd strides are converted block by block, so that no large array
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise
 from math import prod
 from typing import Any, TypeAlias
 
@@ -20,13 +23,13 @@ Scores: TypeAlias = npt.NDArray[np.float64]
 ABSOLUTE, SQUARED, SIGNED = 0, 1, 2
 """What is summed: |w|, w² or w."""
 
-_SMALL = 1 << 12  # elements; below, a call of torch is as fast
-_THREADED = 1 << 18  # elements; below, starting threads costs more than it saves
+_SMALL = 1 << 12  # elements; below, a call of PyTorch is as fast
+_THREADED = 1 << 19  # elements; below, starting threads costs more than it saves
 _BLOCK = 1 << 20  # elements converted at a time
 _FAST = {"reassoc", "contract", "nsz"}
 
 
-@numba.njit(cache=True, fastmath=_FAST)
+@numba.njit(cache=True, nogil=True, fastmath=_FAST)
 def _four_rows(w: Any, r: int, kind: int, by_row: Any, sums: Any) -> None:  # pragma: no cover
     """Sums of four rows side by side: the column sums are loaded and stored once for all."""
     a, b, c, d = w[r], w[r + 1], w[r + 2], w[r + 3]
@@ -45,7 +48,7 @@ def _four_rows(w: Any, r: int, kind: int, by_row: Any, sums: Any) -> None:  # pr
     by_row[r], by_row[r + 1], by_row[r + 2], by_row[r + 3] = s0, s1, s2, s3
 
 
-@numba.njit(cache=True, fastmath=_FAST)
+@numba.njit(cache=True, nogil=True, fastmath=_FAST)
 def _row(w: Any, r: int, kind: int, by_row: Any, sums: Any) -> None:  # pragma: no cover
     a = w[r]
     whole = 0.0
@@ -57,7 +60,7 @@ def _row(w: Any, r: int, kind: int, by_row: Any, sums: Any) -> None:  # pragma: 
     by_row[r] = whole
 
 
-@numba.njit(cache=True, fastmath=_FAST)
+@numba.njit(cache=True, nogil=True, fastmath=_FAST)
 def _deep_row(w: Any, r: int, kind: int, by_row: Any, sums: Any) -> None:  # pragma: no cover
     """As `_row` for a row of columns that hold several elements each."""
     whole = 0.0
@@ -71,9 +74,9 @@ def _deep_row(w: Any, r: int, kind: int, by_row: Any, sums: Any) -> None:  # pra
     by_row[r] = whole
 
 
-@numba.njit(cache=True, parallel=True, fastmath=_FAST)
-def _sums(w: Any, kind: int, blocks: int) -> Any:  # pragma: no cover
-    """Row and column sums of a contiguous (rows, columns, inner) array in one pass.
+@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+def _sums(w: Any, kind: int, start: int, stop: int) -> Any:  # pragma: no cover
+    """Row and column sums of rows of a contiguous (rows, columns, inner) array in one pass.
 
     Where columns hold few elements each, every element is summed as a column of its own first:
     short loops inside would cost more.
@@ -83,21 +86,18 @@ def _sums(w: Any, kind: int, blocks: int) -> Any:  # pragma: no cover
     width = columns if deep else columns * inner
     flat = w.reshape(rows, columns * inner)
     by_row = np.zeros(rows)
-    partial = np.zeros((blocks, width))
-    for block in numba.prange(blocks):
-        sums = np.zeros(width)
-        r, stop = rows * block // blocks, rows * (block + 1) // blocks
-        while r + 4 <= stop and not deep:
-            _four_rows(flat, r, kind, by_row, sums)
-            r += 4
-        while r < stop:
-            if deep:
-                _deep_row(w, r, kind, by_row, sums)
-            else:
-                _row(flat, r, kind, by_row, sums)
-            r += 1
-        partial[block] = sums
-    return by_row, partial.sum(axis=0).reshape(columns, width // columns).sum(axis=1)
+    sums = np.zeros(width)
+    r = start
+    while r + 4 <= stop and not deep:
+        _four_rows(flat, r, kind, by_row, sums)
+        r += 4
+    while r < stop:
+        if deep:
+            _deep_row(w, r, kind, by_row, sums)
+        else:
+            _row(flat, r, kind, by_row, sums)
+        r += 1
+    return by_row[start:stop], sums.reshape(columns, width // columns).sum(axis=1)
 
 
 def slice_sums(data: torch.Tensor, kind: int) -> list[Scores]:
@@ -154,6 +154,18 @@ def _blocks(data: torch.Tensor) -> Iterator[npt.NDArray[Any]]:
 
 
 def _compiled(array: npt.NDArray[Any], kind: int) -> tuple[Scores, Scores]:
-    threads = numba.get_num_threads() if array.size >= _THREADED else 1
-    by_row, by_column = _sums(array, kind, min(threads, len(array)))
-    return by_row, by_column
+    """The sums of an array, its rows shared out to as many threads as PyTorch uses."""
+    rows = len(array)
+    threads = min(torch.get_num_threads(), rows) if array.size >= _THREADED else 1
+    if threads == 1:
+        by_row, by_column = _sums(array, kind, 0, rows)
+        return by_row, by_column
+    bounds = [rows * i // threads for i in range(threads + 1)]
+    work = [_pool(threads).submit(_sums, array, kind, a, b) for a, b in pairwise(bounds)]
+    found = [task.result() for task in work]
+    return np.concatenate([rows for rows, _ in found]), np.sum([c for _, c in found], axis=0)
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "graphprune")
