@@ -20,6 +20,7 @@ from graphprune.frontends.inputs import describe, find_inputs, restore
 from graphprune.frontends.torch import Inputs, TorchProgram, as_inputs, check, lift
 from graphprune.importance import Context, Criterion, Loss
 from graphprune.indices import Indices
+from graphprune.latency import meet
 from graphprune.passes.couple import couple
 from graphprune.passes.score import score
 from graphprune.passes.select import Selection
@@ -121,7 +122,9 @@ def plan(
     program, deps, seconds = _analyzed(model, inputs, keep)
     session = Session(program, deps, seconds)
     context = Context(deps, model, program.inputs, batches, loss, seed)
-    session.decide(request, timed(seconds, "score", score, deps, importance, context, reduction))
+    scores = timed(seconds, "score", score, deps, importance, context, reduction)
+    decide = meet if "latency" in request.asked() else Session.decide
+    decide(session, request, scores)
     keep_ = session.selection.keep
     made: Plan[M] = Plan(
         groups=[GroupChoice(g.name, g.size, keep_.get(g.axis)) for g in deps.groups],

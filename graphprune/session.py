@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
-from graphprune.cost import cost
+from graphprune.cost import Counts, cost
 from graphprune.dependencies import Dependencies
 from graphprune.errors import VerifyError
 from graphprune.frontends.compare import compare
@@ -52,11 +52,17 @@ class Session:
         selection: Which indices stay.
         cuts: The narrowed graph.
         found: What the model's code can express.
+        request: What was asked for; None for a choice that was loaded.
+        latency: Seconds of a forward pass before and after, where they were measured.
+        predicted: The speed-up that the table of operations predicted.
     """
 
     selection: Selection
     cuts: Cuts
     found: Survey
+    request: Request | None = None
+    latency: tuple[float, float] | None = None
+    predicted: float | None = None
 
     def __init__(
         self, program: TorchProgram, deps: Dependencies, seconds: dict[str, float]
@@ -80,6 +86,7 @@ class Session:
         With `allocation="auto"`, lengths that the model's code takes for one another are
         learned from where the narrowed code goes wrong, and kept equal if the budget allows.
         """
+        self.request = request
         ties = tie(self.deps) if request.allocation == "auto" else None
         best: tuple[int, Selection, Cuts, Survey] | None = None
         for _ in range(_ROUNDS):
@@ -93,7 +100,7 @@ class Session:
         _, self.selection, self.cuts, self.found = best
 
     def _select(self, request: Request, scores: Sequence[Scores], ties: Ties | None) -> Selection:
-        work = select if request.ratio is not None else threshold
+        work = select if request.asked() else threshold
         return timed(self.seconds, "select", work, self.deps, scores, request, ties)
 
     def _learn(self, ties: Ties) -> bool:
@@ -135,13 +142,23 @@ class Session:
         parents = {path.rpartition(".")[0]: why for path in lowered.replaced} or {"": why}
         return lower(self.program, self.found, offenders=parents)
 
+    def full_counts(self) -> Counts:
+        """The size of every group."""
+        return np.array([group.size for group in self.deps.groups], dtype=np.float64)
+
+    def kept_counts(self) -> Counts:
+        """How many indices every group keeps."""
+        keep = self.selection.keep
+        return np.array(
+            [len(keep[g.axis]) if g.axis in keep else g.size for g in self.deps.groups],
+            dtype=np.float64,
+        )
+
     def report(self, of: str) -> Report:
         """The numbers of the plan."""
-        full = np.array([group.size for group in self.deps.groups], dtype=np.float64)
-        kept = full.copy()
-        for i, group in enumerate(self.deps.groups):
-            if group.axis in self.selection.keep:
-                kept[i] = len(self.selection.keep[group.axis])
+        full, kept = self.full_counts(), self.kept_counts()
+        asked = {of} if self.request is None else {of, *self.request.asked()}
+        others = [cost(self.deps, name) for name in sorted(asked & {"memory"})]
         params, macs = cost(self.deps, "params"), cost(self.deps, "macs")
         batch = max(self.program.batch(), 1)
         achieved = self.selection.achieved
@@ -158,6 +175,9 @@ class Session:
                 round(params(kept)) + self.program.outside(),
             ),
             macs=(round(macs(full) / batch), round(macs(kept) / batch)),
+            memory=next(((round(c(full)), round(c(kept))) for c in others), None),
+            latency=self.latency,
+            predicted=self.predicted,
             groups=[
                 GroupRow(group.name, group.size, int(count), len(group.members))
                 for group, count in zip(self.deps.groups, kept, strict=True)

@@ -20,6 +20,7 @@ import numpy as np
 from graphprune.axes import atoms
 from graphprune.dependencies import Dependencies, Group
 from graphprune.errors import GraphPruneError
+from graphprune.graph import Value
 from graphprune.importance import Scores
 from graphprune.importance.reduce import normalized
 from graphprune.passes.couple import matches
@@ -101,7 +102,7 @@ def _density(group: Group) -> float:
     return float(np.mean([sum(s) / prod(s) for s in shapes])) if shapes else 1.0
 
 
-def fixed(groups: Sequence[Group], ratios: Mapping[str, float]) -> dict[int, float]:
+def fixed(deps: Dependencies, ratios: Mapping[str, float]) -> dict[int, float]:
     """The groups whose fraction the caller has fixed, by id.
 
     Raises:
@@ -111,26 +112,26 @@ def fixed(groups: Sequence[Group], ratios: Mapping[str, float]) -> dict[int, flo
     for pattern, fraction in ratios.items():
         if not 0 <= fraction < 1:
             raise GraphPruneError(f"ratios: {pattern!r} is {fraction}, outside [0, 1)")
-        out.update((group.id, fraction) for group in _matching(groups, pattern, "ratios"))
+        out.update((group.id, fraction) for group in _matching(deps, pattern, "ratios"))
     return out
 
 
-def bounds(groups: Sequence[Group], limits: Limits) -> tuple[Scores, Scores]:
+def bounds(deps: Dependencies, limits: Limits) -> tuple[Scores, Scores]:
     """The least and the most indices that each group may keep.
 
     Args:
-        groups: The groups.
+        deps: The analysis.
         limits: By name pattern a least, or a least and a most: whole numbers count indices,
             others are fractions. Later patterns overrule earlier ones.
 
     Raises:
         GraphPruneError: A pattern matches no group, or its limits are none.
     """
-    least = np.ones(len(groups))
-    most = np.array([group.size for group in groups], dtype=np.float64)
+    least = np.ones(len(deps.groups))
+    most = np.array([group.size for group in deps.groups], dtype=np.float64)
     for pattern, limit in limits.items():
         low, high = limit if isinstance(limit, tuple | list) else (limit, 1.0)
-        for group in _matching(groups, pattern, "limits"):
+        for group in _matching(deps, pattern, "limits"):
             least[group.id] = max(_count(low, group.size, pattern), 1)
             most[group.id] = _count(high, group.size, pattern)
             if most[group.id] < least[group.id]:
@@ -149,8 +150,28 @@ def _count(limit: float, size: int, pattern: str) -> int:
     return min(limit, size) if isinstance(limit, int) else round(limit * size)
 
 
-def _matching(groups: Sequence[Group], pattern: str, option: str) -> list[Group]:
-    found = [g for g in groups if any(matches(m.weight, pattern) for m in g.members)]
+def _matching(deps: Dependencies, pattern: str, option: str) -> list[Group]:
+    """The groups of channels that layers make, or else read, whose names match a pattern."""
+    read = _contracted(deps)
+    found = [
+        (group, (member.weight, member.dim) not in read)
+        for group in deps.groups
+        for member in group.members
+        if matches(member.weight, pattern)
+    ]
     if not found:
         raise GraphPruneError(f"{option}: {pattern!r} matches no layer that can be pruned")
-    return found
+    made = dict.fromkeys(group for group, makes in found if makes)
+    return list(made or dict.fromkeys(group for group, _ in found))
+
+
+def _contracted(deps: Dependencies) -> set[tuple[Value, int]]:
+    """The weight dimensions that vanish in a sum: channels that a layer reads."""
+    out = set()
+    for op in deps.source.ops:
+        gone = {axis for dim in deps.effects[op].contracts for axis in atoms(dim)}
+        for value in op.inputs:
+            if value is not None and value.is_weight:
+                dims = enumerate(deps.dims[value])
+                out |= {(value, number) for number, dim in dims if gone.intersection(atoms(dim))}
+    return out

@@ -120,8 +120,8 @@ class _Problem:
         self.order = [np.argsort(found, kind="stable") for found in scores]
         ordered = [found[order] for found, order in zip(scores, self.order, strict=True)]
         self.levels = levels(deps, ordered, request.allocation, request.normalize)
-        self.fixed = fixed(deps.groups, request.ratios)
-        self.least, self.most = bounds(deps.groups, request.limits)
+        self.fixed = fixed(deps, request.ratios)
+        self.least, self.most = bounds(deps, request.limits)
         for i, fraction in self.fixed.items():
             self.least[i] = self.most[i] = max(round(self.sizes[i] * (1 - fraction)), 1)
         self.ties = Ties()

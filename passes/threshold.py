@@ -37,8 +37,8 @@ def threshold(
     Raises:
         BudgetError: No score is below its threshold.
     """
-    least, most = bounds(deps.groups, request.limits)
-    fractions = fixed(deps.groups, request.ratios)
+    least, most = bounds(deps, request.limits)
+    fractions = fixed(deps, request.ratios)
     bound = set() if ties is None else {*ties.frozen, *ties.steps}.union(*ties.followers.values())
     sizes = np.array([group.size for group in deps.groups], dtype=np.float64)
     counts = sizes.copy()

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from graphprune.axes import Axis, Dim, atoms, leaves
+from graphprune.axes import Axis, Dim, atoms, leaves, length
 from graphprune.cost import Counts, Polynomial, monomials
 from graphprune.dependencies import Dependencies
 from graphprune.frontends.execute import rewritten
@@ -44,12 +45,12 @@ class _Table:
 
     def __call__(self, lengths: Sequence[float]) -> float:
         values = self.seconds
-        for points, length in zip(self.grid, lengths, strict=True):
+        for points, wanted in zip(self.grid, lengths, strict=True):
             if len(points) == 1:
                 values = values[0]
                 continue
-            at = int(np.clip(np.searchsorted(points, length) - 1, 0, len(points) - 2))
-            share = (length - points[at]) / (points[at + 1] - points[at])
+            at = int(np.clip(np.searchsorted(points, wanted) - 1, 0, len(points) - 2))
+            share = (wanted - points[at]) / (points[at + 1] - points[at])
             values = values[at] + min(max(share, 0.0), 1.0) * (values[at + 1] - values[at])
         return float(values)
 
@@ -107,8 +108,11 @@ class Latency:
         return table([self._lengths[leaf](counts) for leaf in table.axes])
 
     def _work(self, op: Op) -> float:
-        return float(sum(np.prod([a.size for d in m for a in leaves(d)], dtype=np.float64)
-                         for m in self._deps.effects[op].macs)) if self._free(op) else 0.0  # fmt: skip
+        """Multiply-accumulates, of operations that can become smaller."""
+        if not self._free(op):
+            return 0.0
+        products = (prod(length(dim) for dim in dims) for dims in self._deps.effects[op].macs)
+        return float(sum(products))
 
     def _heaviest(self, ops: Sequence[Op]) -> list[Op]:
         """The most work of each kind: the same operator on weights of the same kernel."""
@@ -211,5 +215,3 @@ class Latency:
 
 def _name(op: Op) -> str:
     return op.type.partition(".")[2] or op.type
-
-

@@ -8,7 +8,10 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,7 +22,8 @@ from graphprune.files import write_whole
 from graphprune.frontends.torch import Inputs, preserved, quiet
 
 _FEWEST, _MOST, _ENOUGH = 3, 12, 0.01  # runs of one operation, and seconds that are enough
-_ROUNDS = 9
+_WARM, _ROUNDS = 2, 11  # forward passes that do not count, and those that do
+_LONG = 1.5  # seconds for the forward passes of short models
 
 
 def machine() -> str:
@@ -114,22 +118,25 @@ def _once(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def forward_seconds(
-    models: Sequence[nn.Module], inputs: Inputs, rounds: int = _ROUNDS
+    models: Sequence[nn.Module], inputs: Inputs, least: int = _ROUNDS
 ) -> list[float]:
-    """Least wall time of a forward pass of each model, taken in turns on the same inputs.
+    """Median wall time of a forward pass of each model, taken in turns on the same inputs.
 
     Args:
         models: Modules; they run in eval mode and stay as they are.
         inputs: Positional and keyword arguments for each.
-        rounds: How often each one runs.
+        least: How often each one runs at least; short passes run more often.
     """
     device = _device(inputs)
-    best = [float("inf")] * len(models)
-    for number in range(rounds + 1):
-        for i, model in enumerate(models):
-            with preserved(model, fused=True), torch.no_grad(), quiet():
-                model.eval()
-                spent = _once(lambda m=model: m(*inputs[0], **inputs[1]), device)  # type: ignore[misc]
-            if number:  # the first round warms up
-                best[i] = min(best[i], spent)
-    return best
+    times: list[list[float]] = [[] for _ in models]
+    with ExitStack() as stack, torch.no_grad(), quiet():
+        for model in models:
+            stack.enter_context(preserved(model, fused=True))
+            model.eval()
+        start = time.perf_counter()
+        while len(times[0]) < least + _WARM or (
+            len(times[0]) < 4 * least and time.perf_counter() - start < _LONG
+        ):
+            for spent, model in zip(times, models, strict=True):
+                spent.append(_once(partial(model, *inputs[0], **inputs[1]), device))
+    return [median(spent[_WARM:]) for spent in times]
