@@ -122,6 +122,8 @@ def _arguments(model: nn.Module) -> int:
 
 
 def _batch(item: Any, arguments: int) -> Batch:
+    if isinstance(item, Batch):
+        return item
     if _is_array(item):
         return Batch((item,))
     if isinstance(item, Mapping):

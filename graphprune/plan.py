@@ -33,13 +33,18 @@ Keep = Collection["str | type[nn.Module]"]
 _FORMAT = 1
 
 
-def shrink(model: M, ratio: float | None = None, of: str = "params", **options: Any) -> M:
+def shrink(
+    model: M, ratio: float | None = None, of: str = "params", *, steps: int = 1, **options: Any
+) -> M:
     """Return a smaller dense model of the same kind.
 
     Args:
         model: The model; it is not modified.
-        ratio: Fraction of the cost to remove, in [0, 1).
-        of: The cost: `"params"`, `"macs"` or `"channels"`.
+        ratio: Fraction of the cost to remove, in [0, 1); a half where nothing else decides.
+        of: The cost, as for `plan`.
+        steps: In how many steps. With several, `schedule` (`"polynomial"`, `"linear"`,
+            `"exponential"`), `initial_ratio`, `callback(model, step)` for fine-tuning after each
+            step, and `state`, a file to go on from, may be given too.
         **options: As for `plan`.
 
     Returns:
@@ -56,6 +61,10 @@ def shrink(model: M, ratio: float | None = None, of: str = "params", **options: 
         >>> shrink(net, ratio=0.5)[0]
         Linear(in_features=8, out_features=8, bias=True)
     """
+    if steps != 1 or options.keys() & {"schedule", "initial_ratio", "callback", "state"}:
+        from graphprune.iterative import shrink_in_steps
+
+        return shrink_in_steps(model, ratio, of, steps=steps, **options)
     return plan(model, ratio, of, **options).apply()
 
 

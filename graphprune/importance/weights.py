@@ -84,7 +84,7 @@ def fpgm(context: Context) -> Parts:
             for axis, positions, indices in holdings(dim):
                 if axis in ids:
                     order = positions[np.argsort(indices, kind="stable")]
-                    rows = tensor.movedim(number, 0).flatten(1)
+                    rows = tensor.movedim(number, 0).reshape(tensor.shape[number], -1)
                     if not np.array_equal(order, np.arange(len(rows))):
                         rows = rows[torch.as_tensor(order, device=rows.device)]
                     rows = rows.reshape(axis.size, -1)
