@@ -49,7 +49,7 @@ def meet(session: Session, request: Request, scores: Sequence[Scores]) -> None:
         reached = 1 - after / before
         kept = session.kept_counts()
         predicted = cost(session.full_counts()) / cost(kept)
-        selection = replace(session.selection, asked=asked, achieved=reached)
+        selection = replace(session.selection, of="latency", asked=asked, achieved=reached)
         state = (selection, session.cuts, session.found, (before, after), predicted)
         if best is None or _better(reached, best[0], asked):
             best = (reached, state)
