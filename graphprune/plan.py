@@ -137,7 +137,7 @@ def plan(
     keep_ = session.selection.keep
     made: Plan[M] = Plan(
         groups=[GroupChoice(g.name, g.size, keep_.get(g.axis)) for g in deps.groups],
-        inputs=program.inputs,
+        inputs=program.given or program.inputs,
         keep=_patterns(model, keep),
         of=session.selection.of,
         asked=session.selection.asked,

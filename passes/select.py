@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import lcm
 from typing import TypeAlias
 
 import numpy as np
@@ -29,7 +30,7 @@ from graphprune.request import Request
 
 TOLERANCE = 0.01
 _AUTO_ROUNDING = (8, 4, 2, 1)
-_REACHES = ((1 / 16, 1 / 4), (1.0,))  # how far a group may move from its level for the budget
+_REACHES = (1 / 16, 1 / 4, 1 / 2, 1.0)  # how far a group may move from its level for the budget
 _MOST_STOPS = 16  # at which a group may stop on a staircase
 _MOST_PASSES = 64  # of single steps towards the budget
 
@@ -56,7 +57,7 @@ class Selection:
 
 
 def select(
-    deps: Dependencies, scores: Sequence[Scores], request: Request, ties: Ties | None = None
+    deps: Dependencies, scores: Sequence[Scores], request: Request, ties: Sequence[Ties] = ()
 ) -> Selection:
     """Choose the indices to keep.
 
@@ -64,7 +65,7 @@ def select(
         deps: The analysis.
         scores: One score for each index of each group; the lowest go first.
         request: What is asked for.
-        ties: Counts that should stay equal if the budget allows.
+        ties: Counts that should stay in proportion if the budget allows, the most wanted first.
 
     Raises:
         BudgetError: The ratio cannot be reached, or is too small to remove anything.
@@ -74,7 +75,7 @@ def select(
         raise BudgetError(_nothing(deps), closest=0.0)
     problem = _Problem(deps, scores, request)
     rounding = problem.rounding(request.round_to)
-    preferences = [Ties()] if ties is None else [problem.without(ties), Ties()]
+    preferences = [*map(problem.without, ties), Ties()]
     best: tuple[float, Counts, int] | None = None
     for reach, preferred, step in _attempts(preferences, rounding):
         problem.ties = preferred
@@ -94,11 +95,12 @@ def select(
 
 
 def _attempts(preferences: Sequence[Ties], rounding: Sequence[int]) -> Iterator[Attempt]:
-    """What to try, the best first: little deviation from the levels, ties, round widths."""
-    for reaches in _REACHES:
-        for ties in preferences:
-            for reach in reaches:
-                yield from ((reach, ties, step) for step in rounding)
+    """What to try, the best first: ties, little deviation from the levels, round widths."""
+    *tied, free = preferences
+    near = [(ties, _REACHES[:-1]) for ties in tied] + [(free, _REACHES[:2])]
+    for ties, reaches in [*near, *((ties, _REACHES[-1:]) for ties in preferences)]:
+        for reach in reaches:
+            yield from ((reach, ties, step) for step in rounding)
 
 
 def _nothing(deps: Dependencies) -> str:
@@ -112,6 +114,7 @@ class _Problem:
     def __init__(self, deps: Dependencies, scores: Sequence[Scores], request: Request) -> None:
         self.groups = deps.groups
         self.sizes: Counts = np.array([group.size for group in deps.groups], dtype=np.float64)
+        self.grains = np.array([group.grain for group in deps.groups], dtype=np.int64)
         asked = request.asked()
         costs = {n: request.costs[n] if n in request.costs else cost(deps, n) for n in asked}
         self.budget = Budget(costs, asked, self.sizes, strict=bool(request.budget))
@@ -130,9 +133,7 @@ class _Problem:
         """Ties that do not touch the groups whose counts the caller has bounded."""
         bound = {i for i, size in enumerate(self.sizes) if self.least[i] > 1 or self.most[i] < size}
         followers = {
-            width: held
-            for width, held in ties.followers.items()
-            if width not in bound and not held.keys() & bound
+            width: held for width, held in ties.followers.items() if not bound & {width, *held}
         }
         steps = {width: ties.steps[width] for width in followers}
         return Ties(ties.frozen - bound, steps, followers)
@@ -164,7 +165,7 @@ class _Problem:
         counts = self._at(level, step)
         steps = self._steps(step)
         span = np.maximum(reach * self.sizes, steps if reach == 1 else 0)
-        bound = self.ties.frozen.union(*(held.keys() for held in self.ties.followers.values()))
+        bound = self.ties.frozen.union(*self.ties.followers.values())
         free = [i for i in range(len(self.groups)) if i not in bound and steps[i] <= span[i]]
         low = np.maximum(counts - span, self.least)
         high = np.minimum(counts + span, self.most)
@@ -182,7 +183,7 @@ class _Problem:
     def _climb(self, step: int) -> Counts:
         """Counts at the steps of a staircase."""
         steps = self._steps(step)
-        bound = self.ties.frozen.union(*(held.keys() for held in self.ties.followers.values()))
+        bound = self.ties.frozen.union(*self.ties.followers.values())
         stops = {}
         for i in (i for i in range(len(self.groups)) if i not in bound):
             width = steps[i] * max(self.sizes[i] // (_MOST_STOPS * steps[i]), 1)
@@ -209,16 +210,17 @@ class _Problem:
     def _steps(self, step: int) -> Counts:
         steps = np.where(self.sizes >= 4 * step, float(step), 1.0)
         for width, multiple in self.ties.steps.items():
-            steps[width] = multiple
-        return steps
+            both = lcm(multiple, step)
+            steps[width] = both if self.sizes[width] >= 4 * both else multiple
+        return np.lcm(steps.astype(np.int64), self.grains).astype(np.float64)
 
     def _complete(self, counts: Counts) -> Counts:
         """Let frozen groups and followers take the counts that their ties give them."""
         for i in self.ties.frozen:
             counts[i] = self.sizes[i]
         for width, followers in self.ties.followers.items():
-            for i, inner in followers.items():
-                counts[i] = counts[width] // inner
+            for i in followers:
+                counts[i] = counts[width] * self.sizes[i] // self.sizes[width]
         return counts
 
     def _descend(

@@ -23,7 +23,7 @@ DEVIATIONS = 2.0
 
 
 def threshold(
-    deps: Dependencies, scores: Sequence[Scores], request: Request, ties: Ties | None = None
+    deps: Dependencies, scores: Sequence[Scores], request: Request, ties: Sequence[Ties] = ()
 ) -> Selection:
     """Keep the indices that are not below the threshold of their group.
 
@@ -39,7 +39,8 @@ def threshold(
     """
     least, most = bounds(deps, request.limits)
     fractions = fixed(deps, request.ratios)
-    bound = set() if ties is None else {*ties.frozen, *ties.steps}.union(*ties.followers.values())
+    bound = {i for first in ties[:1] for i in (*first.frozen, *first.steps)}
+    bound = bound.union(*(held for first in ties[:1] for held in first.followers.values()))
     sizes = np.array([group.size for group in deps.groups], dtype=np.float64)
     counts = sizes.copy()
     keep = {}
@@ -47,7 +48,7 @@ def threshold(
         gone = int((found < found.mean() - DEVIATIONS * found.std()).sum())
         if group.id in fractions:
             gone = round(group.size * fractions[group.id])
-        elif group.id in bound:
+        elif group.id in bound or group.grain > 1:
             gone = 0
         count = int(np.clip(group.size - gone, least[group.id], most[group.id]))
         if count < group.size:

@@ -31,7 +31,7 @@ from graphprune.graph import Graph
 from graphprune.passes.couple import couple
 from graphprune.passes.score import score
 from graphprune.passes.select import select
-from graphprune.passes.tie import tie
+from graphprune.passes.tie import preferences
 from graphprune.request import Request
 
 WIDTH = 64
@@ -76,7 +76,9 @@ def seconds(work: Callable[[], object], runs: int = 3) -> float:
 def chosen(deps: Dependencies, real: bool) -> object:
     """Score and select; of fake weights, select alone, as if all scored the same."""
     ones = [np.ones(group.size) for group in deps.groups]
-    return select(deps, score(deps) if real else ones, Request(0.5), tie(deps))
+    return select(
+        deps, score(deps) if real else ones, Request(0.5), preferences(deps, [], alike=False)
+    )
 
 
 def ours(repeats: int, real: bool) -> dict[str, float]:
