@@ -29,10 +29,28 @@ Model = Annotated[
     str, typer.Argument(help="timm:NAME, torchvision:NAME, pkg.mod:factory, or a .pt file")
 ]
 Weights = Annotated[Path | None, typer.Option(help="state dict of the model, .safetensors or .pt")]
-Ratio = Annotated[float, typer.Option(help="fraction to remove, 0 <= ratio < 1")]
-Of = Annotated[str, typer.Option(help="what the ratio speaks of: params, macs or channels")]
-Importance = Annotated[str, typer.Option(help="l2, l1 or random")]
-Allocation = Annotated[str, typer.Option(help="auto, uniform or global")]
+Ratio = Annotated[
+    float | None, typer.Option(help="fraction to remove, 0 <= ratio < 1; a half unless told")
+]
+Of = Annotated[
+    str, typer.Option(help="what the ratio speaks of: params, macs, channels, memory or latency")
+]
+Budget = Annotated[
+    list[str] | None,
+    typer.Option(help="in place of --ratio, of several costs at least: macs=0.5"),
+]
+Importance = Annotated[
+    str,
+    typer.Option(
+        help="l1, l2, group_norm, bn_scale, fpgm, random, mu-2sigma, synflow; with --data: taylor, "
+        "snip, grasp, fisher, obd, activation, activation_variance, apoz, wanda, hrank"
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(help="calibration data: .npy, .npz or .pt file, or pkg.mod:factory"),
+]
+Allocation = Annotated[str, typer.Option(help="auto, uniform, global, isomorphic or erk")]
 Keep = Annotated[list[str] | None, typer.Option(help="layers to leave alone; * matches any")]
 RoundTo = Annotated[str, typer.Option(help="kept widths are multiples of this, or auto")]
 Size = Annotated[str | None, typer.Option(help="shape of one input: 2,3,224,224")]
@@ -58,9 +76,11 @@ def _common(
 def shrink(
     model: Model,
     out: Annotated[Path, typer.Option("-o", "--out", help=".pt, .pt2 or .onnx")],
-    ratio: Ratio = 0.5,
+    ratio: Ratio = None,
     of: Of = "params",
+    budget: Budget = None,
     importance: Importance = "l2",
+    data: Data = None,
     allocation: Allocation = "auto",
     keep: Keep = None,
     round_to: RoundTo = "auto",
@@ -86,8 +106,9 @@ def shrink(
         if target is not None and not target.parent.is_dir():
             raise GraphPruneError(f"cannot write {target}: there is no folder {target.parent}")
     made = _planned(
-        model, weights, input_size, ratio, of, importance, allocation, keep, round_to, verify
-    )
+        model, weights, input_size, ratio, of, importance, allocation, keep, round_to, verify,
+        budget, data,
+    )  # fmt: skip
     small = made.apply()
     assert made.inputs is not None
     save_model(small, made.inputs, out)
@@ -99,9 +120,11 @@ def shrink(
 @app.command()
 def report(
     model: Model,
-    ratio: Ratio = 0.5,
+    ratio: Ratio = None,
     of: Of = "params",
+    budget: Budget = None,
     importance: Importance = "l2",
+    data: Data = None,
     allocation: Allocation = "auto",
     keep: Keep = None,
     round_to: RoundTo = "auto",
@@ -111,8 +134,9 @@ def report(
 ) -> None:
     """Print what a plan would do; write nothing."""
     made = _planned(
-        model, weights, input_size, ratio, of, importance, allocation, keep, round_to, False
-    )
+        model, weights, input_size, ratio, of, importance, allocation, keep, round_to, False,
+        budget, data,
+    )  # fmt: skip
     _print(made, as_json)
 
 
@@ -171,7 +195,7 @@ def inspect(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("graphprune-demo"),
-    ratio: Ratio = 0.5,
+    ratio: Annotated[float, typer.Option(help="fraction of the parameters to remove")] = 0.5,
     epochs: Annotated[int, typer.Option(min=1, help="epochs of training")] = 10,
 ) -> None:
     """Train a small network on real digits, shrink it, and write the result."""
@@ -195,25 +219,44 @@ def _inputs(size: str | None) -> Any:
         raise GraphPruneError(f"--input-size is a shape such as 2,3,224,224, not {size}") from None
 
 
+def _fractions(given: list[str]) -> dict[str, float]:
+    from graphprune.errors import GraphPruneError
+
+    out = {}
+    for item in given:
+        name, _, number = item.partition("=")
+        try:
+            out[name] = float(number)
+        except ValueError:
+            raise GraphPruneError(
+                f"--budget is a cost and a fraction, macs=0.5, not {item}"
+            ) from None
+    return out
+
+
 def _planned(
     model: str,
     weights: Path | None,
     size: str | None,
-    ratio: float,
+    ratio: float | None,
     of: str,
     importance: str,
     allocation: str,
     keep: list[str] | None,
     round_to: str,
     verify: bool,
+    budget: list[str] | None,
+    data: str | None,
 ) -> Plan[nn.Module]:
-    from graphprune.models import load_model
+    from graphprune.models import load_data, load_model
     from graphprune.plan import plan
 
     return plan(
         load_model(model, weights),
         ratio,
         of,
+        budget=_fractions(budget or []),
+        data=None if data is None else load_data(data),
         example_inputs=_inputs(size),
         importance=importance,
         allocation=allocation,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,28 @@ from graphprune.dependencies import Dependencies
 Counts: TypeAlias = npt.NDArray[np.float64]
 Monomials: TypeAlias = dict[tuple[int, ...], int]
 
-COSTS = ("params", "macs", "channels")
+COSTS = ("params", "macs", "channels", "memory", "latency")
+
+
+class Cost(Protocol):
+    """A cost as a function of how many indices each group keeps."""
+
+    def __call__(self, counts: Counts) -> float:
+        """The cost when group i keeps `counts[i]` indices."""
+
+    def change(self, counts: Counts, group: int, to: float) -> float:
+        """By how much the cost changes when one group keeps `to` indices instead."""
+
+
+@runtime_checkable
+class Staircase(Cost, Protocol):
+    """A cost that falls in steps only.
+
+    Attributes:
+        step: What counts should be multiples of.
+    """
+
+    step: int
 
 
 class Polynomial:
@@ -53,23 +74,32 @@ class Polynomial:
         return float(coefficients @ padded[ids].prod(axis=1) - before)
 
 
-def cost(deps: Dependencies, of: str) -> Polynomial:
+def cost(deps: Dependencies, of: str) -> Cost:
     """The cost of a model as a polynomial in the sizes of its coupled groups.
 
     Args:
         deps: The analysis.
         of: `"params"` (elements of all parameters, tied ones once), `"macs"`
-            (multiply-accumulates of one forward pass of the captured inputs) or `"channels"`
-            (indices of all groups).
+            (multiply-accumulates of one forward pass of the captured inputs), `"channels"`
+            (indices of all groups) or `"memory"` (bytes of activations alive at once).
     """
+    if of == "memory":
+        from graphprune.memory import PeakMemory
+
+        return PeakMemory(deps)
     ids = {group.axis: group.id for group in deps.groups}
     if of == "channels":
         return Polynomial({(i,): 1 for i in ids.values()}, len(ids))
+    return Polynomial(monomials(_params(deps) if of == "params" else _macs(deps), ids), len(ids))
+
+
+def monomials(products: Iterable[Iterable[Dim]], ids: Mapping[Axis, int]) -> Monomials:
+    """The sum of products of dimensions, as a polynomial in the sizes of the groups `ids`."""
     total: Monomials = {}
-    for product in _params(deps) if of == "params" else _macs(deps):
+    for product in products:
         for key, coefficient in _expand(product, ids).items():
             total[key] = total.get(key, 0) + coefficient
-    return Polynomial(total, len(ids))
+    return total
 
 
 def _params(deps: Dependencies) -> Iterable[Iterable[Dim]]:

@@ -11,6 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -35,6 +36,39 @@ def load_model(name: str, weights: str | Path | None = None) -> nn.Module:
     if weights is not None:
         _load_weights(model, Path(weights))
     return model.eval()
+
+
+def load_data(name: str) -> Any:
+    """The calibration data that a name or a file stands for.
+
+    Args:
+        name: `pkg.mod:factory` (an object, or a function called without arguments), a `.npy` or
+            `.npz` file (its first array holds inputs, its second labels), or a `.pt` file of
+            tensors.
+
+    Raises:
+        GraphPruneError: There is no such file or object, or it cannot be read.
+    """
+    path = Path(name)
+    if path.suffix not in (".npy", ".npz", ".pt"):
+        module, colon, attribute = name.partition(":")
+        if not colon:
+            raise GraphPruneError(
+                f"data: {name} is no .npy, .npz or .pt file and no pkg.mod:factory"
+            )
+        return _imported(module, attribute)
+    if not path.is_file():
+        raise GraphPruneError(f"there is no file {path}")
+    try:
+        if path.suffix == ".pt":
+            return torch.load(path, map_location="cpu", weights_only=True)
+        found = np.load(path, allow_pickle=False)
+    except Exception as error:
+        raise GraphPruneError(f"cannot read {path}: {error}".splitlines()[0]) from error
+    if path.suffix == ".npy":
+        return found
+    arrays = [found[key] for key in found.files[:2]]
+    return tuple(arrays) if len(arrays) == 2 else arrays[0]
 
 
 def _resolve(name: str) -> Any:
@@ -107,7 +141,7 @@ def _imported(module: str, attribute: str) -> Any:
         raise GraphPruneError(f"{module} has no {attribute}") from None
     except Exception as error:
         raise GraphPruneError(f"cannot import {module}: {_told(error)}") from error
-    if isinstance(found, nn.Module):
+    if isinstance(found, nn.Module) or not callable(found):
         return found
     try:
         return found()

@@ -12,32 +12,39 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import nn
 
-from graphprune.cost import COSTS
+from graphprune.batches import inputs_of
 from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError
 from graphprune.files import write_whole
 from graphprune.frontends.inputs import as_inputs, describe, find_inputs, restore
 from graphprune.frontends.torch import Inputs, TorchProgram, check, lift
-from graphprune.importance import Criterion
+from graphprune.importance import Context, Criterion, Loss
 from graphprune.indices import Indices
+from graphprune.latency import meet
 from graphprune.passes.couple import couple
 from graphprune.passes.score import score
 from graphprune.passes.select import Selection
 from graphprune.report import Report
-from graphprune.session import Request, Session, timed
+from graphprune.request import Limits, calibration, requested
+from graphprune.session import Session, timed
 
 M = TypeVar("M", bound=nn.Module)
 Keep = Collection["str | type[nn.Module]"]
 _FORMAT = 1
 
 
-def shrink(model: M, ratio: float = 0.5, of: str = "params", **options: Any) -> M:
+def shrink(
+    model: M, ratio: float | None = None, of: str = "params", *, steps: int = 1, **options: Any
+) -> M:
     """Return a smaller dense model of the same kind.
 
     Args:
         model: The model; it is not modified.
-        ratio: Fraction of the cost to remove, in [0, 1).
-        of: The cost: `"params"`, `"macs"` or `"channels"`.
+        ratio: Fraction of the cost to remove, in [0, 1); a half where nothing else decides.
+        of: The cost, as for `plan`.
+        steps: In how many steps. With several, `schedule` (`"polynomial"`, `"linear"`,
+            `"exponential"`), `initial_ratio`, `callback(model, step)` for fine-tuning after each
+            step, and `state`, a file to go on from, may be given too.
         **options: As for `plan`.
 
     Returns:
@@ -54,19 +61,29 @@ def shrink(model: M, ratio: float = 0.5, of: str = "params", **options: Any) -> 
         >>> shrink(net, ratio=0.5)[0]
         Linear(in_features=8, out_features=8, bias=True)
     """
+    if steps != 1 or options.keys() & {"schedule", "initial_ratio", "callback", "state"}:
+        from graphprune.iterative import shrink_in_steps
+
+        return shrink_in_steps(model, ratio, of, steps=steps, **options)
     return plan(model, ratio, of, **options).apply()
 
 
 def plan(
     model: M,
-    ratio: float = 0.5,
+    ratio: float | None = None,
     of: str = "params",
     *,
     example_inputs: Any = None,
+    data: Any = None,
     importance: str | Criterion = "l2",
+    loss: Loss | None = None,
+    reduction: str = "sum",
+    normalize: str = "mean",
     allocation: str = "auto",
     keep: Keep = (),
     ratios: Mapping[str, float] | None = None,
+    limits: Limits | None = None,
+    budget: Mapping[str, float] | None = None,
     round_to: int | str = "auto",
     verify: bool = True,
     seed: int = 0,
@@ -75,43 +92,60 @@ def plan(
 
     Args:
         model: The model; it is not modified.
-        ratio: Fraction of the cost to remove, in [0, 1).
-        of: The cost: `"params"`, `"macs"` or `"channels"`.
+        ratio: Fraction of the cost to remove, in [0, 1); a half where nothing else decides.
+        of: The cost: `"params"`, `"macs"`, `"channels"`, `"memory"` (peak of the activations)
+            or `"latency"` (measured on this machine).
         example_inputs: A tensor, a tuple of positional arguments or a dict of keyword
-            arguments for `forward`; found from the model where not given.
-        importance: `"l2"`, `"l1"`, `"random"`, or a function `(weight, dim) -> scores`.
-        allocation: `"auto"`, `"uniform"` (the same fraction of every group) or `"global"`
-            (scores relative to their group's mean decide).
+            arguments for `forward`; found from the data or the model where not given.
+        data: Calibration data: batches of inputs, or of (inputs, labels); see `read_batches`.
+        importance: Name of a criterion (`graphprune.importance.CRITERIA`), or a function
+            `(weight, dim) -> scores`.
+        loss: For criteria that follow gradients: a function (output, labels) -> scalar;
+            cross-entropy on the labels where not given.
+        reduction: How what the members of a group contribute becomes one score: `"sum"`,
+            `"mean"`, `"max"` or `"first"`.
+        normalize: What makes the scores of different groups comparable, for `"global"` and
+            `"isomorphic"`: `"mean"`, `"none"`, `"lamp"` or `"gaussian"`.
+        allocation: `"auto"`, `"uniform"` (the same fraction of every group), `"global"` (scores
+            decide), `"isomorphic"` (scores decide among groups of equal topology) or `"erk"`.
         keep: What to leave as it is: name patterns of layers or weights, or module types.
         ratios: Fraction of channels to remove from certain layers, by name pattern.
+        limits: What groups keep at least, or at least and at most, by name pattern: whole
+            numbers count channels, others are fractions.
+        budget: Several costs at once with the fraction to remove of each, at least.
         round_to: Kept widths become multiples of this; `"auto"` takes the largest of 8, 4, 2, 1
             that meets the budget.
         verify: Whether `apply` checks its result.
-        seed: For `importance="random"` and for the perturbations of the check.
+        seed: For whatever a criterion draws and for the perturbations of the check.
 
     Raises:
         BudgetError: The ratio cannot be reached, or is too small to remove anything.
         LiftError: The model cannot be captured, or no inputs for it can be found.
     """
-    _check_request(ratio, of, round_to)
-    program, deps, seconds = _analyzed(model, as_inputs(example_inputs), keep)
+    request = requested(
+        ratio, of, importance, round_to, budget,
+        allocation=allocation, ratios=ratios, limits=limits, normalize=normalize,
+    )  # fmt: skip
+    batches = calibration(model, data)
+    inputs = as_inputs(example_inputs) or inputs_of(model, batches)
+    program, deps, seconds = _analyzed(model, inputs, keep)
     session = Session(program, deps, seconds)
-    session.decide(
-        Request(ratio, of, allocation, ratios or {}, round_to),
-        timed(seconds, "score", score, deps, importance, seed),
-    )
+    context = Context(deps, model, program.inputs, batches, loss, seed)
+    scores = timed(seconds, "score", score, deps, importance, context, reduction)
+    decide = meet if "latency" in request.asked() else Session.decide
+    decide(session, request, scores)
     keep_ = session.selection.keep
     made: Plan[M] = Plan(
         groups=[GroupChoice(g.name, g.size, keep_.get(g.axis)) for g in deps.groups],
         inputs=program.given or program.inputs,
         keep=_patterns(model, keep),
-        of=of,
-        asked=ratio,
+        of=session.selection.of,
+        asked=session.selection.asked,
         verify=verify,
         seed=seed,
     )
     made._live = session
-    made.report = session.report(of)
+    made.report = session.report(made.of)
     return made
 
 
@@ -272,15 +306,6 @@ def load_plan(path: str | Path) -> Plan[nn.Module]:
         raise GraphPruneError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise GraphPruneError(f"{path} is not a graphprune plan: {error}") from error
-
-
-def _check_request(ratio: float, of: str, round_to: int | str) -> None:
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
-        raise GraphPruneError(f"ratio is the fraction to remove, 0 <= ratio < 1, not {ratio!r}")
-    if of not in COSTS:
-        raise GraphPruneError(f"no cost {of!r}: choose from {', '.join(COSTS)}")
-    if round_to != "auto" and (not isinstance(round_to, int) or round_to < 1):
-        raise GraphPruneError(f"round_to is a positive integer or 'auto', not {round_to!r}")
 
 
 def _analyzed(

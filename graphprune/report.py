@@ -36,6 +36,10 @@ class Report:
         achieved: Ratio reached.
         params: Parameters before and after.
         macs: Multiply-accumulates for one sample, before and after.
+        memory: Bytes of activations alive at once for the example inputs, before and after; None
+            where they were not asked for.
+        latency: Seconds of a forward pass of the example inputs, before and after, as measured.
+        predicted: The speed-up that the table of measured operations predicted.
         groups: One row for each coupled group.
         locks: Reasons for locks, with the number of axes.
         unknown: Operations without a rule, which locked what they touch.
@@ -54,6 +58,9 @@ class Report:
     achieved: float
     params: tuple[int, int]
     macs: tuple[int, int]
+    memory: tuple[int, int] | None = None
+    latency: tuple[float, float] | None = None
+    predicted: float | None = None
     groups: list[GroupRow] = field(default_factory=list)
     locks: dict[str, int] = field(default_factory=dict)
     unknown: dict[str, list[str]] = field(default_factory=dict)
@@ -100,6 +107,13 @@ def show(report: Report, console: Console, rows: Iterable[tuple[str, str, str]] 
     for label, (before, after) in (("parameters", report.params), ("MACs", report.macs)):
         share = f"{after / before - 1:.1%}" if before and after != before else ""
         table.add_row(label, f"{before:,}", f"{after:,}", share)
+    if report.memory is not None:
+        share = f"{report.memory[1] / max(report.memory[0], 1) - 1:.1%}"
+        table.add_row("peak activations, bytes", *(f"{x:,}" for x in report.memory), share)
+    if report.latency is not None:
+        slow, fast = report.latency
+        row = (f"{slow * 1e3:.2f}", f"{fast * 1e3:.2f}", f"{slow / fast:.2f} x")
+        table.add_row("latency, ms", *row)
     for label, old, new in rows:
         table.add_row(label, old, new, "")
     console.print(table)
@@ -126,6 +140,9 @@ def _notes(report: Report) -> list[str]:
         lines.append(f"class: {report.model}, as it was")
     elif report.kept_class is not None:
         lines.append(f"class: generated code stands in for {report.model}")
+    if report.latency is not None and report.predicted is not None:
+        measured = report.latency[0] / report.latency[1]
+        lines.append(f"speed-up: {measured:.2f} x measured, {report.predicted:.2f} x predicted")
     lines += [f"warning: {warning}" for warning in report.warnings]
     for path, why in report.replaced.items():
         lines.append(f"generated: {path or 'the whole model'} ({why})")

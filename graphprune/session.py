@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import ParamSpec, TypeVar
 
 import numpy as np
 
 from graphprune.axes import Axis
-from graphprune.cost import cost
+from graphprune.cost import Counts, cost
 from graphprune.dependencies import Dependencies
 from graphprune.errors import BudgetError, VerifyError
 from graphprune.frontends.compare import compare
@@ -22,26 +21,17 @@ from graphprune.frontends.torch import TorchProgram
 from graphprune.importance import Scores
 from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.select import Selection, select
+from graphprune.passes.threshold import threshold
 from graphprune.passes.tie import Relation, Ties, learn, preferences
 from graphprune.passes.verify import Verification
 from graphprune.passes.verify import verify as verify_cuts
 from graphprune.report import GroupRow, Report, lock_reasons
+from graphprune.request import Request
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _ROUNDS = 5  # how often lengths that the code equates are learned and the choice is made again
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the caller asks `select` for."""
-
-    ratio: float
-    of: str
-    allocation: str
-    ratios: Mapping[str, float]
-    round_to: int | str
 
 
 def timed(
@@ -65,11 +55,17 @@ class Session:
         selection: Which indices stay.
         cuts: The narrowed graph.
         found: What the model's code can express.
+        request: What was asked for; None for a choice that was loaded.
+        latency: Seconds of a forward pass before and after, where they were measured.
+        predicted: The speed-up that the table of operations predicted.
     """
 
     selection: Selection
     cuts: Cuts
     found: Survey
+    request: Request | None = None
+    latency: tuple[float, float] | None = None
+    predicted: float | None = None
 
     def __init__(
         self, program: TorchProgram, deps: Dependencies, seconds: dict[str, float]
@@ -93,6 +89,7 @@ class Session:
         With `allocation="auto"`, lengths that the model's code takes for one another are
         learned from where the narrowed code goes wrong, and kept equal if the budget allows.
         """
+        self.request = request
         learned: list[Relation] = []
         best: tuple[int, Selection, Cuts, Survey] | None = None
         for _ in range(_ROUNDS):
@@ -117,19 +114,8 @@ class Session:
             raise BudgetError(text, closest=error.closest) from None
 
     def _select(self, request: Request, scores: Sequence[Scores], ties: list[Ties]) -> Selection:
-        return timed(
-            self.seconds,
-            "select",
-            select,
-            self.deps,
-            scores,
-            request.ratio,
-            request.of,
-            request.allocation,
-            request.ratios,
-            request.round_to,
-            ties,
-        )
+        work = select if request.asked() else threshold
+        return timed(self.seconds, "select", work, self.deps, scores, request, ties)
 
     def _learn(self, learned: list[Relation]) -> bool:
         """Whether the narrowed code teaches a relation that was not known.
@@ -188,26 +174,42 @@ class Session:
         parents = {path.rpartition(".")[0]: why for path in lowered.replaced} or {"": why}
         return lower(self.program, self.found, offenders=parents)
 
+    def full_counts(self) -> Counts:
+        """The size of every group."""
+        return np.array([group.size for group in self.deps.groups], dtype=np.float64)
+
+    def kept_counts(self) -> Counts:
+        """How many indices every group keeps."""
+        keep = self.selection.keep
+        return np.array(
+            [len(keep[g.axis]) if g.axis in keep else g.size for g in self.deps.groups],
+            dtype=np.float64,
+        )
+
     def report(self, of: str) -> Report:
         """The numbers of the plan."""
-        full = np.array([group.size for group in self.deps.groups], dtype=np.float64)
-        kept = full.copy()
-        for i, group in enumerate(self.deps.groups):
-            if group.axis in self.selection.keep:
-                kept[i] = len(self.selection.keep[group.axis])
+        full, kept = self.full_counts(), self.kept_counts()
+        asked = {of} if self.request is None else {of, *self.request.asked()}
+        others = [cost(self.deps, name) for name in sorted(asked & {"memory"})]
         params, macs = cost(self.deps, "params"), cost(self.deps, "macs")
         batch = max(self.program.batch(), 1)
-        spent = cost(self.deps, of)
+        achieved = self.selection.achieved
+        if of != "latency":  # which only a measurement tells
+            spent = cost(self.deps, of)
+            achieved = 1 - spent(kept) / spent(full) if spent(full) else 0.0
         return Report(
             model=type(self.program.model).__name__,
             of=of,
             asked=self.selection.asked,
-            achieved=1 - spent(kept) / spent(full) if spent(full) else 0.0,
+            achieved=achieved,
             params=(
                 round(params(full)) + self.program.outside(),
                 round(params(kept)) + self.program.outside(),
             ),
             macs=(round(macs(full) / batch), round(macs(kept) / batch)),
+            memory=next(((round(c(full)), round(c(kept))) for c in others), None),
+            latency=self.latency,
+            predicted=self.predicted,
             groups=[
                 GroupRow(group.name, group.size, int(count), len(group.members))
                 for group, count in zip(self.deps.groups, kept, strict=True)

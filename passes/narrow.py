@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphprune.axes import Axis, Dim, length
+from graphprune.axes import Axis, Dim, atoms, length
 from graphprune.dependencies import Dependencies
 from graphprune.graph import Op, Value
 from graphprune.indices import Indices, kept_indices, kept_length
@@ -51,21 +51,28 @@ def narrow(deps: Dependencies, keep: Mapping[Axis, Indices]) -> Cuts:
         kept = cuts.kept(value)
         if any(indices is not None for indices in kept):
             cuts.weights[value] = kept
-    for op, effect in deps.effects.items():
-        changed = {}
-        for attr, size in effect.sizes.items():
-            present = op.attrs.get(attr)
-            new = _new_size(present, size, counts)
-            if new is None and _from_end(present) and _touched(op, cuts):
-                new = None if isinstance(size, list) else kept_length(size, counts)
-            if new is not None and (attr in op.attrs or attr == "split_sizes"):
-                changed[attr] = new
-        for attr, (value, dim) in effect.pins.items():
-            if op.attrs.get(attr) is None and kept_length(dim, counts) != length(dim):
-                changed[attr] = value
+    for op in deps.effects:
+        changed = attributes(deps, op, counts)
         if changed:
             cuts.attrs[op] = changed
     return cuts
+
+
+def attributes(deps: Dependencies, op: Op, counts: Mapping[Axis, int]) -> dict[str, Any]:
+    """The attributes of one operation that change when each axis keeps so many indices."""
+    effect = deps.effects[op]
+    changed = {}
+    for attr, size in effect.sizes.items():
+        present = op.attrs.get(attr)
+        new = _new_size(present, size, counts)
+        if new is None and _from_end(present) and _touched(deps, op, counts):
+            new = None if isinstance(size, list) else kept_length(size, counts)
+        if new is not None and (attr in op.attrs or attr == "split_sizes"):
+            changed[attr] = new
+    for attr, (value, dim) in effect.pins.items():
+        if op.attrs.get(attr) is None and kept_length(dim, counts) != length(dim):
+            changed[attr] = value
+    return changed
 
 
 def _from_end(present: Any) -> bool:
@@ -73,9 +80,9 @@ def _from_end(present: Any) -> bool:
     return isinstance(present, int) and present < 0
 
 
-def _touched(op: Op, cuts: Cuts) -> bool:
-    values = [value for value in op.inputs if value is not None]
-    return any(cuts.touches(dim) for value in values for dim in cuts.deps.dims[value])
+def _touched(deps: Dependencies, op: Op, counts: Mapping[Axis, int]) -> bool:
+    dims = (dim for value in op.inputs if value is not None for dim in deps.dims[value])
+    return any(axis in counts for dim in dims for axis in atoms(dim))
 
 
 def _new_size(present: Any, size: Any, counts: Mapping[Axis, int]) -> Any:

@@ -1,63 +1,44 @@
 """score: how much each index of each coupled group matters.
 
-The score of an index is the sum of the criterion over every parameter slice that it owns, in
-all members of its group.
+1. The criterion gives contributions: one for each parameter slice that an index owns, in all
+   members of its group (or for each activation that is watched).
+2. A reduction makes one score of them; the sum unless asked otherwise.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-
-from graphprune.axes import atoms
 from graphprune.dependencies import Dependencies
-from graphprune.errors import GraphPruneError
-from graphprune.graph import Value
-from graphprune.importance import CRITERIA, Criterion, Scores
-from graphprune.indices import holdings
+from graphprune.importance import Context, Criterion, Scores, find
+from graphprune.importance.context import checked
+from graphprune.importance.reduce import reduced
 
 
-def score(deps: Dependencies, importance: str | Criterion = "l2", seed: int = 0) -> list[Scores]:
+def score(
+    deps: Dependencies,
+    importance: str | Criterion = "l2",
+    context: Context | None = None,
+    reduction: str = "sum",
+) -> list[Scores]:
     """Score every group.
 
     Args:
         deps: The analysis.
-        importance: Name of a criterion (`"l1"`, `"l2"`, `"random"`), or a function that scores
-            the slices of one weight along one dimension.
-        seed: For `"random"`.
+        importance: Name of a criterion, or a function that scores the slices of one weight along
+            one dimension.
+        context: The module, data and loss, for the criteria that need them.
+        reduction: How contributions become one score: `"sum"`, `"mean"`, `"max"` or `"first"`.
 
     Returns:
         For each group one score for each index; the lowest go first.
 
     Raises:
-        GraphPruneError: No criterion has this name.
+        GraphPruneError: No criterion has this name, or it lacks what it needs.
     """
-    if importance == "random":
-        generator = np.random.default_rng(seed)
-        return [generator.random(group.size) for group in deps.groups]
-    if isinstance(importance, str):
-        if importance not in CRITERIA:
-            names = ", ".join([*CRITERIA, "random"])
-            raise GraphPruneError(f"no importance criterion {importance!r}: choose from {names}")
-        importance = CRITERIA[importance]
-    totals = {group.axis: np.zeros(group.size) for group in deps.groups}
-    for weight in deps.source.parameters():
-        for number, dim in enumerate(deps.dims[weight]):
-            if not any(axis in totals for axis in atoms(dim)):
-                continue
-            found = _checked(weight, number, importance(weight.tensor, number))
-            for axis, positions, indices in holdings(dim):
-                if axis in totals:
-                    totals[axis] += np.bincount(indices, found[positions], axis.size)
-    return list(totals.values())
-
-
-def _checked(weight: Value, dim: int, found: Scores | torch.Tensor) -> Scores:
-    scores = np.asarray(found, dtype=np.float64)
-    wanted = (weight.shape[dim],)
-    if scores.shape != wanted or not np.isfinite(scores).all():
-        raise GraphPruneError(
-            f"the importance criterion must give {wanted[0]} finite scores for "
-            f"{weight.name}[{dim}], one for each index; it gave shape {scores.shape}"
-        )
-    return scores
+    criterion = find(importance)
+    context = context or Context(deps)
+    context.name = importance if isinstance(importance, str) else "the criterion"
+    parts = criterion(context)
+    return [
+        checked(group.name, group.size, reduced(held, group.size, reduction))
+        for group, held in zip(deps.groups, parts, strict=True)
+    ]

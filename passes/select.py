@@ -1,15 +1,15 @@
 """select: which indices go, for an exact budget.
 
-1. Every removable index gets a *level*: its rank in its group as a fraction (`uniform`), or its
-   score relative to its group's mean (`global`). All indices up to one common level go.
-2. The level is found by bisection on the exact cost.
-3. Single indices are then removed or restored wherever that brings the cost nearer to the
-   budget, until none does.
+1. Every removable index gets a *level* (`allocate`); all indices up to one common level go.
+2. The level is found by bisection on the exact costs.
+3. Single steps are then taken or given back wherever that brings the costs nearer to the budget,
+   until none does.
+4. Where a cost is a staircase (latency), counts are found by a knapsack instead (`knapsack`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import lcm
 from typing import TypeAlias
@@ -17,17 +17,22 @@ from typing import TypeAlias
 import numpy as np
 
 from graphprune.axes import Axis
-from graphprune.cost import Counts, Polynomial, cost
-from graphprune.dependencies import Dependencies, Group
-from graphprune.errors import BudgetError, GraphPruneError
+from graphprune.budget import Budget
+from graphprune.cost import Counts, Staircase, cost
+from graphprune.dependencies import Dependencies
+from graphprune.errors import BudgetError
 from graphprune.importance import Scores
 from graphprune.indices import Indices
-from graphprune.passes.couple import matches
+from graphprune.passes.allocate import bounds, fixed, levels
+from graphprune.passes.knapsack import knapsack
 from graphprune.passes.tie import Ties
+from graphprune.request import Request
 
 TOLERANCE = 0.01
 _AUTO_ROUNDING = (8, 4, 2, 1)
 _REACHES = (1 / 16, 1 / 4, 1 / 2, 1.0)  # how far a group may move from its level for the budget
+_MOST_STOPS = 16  # at which a group may stop on a staircase
+_MOST_PASSES = 64  # of single steps towards the budget
 
 Attempt: TypeAlias = tuple[float, Ties, int]
 
@@ -41,59 +46,52 @@ class Selection:
         asked: The ratio asked for.
         achieved: The ratio reached.
         round_to: Kept counts are multiples of this, in groups large enough.
+        of: The cost that the ratios speak of: of several, the one that decided.
     """
 
     keep: dict[Axis, Indices]
     asked: float
     achieved: float
     round_to: int
+    of: str = "params"
 
 
 def select(
-    deps: Dependencies,
-    scores: Sequence[Scores],
-    ratio: float,
-    of: str = "params",
-    allocation: str = "auto",
-    ratios: Mapping[str, float] | None = None,
-    round_to: int | str = "auto",
-    ties: Sequence[Ties] = (),
+    deps: Dependencies, scores: Sequence[Scores], request: Request, ties: Sequence[Ties] = ()
 ) -> Selection:
     """Choose the indices to keep.
 
     Args:
         deps: The analysis.
         scores: One score for each index of each group; the lowest go first.
-        ratio: Fraction of the cost to remove.
-        of: The cost: `"params"`, `"macs"` or `"channels"`.
-        allocation: `"uniform"` (also `"auto"`) or `"global"`.
-        ratios: Fractions of channels to remove from the groups of certain layers, by name
-            pattern; the rest of the budget falls on the other groups.
-        round_to: Kept counts become multiples of this in groups at least four times as large;
-            `"auto"` takes the largest of 8, 4, 2, 1 that still meets the budget.
+        request: What is asked for.
         ties: Counts that should stay in proportion if the budget allows, the most wanted first.
 
     Raises:
         BudgetError: The ratio cannot be reached, or is too small to remove anything.
-        GraphPruneError: A pattern in `ratios` matches no group, or a fraction is outside [0, 1).
+        GraphPruneError: A pattern matches no group, or a number is out of range.
     """
     if not deps.groups:
         raise BudgetError(_nothing(deps), closest=0.0)
-    problem = _Problem(deps, scores, of, allocation, ratios or {})
-    rounding = _AUTO_ROUNDING if round_to == "auto" else (int(round_to),)
+    problem = _Problem(deps, scores, request)
+    rounding = problem.rounding(request.round_to)
     preferences = [*map(problem.without, ties), Ties()]
-    best: Selection | None = None
+    best: tuple[float, Counts, int] | None = None
     for reach, preferred, step in _attempts(preferences, rounding):
         problem.ties = preferred
-        counts = problem.solve(ratio, step, reach)
-        found = Selection(problem.kept(counts), ratio, problem.ratio(counts), step)
-        if best is None or abs(found.achieved - ratio) < abs(best.achieved - ratio):
-            best = found
-        if abs(found.achieved - ratio) <= TOLERANCE / 2:
+        counts = problem.solve(step, reach)
+        slack = problem.budget.slack(counts)
+        if best is None or problem.budget.better(slack, best[0]):
+            best = (slack, counts, step)
+        if problem.met(slack):
             break
     assert best is not None
-    problem.check(best, ratio)
-    return best
+    _, counts, step = best
+    problem.check(counts)
+    binding = problem.budget.binding(counts)
+    return Selection(
+        problem.kept(counts), binding.ratio, binding.removed(counts), step, binding.name
+    )
 
 
 def _attempts(preferences: Sequence[Ties], rounding: Sequence[int]) -> Iterator[Attempt]:
@@ -111,60 +109,66 @@ def _nothing(deps: Dependencies) -> str:
 
 
 class _Problem:
-    """One cost, one level for each index of each group."""
+    """A budget, and one level for each index of each group."""
 
-    def __init__(
-        self,
-        deps: Dependencies,
-        scores: Sequence[Scores],
-        of: str,
-        allocation: str,
-        ratios: Mapping[str, float],
-    ) -> None:
+    def __init__(self, deps: Dependencies, scores: Sequence[Scores], request: Request) -> None:
         self.groups = deps.groups
         self.sizes: Counts = np.array([group.size for group in deps.groups], dtype=np.float64)
         self.grains = np.array([group.grain for group in deps.groups], dtype=np.int64)
-        self.cost: Polynomial = cost(deps, of)
-        self.of = of
-        self.full = self.cost(self.sizes)
+        asked = request.asked()
+        costs = {n: request.costs[n] if n in request.costs else cost(deps, n) for n in asked}
+        self.budget = Budget(costs, asked, self.sizes, strict=bool(request.budget))
+        stairs = [found for found in costs.values() if isinstance(found, Staircase)]
+        self.staircase = stairs[0] if stairs and len(costs) == 1 else None
         self.order = [np.argsort(found, kind="stable") for found in scores]
-        self.levels = [
-            _levels(found[order], allocation)
-            for found, order in zip(scores, self.order, strict=True)
-        ]
-        self.fixed = _fixed(deps.groups, ratios)
+        ordered = [found[order] for found, order in zip(scores, self.order, strict=True)]
+        self.levels = levels(deps, ordered, request.allocation, request.normalize)
+        self.fixed = fixed(deps, request.ratios)
+        self.least, self.most = bounds(deps, request.limits)
+        for i, fraction in self.fixed.items():
+            self.least[i] = self.most[i] = max(round(self.sizes[i] * (1 - fraction)), 1)
         self.ties = Ties()
 
     def without(self, ties: Ties) -> Ties:
-        """Ties that do not touch the groups whose fraction the caller has fixed."""
+        """Ties that do not touch the groups whose counts the caller has bounded."""
+        bound = {i for i, size in enumerate(self.sizes) if self.least[i] > 1 or self.most[i] < size}
         followers = {
-            width: held
-            for width, held in ties.followers.items()
-            if not self.fixed.keys() & {width, *held}
+            width: held for width, held in ties.followers.items() if not bound & {width, *held}
         }
         steps = {width: ties.steps[width] for width in followers}
-        return Ties(ties.frozen - self.fixed.keys(), steps, followers)
+        return Ties(ties.frozen - bound, steps, followers)
 
-    def ratio(self, counts: Counts) -> float:
-        return 1.0 - self.cost(counts) / self.full if self.full else 0.0
+    def rounding(self, round_to: int | str) -> Sequence[int]:
+        """What kept counts may be multiples of, the best first."""
+        if round_to != "auto":
+            return (int(round_to),)
+        if self.staircase is None:
+            return _AUTO_ROUNDING
+        return (self.staircase.step, *(s for s in _AUTO_ROUNDING if s < self.staircase.step))
 
-    def solve(self, ratio: float, step: int, reach: float) -> Counts:
-        """Kept counts whose cost is as near to the budget as possible.
+    def met(self, slack: float) -> bool:
+        """Whether a slack is near enough to what was asked."""
+        return abs(slack) <= TOLERANCE / 2 and (slack >= 0 or not self.budget.strict)
+
+    def solve(self, step: int, reach: float) -> Counts:
+        """Kept counts whose costs are as near to the budget as possible.
 
         Args:
-            ratio: Fraction of the cost to remove.
             step: What kept counts are multiples of, in groups large enough.
             reach: How far a group may move from the common level, as a share of its size.
         """
-        most = max(float(level[-1]) for level in self.levels) + 1.0
-        level = _crossing(lambda x: self.ratio(self._at(x, step)) < ratio, 0.0, most)
+        if self.staircase is not None:
+            return self._climb(step)
+        lowest = min(float(level[0]) for level in self.levels) - 1.0
+        highest = max(float(level[-1]) for level in self.levels) + 1.0
+        level = _crossing(lambda x: self.budget.slack(self._at(x, step)) < 0, lowest, highest)
         counts = self._at(level, step)
         steps = self._steps(step)
         span = np.maximum(reach * self.sizes, steps if reach == 1 else 0)
-        bound = self.fixed.keys() | self.ties.frozen
-        bound = bound.union(*self.ties.followers.values())
+        bound = self.ties.frozen.union(*self.ties.followers.values())
         free = [i for i in range(len(self.groups)) if i not in bound and steps[i] <= span[i]]
-        low, high = np.maximum(counts - span, 1), np.minimum(counts + span, self.sizes)
+        low = np.maximum(counts - span, self.least)
+        high = np.minimum(counts + span, self.most)
         even = [i for i in free if i not in self.ties.steps]
 
         def shifted(by: float) -> Counts:
@@ -173,16 +177,34 @@ class _Problem:
             moved[even] = np.clip(wanted, np.ceil(low / steps) * steps, high)[even]
             return self._complete(moved)
 
-        shift = _crossing(lambda x: self.ratio(shifted(x)) < ratio, -reach, reach)
-        return self._descend(shifted(shift), ratio, steps, free, (low, high))
+        shift = _crossing(lambda x: self.budget.slack(shifted(x)) < 0, -reach, reach)
+        return self._descend(shifted(shift), steps, free, (low, high))
+
+    def _climb(self, step: int) -> Counts:
+        """Counts at the steps of a staircase."""
+        steps = self._steps(step)
+        bound = self.ties.frozen.union(*self.ties.followers.values())
+        stops = {}
+        for i in (i for i in range(len(self.groups)) if i not in bound):
+            width = steps[i] * max(self.sizes[i] // (_MOST_STOPS * steps[i]), 1)
+            points = np.arange(width, self.sizes[i], width)
+            stops[i] = np.append(points[points >= self.least[i]], self.least[i])
+        counts = knapsack(
+            self._complete(self.most.copy()),
+            stops,
+            self.levels,
+            lambda held, i, to: -self._changes(held, i, to)[0],
+            self.budget.slack,
+            self._complete,
+        )
+        return self._descend(counts, steps, list(stops), (self.least, self.most))
 
     def _at(self, level: float, step: int) -> Counts:
         gone = np.array([np.searchsorted(levels, level, side="right") for levels in self.levels])
-        counts = np.maximum(self.sizes - gone, 1.0)
-        for i, fixed in self.fixed.items():
-            counts[i] = max(round(self.sizes[i] * (1 - fixed)), 1)
+        counts = np.clip(self.sizes - gone, self.least, self.most)
         steps = self._steps(step)
         rounded = np.maximum(np.round(counts / steps), 1.0) * steps
+        rounded = np.clip(rounded, self.least, self.most)
         return self._complete(np.where(counts == self.sizes, counts, rounded))
 
     def _steps(self, step: int) -> Counts:
@@ -202,38 +224,41 @@ class _Problem:
         return counts
 
     def _descend(
-        self,
-        counts: Counts,
-        ratio: float,
-        steps: Counts,
-        free: Sequence[int],
-        bounds: tuple[Counts, Counts],
+        self, counts: Counts, steps: Counts, free: Sequence[int], bounds: tuple[Counts, Counts]
     ) -> Counts:
-        """Move single steps towards the budget for as long as that brings it nearer."""
+        """Take single steps towards the budget, large ones first, while any brings it nearer.
+
+        A pass looks at each group once, so that the time grows with the groups and not with
+        their square.
+        """
         low, high = bounds
-        error = self.cost(counts) - self.full * (1 - ratio)
-        for _ in range(4 * len(free) + 64):
-            best = (abs(error), -1, 0.0, 0.0)
-            for i in free:
-                to = min(counts[i] - steps[i] if error > 0 else counts[i] + steps[i], self.sizes[i])
-                if not low[i] <= to <= high[i] or to == counts[i]:
-                    continue
-                change = self._change(counts, i, to)
-                if abs(error + change) < best[0]:
-                    best = (abs(error + change), i, to, change)
-            if best[1] < 0:
+        spent = self.budget.spent(counts)
+        for _ in range(_MOST_PASSES):
+            slack = self.budget.slack_of(spent)
+            sign = -1.0 if slack < 0 else 1.0
+            to = np.minimum(counts + sign * steps, self.sizes)
+            able = [i for i in free if low[i] <= to[i] <= high[i] and to[i] != counts[i]]
+            changes = {i: self._changes(counts, i, to[i]) for i in able}
+            able.sort(key=lambda i: -max(abs(change) for change in changes[i]))
+            moved = False
+            for i in able:
+                change = self._changes(counts, i, to[i]) if moved else changes[i]
+                after = [a + b for a, b in zip(spent, change, strict=True)]
+                if self.budget.better(self.budget.slack_of(after), slack):
+                    counts[i] = to[i]
+                    self._complete(counts)
+                    spent, slack, moved = after, self.budget.slack_of(after), True
+            if not moved:
                 break
-            counts[best[1]] = best[2]
-            self._complete(counts)
-            error += best[3]
         return counts
 
-    def _change(self, counts: Counts, i: int, to: float) -> float:
+    def _changes(self, counts: Counts, i: int, to: float) -> list[float]:
         if i not in self.ties.followers:
-            return self.cost.change(counts, i, to)
+            return [target.cost.change(counts, i, to) for target in self.budget.targets]
         changed = counts.copy()
         changed[i] = to
-        return self.cost(self._complete(changed)) - self.cost(counts)
+        after, before = self.budget.spent(self._complete(changed)), self.budget.spent(counts)
+        return [a - b for a, b in zip(after, before, strict=True)]
 
     def kept(self, counts: Counts) -> dict[Axis, Indices]:
         """The indices that stay: those of highest score."""
@@ -243,51 +268,30 @@ class _Problem:
             if count < group.size
         }
 
-    def check(self, found: Selection, ratio: float) -> None:
-        most = self.ratio(np.ones_like(self.sizes)) if not self.fixed else found.achieved
-        if ratio > 0 and not found.keep:
-            smallest = min(
-                -self.cost.change(self.sizes, i, self.sizes[i] - 1) for i in range(len(self.sizes))
-            )
-            nearest = smallest / self.full if self.full else 0.0
+    def check(self, counts: Counts) -> None:
+        """Refuse a choice that removes nothing, or less than asked because no more can go."""
+        target = self.budget.binding(counts)
+        achieved, ratio = target.removed(counts), target.ratio
+        if ratio > 0 and (counts == self.sizes).all():
+            one_less = (target.cost.change(self.sizes, i, s - 1) for i, s in enumerate(self.sizes))
+            nearest = min(-change for change in one_less) / target.full if target.full else 0.0
             raise BudgetError(
-                f"ratio {ratio:g} of {self.of} is too small to remove a single index; the smallest "
-                f"reachable ratio is {nearest:.3g}",
+                f"ratio {ratio:g} of {target.name} is too small to remove a single index; the "
+                f"smallest reachable ratio is {nearest:.3g}",
                 closest=nearest,
             )
-        if found.achieved < ratio - TOLERANCE and found.achieved >= most - TOLERANCE:
+        most = target.removed(self.least)
+        if achieved < ratio - TOLERANCE and achieved >= most - TOLERANCE:
             raise BudgetError(
-                f"ratio {ratio:g} of {self.of} cannot be reached: what is locked or needed leaves "
-                f"{found.achieved:.3f} at most",
-                closest=found.achieved,
+                f"ratio {ratio:g} of {target.name} cannot be reached: what is locked or needed "
+                f"leaves {achieved:.3f} at most",
+                closest=achieved,
             )
 
 
 def _crossing(below: Callable[[float], bool], low: float, high: float) -> float:
     """The largest number for which a monotone condition holds, by bisection."""
-    for _ in range(40):
+    for _ in range(48):
         middle = (low + high) / 2
         low, high = (middle, high) if below(middle) else (low, middle)
     return low
-
-
-def _levels(ordered: Scores, allocation: str) -> Scores:
-    size = len(ordered)
-    if allocation in ("uniform", "auto"):
-        return (np.arange(size) + 0.5) / size
-    if allocation == "global":
-        mean = float(ordered.mean())
-        return ordered / mean if mean > 0 else (np.arange(size) + 0.5) / size
-    raise GraphPruneError(f"no allocation {allocation!r}: choose from auto, uniform, global")
-
-
-def _fixed(groups: Sequence[Group], ratios: Mapping[str, float]) -> dict[int, float]:
-    fixed: dict[int, float] = {}
-    for pattern, fraction in ratios.items():
-        if not 0 <= fraction < 1:
-            raise GraphPruneError(f"ratios: {pattern!r} is {fraction}, outside [0, 1)")
-        found = [g for g in groups if any(matches(m.weight, pattern) for m in g.members)]
-        if not found:
-            raise GraphPruneError(f"ratios: {pattern!r} matches no layer that can be pruned")
-        fixed.update((group.id, fraction) for group in found)
-    return fixed

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -190,3 +191,35 @@ def test_demo(
     assert "ONNX Runtime agrees" in text
     names = sorted(path.name for path in (folder / "out").iterdir())
     assert names == ["digits-small.onnx", "digits-small.pt2", "plan.json"]
+
+
+def test_criteria_with_data(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(40, 6)).astype(np.float32)
+    labels = generator.integers(0, 4, 40)
+    np.savez("data.npz", inputs=inputs, labels=labels)
+    np.save("inputs.npy", inputs)
+    torch.save((torch.tensor(inputs), torch.tensor(labels)), "data.pt")
+    for data, importance in (("data.npz", "taylor"), ("data.pt", "snip"), ("inputs.npy", "wanda")):
+        assert run(monkeypatch, "report", MODEL, "--importance", importance, "--data", data) == 0
+    capsys.readouterr()
+    for data, message in (
+        ("inputs.npy", "holds no labels"),
+        ("missing.npz", "there is no file missing.npz"),
+        ("data.csv", "no .npy, .npz or .pt file"),
+    ):
+        assert run(monkeypatch, "report", MODEL, "--importance", "taylor", "--data", data) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_several_budgets(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budget = ("--budget", "macs=0.3", "--budget", "params=0.5")
+    assert run(monkeypatch, "report", MODEL, *budget, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["params"][1] <= 0.5 * found["params"][0]
+    assert run(monkeypatch, "report", MODEL, "--budget", "macs") == 2
+    assert "macs=0.5" in capsys.readouterr().err

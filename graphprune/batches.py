@@ -1,0 +1,183 @@
+"""Reading calibration data: whatever holds batches becomes a list of them on the model's device."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, Dataset
+
+from graphprune.errors import GraphPruneError
+
+SAMPLES = 256
+"""Samples that are read where the caller names no number: more hardly changes a statistic."""
+
+_SIZE = 32  # samples in a batch where the data is one tensor or a data set
+_LABELS = ("labels", "label")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of one forward pass.
+
+    Attributes:
+        args: Positional arguments of `forward`.
+        kwargs: Its keyword arguments.
+        labels: What the outputs should be, or None where the data does not tell.
+        samples: Length of the first tensor's first dimension.
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    labels: Any = None
+    samples: int = 1
+
+    def head(self, samples: int) -> Batch:
+        """The first samples of the batch."""
+        return self.part(0, samples)
+
+    def part(self, start: int, stop: int) -> Batch:
+        """The samples from `start` up to `stop`."""
+        stop = min(stop, self.samples)
+
+        def cut(x: torch.Tensor) -> torch.Tensor:
+            return x[start:stop] if x.dim() and x.shape[0] == self.samples else x
+
+        args, kwargs, labels = pytree.tree_map_only(
+            torch.Tensor, cut, (self.args, self.kwargs, self.labels)
+        )
+        return Batch(args, kwargs, labels, stop - start)
+
+    def split(self, samples: int) -> Iterator[Batch]:
+        """Consecutive parts of exactly so many samples; a smaller rest is left out."""
+        for start in range(0, self.samples - samples + 1, samples):
+            yield self.part(start, start + samples)
+
+
+def read_batches(data: Any, model: nn.Module, samples: int = SAMPLES) -> list[Batch]:
+    """Read calibration data.
+
+    Args:
+        data: A tensor of inputs; a pair of tensors, inputs and labels; a data set; or an
+            iterable of batches (a `DataLoader`, a list): each a tensor, a dict of keyword
+            arguments (`labels` apart), a tuple of positional arguments, or a pair of inputs and
+            labels.
+        model: Tells the device, the floating-point type and the number of arguments.
+        samples: Stop after that many samples.
+
+    Returns:
+        At least one batch, in the order of the data.
+
+    Raises:
+        GraphPruneError: There are no batches, or one of them is not of these kinds.
+    """
+    arguments = _arguments(model)
+    out: list[Batch] = []
+    left = samples
+    for item in _items(data):
+        batch = _placed(_batch(item, arguments), model).head(left)
+        out.append(batch)
+        left -= batch.samples
+        if left <= 0:
+            break
+    if not out:
+        raise GraphPruneError("data: there is not a single batch in it (a generator used before?)")
+    return out
+
+
+def _items(data: Any) -> Iterable[Any]:
+    if isinstance(data, np.ndarray):
+        data = torch.from_numpy(data)
+    if isinstance(data, torch.Tensor):
+        return torch.split(data, _SIZE)
+    if isinstance(data, tuple) and len(data) == 2 and all(_is_array(x) for x in data):
+        pair = [torch.split(torch.as_tensor(x), _SIZE) for x in data]
+        return zip(*pair, strict=False)
+    if isinstance(data, Dataset) and hasattr(data, "__getitem__"):
+        return DataLoader(data, batch_size=_SIZE)
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
+        return data
+    raise GraphPruneError(
+        f"data is a {type(data).__name__}: pass a tensor, a pair (inputs, labels), a DataLoader, "
+        "or a list of batches"
+    )
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, torch.Tensor | np.ndarray)
+
+
+def _arguments(model: nn.Module) -> int:
+    """How many positional arguments `forward` needs."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.kind in positional and p.default is p.empty]
+    return max(len(needed), 1)
+
+
+def _batch(item: Any, arguments: int) -> Batch:
+    if isinstance(item, Batch):
+        return item
+    if _is_array(item):
+        return Batch((item,))
+    if isinstance(item, Mapping):
+        labels = next((item[name] for name in _LABELS if name in item), None)
+        rest = {str(name): value for name, value in item.items() if name not in _LABELS}
+        return Batch((), rest, labels)
+    if isinstance(item, list | tuple) and item:
+        if len(item) == arguments:
+            return _batch(item[0], 1) if arguments == 1 else Batch(tuple(item))
+        if len(item) == arguments + 1 and arguments > 1:
+            return Batch(tuple(item[:-1]), {}, item[-1])
+        if len(item) == 2:
+            given, labels = item
+            whole = tuple(given) if isinstance(given, list | tuple) else None
+            batch = Batch(whole) if whole is not None else _batch(given, 1)
+            return Batch(batch.args, batch.kwargs, labels)
+    size = f" of {len(item)}" if isinstance(item, list | tuple) else ""
+    raise GraphPruneError(
+        f"data: a batch is a {type(item).__name__}{size}; the model takes {arguments} argument(s): "
+        "pass tensors, dicts of keyword arguments, or pairs (inputs, labels)"
+    )
+
+
+def _placed(batch: Batch, model: nn.Module) -> Batch:
+    """The batch as tensors on the model's device, floats in the model's type."""
+    weights = next((p for p in model.parameters() if p.is_floating_point()), None)
+
+    def placed(x: Any) -> Any:
+        if isinstance(x, np.ndarray):
+            x = torch.from_numpy(x)
+        if not isinstance(x, torch.Tensor) or weights is None:
+            return x
+        return x.to(weights.device, weights.dtype if x.is_floating_point() else None)
+
+    args, kwargs = pytree.tree_map(placed, (batch.args, batch.kwargs))
+    labels = batch.labels
+    if _is_array(labels) or isinstance(labels, list | tuple):
+        labels = torch.as_tensor(labels)
+        labels = labels.to(weights.device) if weights is not None else labels
+    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    if not tensors or not tensors[0].dim():
+        raise GraphPruneError("data: a batch holds no tensor with a first dimension of samples")
+    return Batch(args, kwargs, labels, tensors[0].shape[0])
+
+
+def inputs_of(
+    model: nn.Module, batches: list[Batch]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Example inputs: the first two samples of the data, or None where there is none."""
+    if not batches:
+        return None
+    first = batches[0].head(2)
+    kwargs = dict(first.kwargs)
+    names = inspect.signature(model.forward).parameters
+    if "use_cache" in names and hasattr(getattr(model, "config", None), "use_cache"):
+        kwargs.setdefault("use_cache", False)  # a cache is no tensor that could be captured
+    return first.args, kwargs

@@ -1,0 +1,152 @@
+"""What a criterion may look at, and the sums over slices that most criteria are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from graphprune.axes import Axis, Dim, atoms, leaves
+from graphprune.batches import Batch
+from graphprune.dependencies import Dependencies
+from graphprune.errors import GraphPruneError
+from graphprune.graph import Value
+from graphprune.importance.kernels import Scores, slice_sum, slice_sums
+from graphprune.indices import holdings
+
+T = TypeVar("T")
+
+Loss: TypeAlias = Callable[[Any, Any], torch.Tensor]
+"""A loss callback: `(output of the model, labels or None) -> scalar`."""
+
+Parts: TypeAlias = "list[list[Scores]]"
+"""For each group a list of contributions (one for each weight dimension that holds its axis, or
+for each observed activation), each with one number for each index."""
+
+Sums: TypeAlias = "Callable[[torch.Tensor, Sequence[int]], Mapping[int, Scores]]"
+"""Scores of the slices of one tensor along the dimensions asked for."""
+
+
+@dataclass
+class Context:
+    """What a criterion may look at.
+
+    Attributes:
+        deps: The analysis: groups, the graph, and the dimensions of every value.
+        model: The caller's module; only ever read. None where there is no module.
+        inputs: The inputs that it was captured with.
+        batches: Calibration data; empty where the caller gave none.
+        loss: The caller's loss, or None: cross-entropy on the labels.
+        seed: For whatever is drawn.
+        name: Name of the criterion, for messages.
+    """
+
+    deps: Dependencies
+    model: nn.Module | None = None
+    inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    batches: Sequence[Batch] = ()
+    loss: Loss | None = None
+    seed: int = 0
+    name: str = "the criterion"
+
+    def data(self) -> Sequence[Batch]:
+        """The calibration data.
+
+        Raises:
+            GraphPruneError: There is none; the message shows how to pass it.
+        """
+        if not self.batches:
+            raise GraphPruneError(
+                f"importance={self.name!r} needs data: pass data=loader (batches of inputs, or of "
+                "(inputs, labels) where it takes gradients)"
+            )
+        return self.batches
+
+    def network(self) -> nn.Module:
+        """The module to run.
+
+        Raises:
+            GraphPruneError: The graph did not come from a module.
+        """
+        if self.model is None:
+            raise GraphPruneError(f"importance={self.name!r} needs a torch.nn.Module to run")
+        return self.model
+
+
+def by_slice(
+    deps: Dependencies, sums: Sums, tensors: Mapping[Value, torch.Tensor] | None = None
+) -> Parts:
+    """Score every slice that the indices of each group own.
+
+    Args:
+        deps: The analysis.
+        sums: Scores the slices of one tensor.
+        tensors: What to score for each weight (of the weight's shape), or None for the
+            parameters themselves; weights that are left out contribute nothing.
+    """
+    parts: Parts = [[] for _ in deps.groups]
+    ids = {group.axis: group.id for group in deps.groups}
+    for value in deps.source.parameters() if tensors is None else tensors:
+        dims = deps.dims[value]
+        wanted = [d for d, dim in enumerate(dims) if any(axis in ids for axis in atoms(dim))]
+        if not wanted:
+            continue
+        found = sums(torch.as_tensor(value.tensor if tensors is None else tensors[value]), wanted)
+        for number in wanted:
+            scores = checked(f"{value.name}[{number}]", value.shape[number], found[number])
+            for axis, owned in spread(dims[number], scores):
+                if axis in ids:
+                    parts[ids[axis]].append(owned)
+    return parts
+
+
+def spread(dim: Dim, scores: Scores) -> Iterator[tuple[Axis, Scores]]:
+    """The sums of a dimension's scores over the positions that each index of each atom owns."""
+    factors = leaves(dim)
+    if len(factors) == 1 and factors[0].parts is None:
+        yield factors[0], scores
+        return
+    for axis, positions, indices in holdings(dim):
+        yield axis, np.bincount(indices, scores[positions], axis.size).astype(np.float64)
+
+
+def summing(kind: int) -> Sums:
+    """Sums of |w|, w² or w over slices, all dimensions in as few passes as possible."""
+
+    def sums(tensor: torch.Tensor, dims: Sequence[int]) -> Mapping[int, Scores]:
+        first = slice_sums(tensor, kind) if any(dim < 2 for dim in dims) else []
+        return {dim: first[dim] if dim < 2 else slice_sum(tensor, dim, kind) for dim in dims}
+
+    return sums
+
+
+def checked(where: str, size: int, found: Any) -> Scores:
+    """Scores as a float64 array.
+
+    Raises:
+        GraphPruneError: They have another length, or are not finite.
+    """
+    if isinstance(found, torch.Tensor):
+        found = found.detach().cpu().double()
+    scores = np.asarray(found, dtype=np.float64)
+    if scores.shape != (size,) or not np.isfinite(scores).all():
+        raise GraphPruneError(
+            f"the importance criterion must give {size} finite scores for {where}, one for each "
+            f"index; it gave shape {scores.shape}"
+        )
+    return scores
+
+
+def tracked(items: Iterable[T], label: str, total: int) -> Iterator[T]:
+    """The items, with a progress bar on stderr where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(
+        items, label, total, console=console, transient=True, disable=not console.is_terminal
+    )
