@@ -17,7 +17,8 @@ from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError
 from graphprune.files import write_whole
 from graphprune.frontends.inputs import describe, find_inputs, restore
-from graphprune.frontends.torch import Inputs, TorchProgram, as_inputs, check, lift
+from graphprune.frontends.onnx import is_onnx
+from graphprune.frontends.torch import Inputs, as_inputs, check, lift
 from graphprune.importance import Criterion
 from graphprune.indices import Indices
 from graphprune.passes.couple import couple
@@ -26,7 +27,7 @@ from graphprune.passes.select import Selection
 from graphprune.report import Report
 from graphprune.session import Request, Session, timed
 
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M")
 Keep = Collection["str | type[nn.Module]"]
 _FORMAT = 1
 
@@ -94,16 +95,16 @@ def plan(
         LiftError: The model cannot be captured, or no inputs for it can be found.
     """
     _check_request(ratio, of, round_to)
-    program, deps, seconds = _analyzed(model, as_inputs(example_inputs), keep)
-    session = Session(program, deps, seconds)
+    session = _opened(model, as_inputs(example_inputs), keep)
+    deps = session.deps
     session.decide(
         Request(ratio, of, allocation, ratios or {}, round_to),
-        timed(seconds, "score", score, deps, importance, seed),
+        timed(session.seconds, "score", score, deps, importance, seed),
     )
     keep_ = session.selection.keep
     made: Plan[M] = Plan(
         groups=[GroupChoice(g.name, g.size, keep_.get(g.axis)) for g in deps.groups],
-        inputs=program.inputs,
+        inputs=session.program.inputs,
         keep=_patterns(model, keep),
         of=of,
         asked=ratio,
@@ -115,7 +116,7 @@ def plan(
     return made
 
 
-def analyze(model: nn.Module, example_inputs: Any = None, keep: Keep = ()) -> Dependencies:
+def analyze(model: Any, example_inputs: Any = None, keep: Keep = ()) -> Dependencies:
     """Find the coupled groups of a model.
 
     Args:
@@ -126,7 +127,7 @@ def analyze(model: nn.Module, example_inputs: Any = None, keep: Keep = ()) -> De
     Returns:
         Groups, locks with reasons, a networkx graph of the couplings, and `why(a, b)`.
     """
-    return _analyzed(model, as_inputs(example_inputs), keep)[1]
+    return _opened(model, as_inputs(example_inputs), keep).deps
 
 
 @dataclass
@@ -191,14 +192,19 @@ class Plan(Generic[M]):
         if model is not None:
             self._live = self._fitted(model)
         session = self._session()
-        lowered, verification = session.lowered(self.verify, self.seed)
-        self.report = session.report(self.of)
-        self.report.verification = verification
-        self.report.kept_class = "" not in lowered.replaced
-        self.report.replaced = lowered.replaced
-        self.report.edits = lowered.edits
-        self.report.folded = [fold.weight.name for fold in lowered.folds]
-        return lowered.model  # type: ignore[return-value]
+        small, self.report = session.finish(self.verify, self.seed, self.of)
+        return small  # type: ignore[no-any-return]
+
+    def write(self, path: str | Path) -> None:
+        """Make the smaller model and write it: `.pt`, `.pt2` or `.onnx`.
+
+        An ONNX file is written piece by piece, so that it may be larger than memory.
+
+        Raises:
+            VerifyError: The result is not what it must be.
+            GraphPruneError: The format cannot hold the model, or the file cannot be written.
+        """
+        self.report = self._session().write(Path(path), self.verify, self.seed, self.of)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON; the file is written whole or not at all."""
@@ -229,7 +235,8 @@ class Plan(Generic[M]):
 
     def _fitted(self, model: M) -> Session:
         """Find the plan's groups in another instance of the model."""
-        program, deps, seconds = _analyzed(model, self.inputs, self.keep)
+        session = _opened(model, self.inputs, self.keep)
+        deps = session.deps
         for i, (group, found) in enumerate(zip_longest(self.groups, deps.groups)):
             planned = None if group is None else (group.name, group.size)
             present = None if found is None else (found.name, found.size)
@@ -243,12 +250,11 @@ class Plan(Generic[M]):
             for group, found in zip(self.groups, deps.groups, strict=True)
             if group.keep is not None
         }
-        session = Session(program, deps, seconds)
         session.take(Selection(keep, self.asked, self.asked, 1))
         return session
 
 
-def load_plan(path: str | Path) -> Plan[nn.Module]:
+def load_plan(path: str | Path) -> Plan[Any]:
     """Read a plan that `Plan.save` wrote.
 
     Raises:
@@ -283,20 +289,24 @@ def _check_request(ratio: float, of: str, round_to: int | str) -> None:
         raise GraphPruneError(f"round_to is a positive integer or 'auto', not {round_to!r}")
 
 
-def _analyzed(
-    model: nn.Module, inputs: Inputs | None, keep: Keep
-) -> tuple[TorchProgram, Dependencies, dict[str, float]]:
+def _opened(model: Any, inputs: Inputs | None, keep: Keep) -> Session:
+    if is_onnx(model):
+        from graphprune.frontends.onnx.session import opened
+
+        return opened(model, inputs, keep)
     if not isinstance(model, nn.Module):
-        raise GraphPruneError(f"a torch.nn.Module is needed, not a {type(model).__name__}")
+        raise GraphPruneError(
+            f"a torch.nn.Module or an ONNX model is needed, not a {type(model).__name__}"
+        )
     check(model)
     inputs = find_inputs(model) if inputs is None else inputs
     seconds: dict[str, float] = {}
     program = timed(seconds, "capture", lift, model, inputs)
     deps = timed(seconds, "couple", couple, program.graph, _patterns(model, keep))
-    return program, deps, seconds
+    return Session(program, deps, seconds)
 
 
-def _patterns(model: nn.Module, keep: Keep) -> list[str]:
+def _patterns(model: Any, keep: Keep) -> list[str]:
     """Name patterns, module types replaced by the names of such modules."""
     out: list[str] = []
     for item in [keep] if isinstance(keep, str | type) else keep:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from graphprune.errors import VerifyError
 from graphprune.frontends.compare import compare
 from graphprune.frontends.lower import Lowered, lower
 from graphprune.frontends.survey import Survey, survey
-from graphprune.frontends.torch import TorchProgram
 from graphprune.importance import Scores
 from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.select import Selection, select
@@ -56,7 +56,7 @@ class Session:
     """A captured model, its analysis, and the choice made for it.
 
     Attributes:
-        program: The captured model.
+        program: The captured model, as its frontend holds it.
         deps: The analysis.
         seconds: Time of each stage so far.
         selection: Which indices stay.
@@ -68,9 +68,7 @@ class Session:
     cuts: Cuts
     found: Survey
 
-    def __init__(
-        self, program: TorchProgram, deps: Dependencies, seconds: dict[str, float]
-    ) -> None:
+    def __init__(self, program: Any, deps: Dependencies, seconds: dict[str, float]) -> None:
         self.program = program
         self.deps = deps
         self.seconds = seconds
@@ -125,6 +123,31 @@ class Session:
         ]
         return any(new)
 
+    def finish(self, verify: bool, seed: int, of: str) -> tuple[Any, Report]:
+        """The smaller model and what is to be told of it.
+
+        Args:
+            verify: Whether to check it.
+            seed: For the perturbations of the check.
+            of: The cost that the ratio speaks of.
+        """
+        lowered, verification = self.lowered(verify, seed)
+        report = self.report(of)
+        report.verification = verification
+        report.kept_class = "" not in lowered.replaced
+        report.replaced = lowered.replaced
+        report.edits = lowered.edits
+        report.folded = [fold.weight.name for fold in lowered.folds]
+        return lowered.model, report
+
+    def write(self, path: Path, verify: bool, seed: int, of: str) -> Report:
+        """Make the smaller model and write it to a file."""
+        from graphprune.saving import save_model
+
+        model, report = self.finish(verify, seed, of)
+        save_model(model, self.program.inputs, path)
+        return report
+
     def lowered(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
         """The smaller module, checked if asked for.
 
@@ -167,7 +190,7 @@ class Session:
         batch = max(self.program.batch(), 1)
         spent = cost(self.deps, of)
         return Report(
-            model=type(self.program.model).__name__,
+            model=self.program.name,
             of=of,
             asked=self.selection.asked,
             achieved=1 - spent(kept) / spent(full) if spent(full) else 0.0,

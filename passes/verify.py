@@ -23,6 +23,24 @@ from graphprune.passes.narrow import Cuts
 TOLERANCE = 1e-9
 
 
+@dataclass(frozen=True)
+class Engine:
+    """What runs the operations of a graph.
+
+    Attributes:
+        evaluate: Runs one operation: `(op, operands, changed attributes, dtype) -> results`.
+        dtype: Floating-point type to compute in.
+        tolerance: Largest relative difference that rounding may cause.
+    """
+
+    evaluate: Callable[..., list[torch.Tensor]] = evaluate
+    dtype: torch.dtype = torch.float64
+    tolerance: float = TOLERANCE
+
+
+TORCH = Engine()
+
+
 @dataclass
 class Verification:
     """The outcome of the check.
@@ -43,24 +61,29 @@ class Verification:
     lowered: float | None = None
 
 
-def verify(cuts: Cuts, inputs: Sequence[torch.Tensor], seed: int = 0) -> Verification:
+def verify(
+    cuts: Cuts, inputs: Sequence[torch.Tensor], seed: int = 0, engine: Engine = TORCH
+) -> Verification:
     """Check that removal equals masking.
 
     Args:
         cuts: The narrowed graph.
         inputs: Example inputs, in the order of the graph's.
         seed: For the perturbation of the weights.
+        engine: What runs the operations.
 
     Raises:
         VerifyError: The two disagree; names the first operation and the difference there.
     """
     graph = cuts.deps.source
     outcome = Verification()
-    weights = _perturbed(graph, seed)
-    given = {v: as_dtype(x, torch.float64) for v, x in zip(graph.inputs, inputs, strict=True)}
-    masked = _Run(graph, lambda v: given[v] if v in given else _zeroed(weights(v), cuts, v))
+    weights = perturbed(graph, seed, engine.dtype)
+    given = {v: as_dtype(x, engine.dtype) for v, x in zip(graph.inputs, inputs, strict=True)}
+    masked = _Run(graph, engine, lambda v: given[v] if v in given else _zeroed(weights(v), cuts, v))
     small = _Run(
-        graph, lambda v: given[v] if v in given else cut_tensor(weights(v), cuts.weights.get(v, ()))
+        graph,
+        engine,
+        lambda v: given[v] if v in given else cut_tensor(weights(v), cuts.weights.get(v, ())),
     )
     for op in graph.ops:
         reference = masked.step(op, {})
@@ -74,11 +97,11 @@ def verify(cuts: Cuts, inputs: Sequence[torch.Tensor], seed: int = 0) -> Verific
             kept = cuts.kept(value)
             expected = cut_tensor(full, kept)
             gap = difference(expected, cut)
-            if _mixes(op, cuts) or (gap > TOLERANCE and _inexact(op, cuts, masked)):
+            if _mixes(op, cuts) or (gap > engine.tolerance and _inexact(op, cuts, masked)):
                 outcome.exact = False
                 outcome.mixing.append(op.name)
                 masked.set(value, _scattered(full, cut, kept))
-            elif gap > TOLERANCE:
+            elif gap > engine.tolerance:
                 raise VerifyError(
                     f"removal differs from masking at {_where(op)}: largest relative difference "
                     f"{gap:.3g}",
@@ -118,7 +141,10 @@ def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
 class _Run:
     """The values of one run of the graph, each freed after its last use."""
 
-    def __init__(self, graph: Graph, source: Callable[[Value], torch.Tensor]) -> None:
+    def __init__(
+        self, graph: Graph, engine: Engine, source: Callable[[Value], torch.Tensor]
+    ) -> None:
+        self._engine = engine
         self._env: dict[Value, torch.Tensor] = {}
         self._source = source
         self._last = {value: op for op in graph.ops for value in op.inputs if value is not None}
@@ -130,7 +156,8 @@ class _Run:
             yield None if value is None else self._env[value]
 
     def step(self, op: Op, changed: dict[str, object]) -> list[torch.Tensor]:
-        results = evaluate(op, list(self.operands(op)), changed, torch.float64)
+        engine = self._engine
+        results = engine.evaluate(op, list(self.operands(op)), changed, engine.dtype)
         self._env.update(zip(op.outputs, results, strict=True))
         return results
 
@@ -143,20 +170,22 @@ class _Run:
                 self._env.pop(value, None)
 
 
-def _perturbed(graph: Graph, seed: int) -> Callable[[Value], torch.Tensor]:
-    """Weights in float64; gains, statistics and weights near zero moved off their start."""
+def perturbed(
+    graph: Graph, seed: int, dtype: torch.dtype = torch.float64
+) -> Callable[[Value], torch.Tensor]:
+    """Weights in one precision; gains, statistics and weights near zero moved off their start."""
     numbers = {value: i for i, value in enumerate(graph.weights.values())}
 
     def read(value: Value) -> torch.Tensor:
         tensor: torch.Tensor = value.tensor.detach()
         if not tensor.is_floating_point():
             return tensor
-        tensor = tensor.double()
+        tensor = tensor.to(dtype)
         scale = float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0
         if tensor.dim() > 1 and scale > 1e-3:
             return tensor
         generator = torch.Generator().manual_seed(seed * 100_003 + numbers[value])
-        noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+        noise = torch.rand(tensor.shape, generator=generator, dtype=dtype)
         noise = noise.to(tensor.device)
         # Multiplied where all are positive (variances must stay so), added elsewhere.
         if bool((tensor > 0).all()) and scale > 1e-3:

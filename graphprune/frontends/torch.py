@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -49,6 +50,11 @@ class TorchProgram:
         """Paths of the plain layers of `torch.nn`, whose code can express any width."""
         modules = self.model.named_modules(remove_duplicate=False)
         return frozenset(path for path, module in modules if is_layer(module))
+
+    @property
+    def name(self) -> str:
+        """What the report calls the model."""
+        return type(self.model).__name__
 
     def batch(self) -> int:
         """Samples in the example inputs: the first dimension of the first of them, or 1."""
@@ -279,7 +285,7 @@ def as_inputs(example: Any) -> Inputs | None:
     """
     if example is None:
         return None
-    if isinstance(example, torch.Tensor):
+    if isinstance(example, torch.Tensor | np.ndarray):
         return (example,), {}
     if isinstance(example, Mapping):
         return (), dict(example)

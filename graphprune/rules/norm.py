@@ -11,6 +11,7 @@ from graphprune.rules.site import Dims, Site
     "aten._native_batch_norm_legit_no_training",
     "aten._batch_norm_no_update",
     "aten.instance_norm",
+    "BatchNormalization",
 )
 def batch_norm(op: Site) -> str:
     """One statistic a channel: channels stay independent.
@@ -18,7 +19,7 @@ def batch_norm(op: Site) -> str:
     Statistics taken from the operand itself (training, instance norm, weight standardisation)
     mix all of its other dimensions.
     """
-    if op.attr("training", "use_input_stats", default=False):
+    if op.attr("training", "use_input_stats", "training_mode", default=False):
         op.mix(*(dim for i, dim in enumerate(op.dims()) if i != 1))
     return "n c ..., c, c, c, c -> n c ..., *, *, *"
 
@@ -43,11 +44,35 @@ def native_group_norm(op: Site) -> str:
     return f"n {g} ..., {g}, {g} -> n {g} ..., n g, n g"
 
 
-@axis_rule("aten.layer_norm", "aten.rms_norm", "aten._fused_rms_norm", "aten.native_layer_norm")
+@axis_rule("InstanceNormalization", mixes="...")
+def instance_norm(op: Site) -> str:
+    """Statistics of each channel of each sample."""
+    return "n c ..., c, c -> n c ..."
+
+
+@axis_rule("GroupNormalization", mixes="c ...")
+def group_normalization(op: Site) -> str:
+    """ONNX: a gain for each channel since opset 21, for each group before."""
+    groups = op.attr("num_groups")
+    op.resize("num_groups", "g")
+    x = f"(g={groups} c)"
+    gain = "g" if op.shape(1)[0] == groups < op.shape()[1] else x
+    return f"n {x} ..., {gain}, {gain} -> n {x} ..."
+
+
+@axis_rule(
+    "aten.layer_norm",
+    "aten.rms_norm",
+    "aten._fused_rms_norm",
+    "aten.native_layer_norm",
+    "LayerNormalization",
+    "RMSNormalization",
+)
 def layer_norm(op: Site) -> list[Dims]:
     """Normalisation over the trailing dimensions, which it mixes."""
     x = op.dims()
-    first = op.rank() - len(op.attr("normalized_shape"))
+    shape = op.attr("normalized_shape")
+    first = op.axis("axis", default=-1) if shape is None else op.rank() - len(shape)
     normalized = x[first:]
     out = op.broadcast(op.operands())
     op.mix(*normalized)
@@ -73,4 +98,33 @@ def softmax(op: Site) -> list[Dims]:
     """Softmax mixes the dimension it runs along."""
     if op.rank():
         op.mix(op.dims()[op.axis()])
+    return [op.dims()]
+
+
+@axis_rule("Softmax", "LogSoftmax", "Hardmax")
+def onnx_softmax(op: Site) -> list[Dims]:
+    """ONNX; before opset 13 (`flatten`) the dimensions from `axis` on are taken as one."""
+    at = op.axis("axis", default=-1)
+    op.mix(*op.dims()[at : None if op.attr("flatten") else at + 1])
+    return [op.dims()]
+
+
+@axis_rule("LpNormalization")
+def lp_normalization(op: Site) -> list[Dims]:
+    """Division by a norm of positive order, to which zeros add nothing."""
+    op.contract(op.dims()[op.axis("axis", default=-1)])
+    return [op.dims()]
+
+
+@axis_rule("MeanVarianceNormalization")
+def mean_variance(op: Site) -> list[Dims]:
+    """Standardisation over the named dimensions."""
+    op.mix(*(op.dims()[at] for at in op.attr("axes", default=[0, 2, 3])))
+    return [op.dims()]
+
+
+@axis_rule("LRN")
+def local_response(op: Site) -> list[Dims]:
+    """Each channel is divided by its neighbours' energy (Krizhevsky et al. 2012)."""
+    op.lock(op.dims()[1:2], "order matters")
     return [op.dims()]

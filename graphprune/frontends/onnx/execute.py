@@ -1,0 +1,216 @@
+"""Running ONNX: one operation on given operands, or a whole model.
+
+ONNX Runtime does it where it is installed, in float32; else, or where float64 is asked for, the
+reference implementation of the onnx package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from graphprune.errors import VerifyError
+from graphprune.frontends.onnx.lift import Node
+from graphprune.frontends.onnx.tensors import FLOATS, Array, as_array, as_torch
+from graphprune.graph import Op
+
+try:
+    import onnxruntime
+except ImportError:  # an extra
+    onnxruntime = None
+
+_ONNX_TYPES = {torch_type: onnx_type for onnx_type, torch_type in FLOATS.items()}
+
+
+def has_runtime() -> bool:
+    """Whether ONNX Runtime is installed."""
+    return onnxruntime is not None
+
+
+def node_of(op: Op, changed: Mapping[str, Any], dtype: torch.dtype) -> NodeProto:
+    """An operation's node with new attributes, computing in another floating-point type."""
+    source: Node = op.source
+    node = NodeProto()
+    node.CopyFrom(source.proto)
+    held = {attribute.name: attribute for attribute in node.attribute}
+    for name, value in changed.items():
+        if name in source.arguments.values():
+            continue
+        if name in held:
+            held[name].CopyFrom(helper.make_attribute(name, value))
+        elif _takes(source, name):
+            node.attribute.append(helper.make_attribute(name, value))
+    for attribute in node.attribute:
+        if attribute.name in ("to", "dtype") and attribute.i in FLOATS:
+            attribute.i = _ONNX_TYPES[dtype]
+        if attribute.type == AttributeProto.TENSOR and attribute.t.data_type in FLOATS:
+            array = onnx.numpy_helper.to_array(attribute.t)
+            kind = helper.tensor_dtype_to_np_dtype(_ONNX_TYPES[dtype])
+            attribute.t.CopyFrom(onnx.numpy_helper.from_array(array.astype(kind)))
+    return node
+
+
+def _takes(source: Node, name: str) -> bool:
+    from graphprune.frontends.onnx.trace import schema
+
+    proto = source.proto
+    known = schema(proto.op_type, proto.domain, source.source.opsets.get(proto.domain, 0))
+    return known is not None and name in known.attributes
+
+
+def evaluate(
+    op: Op,
+    operands: Sequence[torch.Tensor | None],
+    changed: Mapping[str, Any],
+    dtype: torch.dtype | None = torch.float32,
+) -> list[torch.Tensor]:
+    """Run one operation.
+
+    Args:
+        op: The operation; its `source` is a `Node`.
+        operands: Its tensor operands, of the type `dtype` where they are of floating point.
+        changed: Attributes with new values, operands that became attributes among them.
+        dtype: The floating-point type to compute in.
+
+    Raises:
+        RuntimeError: The operation does not accept the operands.
+    """
+    dtype = dtype or torch.float32
+    if op.source is None:  # a value that follows from the sizes of inputs
+        return [op.outputs[0].tensor]
+    node = node_of(op, changed, dtype)
+    feeds: dict[str, Array] = {}
+    names: list[str] = []
+    source: Node = op.source
+    for place, tensor in enumerate(operands):
+        name = source.arguments.get(place)
+        if name is not None:
+            array: Array | None = _argument(source, place, changed.get(name, op.attrs.get(name)))
+        else:
+            array = None if tensor is None else as_array(tensor)
+        names.append("" if array is None else f"i{place}")
+        if array is not None:
+            feeds[names[-1]] = array
+    extra = names[len(node.input) :]
+    if "split" in changed and len(node.input) == 1 and source.source.opsets[""] >= 13:
+        names.append("split")
+        feeds["split"] = np.asarray(changed["split"], np.int64)
+        _drop(node, "num_outputs")
+    del node.input[:]
+    node.input.extend(name for name in names if name not in extra or not name)
+    if extra:
+        raise RuntimeError(f"{op.type} holds subgraphs, which are not run by themselves")
+    found = run_node(node, source.source.opsets, feeds, dtype)
+    results = (array for name, array in zip(node.output, found, strict=False) if name)
+    return [tensor for tensor in map(as_torch, results) if tensor is not None]
+
+
+def _drop(node: NodeProto, name: str) -> None:
+    kept = [attribute for attribute in node.attribute if attribute.name != name]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def _argument(source: Node, place: int, value: Any) -> Array:
+    """An argument in the type that the operand has in the model."""
+    name = source.proto.input[place]
+    proto = source.source.constants.get(name)
+    kind = np.int64 if proto is None else helper.tensor_dtype_to_np_dtype(proto.data_type)
+    return np.asarray(value, kind)
+
+
+def run_node(
+    node: NodeProto, opsets: Mapping[str, int], feeds: Mapping[str, Array], dtype: torch.dtype
+) -> list[Array]:
+    """Run a node by itself.
+
+    Raises:
+        RuntimeError: It does not run.
+    """
+    types = tuple((name, helper.np_dtype_to_tensor_dtype(a.dtype)) for name, a in feeds.items())
+    try:
+        if onnxruntime is not None and dtype == torch.float32:
+            versions = tuple(opsets.items())
+            session = _session(node.SerializeToString(deterministic=True), versions, types)
+            found = session.run(None, dict(feeds))
+        else:
+            inputs = [helper.make_value_info(name, TypeProto()) for name in feeds]
+            outputs = [helper.make_value_info(name, TypeProto()) for name in node.output if name]
+            graph = helper.make_graph([node], "node", inputs, outputs)
+            found = ReferenceEvaluator(graph, opsets=dict(opsets)).run(None, dict(feeds))
+    except Exception as error:  # neither engine has errors of a common type
+        raise RuntimeError(str(error).split("\n")[0]) from error
+    return [np.asarray(item) for item in found]
+
+
+@lru_cache(maxsize=4096)
+def _session(node: bytes, opsets: tuple[tuple[str, int], ...], types: tuple[Any, ...]) -> Any:
+    proto = NodeProto.FromString(node)
+    inputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in types]
+    outputs = [helper.make_value_info(name, TypeProto()) for name in proto.output if name]
+    graph = helper.make_graph([proto], "node", inputs, outputs)
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=10)
+    return session(model.SerializeToString())
+
+
+def session(model: bytes | str, optimize: bool = False) -> Any:
+    """An ONNX Runtime session on the CPU, without its chatter.
+
+    Args:
+        model: A serialized model, or a path.
+        optimize: Whether the graph may be rewritten for speed.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = torch.get_num_threads()
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_model(model: ModelProto | Path, feeds: Mapping[str, Array]) -> list[Array]:
+    """Run a whole model.
+
+    Raises:
+        VerifyError: It does not run.
+    """
+    try:
+        if onnxruntime is not None:
+            data = str(model) if isinstance(model, Path) else model.SerializeToString()
+            found = session(data).run(None, dict(feeds))
+        else:
+            given = str(model) if isinstance(model, Path) else model
+            found = ReferenceEvaluator(given).run(None, dict(feeds))
+    except Exception as error:  # neither engine has errors of a common type
+        reason = str(error).split("\n")[0]
+        raise VerifyError(f"the smaller model does not run: {reason}", "", float("inf")) from error
+    return [np.asarray(item) for item in found]
+
+
+def retyped(array: Array, elem_type: int) -> Array:
+    """Floating-point elements in another type, others as they are."""
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    if kind not in FLOATS or kind == elem_type:
+        return array
+    return array.astype(helper.tensor_dtype_to_np_dtype(elem_type))
+
+
+__all__ = [
+    "TensorProto",
+    "evaluate",
+    "has_runtime",
+    "node_of",
+    "retyped",
+    "run_model",
+    "run_node",
+    "session",
+]
