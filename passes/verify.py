@@ -180,6 +180,8 @@ def perturbed(
         tensor: torch.Tensor = value.tensor.detach()
         if not tensor.is_floating_point():
             return tensor
+        if value.kind == "constant" and tensor.numel() == 1:
+            return tensor.to(dtype)  # a number that the operation means: an exponent, a bound
         tensor = tensor.to(dtype)
         scale = float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0
         if tensor.dim() > 1 and scale > 1e-3:

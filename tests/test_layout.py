@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("passes/*.py"), *ROOT.glob("graphprune/*.py"),
-                  *ROOT.glob("graphprune/rules/*.py"), *ROOT.glob("graphprune/frontends/*.py"),
+                  *ROOT.glob("graphprune/rules/*.py"), *ROOT.glob("graphprune/frontends/**/*.py"),
                   *ROOT.glob("tools/*.py")])  # fmt: skip
 
 

@@ -53,8 +53,7 @@ def split_into(op: Site) -> list[Dims]:
     at = op.axis(default=0)
     dims = op.dims()
     parts = cut_all(dims[at], [value.shape[at] for value in op.op.outputs])
-    op.resize("split_sizes", list(parts))
-    op.resize("split", list(parts))
+    op.resize("split" if op.op.type == "Split" else "split_sizes", list(parts))
     return [[*dims[:at], part, *dims[at + 1 :]] for part in parts]
 
 

@@ -43,7 +43,10 @@ def compare(program: OnnxProgram, cuts: Cuts, lowered: Lowered, seed: int = 0) -
     dtype = engine().dtype
     read = perturbed(program.graph, seed, dtype)
     values = {
-        value: cut_tensor(read(value), cuts.weights.get(value, ()))
+        value: cut_tensor(
+            as_dtype(value.tensor, dtype) if value.kind == "constant" else read(value),
+            cuts.weights.get(value, ()),
+        )
         for value in program.graph.weights.values()
         if value.tensor is not None
     }

@@ -182,7 +182,7 @@ class _Reader:
             missing = missing or (None if value else f"{given} is of unknown shape")
             inputs.append(value)
         outputs = [self._result(given) for given in node.output if given]
-        if "" in node.output[: len(outputs)]:
+        if "" in node.output[: len(outputs)] and node.op_type not in ("LSTM", "GRU", "RNN"):
             missing = missing or "a result in the middle is left out"
         if missing or None in outputs:
             kind = f"{kind} ({missing or 'its results are of unknown shape'})"
@@ -213,6 +213,10 @@ class _Reader:
                 missing = f"{name} depends on the data"
             else:
                 attrs[name] = value.tolist()
+        if node.op_type == "Split" and not node.domain:
+            sizes = [self._trace.shape(name) for name in node.output]
+            at = attrs["axis"]
+            attrs.setdefault("split", [size[at] for size in sizes if size is not None])
         return attrs, missing
 
     def _operand(
