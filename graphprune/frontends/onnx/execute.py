@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import torch
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, TypeProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from graphprune.errors import VerifyError
-from graphprune.frontends.onnx.lift import Node
+from graphprune.frontends.onnx.model import Source, captured
 from graphprune.frontends.onnx.tensors import FLOATS, Array, as_array, as_torch
 from graphprune.graph import Op
+
+if TYPE_CHECKING:
+    from graphprune.frontends.onnx.lift import Node
 
 try:
     import onnxruntime
@@ -90,24 +93,25 @@ def evaluate(
     feeds: dict[str, Array] = {}
     names: list[str] = []
     source: Node = op.source
+    inner = captured(source.proto)
+    places = len(source.proto.input)
     for place, tensor in enumerate(operands):
         name = source.arguments.get(place)
         if name is not None:
             array: Array | None = _argument(source, place, changed.get(name, op.attrs.get(name)))
         else:
             array = None if tensor is None else as_array(tensor)
-        names.append("" if array is None else f"i{place}")
+        given = f"operand {place}" if place < places else inner[place - places]
+        names.append("" if array is None else given)
         if array is not None:
-            feeds[names[-1]] = array
-    extra = names[len(node.input) :]
-    if "split" in changed and len(node.input) == 1 and source.source.opsets[""] >= 13:
+            feeds[given] = array
+    del names[places:]  # what subgraphs use goes by its own name
+    if "split" in changed and places == 1 and source.source.opsets[""] >= 13:
         names.append("split")
         feeds["split"] = np.asarray(changed["split"], np.int64)
         _drop(node, "num_outputs")
     del node.input[:]
-    node.input.extend(name for name in names if name not in extra or not name)
-    if extra:
-        raise RuntimeError(f"{op.type} holds subgraphs, which are not run by themselves")
+    node.input.extend(names)
     found = run_node(node, source.source.opsets, feeds, dtype)
     results = (array for name, array in zip(node.output, found, strict=False) if name)
     return [tensor for tensor in map(as_torch, results) if tensor is not None]
@@ -196,21 +200,19 @@ def run_model(model: ModelProto | Path, feeds: Mapping[str, Array]) -> list[Arra
     return [np.asarray(item) for item in found]
 
 
-def retyped(array: Array, elem_type: int) -> Array:
-    """Floating-point elements in another type, others as they are."""
-    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-    if kind not in FLOATS or kind == elem_type:
-        return array
-    return array.astype(helper.tensor_dtype_to_np_dtype(elem_type))
-
-
-__all__ = [
-    "TensorProto",
-    "evaluate",
-    "has_runtime",
-    "node_of",
-    "retyped",
-    "run_model",
-    "run_node",
-    "session",
-]
+def observe(
+    source: Source, inputs: Mapping[str, Array], names: Sequence[str]
+) -> dict[str, TypeProto]:
+    """Types of tensors that have no shape inference, from a run of the whole model."""
+    model = ModelProto()
+    model.CopyFrom(source.model)
+    del model.graph.output[:]
+    model.graph.output.extend(helper.make_value_info(name, TypeProto()) for name in names)
+    try:
+        found = run_model(model, inputs)
+    except VerifyError:
+        return {}
+    return {
+        name: helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+        for name, x in zip(names, found, strict=True)
+    }

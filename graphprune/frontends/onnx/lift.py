@@ -15,21 +15,21 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from onnx import NodeProto, TypeProto
+from onnx import NodeProto
 
 from graphprune.errors import LiftError
+from graphprune.frontends.onnx.execute import observe
 from graphprune.frontends.onnx.model import Source, captured
-from graphprune.frontends.onnx.sizes import Traces, choose
+from graphprune.frontends.onnx.sizes import Traces, choose, inputs_for
 from graphprune.frontends.onnx.tensors import (
     Array,
     as_torch,
     dtype_name,
     is_float,
 )
-from graphprune.frontends.onnx.trace import Trace, schema
+from graphprune.frontends.onnx.trace import schema
 from graphprune.graph import Graph, Kind, Op, Value
 
 ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -120,7 +120,9 @@ class OnnxProgram:
 
     def flat_inputs(self, seed: int = 0) -> list[torch.Tensor]:
         """Inputs of the sizes that the analysis assumes: the caller's, else random ones."""
-        return inputs_for(self, self.traces.inputs[0], seed)
+        given = inputs_for(self.traces.inputs[0], self.examples, seed)
+        tensors = [as_torch(array) for array in given.values()]
+        return [tensor for tensor in tensors if tensor is not None]
 
 
 def lift(source: Source, examples: Mapping[str, Array]) -> OnnxProgram:
@@ -138,6 +140,11 @@ def lift(source: Source, examples: Mapping[str, Array]) -> OnnxProgram:
         if name not in known:
             raise LiftError(f"{source.label} has no input {name!r}: its inputs are {sorted(known)}")
     traces = choose(source, examples, {})
+    made = (name for node in source.nodes for name in node.output if name)
+    unknown = [name for name in made if traces.first.shape(name) is None]
+    if unknown:
+        observed = observe(source, inputs_for(traces.inputs[0], examples, 0), unknown)
+        traces = choose(source, examples, observed)
     reader = _Reader(source, traces)
     for node in source.nodes:
         if not all(name in traces.first.folded for name in node.output if name):
@@ -159,6 +166,13 @@ class _Reader:
             for place, name in enumerate(node.input):
                 if name in source.origins and place not in arguments:
                     self._uses[source.origins[name]] += 1
+        self._makers = {
+            name: node
+            for node in source.nodes
+            if node.op_type not in ("Shape", "Size")
+            for name in node.output
+            if name in traces.first.folded
+        }
         for item in source.inputs:
             type_ = traces.inputs[0][item.name].tensor_type
             shape = tuple(dim.dim_value for dim in type_.shape.dim)
@@ -228,9 +242,16 @@ class _Reader:
             places[place] = self._source.origins[given]
             return self._weight(node, op, place, places[place])
         if given in self._trace.known:
+            if self._varies(given) and given in self._makers:
+                self.read(self._makers[given])
+                return self.values[given]
             places[place] = given
             return self._known(op, given)
         return None
+
+    def _varies(self, name: str) -> bool:
+        """Whether a known tensor is another one at other sizes of the inputs."""
+        return self._trace.known[name].size > 1 and not self._traces.fixed(name)
 
     def _known(self, op: str, given: str) -> Value:
         """A value that shapes determine: a constant unless it varies with the inputs' sizes."""
@@ -238,7 +259,7 @@ class _Reader:
         name = f"{given}@{op}"
         value = Value(name, array.shape, array.dtype.name, "constant")
         value.tensor = as_torch(array)
-        if array.size > 1 and not self._traces.fixed(given):
+        if self._varies(given):
             value.kind = "result"
             made = Op(f"sizes/{name}", SIZES, [], [value], {}, "", None)
             self.graph.ops.append(made)
@@ -349,34 +370,3 @@ def attribute_values(node: NodeProto, source: Source) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def inputs_for(
-    program: OnnxProgram, types: Mapping[str, TypeProto], seed: int
-) -> list[torch.Tensor]:
-    """Random inputs of the given types, or the caller's examples where their shapes fit.
-
-    Numbers are normal; integers are zeros and ones, which any table of embeddings holds.
-    """
-    rng = np.random.default_rng(seed)
-    out = []
-    for value in program.graph.inputs:
-        type_ = types[value.name].tensor_type
-        shape = tuple(dim.dim_value for dim in type_.shape.dim)
-        example = program.examples.get(value.name)
-        if example is not None and example.shape == shape:
-            tensor = as_torch(np.asarray(example))
-        else:
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(type_.elem_type)
-            if is_float(type_.elem_type):
-                array = rng.standard_normal(shape).astype(dtype)
-            else:
-                array = rng.integers(0, 2, shape).astype(dtype)
-            tensor = as_torch(array)
-        if tensor is None:
-            raise LiftError(f"input {value.name} is of type {value.dtype}, which is not supported")
-        out.append(tensor)
-    return out
-
-
-__all__ = ["ARGUMENTS", "Node", "OnnxProgram", "Trace", "inputs_for", "lift"]

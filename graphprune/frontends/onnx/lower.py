@@ -125,6 +125,7 @@ class _Writer:
         self.taken = {name for n in self.out.frame.graph.node for name in (*n.input, *n.output)}
         self.taken |= self.source.constants.keys()
         self.inserted: list[tuple[NodeProto, NodeProto]] = []
+        self.cut: dict[str, tuple[int, ...]] = {}
         self.copies: dict[tuple[str, bytes], str] = {}
 
     def write(self) -> Lowered:
@@ -344,19 +345,21 @@ class _Writer:
             if name in before and name not in used:
                 graph.node.remove(node)
             elif node.op_type == "Constant" and name in self.new:
-                tensor = self.new.pop(name).as_proto()
-                node.attribute[0].CopyFrom(helper.make_attribute("value", tensor))
+                stored = self.new.pop(name)
+                self.cut[name] = stored.shape
+                node.attribute[0].CopyFrom(helper.make_attribute("value", stored.as_proto()))
 
     def _shapes(self) -> None:
         graph = self.out.frame.graph
-        cut = {tensor.name: tensor.shape for tensor in self.out.tensors}
+        self.cut.update((tensor.name, tensor.shape) for tensor in self.out.tensors)
         for item in (*graph.input, *graph.output, *graph.value_info):
             if not item.type.tensor_type.HasField("shape"):
                 continue
             if item.name in self.program.values:
                 self._reshape(item, self.program.values[item.name])
-            elif item.name in cut:
-                for dim, size in zip(item.type.tensor_type.shape.dim, cut[item.name], strict=False):
+            elif self.source.origins.get(item.name) in self.cut:
+                new = self.cut[self.source.origins[item.name]]
+                for dim, size in zip(item.type.tensor_type.shape.dim, new, strict=False):
                     dim.dim_value = size
 
     def _reshape(self, item: ValueInfoProto, value: Value) -> None:

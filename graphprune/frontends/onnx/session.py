@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphprune.errors import GraphPruneError, LiftError
+from graphprune.errors import GraphPruneError, LiftError, VerifyError
 from graphprune.frontends.onnx.compare import compare, engine
 from graphprune.frontends.onnx.lift import OnnxProgram, lift
 from graphprune.frontends.onnx.lower import Lowered, lower
@@ -19,7 +19,7 @@ from graphprune.frontends.onnx.write import write
 from graphprune.frontends.survey import Survey
 from graphprune.frontends.torch import Inputs
 from graphprune.passes.couple import couple
-from graphprune.passes.narrow import narrow
+from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.select import Selection
 from graphprune.passes.verify import Verification
 from graphprune.passes.verify import verify as verify_cuts
@@ -59,9 +59,7 @@ class OnnxSession(Session):
         verification: Verification | None = None
         if verify:
             given = self.program.flat_inputs(seed)
-            verification = timed(
-                self.seconds, "verify", verify_cuts, self.cuts, given, seed, engine()
-            )
+            verification = timed(self.seconds, "verify", _verified, self.cuts, given, seed)
             verification.lowered = timed(
                 self.seconds, "verify", compare, self.program, self.cuts, lowered, seed
             )
@@ -69,6 +67,18 @@ class OnnxSession(Session):
         report.verification = verification
         report.edits = lowered.edits
         return lowered, report
+
+
+def _verified(cuts: Cuts, given: list[torch.Tensor], seed: int) -> Verification:
+    try:
+        return verify_cuts(cuts, given, seed, engine())
+    except RuntimeError as error:
+        raise VerifyError(
+            f"the original model does not run by single operations: {error}; pass example inputs "
+            "that it accepts, or verify=False",
+            "",
+            float("inf"),
+        ) from error
 
 
 def opened(model: Any, inputs: Inputs | None, keep: Collection[Any]) -> OnnxSession:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from onnx import TypeProto
+import numpy as np
+from onnx import TensorProto, TypeProto, helper
 
 from graphprune.errors import LiftError
 from graphprune.frontends.onnx.model import Source
-from graphprune.frontends.onnx.tensors import Array
-from graphprune.frontends.onnx.trace import Misfit, Trace, tensor_type, walk
+from graphprune.frontends.onnx.tensors import Array, is_float
+from graphprune.frontends.onnx.trace import Misfit, Trace, static_shape, tensor_type, walk
 
 Key: TypeAlias = "str | tuple[str, int]"  # a named dimension, or an input and a place in it
 Types: TypeAlias = dict[str, TypeProto]
@@ -79,11 +80,14 @@ def choose(source: Source, given: Mapping[str, Array], hints: Mapping[str, TypeP
     raise LiftError(f"{source.label} is inconsistent: {reason}{shapes}")
 
 
+def is_static(dim: Any) -> bool:
+    """Whether a dimension's length is stated; some exporters write -1 for those that vary."""
+    return bool(dim.HasField("dim_value") and dim.dim_value > 0)
+
+
 def _dynamic(source: Source) -> bool:
     return any(
-        not dim.HasField("dim_value")
-        for item in source.inputs
-        for dim in item.type.tensor_type.shape.dim
+        not is_static(dim) for item in source.inputs for dim in item.type.tensor_type.shape.dim
     )
 
 
@@ -95,7 +99,7 @@ def _attempts(source: Source, given: Mapping[str, Array]) -> Iterator[tuple[Type
                 item.name: tensor_type(
                     item.type.tensor_type.elem_type,
                     [
-                        dim.dim_value if dim.HasField("dim_value") else sizes[_key(item, at)][which]
+                        dim.dim_value if is_static(dim) else sizes[_key(item, at)][which]
                         for at, dim in enumerate(item.type.tensor_type.shape.dim)
                     ]
                     if item.name not in given or which
@@ -117,7 +121,7 @@ def _sizes(source: Source, given: Mapping[str, Array], number: int) -> dict[Key,
     for item in source.inputs:
         dims = item.type.tensor_type.shape.dim
         for at, dim in enumerate(dims):
-            if dim.HasField("dim_value"):
+            if is_static(dim):
                 continue
             size = _guess(at, len(dims), _key(item, at), number)
             if item.name in given and given[item.name].ndim == len(dims):
@@ -134,3 +138,27 @@ def _guess(at: int, rank: int, key: Key, number: int) -> tuple[int, int]:
         channels = _CHANNELS[number]
         return (channels, channels) if at == 1 else _IMAGES[number]
     return _SEQUENCES[number]
+
+
+def inputs_for(types: Types, examples: Mapping[str, Array], seed: int) -> dict[str, Array]:
+    """Random inputs of the given types, or the caller's examples where their shapes fit.
+
+    Numbers are normal; integers are zeros and ones, which any table of embeddings holds.
+    """
+    rng = np.random.default_rng(seed)
+    out = {}
+    for name, type_ in types.items():
+        shape = static_shape(type_)
+        assert shape is not None
+        elem_type = type_.tensor_type.elem_type
+        dtype = helper.tensor_dtype_to_np_dtype(elem_type)
+        if elem_type == TensorProto.STRING:
+            raise LiftError(f"input {name} is text, which is not supported")
+        example = examples.get(name)
+        if example is not None and example.shape == shape:
+            out[name] = example.astype(dtype)
+        elif is_float(elem_type):
+            out[name] = rng.standard_normal(shape).astype(dtype)
+        else:
+            out[name] = rng.integers(0, 2, shape).astype(dtype)
+    return out

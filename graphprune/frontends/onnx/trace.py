@@ -20,6 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.tensors import INTEGERS, Array
 
+_WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "STFT")
 _MOST = 1 << 16  # elements of a value that is worked out ahead of time
 
 
@@ -94,7 +95,12 @@ def walk(source: Source, inputs: Mapping[str, TypeProto], hints: Mapping[str, Ty
             trace.known[name] = source.array(name)
     for node in source.nodes:
         _infer(source, node, trace, hints)
+        if node.op_type == "Pad" and not node.domain:
+            _check_padding(node, trace)
         _fold(source, node, trace)
+    for item in source.model.graph.output:
+        if 0 in (trace.shape(item.name) or ()):
+            raise Misfit(f"output {item.name} is empty")
     return trace
 
 
@@ -108,9 +114,21 @@ def _infer(source: Source, node: NodeProto, trace: Trace, hints: Mapping[str, Ty
             shape = static_shape(type_)
         if type_ is None or shape is None:
             continue
-        if min(shape, default=1) < 0:
+        shrunk = node.op_type in _WINDOWS and 0 in shape
+        if min(shape, default=1) < 0 or shrunk:
             raise Misfit(f"{node.op_type} {node.name or name} has a result of shape {shape}")
         trace.types[name] = type_
+
+
+def _check_padding(node: NodeProto, trace: Trace) -> None:
+    """Mirrored padding must be shorter than what it mirrors."""
+    mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
+    shape = trace.shape(node.input[0])
+    widths = trace.known.get(node.input[1]) if len(node.input) > 1 else None
+    if mode != b"reflect" or shape is None or widths is None or len(node.input) > 3:
+        return
+    if any(width >= size for width, size in zip(widths, (*shape, *shape), strict=True)):
+        raise Misfit(f"Pad {node.name} mirrors more than the {shape} there is")
 
 
 def _inferred(source: Source, node: NodeProto, trace: Trace) -> Mapping[str, TypeProto]:
