@@ -42,9 +42,10 @@ def compare(program: OnnxProgram, cuts: Cuts, lowered: Lowered, seed: int = 0) -
     _valid(program, lowered)
     dtype = engine().dtype
     read = perturbed(program.graph, seed, dtype)
+    held = _as_stored(program)
     values = {
         value: cut_tensor(
-            as_dtype(value.tensor, dtype) if value.kind == "constant" else read(value),
+            as_dtype(value.tensor, dtype) if value in held else read(value),
             cuts.weights.get(value, ()),
         )
         for value in program.graph.weights.values()
@@ -53,7 +54,7 @@ def compare(program: OnnxProgram, cuts: Cuts, lowered: Lowered, seed: int = 0) -
     replaced = {
         value: as_array(tensor.to(value.tensor.dtype))
         for value, tensor in values.items()
-        if value.kind in ("parameter", "buffer")
+        if value not in held
     }
     model = lower(program, cuts, replaced).proto()
     first, second = program.traces.inputs
@@ -69,6 +70,16 @@ def compare(program: OnnxProgram, cuts: Cuts, lowered: Lowered, seed: int = 0) -
     if first != second:
         _other_sizes(program, model, seed)
     return worst
+
+
+def _as_stored(program: OnnxProgram) -> set[Value]:
+    """Weights that keep their elements: constants, and what subgraphs use by its own name."""
+    held = {value for value in program.graph.weights.values() if value.kind == "constant"}
+    for op in program.graph.ops:
+        if op.source is not None:
+            inner = op.inputs[len(op.source.proto.input) :]
+            held.update(value for value in inner if value is not None)
+    return held
 
 
 def _valid(program: OnnxProgram, lowered: Lowered) -> None:

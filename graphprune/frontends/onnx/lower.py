@@ -27,7 +27,7 @@ from graphprune.frontends.onnx.tensors import Array, read, to_proto
 from graphprune.graph import Op, Value
 from graphprune.passes.narrow import Cuts, Kept
 
-Read = Callable[[Value, str], Array]
+LARGEST = 2**31 - 2**20  # bytes of a protobuf, with some room for names
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Stored:
         shape: Its shape.
         read: Gives the elements.
         proto: The tensor as it was, where nothing changes.
+        external: Whether its data stood in a file of its own.
     """
 
     name: str
@@ -47,6 +48,13 @@ class Stored:
     shape: tuple[int, ...]
     read: Callable[[], Array]
     proto: TensorProto | None = None
+    external: bool = False
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        kind = helper.tensor_dtype_to_np_dtype(self.elem_type)
+        return prod(self.shape) * max(int(np.dtype(kind).itemsize), 1)
 
     def as_proto(self) -> TensorProto:
         """The tensor with its data inside."""
@@ -69,26 +77,25 @@ class Lowered:
     tensors: list[Stored] = field(default_factory=list)
     edits: dict[str, Any] = field(default_factory=dict)
 
+    def size(self) -> int:
+        """Bytes of the initializers."""
+        return sum(tensor.size for tensor in self.tensors)
+
     def proto(self) -> ModelProto:
         """The model as one protobuf.
 
         Raises:
             LiftError: It is larger than the 2 GB that a protobuf can hold.
         """
-        size = sum(prod(t.shape) * max(_width(t.elem_type), 1) for t in self.tensors)
-        if size >= 2**31 - 2**20:
+        if self.size() >= LARGEST:
             raise LiftError(
-                f"the smaller model holds {size / 1e9:.1f} GB, more than a protobuf can; write it "
-                "to a file: graphprune shrink model.onnx -o small.onnx"
+                f"the smaller model holds {self.size() / 1e9:.1f} GB, more than a protobuf can; "
+                "write it to a file: plan.write('small.onnx')"
             )
         out = ModelProto()
         out.CopyFrom(self.frame)
         out.graph.initializer.extend(tensor.as_proto() for tensor in self.tensors)
         return out
-
-
-def _width(elem_type: int) -> int:
-    return int(np.dtype(helper.tensor_dtype_to_np_dtype(elem_type)).itemsize)
 
 
 def cut_array(array: Array, kept: Kept) -> Array:
@@ -195,7 +202,8 @@ class _Writer:
             node.input[place] = name
 
     def _cut(self, name: str, origin: str, value: Value) -> Stored:
-        elem_type = self.source.constants[origin].data_type
+        proto = self.source.constants[origin]
+        elem_type, external = proto.data_type, proto.data_location == TensorProto.EXTERNAL
         kept = self.cuts.weights.get(value) or [None] * len(value.shape)
         shape = tuple(
             size if k is None else len(k) for size, k in zip(value.shape, kept, strict=True)
@@ -203,7 +211,13 @@ class _Writer:
         given = self.replaced.get(value)
         if given is not None:
             return Stored(name, elem_type, shape, lambda: given)
-        return Stored(name, elem_type, shape, lambda: cut_array(self.source.array(origin), kept))
+        return Stored(
+            name,
+            elem_type,
+            shape,
+            lambda: cut_array(self.source.array(origin), kept),
+            external=external,
+        )
 
     def _fresh(self, base: str) -> str:
         number = 1
@@ -325,7 +339,12 @@ class _Writer:
     def _kept(self, proto: TensorProto) -> Stored:
         folder = self.source.folder
         return Stored(
-            proto.name, proto.data_type, tuple(proto.dims), lambda: read(proto, folder), proto
+            proto.name,
+            proto.data_type,
+            tuple(proto.dims),
+            lambda: read(proto, folder),
+            proto,
+            proto.data_location == TensorProto.EXTERNAL,
         )
 
     def _in_place(self) -> None:

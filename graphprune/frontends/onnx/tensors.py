@@ -25,6 +25,7 @@ FLOATS = {
     TensorProto.BFLOAT16: torch.bfloat16,
 }
 INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL)
+PACKED = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)  # two to a byte
 _EXTERNAL = TensorProto.EXTERNAL
 
 
@@ -67,7 +68,7 @@ def _mapped(proto: TensorProto, folder: Path | None) -> Array:
     offset, count = int(entries.get("offset", 0)), prod(proto.dims)
     if not count:
         return np.zeros(proto.dims, dtype)
-    if proto.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1):
+    if proto.data_type in PACKED:
         inline = TensorProto(data_type=proto.data_type, dims=proto.dims)
         with where.open("rb") as file:
             file.seek(offset)
@@ -125,7 +126,7 @@ def as_array(tensor: torch.Tensor) -> Array:
 
 def to_proto(array: Array, name: str, elem_type: int) -> TensorProto:
     """An array as a tensor of a file."""
-    if elem_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1):
+    if elem_type in PACKED:
         return onnx.numpy_helper.from_array(array, name)
     proto = TensorProto(name=name, data_type=elem_type, dims=array.shape)
     proto.raw_data = np.ascontiguousarray(array).tobytes()
