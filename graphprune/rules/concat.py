@@ -236,5 +236,6 @@ def onnx_pad(op: Site) -> list[Dims]:
             dims[at] = op.fresh(why="padded")[at]
             continue
         why = f"padded at {op.op.name}"
-        dims[at] = concat([d for d in (atom(before, why), dims[at], atom(after, why)) if d])
+        ends = [atom(width, why) for width in (before, after)]  # none where the width is zero
+        dims[at] = concat([ends[0], dims[at], ends[1]])
     return [dims]

@@ -72,9 +72,9 @@ def resize(op: Site) -> list[Dims]:
     return [[a if k else b for a, b, k in zip(op.dims(), new, kept, strict=True)]]
 
 
-@axis_rule("RoiAlign", "MaxRoiPool")
+@axis_rule("RoiAlign", "MaxRoiPool", locks="n")
 def roi_pool(op: Site) -> str:
-    """A window over space for each region of interest (He et al. 2017)."""
+    """A window over space for each region of interest, which names its sample (He et al. 2017)."""
     return "n c *, r *, r -> r c *"
 
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import torch
-from onnx import AttributeProto, ModelProto, NodeProto, TypeProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from graphprune.errors import VerifyError
-from graphprune.frontends.onnx.model import Source, captured
-from graphprune.frontends.onnx.tensors import FLOATS, Array, as_array, as_torch
+from graphprune.frontends.onnx.model import Source, captured, without_initializers
+from graphprune.frontends.onnx.tensors import FLOATS, Array, as_array, as_torch, to_proto
 from graphprune.graph import Op
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ def evaluate(
     del node.input[:]
     node.input.extend(names)
     found = run_node(node, source.source.opsets, feeds, dtype)
-    results = (array for name, array in zip(node.output, found, strict=False) if name)
-    return [tensor for tensor in map(as_torch, results) if tensor is not None]
+    return [tensor for tensor in map(as_torch, found) if tensor is not None]
 
 
 def _drop(node: NodeProto, name: str) -> None:
@@ -200,12 +199,22 @@ def run_model(model: ModelProto | Path, feeds: Mapping[str, Array]) -> list[Arra
     return [np.asarray(item) for item in found]
 
 
+def runs(source: Source, inputs: Mapping[str, Array]) -> bool:
+    """Whether the original model accepts inputs."""
+    names = [item.name for item in source.model.graph.output]
+    return bool(observe(source, inputs, names))
+
+
 def observe(
     source: Source, inputs: Mapping[str, Array], names: Sequence[str]
 ) -> dict[str, TypeProto]:
     """Types of tensors that have no shape inference, from a run of the whole model."""
-    model = ModelProto()
-    model.CopyFrom(source.model)
+    model = without_initializers(source.model)
+    for proto in source.model.graph.initializer:
+        inside = proto.data_location != TensorProto.EXTERNAL
+        model.graph.initializer.append(
+            proto if inside else to_proto(source.array(proto.name), proto.name, proto.data_type)
+        )
     del model.graph.output[:]
     model.graph.output.extend(helper.make_value_info(name, TypeProto()) for name in names)
     try:

@@ -227,6 +227,9 @@ class _Reader:
                 missing = f"{name} depends on the data"
             else:
                 attrs[name] = value.tolist()
+        old = self._source.opsets.get("", 0) < 13 and not node.domain
+        if old and node.op_type in ("Softmax", "LogSoftmax", "Hardmax"):
+            attrs["flatten"] = 1
         if node.op_type == "Split" and not node.domain:
             sizes = [self._trace.shape(name) for name in node.output]
             at = attrs["axis"]
@@ -320,11 +323,6 @@ class _Reader:
         for item in self._source.model.graph.output:
             if item.name in self.values:
                 self.graph.outputs.append(self.values[item.name])
-        if not any(True for _ in self.graph.parameters()):
-            raise LiftError(
-                f"{self._source.label} holds no weights that its operations use: there is nothing "
-                "to prune"
-            )
 
 
 def onnx_integers() -> tuple[int, ...]:

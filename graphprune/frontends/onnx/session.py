@@ -98,6 +98,10 @@ def opened(model: Any, inputs: Inputs | None, keep: Collection[Any]) -> OnnxSess
     source = timed(seconds, "read", read_model, model)
     names = [item.name for item in source.inputs]
     program = timed(seconds, "lift", lift, source, _examples(inputs, names))
+    if not any(True for _ in program.graph.parameters()):
+        raise LiftError(
+            f"{source.label} holds no weights that its operations use: there is nothing to prune"
+        )
     return OnnxSession(program, timed(seconds, "couple", couple, program.graph, patterns), seconds)
 
 

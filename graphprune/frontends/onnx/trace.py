@@ -21,6 +21,7 @@ from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.tensors import INTEGERS, Array
 
 _WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "STFT")
+_AS_OPERAND = ("GroupNormalization", "MeanVarianceNormalization")  # without inference of their own
 _MOST = 1 << 16  # elements of a value that is worked out ahead of time
 
 
@@ -111,6 +112,9 @@ def _infer(source: Source, node: NodeProto, trace: Trace, hints: Mapping[str, Ty
         shape = None if type_ is None else static_shape(type_)
         if (shape is None or type_ is None) and name in hints:
             type_ = hints[name]
+            shape = static_shape(type_)
+        if shape is None and node.op_type in _AS_OPERAND and node.input[0] in trace.types:
+            type_ = trace.types[node.input[0]]
             shape = static_shape(type_)
         if type_ is None or shape is None:
             continue
