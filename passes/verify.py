@@ -177,7 +177,10 @@ def perturbed(
     numbers = {value: i for i, value in enumerate(graph.weights.values())}
 
     def read(value: Value) -> torch.Tensor:
-        tensor: torch.Tensor = value.tensor.detach()
+        tensor: torch.Tensor = value.tensor
+        if tensor is None:  # of a type that torch lacks: the engine reads it itself
+            return tensor
+        tensor = tensor.detach()
         if not tensor.is_floating_point():
             return tensor
         if value.kind == "constant" and tensor.numel() == 1:

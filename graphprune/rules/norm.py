@@ -11,7 +11,6 @@ from graphprune.rules.site import Dims, Site
     "aten._native_batch_norm_legit_no_training",
     "aten._batch_norm_no_update",
     "aten.instance_norm",
-    "BatchNormalization",
 )
 def batch_norm(op: Site) -> str:
     """One statistic a channel: channels stay independent.
@@ -19,7 +18,7 @@ def batch_norm(op: Site) -> str:
     Statistics taken from the operand itself (training, instance norm, weight standardisation)
     mix all of its other dimensions.
     """
-    if op.attr("training", "use_input_stats", "training_mode", default=False):
+    if op.attr("training", "use_input_stats", default=False):
         op.mix(*(dim for i, dim in enumerate(op.dims()) if i != 1))
     return "n c ..., c, c, c, c -> n c ..., *, *, *"
 
@@ -42,6 +41,14 @@ def native_group_norm(op: Site) -> str:
         op.resize(attr, size)
     op.resize("group", "g")
     return f"n {g} ..., {g}, {g} -> n {g} ..., n g, n g"
+
+
+@axis_rule("BatchNormalization")
+def onnx_batch_norm(op: Site) -> str:
+    """ONNX: in training mode the updated statistics are results too."""
+    if op.attr("training_mode", default=0):
+        op.mix(*(dim for i, dim in enumerate(op.dims()) if i != 1))
+    return "n c ..., c, c, c, c -> n c ..., c, c, c, c"
 
 
 @axis_rule("InstanceNormalization", mixes="...")

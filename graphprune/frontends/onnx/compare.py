@@ -11,8 +11,9 @@ from graphprune.errors import VerifyError
 from graphprune.frontends.execute import as_dtype, cut_tensor
 from graphprune.frontends.onnx.execute import evaluate, has_runtime, run_model, runs
 from graphprune.frontends.onnx.lift import OnnxProgram
-from graphprune.frontends.onnx.lower import Lowered, lower
+from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.sizes import inputs_for
+from graphprune.frontends.onnx.stored import Lowered
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
 from graphprune.graph import Value
 from graphprune.passes.narrow import Cuts

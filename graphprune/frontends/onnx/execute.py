@@ -23,7 +23,7 @@ from graphprune.frontends.onnx.tensors import FLOATS, Array, as_array, as_torch,
 from graphprune.graph import Op
 
 if TYPE_CHECKING:
-    from graphprune.frontends.onnx.lift import Node
+    from graphprune.frontends.onnx.arguments import Node
 
 try:
     import onnxruntime
@@ -100,7 +100,9 @@ def evaluate(
         if name is not None:
             array: Array | None = _argument(source, place, changed.get(name, op.attrs.get(name)))
         else:
-            array = None if tensor is None else as_array(tensor)
+            origin = source.operands.get(place, "") if tensor is None else ""
+            stored = source.source.array(origin) if origin in source.source.origins else None
+            array = stored if tensor is None else as_array(tensor)
         given = f"operand {place}" if place < places else inner[place - places]
         names.append("" if array is None else given)
         if array is not None:

@@ -12,8 +12,9 @@ import torch
 from graphprune.errors import GraphPruneError, LiftError, VerifyError
 from graphprune.frontends.onnx.compare import compare, engine
 from graphprune.frontends.onnx.lift import OnnxProgram, lift
-from graphprune.frontends.onnx.lower import Lowered, lower
+from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.model import read_model
+from graphprune.frontends.onnx.stored import Lowered
 from graphprune.frontends.onnx.tensors import Array, as_array
 from graphprune.frontends.onnx.write import write
 from graphprune.frontends.survey import Survey

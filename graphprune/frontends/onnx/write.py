@@ -13,7 +13,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from graphprune.files import replacing, write_whole
-from graphprune.frontends.onnx.lower import LARGEST, Lowered, Stored
+from graphprune.frontends.onnx.stored import LARGEST, Lowered, Stored
 from graphprune.frontends.onnx.tensors import PACKED
 
 _SMALL = 1024  # bytes; shorter tensors stay in the model's own file
