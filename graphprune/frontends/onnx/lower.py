@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from graphprune.errors import LiftError
 from graphprune.frontends.onnx.arguments import Node
@@ -241,22 +241,33 @@ class _Writer:
 
     def _tensors(self) -> None:
         """Old initializers that are still used, cut ones in their places, new ones behind."""
-        graph = self.out.frame.graph
+        graph, before = self.out.frame.graph, _used(self.source.model.graph)
+        self._drop(before)
         self._in_place()
-        used = {name for node in graph.node for name in (*node.input, *captured(node))}
-        used |= {item.name for item in graph.output}
-        once = {
-            name for node in self.source.model.graph.node for name in (*node.input, *captured(node))
-        }
+        used = _used(graph)
         for proto in self.source.model.graph.initializer:
             if proto.name in self.new:
                 self.out.tensors.append(self.new.pop(proto.name))
-            elif proto.name in used or proto.name not in once:
-                stored = self._kept(proto)
-                self.out.tensors.append(stored)
+            elif proto.name in used or proto.name not in before:
+                self.out.tensors.append(self._kept(proto))
             else:
                 _remove(graph.input, proto.name)
         self.out.tensors += self.new.values()
+
+    def _drop(self, before: set[str]) -> None:
+        """Drop nodes that lost their last user."""
+        graph = self.out.frame.graph
+        while True:
+            used = _used(graph)
+            dead = [
+                node
+                for node in graph.node
+                if before.intersection(node.output) and not used.intersection(node.output)
+            ]
+            for node in dead:
+                graph.node.remove(node)
+            if not dead:
+                return
 
     def _kept(self, proto: TensorProto) -> Stored:
         folder = self.source.folder
@@ -270,24 +281,11 @@ class _Writer:
         )
 
     def _in_place(self) -> None:
-        """Cut the values of Constant nodes; drop nodes that lost their last user."""
-        graph = self.out.frame.graph
-        used = {name for node in graph.node for name in (*node.input, *captured(node))}
-        used |= {item.name for item in graph.output}
-        before = {
-            name for node in self.source.model.graph.node for name in (*node.input, *captured(node))
-        }
-        for node in list(graph.node):
-            if node.op_type not in ("Constant", "Identity") or node.domain:
-                continue
-            name = node.output[0]
-            if name not in self.source.constants:
-                continue
-            if name in before and name not in used:
-                graph.node.remove(node)
-            elif node.op_type == "Constant" and name in self.new:
-                stored = self.new.pop(name)
-                self.cut[name] = stored.shape
+        """Cut the values of Constant nodes."""
+        for node in self.out.frame.graph.node:
+            if node.op_type == "Constant" and node.output[0] in self.new:
+                stored = self.new.pop(node.output[0])
+                self.cut[stored.name] = stored.shape
                 node.attribute[0].CopyFrom(helper.make_attribute("value", stored.as_proto()))
 
     def _shapes(self) -> None:
@@ -310,6 +308,12 @@ class _Writer:
         for dim, kept in zip(dims, self.cuts.kept(value), strict=True):
             if kept is not None:
                 dim.dim_value = len(kept)
+
+
+def _used(graph: GraphProto) -> set[str]:
+    """Names that nodes, subgraphs or the outputs use."""
+    used = {name for node in graph.node for name in (*node.input, *captured(node)) if name}
+    return used | {item.name for item in graph.output}
 
 
 def _remove(items: Any, name: str) -> None:
