@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from graphprune.errors import VerifyError
 from graphprune.frontends.onnx.model import Source, captured, without_initializers
+from graphprune.frontends.onnx.precision import in_single
 from graphprune.frontends.onnx.tensors import FLOATS, Array, as_array, as_torch, to_proto
 from graphprune.graph import Op
 
@@ -167,34 +167,27 @@ def _session(node: bytes, opsets: tuple[tuple[str, int], ...], types: tuple[Any,
     return session(model.SerializeToString())
 
 
-def session(model: bytes | str, optimize: bool = False) -> Any:
-    """An ONNX Runtime session on the CPU, without its chatter.
-
-    Args:
-        model: A serialized model, or a path.
-        optimize: Whether the graph may be rewritten for speed.
-    """
+def session(model: bytes) -> Any:
+    """An ONNX Runtime session on the CPU, without its chatter; the graph is run as it stands."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = torch.get_num_threads()
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def run_model(model: ModelProto | Path, feeds: Mapping[str, Array]) -> list[Array]:
+def run_model(model: ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
     """Run a whole model.
 
     Raises:
         VerifyError: It does not run.
     """
+    model, given = in_single(model, feeds)
     try:
         if onnxruntime is not None:
-            data = str(model) if isinstance(model, Path) else model.SerializeToString()
-            found = session(data).run(None, dict(feeds))
+            found = session(model.SerializeToString()).run(None, given)
         else:
-            given = str(model) if isinstance(model, Path) else model
-            found = ReferenceEvaluator(given).run(None, dict(feeds))
+            found = ReferenceEvaluator(model).run(None, given)
     except Exception as error:  # neither engine has errors of a common type
         reason = str(error).split("\n")[0]
         raise VerifyError(f"the smaller model does not run: {reason}", "", float("inf")) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,3 +92,17 @@ def run(model: ModelProto | str, **feeds: Array) -> list[Array]:
 def shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
     """Shapes of the initializers."""
     return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+
+
+def masked(model: ModelProto, kept: Mapping[str, Sequence[Any]]) -> ModelProto:
+    """The model with everything that a plan does not keep set to zero."""
+    out = ModelProto()
+    out.CopyFrom(model)
+    for tensor in out.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor).copy()
+        for dim, indices in enumerate(kept.get(tensor.name, ())):
+            if indices is not None:
+                gone = np.setdiff1d(np.arange(array.shape[dim]), indices)
+                array[(slice(None),) * dim + (gone,)] = 0
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    return out
