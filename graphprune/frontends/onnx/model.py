@@ -115,6 +115,7 @@ def _check(source: Source) -> None:
             f"{label} uses opset {version}; {OLDEST} to {newest} are known here: convert it with "
             "onnx.version_converter, or install a newer onnx"
         )
+    _check_names(source)
     if not graph.node:
         raise LiftError(f"{label} has no nodes: there is nothing to prune")
     for item in graph.input:
@@ -127,6 +128,16 @@ def _check(source: Source) -> None:
         raise LiftError(f"{label} is not a valid ONNX model: {reason}") from error
     except RuntimeError as error:
         raise LiftError(f"{label} cannot be checked: {str(error).splitlines()[0]}") from error
+
+
+def _check_names(source: Source) -> None:
+    """Protobuf gives text that is not UTF-8 as bytes."""
+    graph = source.model.graph
+    nodes = (name for n in graph.node for name in (n.name, n.op_type, *n.input, *n.output))
+    items = (item.name for item in (*graph.input, *graph.output, *graph.initializer))
+    for name in (*nodes, *items):
+        if not isinstance(name, str):
+            raise LiftError(f"{source.label} holds a name that is not text: {name!r}")
 
 
 def _skeleton(model: ModelProto) -> ModelProto:
