@@ -88,7 +88,9 @@ def expand(op: Site) -> list[Dims]:
     if op.has(1):  # expand_as: the lengths come from the other operand
         out = op.broadcast([out, op.dims(1)])
     op.resize("size", list(out))
-    op.resize("shape", list(out[len(shape) - len(op.attr("shape", default=())) :]))
+    given = op.attr("shape", default=())  # ONNX: a length of one leaves the operand's as it is
+    tail = out[len(out) - len(given) :]
+    op.resize("shape", [None if size == 1 else d for size, d in zip(given, tail, strict=True)])
     return [out]
 
 

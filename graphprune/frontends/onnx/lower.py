@@ -72,7 +72,7 @@ class _Writer:
             self._attributes(op, node)
             for place, name in source.arguments.items():
                 self._argument(op, node, place, name, found)
-        self._insert()
+        self._place()
         self._tensors()
         self._shapes()
         return self.out
@@ -198,12 +198,31 @@ class _Writer:
                 f"{node.op_type} {node.name}: {name} depends on the inputs' sizes and on lengths "
                 "that would change; pass keep= with the layers around it"
             )
-        mask = self._constant(name, present != wanted)
-        right = self._constant(name, np.where(present != wanted, wanted, 0).astype(wanted.dtype))
-        merged = self._fresh(name)
-        where = helper.make_node("Where", [mask, right, name], [merged], name=f"{merged}/Where")
-        self.inserted.append((node, where))
-        node.input[place] = merged
+        wrong = present != wanted
+        if (wrong & ~self.program.traces.steady(name)).any():
+            self._scale(node, place, name, np.where(wrong, wanted, 1), np.where(wrong, present, 1))
+        else:
+            mask = self._constant(name, wrong)
+            right = self._constant(name, np.where(wrong, wanted, 0).astype(wanted.dtype))
+            self._insert(node, place, "Where", [mask, right, name])
+
+    def _scale(self, node: NodeProto, place: int, name: str, new: Array, old: Array) -> None:
+        """Products of a width and of sizes that vary: the width's part changes, the rest stays."""
+        dtype = self.program.traces.first.known[name].dtype
+        if dtype.kind == "i":
+            common = np.gcd(new, old)
+            new, old = new // common, old // common
+        for kind, factor in (("Mul", new), ("Div", old)):
+            constant = self._constant(name, factor.astype(dtype))
+            name = self._insert(node, place, kind, [name, constant])
+
+    def _insert(self, node: NodeProto, place: int, kind: str, operands: list[str]) -> str:
+        """Put an operation before an operand of a node."""
+        result = self._fresh(operands[-1] if kind == "Where" else operands[0])
+        made = helper.make_node(kind, operands, [result], name=f"{result}/{kind}")
+        self.inserted.append((node, made))
+        node.input[place] = result
+        return result
 
     def _attributes(self, op: Op, node: NodeProto) -> None:
         source: Node = op.source
@@ -223,7 +242,8 @@ class _Writer:
 
     # --- the file ---------------------------------------------------------------------------
 
-    def _insert(self) -> None:
+    def _place(self) -> None:
+        """Put the new nodes before those that need them."""
         if not self.inserted:
             return
         graph = self.out.frame.graph

@@ -38,6 +38,11 @@ class Traces:
     first: Trace
     second: Trace
 
+    def steady(self, name: str) -> Any:
+        """Which entries of a known value are the same at both sizes, as a mask."""
+        a, b = self.first.known[name], self.second.known.get(name)
+        return a == b if b is not None and a.shape == b.shape else np.zeros(a.shape, bool)
+
     def fixed(self, name: str) -> bool:
         """Whether a known value is the same at both sizes."""
         a, b = self.first.known.get(name), self.second.known.get(name)

@@ -110,3 +110,35 @@ def test_either_layout(layout: str) -> None:
     x = normal(2, 3, 9, 8) if layout == "NCHW" else normal(2, 9, 8, 3)
     expected = run(masked(model, plan.kept), x=x)[0]
     np.testing.assert_allclose(run(small, x=x)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_products_of_a_width_and_the_batch_stay_computed() -> None:
+    """Heads merged into the batch: the target is batch times heads, and heads shrink."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"]),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zero"], ["batch"], axis=0),
+        helper.make_node("Mul", ["batch", "heads"], ["rows"]),
+        helper.make_node("Concat", ["rows", "inner"], ["merged"], axis=0),
+        helper.make_node("Reshape", ["h", "merged"], ["flat"]),
+        helper.make_node("Relu", ["flat"], ["active"]),
+        helper.make_node("Concat", ["batch", "rest"], ["back"], axis=0),
+        helper.make_node("Reshape", ["active", "back"], ["wide"]),
+        helper.make_node("MatMul", ["wide", "w2"], ["y"]),
+    ]
+    weights = {
+        "w1": normal(8, 24),
+        "w2": normal(24, 3),
+        "zero": np.array([0]),
+        "heads": np.array([4]),
+        "inner": np.array([6]),
+        "rest": np.array([-1]),
+    }
+    model = graph(nodes, weights, {"x": ["batch", 8]}, {"y": ["batch", 3]})
+    plan = graphprune.plan(model, 0.5)
+    small = plan.apply()
+    assert shapes(small)["w1"] == (8, 12)
+    for batch in (1, 5):
+        x = normal(batch, 8)
+        expected = run(masked(model, plan.kept), x=x)[0]
+        np.testing.assert_allclose(run(small, x=x)[0], expected, rtol=1e-5, atol=1e-5)
