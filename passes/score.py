@@ -42,10 +42,11 @@ def score(deps: Dependencies, importance: str | Criterion = "l2", seed: int = 0)
         importance = CRITERIA[importance]
     totals = {group.axis: np.zeros(group.size) for group in deps.groups}
     for weight in deps.source.parameters():
+        tensor = weight.tensor
         for number, dim in enumerate(deps.dims[weight]):
             if not any(axis in totals for axis in atoms(dim)):
                 continue
-            found = _checked(weight, number, importance(weight.tensor, number))
+            found = _checked(weight, number, importance(tensor, number))
             for axis, positions, indices in holdings(dim):
                 if axis in totals:
                     totals[axis] += np.bincount(indices, found[positions], axis.size)

@@ -62,7 +62,7 @@ class Verification:
 
 
 def verify(
-    cuts: Cuts, inputs: Sequence[torch.Tensor], seed: int = 0, engine: Engine = TORCH
+    cuts: Cuts, inputs: Sequence[torch.Tensor], seed: int = 0, engine: Engine | None = None
 ) -> Verification:
     """Check that removal equals masking.
 
@@ -70,11 +70,12 @@ def verify(
         cuts: The narrowed graph.
         inputs: Example inputs, in the order of the graph's.
         seed: For the perturbation of the weights.
-        engine: What runs the operations.
+        engine: What runs the operations; PyTorch in float64 where not given.
 
     Raises:
         VerifyError: The two disagree; names the first operation and the difference there.
     """
+    engine = engine or TORCH
     graph = cuts.deps.source
     outcome = Verification()
     weights = perturbed(graph, seed, engine.dtype)

@@ -40,7 +40,7 @@ def compare(program: OnnxProgram, cuts: Cuts, lowered: Lowered, seed: int = 0) -
         VerifyError: It is not valid, does not run, or differs; also where its results have other
             shapes than the original's at the second sizes of dynamic dimensions.
     """
-    _valid(program, lowered)
+    valid(lowered)
     dtype = engine().dtype
     read = perturbed(program.graph, seed, dtype)
     held = _as_stored(program)
@@ -83,7 +83,12 @@ def _as_stored(program: OnnxProgram) -> set[Value]:
     return held
 
 
-def _valid(program: OnnxProgram, lowered: Lowered) -> None:
+def valid(lowered: Lowered) -> None:
+    """Check the smaller model by the rules of the format, shapes included.
+
+    Raises:
+        VerifyError: It breaks one; the message says which.
+    """
     checked = onnx.ModelProto()
     checked.CopyFrom(lowered.frame)
     given = {item.name for item in checked.graph.input}

@@ -171,6 +171,7 @@ def session(model: bytes) -> Any:
     """An ONNX Runtime session on the CPU, without its chatter; the graph is run as it stands."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False  # a session runs a node or two: nothing is reused
     options.intra_op_num_threads = torch.get_num_threads()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -53,9 +53,15 @@ class Source:
     def array(self, name: str) -> Array:
         """The elements of a constant."""
         origin = self.origins[name]
+        if self.is_external(origin):  # mapped anew each time: what was read before can go
+            return read(self.constants[origin], self.folder)
         if origin not in self._arrays:
             self._arrays[origin] = read(self.constants[origin], self.folder)
         return self._arrays[origin]
+
+    def is_external(self, name: str) -> bool:
+        """Whether a constant's data lies in a file of its own."""
+        return self.constants[name].data_location == TensorProto.EXTERNAL
 
     @cached_property
     def inputs(self) -> list[onnx.ValueInfoProto]:

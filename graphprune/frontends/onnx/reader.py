@@ -10,6 +10,7 @@ from collections import Counter
 from math import prod
 
 import onnx
+import torch
 from onnx import NodeProto
 
 from graphprune.frontends.onnx.arguments import Node, arguments_of, attributes, operand_name
@@ -21,6 +22,27 @@ from graphprune.graph import Graph, Kind, Op, Value
 SIZES = "values that follow from the sizes of inputs"
 
 _STATISTICS = (3, 4)  # operands of a BatchNormalization that training does not learn
+
+
+class Mapped(Value):
+    """A weight in a file of its own: mapped while it is used, and no longer."""
+
+    __slots__ = ("_origin", "_source")
+
+    def __init__(
+        self, name: str, shape: tuple[int, ...], dtype: str, source: Source, origin: str
+    ) -> None:
+        self._source, self._origin = source, origin
+        super().__init__(name, shape, dtype)
+
+    @property
+    def tensor(self) -> torch.Tensor | None:
+        """The weight, on memory that is the file's."""
+        return as_torch(self._source.array(self._origin))
+
+    @tensor.setter
+    def tensor(self, given: None) -> None:
+        """Its elements are the file's."""
 
 
 class Reader:
@@ -120,23 +142,26 @@ class Reader:
         return value
 
     def _weight(self, node: NodeProto, op: str, place: int, origin: str) -> Value:
-        proto = self._source.constants[origin]
         alias = f"{node.name or op}.{operand_name(node, self._source, place)}"
         first = origin not in self.graph.weights
         if not first and not self._apart(origin):
-            value = self.graph.weights[origin]
-            value.aliases = (*value.aliases, alias)
-            return value
-        name = origin if first else f"{origin}@{op}.{place}"
-        array = self._source.array(origin)
-        value = Value(name, tuple(proto.dims), dtype_name(proto.data_type))
-        value.kind = self._kind(node, place, proto)
-        value.tensor = as_torch(array)
+            shared = self.graph.weights[origin]
+            shared.aliases = (*shared.aliases, alias)
+            return shared
+        value = self._stored(origin if first else f"{origin}@{op}.{place}", origin)
+        value.kind = self._kind(node, place, self._source.constants[origin])
         if value.tensor is None:  # of a type that torch lacks: nothing is cut, nor scored
             value.kind = "constant"
         value.aliases = (alias,)
-        self.graph.weights[name] = value
+        self.graph.weights[value.name] = value
         return value
+
+    def _stored(self, name: str, origin: str) -> Value:
+        proto = self._source.constants[origin]
+        shape, dtype = tuple(proto.dims), dtype_name(proto.data_type)
+        if self._source.is_external(origin):
+            return Mapped(name, shape, dtype, self._source, origin)
+        return Value(name, shape, dtype, tensor=as_torch(self._source.array(origin)))
 
     def _apart(self, origin: str) -> bool:
         """Whether each use of a constant has a copy of its own."""

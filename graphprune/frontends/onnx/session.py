@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from graphprune.errors import GraphPruneError, LiftError, VerifyError
-from graphprune.frontends.onnx.compare import compare, engine
+from graphprune.frontends.onnx.compare import compare, engine, valid
 from graphprune.frontends.onnx.lift import OnnxProgram, lift
 from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.model import read_model
@@ -26,6 +26,8 @@ from graphprune.passes.verify import Verification
 from graphprune.passes.verify import verify as verify_cuts
 from graphprune.report import Report
 from graphprune.session import Session, timed
+
+_WHOLE = 2**29  # bytes of weights up to which the smaller model is also run as a whole
 
 
 class OnnxSession(Session):
@@ -61,13 +63,22 @@ class OnnxSession(Session):
         if verify:
             given = self.program.flat_inputs(seed)
             verification = timed(self.seconds, "verify", _verified, self.cuts, given, seed)
-            verification.lowered = timed(
-                self.seconds, "verify", compare, self.program, self.cuts, lowered, seed
-            )
+            verification.lowered = timed(self.seconds, "verify", self._compared, lowered, seed)
         report = self.report(of)
         report.verification = verification
         report.edits = lowered.edits
         return lowered, report
+
+    def _compared(self, lowered: Lowered, seed: int) -> float | None:
+        """Run the whole model, unless it is so large that memory would not hold it twice."""
+        if lowered.size() > _WHOLE:
+            valid(lowered)
+            self.program.warnings.append(
+                f"{self.program.name} is too large to be run as a whole: it was checked operation "
+                "by operation, and that it is valid"
+            )
+            return None
+        return compare(self.program, self.cuts, lowered, seed)
 
 
 def _verified(cuts: Cuts, given: list[torch.Tensor], seed: int) -> Verification:
