@@ -21,6 +21,7 @@ from graphprune.graph import Graph, Op, Value
 from graphprune.passes.narrow import Cuts
 
 TOLERANCE = 1e-9
+_LIMIT = 1e8  # larger numbers are scaled down where the type is coarse
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,15 @@ class Engine:
         evaluate: Runs one operation: `(op, operands, changed attributes, dtype) -> results`.
         dtype: Floating-point type to compute in.
         tolerance: Largest relative difference that rounding may cause.
+        coarse: Whether the type is so coarse that rounding must not add up from operation to
+            operation: the survivors' values are then taken over after each, and large ones
+            (without trained normalisations, numbers grow) are scaled down in both runs.
     """
 
     evaluate: Callable[..., list[torch.Tensor]] = evaluate
     dtype: torch.dtype = torch.float64
     tolerance: float = TOLERANCE
+    coarse: bool = False
 
 
 TORCH = Engine()
@@ -114,6 +119,11 @@ def verify(
                 if full.is_floating_point() and not math.isfinite(float(full.sum())):
                     # 0/0 where all is masked (a normalised weight): nothing reads it but zeros.
                     masked.set(value, _scattered(full, cut, kept))
+            if engine.coarse and full.is_floating_point() and cut.numel():
+                scale = _scale(cut)
+                rest = masked.get(value)
+                masked.set(value, _scattered(rest, cut, kept, rest) * scale)
+                small.set(value, cut * scale)
         masked.release(op)
         small.release(op)
     return outcome
@@ -164,6 +174,9 @@ class _Run:
 
     def set(self, value: Value, tensor: torch.Tensor) -> None:
         self._env[value] = tensor
+
+    def get(self, value: Value) -> torch.Tensor:
+        return self._env[value]
 
     def release(self, op: Op) -> None:
         for value in [*op.inputs, *op.outputs]:
@@ -237,9 +250,14 @@ def _inexact(op: Op, cuts: Cuts, masked: _Run) -> bool:
     return True
 
 
-def _scattered(full: torch.Tensor, cut: torch.Tensor, kept: Sequence[object]) -> torch.Tensor:
-    """The cut values at their places in a tensor of the full shape, zero elsewhere."""
-    out = torch.zeros_like(full)
+def _scattered(
+    full: torch.Tensor,
+    cut: torch.Tensor,
+    kept: Sequence[object],
+    rest: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The cut values at their places in a tensor of the full shape; elsewhere `rest`, or zero."""
+    out = torch.zeros_like(full) if rest is None else rest.clone()
     grid = [
         torch.arange(size, device=full.device)
         if indices is None
@@ -254,3 +272,9 @@ def _scattered(full: torch.Tensor, cut: torch.Tensor, kept: Sequence[object]) ->
 
 def _where(op: Op) -> str:
     return f"{op.module or 'the top-level module'} ({op.type}, {op.name})"
+
+
+def _scale(tensor: torch.Tensor) -> float:
+    """A power of two that brings a tensor beyond the limit back to about one."""
+    largest = float(tensor.abs().max())
+    return 2.0 ** -math.floor(math.log2(largest)) if _LIMIT < largest < math.inf else 1.0
