@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from graphprune.axes import concat, cut, cut_all, length
+from math import prod
+
+from graphprune.axes import concat, cut, cut_all, length, regroup
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Dims, FromEnd, Site
 
@@ -173,6 +175,12 @@ def bucketize(op: Site) -> list[Dims]:
 def onnx_gather(op: Site) -> list[Dims]:
     """ONNX: chosen indices of one dimension; a single one that is known must stay."""
     dims, at, index = op.dims(), op.axis("axis", default=0), op.attr("indices")
+    shape = op.attr("run")
+    if shape is not None:  # the first indices in their order, under a new shape
+        taken, _ = cut(dims[at], prod(shape))
+        made = regroup([taken], shape, f"sizes do not divide at {op.op.name}")
+        op.resize("run", list(made))
+        return [[*dims[:at], *made, *dims[at + 1 :]]]
     if index is None:
         op.lock([dims[at]], "indexed")
         return [[*dims[:at], *op.dims(1), *dims[at + 1 :]]]

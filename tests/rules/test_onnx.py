@@ -145,6 +145,8 @@ CASES = [
     Case("Tile", "Tile", ((2, 3, 5), ints(1, 2, 3))),
     # look-ups
     Case("Gather", "Gather", ((5, 3), ints(0, 3, 4)), {"axis": 0}),
+    Case("Gather all", "Gather", ((4, 12), np.arange(12).reshape(3, 4)), {"axis": 1}),
+    Case("Gather the first", "Gather", ((5, 3), ints(0, 1, 2))),
     Case("Gather one", "Gather", ((4, 5, 3), np.asarray(2, np.int64)), {"axis": 1}),
     Case("Gather one of a list", "Gather", ((4, 5, 3), ints(-2)), {"axis": 1}),
     Case("GatherElements", "GatherElements", ((3, 4), np.zeros((3, 2), np.int64)), {"axis": 1}),

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import NodeProto
 
 from graphprune.frontends.onnx.model import Source
+from graphprune.frontends.onnx.tensors import Array
 from graphprune.frontends.onnx.trace import Trace, schema
+
+_MOST = 1 << 16  # indices of a Gather that are looked at
 
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "CenterCropPad": ("shape",),
@@ -52,11 +57,20 @@ class Node:
     operands: Mapping[int, str]
     source: Source
 
+    def dtype(self, place: int) -> Any:
+        """Element type of an argument in the file, as NumPy names it; lengths are int64."""
+        proto = self.source.constants.get(self.proto.input[place])
+        if proto is None:
+            return np.float32 if self.arguments[place] in ("scales", "roi") else np.int64
+        return onnx.helper.tensor_dtype_to_np_dtype(proto.data_type)
+
 
 def arguments_of(node: NodeProto, source: Source) -> dict[int, str]:
     """Place and name of the operands that become attributes."""
     if node.domain:
         return {}
+    if node.op_type == "Gather":
+        return _indices(node, source)
     names = ARGUMENTS.get(node.op_type, ())
     if node.op_type.startswith("Reduce"):
         names = ("axes",)
@@ -66,6 +80,24 @@ def arguments_of(node: NodeProto, source: Source) -> dict[int, str]:
     places = {item.name: place for place, item in enumerate(known.inputs)}
     found = {places[name]: name for name in names if places.get(name, 99) < len(node.input)}
     return {place: name for place, name in found.items() if node.input[place]}
+
+
+def _indices(node: NodeProto, source: Source) -> dict[int, str]:
+    """What a Gather takes: a single index, or (`run`) the first n of them in a new shape."""
+    name = node.input[1]
+    if name not in source.constants or not 0 < prod(source.constants[name].dims) <= _MOST:
+        return {}
+    taken = source.array(name).ravel()
+    if taken.size == 1:
+        return {1: "indices"}
+    return {1: "run"} if (taken == np.arange(taken.size)).all() else {}
+
+
+def as_operand(name: str, value: Any, dtype: Any) -> Array:
+    """The reverse of an operand's becoming an attribute."""
+    if name == "run":
+        value = np.arange(prod(value)).reshape(value)
+    return np.asarray(value, dtype)
 
 
 def operand_name(node: NodeProto, source: Source, place: int) -> str:
@@ -110,7 +142,7 @@ def attributes(
         if value is None:
             missing = f"{name} depends on the data"
         else:
-            attrs[name] = value.tolist()
+            attrs[name] = list(value.shape) if name == "run" else value.tolist()
     old = source.opsets.get("", 0) < 13 and not node.domain
     if old and node.op_type in ("Softmax", "LogSoftmax", "Hardmax"):
         attrs["flatten"] = 1

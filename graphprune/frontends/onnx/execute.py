@@ -17,6 +17,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, 
 from onnx.reference import ReferenceEvaluator
 
 from graphprune.errors import VerifyError
+from graphprune.frontends.onnx.arguments import as_operand
 from graphprune.frontends.onnx.model import Source, captured, without_initializers
 from graphprune.frontends.onnx.precision import in_single
 from graphprune.frontends.onnx.tensors import FLOATS, Array, as_array, as_torch, to_proto
@@ -98,7 +99,8 @@ def evaluate(
     for place, tensor in enumerate(operands):
         name = source.arguments.get(place)
         if name is not None:
-            array: Array | None = _argument(source, place, changed.get(name, op.attrs.get(name)))
+            value = changed.get(name, op.attrs.get(name))
+            array: Array | None = as_operand(name, value, source.dtype(place))
         else:
             origin = source.operands.get(place, "") if tensor is None else ""
             stored = source.source.array(origin) if origin in source.source.origins else None
@@ -122,14 +124,6 @@ def _drop(node: NodeProto, name: str) -> None:
     kept = [attribute for attribute in node.attribute if attribute.name != name]
     del node.attribute[:]
     node.attribute.extend(kept)
-
-
-def _argument(source: Node, place: int, value: Any) -> Array:
-    """An argument in the type that the operand has in the model."""
-    name = source.proto.input[place]
-    proto = source.source.constants.get(name)
-    kind = np.int64 if proto is None else helper.tensor_dtype_to_np_dtype(proto.data_type)
-    return np.asarray(value, kind)
 
 
 def run_node(

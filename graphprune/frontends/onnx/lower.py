@@ -18,7 +18,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from graphprune.errors import LiftError
-from graphprune.frontends.onnx.arguments import Node
+from graphprune.frontends.onnx.arguments import Node, as_operand
 from graphprune.frontends.onnx.lift import OnnxProgram
 from graphprune.frontends.onnx.model import Source, captured, without_initializers
 from graphprune.frontends.onnx.recompute import recompute
@@ -176,10 +176,12 @@ class _Writer:
         changed = self.cuts.attrs.get(op, {})
         if present is None:
             present = self.source.array(name)
-        wanted = np.asarray(changed.get(attr, op.attrs[attr]), present.dtype)
+        wanted = as_operand(attr, changed.get(attr, op.attrs[attr]), present.dtype)
+        if wanted.size == present.size:
+            wanted = wanted.reshape(present.shape)
         if attr in changed:
             self.out.edits[f"{op.name}.{attr}"] = changed[attr]
-        self._settle(node, place, name, wanted.reshape(present.shape), found)
+        self._settle(node, place, name, wanted, found)
 
     def _settle(
         self, node: NodeProto, place: int, name: str, wanted: Array, found: Mapping[str, Array]
