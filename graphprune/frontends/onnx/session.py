@@ -11,6 +11,7 @@ import torch
 
 from graphprune.errors import GraphPruneError, LiftError, VerifyError
 from graphprune.frontends.onnx.compare import compare, engine, valid
+from graphprune.frontends.onnx.execute import has_runtime
 from graphprune.frontends.onnx.lift import OnnxProgram, lift
 from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.model import read_model
@@ -61,6 +62,11 @@ class OnnxSession(Session):
         lowered = timed(self.seconds, "lower", lower, self.program, self.cuts)
         verification: Verification | None = None
         if verify:
+            if not has_runtime():
+                self.program.warnings.append(
+                    "ONNX Runtime is not installed, so the slow reference implementation made the "
+                    "check: pip install 'graphprune[ort]'"
+                )
             given = self.program.flat_inputs(seed)
             verification = timed(self.seconds, "verify", _verified, self.cuts, given, seed)
             verification.lowered = timed(self.seconds, "verify", self._compared, lowered, seed)
