@@ -150,6 +150,11 @@ def run_node(
     return [np.asarray(item) for item in found]
 
 
+def forget() -> None:
+    """Free the sessions that were kept for operations met again."""
+    _session.cache_clear()
+
+
 @lru_cache(maxsize=4096)
 def _session(node: bytes, opsets: tuple[tuple[str, int], ...], types: tuple[Any, ...]) -> Any:
     proto = NodeProto.FromString(node)

@@ -11,7 +11,7 @@ import torch
 
 from graphprune.errors import GraphPruneError, LiftError, VerifyError
 from graphprune.frontends.onnx.compare import compare, engine, valid
-from graphprune.frontends.onnx.execute import has_runtime
+from graphprune.frontends.onnx.execute import forget, has_runtime
 from graphprune.frontends.onnx.lift import OnnxProgram, lift
 from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.model import read_model
@@ -70,6 +70,7 @@ class OnnxSession(Session):
             given = self.program.flat_inputs(seed)
             verification = timed(self.seconds, "verify", _verified, self.cuts, given, seed)
             verification.lowered = timed(self.seconds, "verify", self._compared, lowered, seed)
+            forget()
         report = self.report(of)
         report.verification = verification
         report.edits = lowered.edits
