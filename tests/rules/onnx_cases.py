@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import torch
 from onnx import ModelProto, TypeProto, helper
 
 from graphprune.frontends.onnx.check import REFERENCE, RUNTIME, check_model
@@ -85,8 +84,3 @@ def ints(*values: int) -> Array:
 def single(value: float) -> Array:
     """A constant of one number."""
     return np.asarray(value, np.float32)
-
-
-def one_thread() -> None:
-    """More threads only wait for each other on tensors this small."""
-    torch.set_num_threads(1)

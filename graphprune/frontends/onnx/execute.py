@@ -21,6 +21,7 @@ from graphprune.frontends.onnx.arguments import as_operand
 from graphprune.frontends.onnx.model import Source, captured, without_initializers
 from graphprune.frontends.onnx.precision import in_single
 from graphprune.frontends.onnx.tensors import FLOATS, Array, as_array, as_torch, to_proto
+from graphprune.frontends.onnx.trace import schema
 from graphprune.graph import Op
 
 if TYPE_CHECKING:
@@ -63,8 +64,6 @@ def node_of(op: Op, changed: Mapping[str, Any], dtype: torch.dtype) -> NodeProto
 
 
 def _takes(source: Node, name: str) -> bool:
-    from graphprune.frontends.onnx.trace import schema
-
     proto = source.proto
     known = schema(proto.op_type, proto.domain, source.source.opsets.get(proto.domain, 0))
     return known is not None and name in known.attributes
