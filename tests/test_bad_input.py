@@ -25,7 +25,9 @@ class Branching(nn.Module):
 
 
 def test_not_a_module() -> None:
-    with pytest.raises(GraphPruneError, match=r"torch\.nn\.Module or an ONNX model is needed, not a dict"):
+    with pytest.raises(
+        GraphPruneError, match=r"torch\.nn\.Module or an ONNX model is needed, not a dict"
+    ):
         graphprune.shrink({}, 0.5)  # type: ignore[type-var]
 
 
