@@ -34,11 +34,13 @@ class Group:
         id: Its place in `Dependencies.groups`.
         axis: The axis. One index of it is the smallest unit of removal.
         members: The weight dimensions that lose the slices an index owns.
+        grain: Kept counts are multiples of this, for the sake of a kernel that asks for it.
     """
 
     id: int
     axis: Axis
     members: tuple[Member, ...]
+    grain: int = 1
 
     @property
     def size(self) -> int:

@@ -76,6 +76,7 @@ class Graph:
         weights: Parameters, buffers and constants, by name.
         training: Further operations that only training mode reaches (auxiliary heads). They
             take part in the analysis, not in the cost.
+        fixed: Weights that must keep their shapes, with the reason.
     """
 
     ops: list[Op]
@@ -83,6 +84,7 @@ class Graph:
     outputs: list[Value]
     weights: dict[str, Value]
     training: list[Op] = field(default_factory=list)
+    fixed: dict[Value, str] = field(default_factory=dict)
 
     def parameters(self) -> Iterator[Value]:
         """The trainable weights, each tied tensor once."""

@@ -104,7 +104,7 @@ def plan(
     keep_ = session.selection.keep
     made: Plan[M] = Plan(
         groups=[GroupChoice(g.name, g.size, keep_.get(g.axis)) for g in deps.groups],
-        inputs=session.program.inputs,
+        inputs=session.program.given or session.program.inputs,
         keep=_patterns(model, keep),
         of=of,
         asked=ratio,

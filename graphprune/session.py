@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from graphprune.axes import Axis
 from graphprune.cost import cost
 from graphprune.dependencies import Dependencies
 from graphprune.errors import VerifyError
 from graphprune.frontends.compare import compare
+from graphprune.frontends.config import has_config
 from graphprune.frontends.lower import Lowered, lower
+from graphprune.frontends.parts import whole
 from graphprune.frontends.survey import Survey, survey
 from graphprune.importance import Scores
 from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.select import Selection, select
-from graphprune.passes.tie import Ties, learn, tie
+from graphprune.passes.tie import Relation, Ties, learn, preferences
 from graphprune.passes.verify import Verification
 from graphprune.passes.verify import verify as verify_cuts
 from graphprune.report import GroupRow, Report, lock_reasons
@@ -27,7 +30,7 @@ from graphprune.report import GroupRow, Report, lock_reasons
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_ROUNDS = 3  # how often lengths that the code equates are learned and the choice is made again
+_ROUNDS = 5  # how often lengths that the code equates are learned and the choice is made again
 
 
 @dataclass(frozen=True)
@@ -88,19 +91,22 @@ class Session:
         With `allocation="auto"`, lengths that the model's code takes for one another are
         learned from where the narrowed code goes wrong, and kept equal if the budget allows.
         """
-        ties = tie(self.deps) if request.allocation == "auto" else None
+        learned: list[Relation] = []
         best: tuple[int, Selection, Cuts, Survey] | None = None
         for _ in range(_ROUNDS):
+            ties: list[Ties] = []
+            if request.allocation == "auto":
+                ties = preferences(self.deps, learned, alike=self._alike())
             self.take(self._select(request, scores, ties))
             wrong = len(self.found.offenders)
             if best is None or wrong < best[0]:
                 best = (wrong, self.selection, self.cuts, self.found)
-            if ties is None or not self._learn(ties):
+            if not ties or not self._learn(learned):
                 break
         assert best is not None
         _, self.selection, self.cuts, self.found = best
 
-    def _select(self, request: Request, scores: Sequence[Scores], ties: Ties | None) -> Selection:
+    def _select(self, request: Request, scores: Sequence[Scores], ties: list[Ties]) -> Selection:
         return timed(
             self.seconds,
             "select",
@@ -115,13 +121,29 @@ class Session:
             ties,
         )
 
-    def _learn(self, ties: Ties) -> bool:
+    def _alike(self) -> bool:
+        """Whether parts of the model that are built alike should keep equal widths."""
+        return has_config(self.program.model)
+
+    def _learn(self, learned: list[Relation]) -> bool:
+        """Whether the narrowed code teaches a relation that was not known.
+
+        Where a module goes on failing, the widths inside it are to stay.
+        """
         counts = {axis: len(kept) for axis, kept in self.selection.keep.items()}
-        new = [
-            learn(ties, self.deps, counts, mismatch.dim, mismatch.given)
-            for mismatch in self.found.mismatches
-        ]
-        return any(new)
+        found = learn(self.deps, counts, self.found.mismatches)
+        if all(relation in learned for relation in found):
+            found = [((axis,), ()) for path in self.found.offenders for axis in self._inside(path)]
+        new = [relation for relation in found if relation not in learned]
+        learned.extend(dict.fromkeys(new))
+        return bool(new)
+
+    def _inside(self, path: str) -> Iterator[Axis]:
+        """Axes that only weights of one module hold; none for the whole model."""
+        for group in self.deps.groups:
+            names = (member.weight.name for member in group.members)
+            if path and all(name.startswith(f"{path}.") for name in names):
+                yield group.axis
 
     def finish(self, verify: bool, seed: int, of: str) -> tuple[Any, Report]:
         """The smaller model and what is to be told of it.
@@ -145,7 +167,7 @@ class Session:
         from graphprune.saving import save_model
 
         model, report = self.finish(verify, seed, of)
-        save_model(model, self.program.inputs, path)
+        save_model(model, self.program.given or self.program.inputs, path)
         return report
 
     def lowered(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
@@ -154,6 +176,12 @@ class Session:
         Where the module's own code turns out to compute something else, folding is given up
         first, then more and more of the code.
         """
+        lowered, outcome = self._checked(verify, seed)
+        if self.program.original is not None:
+            lowered.model = whole(lowered.model, self.program.original)
+        return lowered, outcome
+
+    def _checked(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
         lowered = timed(self.seconds, "lower", lower, self.program, self.found)
         if not verify:
             return lowered, None

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from fnmatch import fnmatchcase
+from math import gcd, lcm
 
-from graphprune.axes import Axis, atom, atoms, lock
+from graphprune.axes import Axis, atom, atoms, length, lock
 from graphprune.dependencies import Dependencies, Group, Lock, Member
 from graphprune.errors import AxisError
 from graphprune.graph import Graph, Op, Value
@@ -48,6 +49,9 @@ def couple(graph: Graph, keep: Collection[str] = ()) -> Dependencies:
     for value in graph.outputs:
         for dim in dims[value]:
             lock(dim, f"model output {value.name}")
+    for value, reason in graph.fixed.items():
+        for dim in dims[value]:
+            lock(dim, reason)
     for pattern in keep:
         _keep(graph, dims, pattern)
     deps = Dependencies(graph, dims, effects, unknown=unknown)
@@ -81,6 +85,7 @@ def _collect(deps: Dependencies) -> None:
                 members.setdefault(axis, []).append(Member(value, number))
                 if value.kind == "parameter":
                     trainable.add(axis)
+    grains = _grains(deps)
     for axis, held in members.items():
         if axis not in trainable:
             continue
@@ -88,4 +93,15 @@ def _collect(deps: Dependencies) -> None:
         if axis.reason is not None:
             deps.locks.append(Lock(axis.size, axis.reason, tuple(held)))
         elif axis.size > 1:
-            deps.groups.append(Group(len(deps.groups), axis, tuple(held)))
+            grain = grains.get(axis, 1)
+            deps.groups.append(Group(len(deps.groups), axis, tuple(held), grain))
+
+
+def _grains(deps: Dependencies) -> dict[Axis, int]:
+    """What counts are multiples of, where a kernel asks for it."""
+    grains: dict[Axis, int] = {}
+    for dim, number in (grain for effect in deps.effects.values() for grain in effect.grains):
+        for axis in atoms(dim):
+            own = number // gcd(number, length(dim) // axis.size)
+            grains[axis] = lcm(grains.get(axis, 1), own)
+    return grains

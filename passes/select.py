@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import lcm
 from typing import TypeAlias
 
 import numpy as np
@@ -26,7 +27,7 @@ from graphprune.passes.tie import Ties
 
 TOLERANCE = 0.01
 _AUTO_ROUNDING = (8, 4, 2, 1)
-_REACHES = ((1 / 16, 1 / 4), (1.0,))  # how far a group may move from its level for the budget
+_REACHES = (1 / 16, 1 / 4, 1 / 2, 1.0)  # how far a group may move from its level for the budget
 
 Attempt: TypeAlias = tuple[float, Ties, int]
 
@@ -56,7 +57,7 @@ def select(
     allocation: str = "auto",
     ratios: Mapping[str, float] | None = None,
     round_to: int | str = "auto",
-    ties: Ties | None = None,
+    ties: Sequence[Ties] = (),
 ) -> Selection:
     """Choose the indices to keep.
 
@@ -70,7 +71,7 @@ def select(
             pattern; the rest of the budget falls on the other groups.
         round_to: Kept counts become multiples of this in groups at least four times as large;
             `"auto"` takes the largest of 8, 4, 2, 1 that still meets the budget.
-        ties: Counts that should stay equal if the budget allows.
+        ties: Counts that should stay in proportion if the budget allows, the most wanted first.
 
     Raises:
         BudgetError: The ratio cannot be reached, or is too small to remove anything.
@@ -80,7 +81,7 @@ def select(
         raise BudgetError(_nothing(deps), closest=0.0)
     problem = _Problem(deps, scores, of, allocation, ratios or {})
     rounding = _AUTO_ROUNDING if round_to == "auto" else (int(round_to),)
-    preferences = [Ties()] if ties is None else [problem.without(ties), Ties()]
+    preferences = [*map(problem.without, ties), Ties()]
     best: Selection | None = None
     for reach, preferred, step in _attempts(preferences, rounding):
         problem.ties = preferred
@@ -96,11 +97,12 @@ def select(
 
 
 def _attempts(preferences: Sequence[Ties], rounding: Sequence[int]) -> Iterator[Attempt]:
-    """What to try, the best first: little deviation from the levels, ties, round widths."""
-    for reaches in _REACHES:
-        for ties in preferences:
-            for reach in reaches:
-                yield from ((reach, ties, step) for step in rounding)
+    """What to try, the best first: ties, little deviation from the levels, round widths."""
+    *tied, free = preferences
+    near = [(ties, _REACHES[:-1]) for ties in tied] + [(free, _REACHES[:2])]
+    for ties, reaches in [*near, *((ties, _REACHES[-1:]) for ties in preferences)]:
+        for reach in reaches:
+            yield from ((reach, ties, step) for step in rounding)
 
 
 def _nothing(deps: Dependencies) -> str:
@@ -121,6 +123,7 @@ class _Problem:
     ) -> None:
         self.groups = deps.groups
         self.sizes: Counts = np.array([group.size for group in deps.groups], dtype=np.float64)
+        self.grains = np.array([group.grain for group in deps.groups], dtype=np.int64)
         self.cost: Polynomial = cost(deps, of)
         self.of = of
         self.full = self.cost(self.sizes)
@@ -137,7 +140,7 @@ class _Problem:
         followers = {
             width: held
             for width, held in ties.followers.items()
-            if width not in self.fixed and not held.keys() & self.fixed.keys()
+            if not self.fixed.keys() & {width, *held}
         }
         steps = {width: ties.steps[width] for width in followers}
         return Ties(ties.frozen - self.fixed.keys(), steps, followers)
@@ -159,7 +162,7 @@ class _Problem:
         steps = self._steps(step)
         span = np.maximum(reach * self.sizes, steps if reach == 1 else 0)
         bound = self.fixed.keys() | self.ties.frozen
-        bound = bound.union(*(held.keys() for held in self.ties.followers.values()))
+        bound = bound.union(*self.ties.followers.values())
         free = [i for i in range(len(self.groups)) if i not in bound and steps[i] <= span[i]]
         low, high = np.maximum(counts - span, 1), np.minimum(counts + span, self.sizes)
         even = [i for i in free if i not in self.ties.steps]
@@ -185,16 +188,17 @@ class _Problem:
     def _steps(self, step: int) -> Counts:
         steps = np.where(self.sizes >= 4 * step, float(step), 1.0)
         for width, multiple in self.ties.steps.items():
-            steps[width] = multiple
-        return steps
+            both = lcm(multiple, step)
+            steps[width] = both if self.sizes[width] >= 4 * both else multiple
+        return np.lcm(steps.astype(np.int64), self.grains).astype(np.float64)
 
     def _complete(self, counts: Counts) -> Counts:
         """Let frozen groups and followers take the counts that their ties give them."""
         for i in self.ties.frozen:
             counts[i] = self.sizes[i]
         for width, followers in self.ties.followers.items():
-            for i, inner in followers.items():
-                counts[i] = counts[width] // inner
+            for i in followers:
+                counts[i] = counts[width] * self.sizes[i] // self.sizes[width]
         return counts
 
     def _descend(

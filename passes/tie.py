@@ -1,25 +1,46 @@
 """tie: lengths that a model's code is likely to equate, as a preference in the choice of counts.
 
 Python code often takes one length for another that was equal when the model was built:
-`x.reshape(B, N, C)` where the inner width is heads x head_dim, `C // num_heads` for head_dim.
-Coupling them would be wrong: their indices have nothing to do with each other. Keeping their
-*counts* equal costs little, keeps head_dim (and with it the fast attention kernels and the
-softmax scale) and lets the caller's code express the result.
+`x.reshape(B, N, C)` where the inner width is heads x head_dim, `C // num_heads` for head_dim,
+`qkv.chunk(3)`. Coupling them would be wrong: their indices have nothing to do with each other.
+Keeping their *counts* in proportion costs little, and lets the caller's code express the result.
 
-1. Where removable axes are multiplied (heads x head_dim, groups x channels), only the outermost
-   loses indices.
-2. Where a weight maps a width onto a product of the same length, the width becomes a multiple of
-   the product's inner length and the outer count follows.
+1. Where removable axes are multiplied (heads x head_dim, groups x channels), only one of them
+   loses indices: the outermost, which keeps head_dim and with it the fast attention kernels and
+   the softmax scale; or, where heads are too coarse a step for the budget, the innermost.
+2. Where a weight maps a width onto a product of the same length, the two stay in proportion.
+3. So do lengths that the code was seen to take for one another (`learn`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import lcm
+from math import gcd
+from typing import TypeAlias
 
-from graphprune.axes import Axis, Dim, leaves, length
+from graphprune.axes import Axis, Dim, leaves, length, segments
 from graphprune.dependencies import Dependencies
+from graphprune.indices import kept_length
+
+Relation: TypeAlias = "tuple[Dim, Dim]"
+"""Two dimensions that should keep the same length; the second is empty where it never changes."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A length that the code took for another.
+
+    Attributes:
+        dim: The dimension whose length was wanted.
+        given: The length that was given instead.
+        other: The dimension that has the given length, where it is known.
+    """
+
+    dim: Dim
+    given: int
+    other: Dim | None = None
 
 
 @dataclass
@@ -28,100 +49,159 @@ class Ties:
 
     Attributes:
         frozen: Groups that keep all their indices.
-        steps: For widths: what their counts are multiples of.
-        followers: For widths: the groups that follow, with their inner lengths.
+        steps: For groups that lead others: what their counts are multiples of.
+        followers: For groups that lead others: those whose counts stay in proportion to theirs.
     """
 
     frozen: set[int] = field(default_factory=set)
     steps: dict[int, int] = field(default_factory=dict)
-    followers: dict[int, dict[int, int]] = field(default_factory=dict)
-
-    def leader(self, group: int) -> int:
-        """The group that a group follows, or itself."""
-        for width, held in self.followers.items():
-            if group in held:
-                return width
-        return group
-
-    def add(self, follower: int, inner: int, width: int) -> bool:
-        """Let a group follow a width: `inner` times its count is the width's.
-
-        Returns:
-            Whether that was possible and new.
-        """
-        if self.leader(follower) != follower or width == follower or width in self.frozen:
-            return False
-        own = self.followers.pop(follower, {})
-        if own and inner != 1:
-            self.followers[follower] = own
-            return False
-        held = self.followers.setdefault(width, {})
-        held.update({follower: inner, **own})
-        self.frozen.discard(follower)
-        step = lcm(self.steps.get(width, 1), inner, self.steps.pop(follower, 1))
-        self.steps[width] = step
-        return True
+    followers: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
 
-def tie(deps: Dependencies) -> Ties:
-    """Find the ties of a model."""
-    ids = {group.axis: group.id for group in deps.groups}
-    ties = Ties()
-    products: dict[tuple[Axis, ...], None] = {}
-    for value in deps.source.parameters():
-        for dim in deps.dims[value]:
-            factors = tuple(leaves(dim))
-            if len(factors) > 1 and all(axis.parts is None for axis in factors):
-                products[factors] = None
-                inner = [axis for axis in factors if axis in ids][1:]
-                ties.frozen.update(ids[axis] for axis in inner)
-    for value in deps.source.parameters():
-        dims = deps.dims[value]
-        for width, product in ((a, b) for a in dims for b in dims if a is not b):
-            _follow(ties, ids, width, product)
-    for leader in [w for w, step in ties.steps.items() if step * 2 > deps.groups[w].size]:
-        del ties.steps[leader], ties.followers[leader]
-    return ties
-
-
-def _follow(ties: Ties, ids: dict[Axis, int], width: Dim, product: Dim) -> None:
-    one, several = leaves(width), leaves(product)
-    if len(one) != 1 or len(several) < 2 or length(width) != length(product):
-        return
-    free = [ids[axis] for axis in several if axis in ids and ids[axis] not in ties.frozen]
-    if one[0] not in ids or len(free) != 1 or any(axis.parts for axis in several):
-        return
-    (follower,) = (axis for axis in several if ids.get(axis) == free[0])
-    ties.add(free[0], length(product) // follower.size, ids[one[0]])
-
-
-def learn(ties: Ties, deps: Dependencies, counts: Mapping[Axis, int], dim: Dim, given: int) -> bool:
-    """Learn a tie from a length that the model's code took for another.
+def preferences(deps: Dependencies, learned: Sequence[Relation], alike: bool) -> list[Ties]:
+    """Ties to try, the most wanted first.
 
     Args:
-        ties: What is tied so far; extended.
+        deps: The analysis.
+        learned: Lengths that the code was seen to equate.
+        alike: Whether repeated blocks should keep the same widths.
+    """
+    likely = list(_projections(deps))
+    roles = [list(_roles(deps))] if alike else []
+    found: list[Ties] = []
+    for relations in (*(likely + each for each in roles), *roles, likely, []):
+        for outermost in (True, False):
+            ties = _Builder(deps, outermost).ties(relations, learned)
+            if ties not in found:
+                found.append(ties)
+    return found
+
+
+class _Builder:
+    """Ties under one choice of which axis of a product varies."""
+
+    def __init__(self, deps: Dependencies, outermost: bool) -> None:
+        self._sizes = [group.size for group in deps.groups]
+        self._ids = {group.axis: group.id for group in deps.groups}
+        self._frozen: set[int] = set()
+        self._leader = list(range(len(self._sizes)))
+        for value in deps.source.parameters():
+            for factors in (found for dim in deps.dims[value] for found in _products(dim)):
+                free = [ids for axis in factors if (ids := list(self._groups((axis,))))]
+                stays = free[1:] if outermost else free[:-1]
+                self._frozen.update(group for ids in stays for group in ids)
+
+    def ties(self, likely: Iterable[Relation], learned: Iterable[Relation]) -> Ties:
+        for dim, other in likely:
+            self._relate(self._varying(dim), self._varying(other))
+        for dim, other in learned:
+            first, second = self._varying(dim), self._varying(other)
+            if not (first and second):
+                self._frozen.update(first, second)
+            self._relate(first, second)
+        return self._clusters()
+
+    def _groups(self, dim: Dim) -> Iterator[int]:
+        """Ids of the groups that a dimension holds, in order."""
+        for axis in leaves(dim):
+            if axis.parts is not None:
+                for part in segments(axis):
+                    yield from self._groups(part)
+            elif axis in self._ids:
+                yield self._ids[axis]
+
+    def _varying(self, dim: Dim) -> list[int]:
+        found = dict.fromkeys(self._groups(dim))  # halves of a rotary head_dim are one group
+        return [group for group in found if group not in self._frozen]
+
+    def _relate(self, first: Sequence[int], second: Sequence[int]) -> None:
+        same = [self._sizes[i] for i in first] == [self._sizes[i] for i in second]
+        if not same and (len(first) != 1 or len(second) != 1):
+            return
+        for a, b in zip(first, second, strict=True):
+            self._leader[self._find(a)] = self._find(b)
+
+    def _find(self, group: int) -> int:
+        while self._leader[group] != group:
+            group = self._leader[group]
+        return group
+
+    def _clusters(self) -> Ties:
+        ties = Ties()
+        members: dict[int, list[int]] = {}
+        for group in range(len(self._sizes)):
+            members.setdefault(self._find(group), []).append(group)
+        for cluster in members.values():
+            if self._frozen.intersection(cluster):
+                self._frozen.update(cluster)
+            elif len(cluster) > 1:
+                unit = gcd(*(self._sizes[group] for group in cluster))
+                leader = max(cluster, key=lambda group: self._sizes[group])
+                if unit == 1:  # no other lengths are in proportion
+                    self._frozen.update(cluster)
+                    continue
+                ties.steps[leader] = self._sizes[leader] // unit
+                ties.followers[leader] = tuple(group for group in cluster if group != leader)
+        ties.frozen = self._frozen
+        return ties
+
+
+def _products(dim: Dim) -> Iterator[Sequence[Axis]]:
+    """The products in a dimension and in its segments."""
+    factors = leaves(dim)
+    if len(factors) > 1:
+        yield factors
+    for axis in factors:
+        for part in segments(axis) if axis.parts is not None else ():
+            yield from _products(part)
+
+
+def _projections(deps: Dependencies) -> Iterator[Relation]:
+    """A width and a product of the same length that one weight maps onto each other."""
+    for value in deps.source.parameters():
+        dims = deps.dims[value]
+        for width in dims:
+            for product in (found for dim in dims if dim is not width for found in _products(dim)):
+                if len(leaves(width)) == 1 and length(width) == length(tuple(product)):
+                    yield width, tuple(product)
+
+
+def _roles(deps: Dependencies) -> Iterator[Relation]:
+    """Groups that play the same part in repeated blocks: names alike but for numbers."""
+    first: dict[tuple[str, int, int], Axis] = {}
+    for group in deps.groups:
+        held = sum(member.weight is group.members[0].weight for member in group.members)
+        role = (re.sub(r"\d+", "*", group.name), group.size, held)
+        known = first.setdefault(role, group.axis)
+        if known is not group.axis:
+            yield (known,), (group.axis,)
+
+
+def learn(
+    deps: Dependencies, counts: Mapping[Axis, int], mismatches: Iterable[Mismatch]
+) -> list[Relation]:
+    """Relations that a mismatch suggests.
+
+    Args:
         deps: The analysis.
         counts: How many indices each axis keeps.
-        dim: The dimension whose length the code should have used.
-        given: The length that it used instead.
-
-    Returns:
-        Whether there is a new tie.
+        mismatches: Lengths that the model's code took for others.
     """
-    by_axis = {group.axis: group for group in deps.groups}
-    free = [by_axis[axis] for axis in leaves(dim) if axis in by_axis]
-    free = [group for group in free if group.id not in ties.frozen or len(free) == 1]
-    if len(free) != 1:
-        return False
-    (group,) = free
-    inner = length(dim) // group.size
-    alike = [
-        other
-        for other in deps.groups
-        if other is not group
-        and other.size == length(dim)
-        and counts.get(other.axis, other.size) == given
+    return [
+        (found.dim, _alike(deps, counts, found) if found.other is None else found.other)
+        for found in mismatches
     ]
-    held = {member.weight for member in group.members}
-    alike.sort(key=lambda other: not any(m.weight in held for m in other.members))
-    return any(ties.add(group.id, inner, ties.leader(other.id)) for other in alike[:1])
+
+
+def _alike(deps: Dependencies, counts: Mapping[Axis, int], found: Mismatch) -> Dim:
+    """A dimension of a weight that had the wanted length and now has the given one."""
+    wanted = set(leaves(found.dim))
+    best: tuple[bool, Dim] | None = None
+    for value in deps.source.parameters():
+        dims = deps.dims[value]
+        near = any(wanted.intersection(leaves(dim)) for dim in dims)
+        for dim in dims:
+            fits = length(dim) == length(found.dim) and kept_length(dim, counts) == found.given
+            if fits and leaves(dim) != leaves(found.dim) and (best is None or near > best[0]):
+                best = (near, dim)
+    return best[1] if best is not None else ()

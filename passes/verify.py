@@ -138,13 +138,13 @@ def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
         return float("inf")
     if expected.numel() == 0:
         return 0.0
-    if not expected.is_floating_point():
+    if not (expected.is_floating_point() or expected.is_complex()):
         return 0.0 if torch.equal(expected, found) else float("inf")
     gap, scale = float((expected - found).abs().max()), float(expected.abs().max())
     if not math.isfinite(gap + scale):
         same = (expected == found) | (expected.isnan() & found.isnan())
         finite = expected[expected.isfinite()]
-        gap = float(torch.where(same, 0.0, (expected - found).abs()).max())
+        gap = float(torch.where(same, 0.0, (expected - found).abs().double()).max())
         scale = float(finite.abs().max()) if finite.numel() else 1.0
     return gap / max(scale, 1e-12) if math.isfinite(gap) else float("inf")
 

@@ -15,8 +15,8 @@ class Settler(Protocol):
     def settle(self, op: Op, given: Any, wanted: Any) -> Any:
         """The size to use, after comparing the given one with the wanted one."""
 
-    def offend(self, op: Op, why: str) -> None:
-        """Report that the running code cannot express the new widths."""
+    def unequal(self, op: Op, sizes: Sequence[int]) -> None:
+        """Report segments that should be of equal length."""
 
 
 Rewrite = Callable[[Settler, Op, Any, Any, Any], tuple[Any, Any]]
@@ -68,12 +68,12 @@ def _splits(guide: Settler, op: Op, wanted: Any, args: Any, kwargs: Any) -> tupl
     elif op.type.endswith("chunk"):
         size = -(-sum(wanted) // int(given))
         if not _equal_segments(wanted, size):
-            guide.offend(op, f"{op.type} into {wanted}")
+            guide.unequal(op, wanted)
         new = given
     else:
         new = guide.settle(op, given, wanted[0])
         if not _equal_segments(wanted, wanted[0]):
-            guide.offend(op, f"{op.type} into {wanted}")
+            guide.unequal(op, wanted)
     if name:
         return args, {**kwargs, name: new}
     return (args[0], new, *args[2:]), kwargs

@@ -9,11 +9,10 @@ from typing import Any
 from torch import nn
 
 from graphprune.axes import Dim, leaves, length
+from graphprune.frontends.tagged import Place, container, put
 from graphprune.frontends.torch import TorchProgram
 from graphprune.indices import kept_length
 from graphprune.passes.narrow import Cuts
-
-Place = tuple[str, str, "int | None"]
 
 _WIDTH = re.compile(r"dim|channels|chs|features|hidden_size|planes|embed")
 _COUNT = re.compile(r"head|group|kv")
@@ -21,14 +20,8 @@ _COUNT = re.compile(r"head|group|kv")
 
 def apply_edits(model: nn.Module, edits: Mapping[Place, int]) -> None:
     """Set attributes, or elements of tuple and list attributes."""
-    for (path, attr, index), value in edits.items():
-        holder = model.get_submodule(path).__dict__
-        if index is None:
-            holder[attr] = value
-        else:
-            items = list(holder[attr])
-            items[index] = value
-            holder[attr] = type(holder[attr])(items)
+    for place, value in edits.items():
+        put(container(model, place), place, value)
 
 
 def described(program: TorchProgram, cuts: Cuts) -> dict[Place, int]:

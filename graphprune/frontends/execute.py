@@ -12,6 +12,10 @@ from graphprune.frontends.reader import bound_arguments
 from graphprune.graph import Op
 
 _SPLITS = ("split", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split")
+_UNINITIALISED = frozenset(
+    f"aten.{name}"
+    for name in ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
+)
 
 
 def rewritten(op: Op, changed: Mapping[str, Any], operands: Sequence[Any]) -> tuple[Any, Any, Any]:
@@ -77,6 +81,8 @@ def evaluate(
         found = target(*args, **kwargs)
     several = found if isinstance(found, list | tuple) else [found]
     tensors = [item for item in several if isinstance(item, torch.Tensor)]
+    if op.type in _UNINITIALISED:
+        tensors = [torch.zeros_like(item) for item in tensors]
     if dtype is not None:
         tensors = [as_dtype(item, dtype) for item in tensors]
     return tensors

@@ -14,21 +14,24 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import isclose
 from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from graphprune.axes import Dim
+from graphprune.axes import Dim, length
 from graphprune.frontends.arguments import REWRITES
-from graphprune.frontends.tagged import Tagged, assign, tagged
-from graphprune.frontends.torch import TorchProgram, is_layer, preserved
+from graphprune.frontends.tagged import Place, Tagged, assign, holders, tag
+from graphprune.frontends.torch import TorchProgram, exporting, is_layer, preserved, quiet
 from graphprune.graph import Op, Value
 from graphprune.indices import kept_length
 from graphprune.passes.narrow import Cuts
+from graphprune.passes.tie import Mismatch
 
 
 @dataclass
@@ -46,19 +49,6 @@ class Call:
     counters: Counter[Any]
 
 
-@dataclass(frozen=True)
-class Mismatch:
-    """A length that the code took for another.
-
-    Attributes:
-        dim: The dimension whose length was wanted.
-        given: The length that was given instead.
-    """
-
-    dim: Dim
-    given: int
-
-
 @dataclass
 class Findings:
     """What a guided pass has found.
@@ -70,7 +60,7 @@ class Findings:
         calls: Every call of each module, by path.
     """
 
-    edits: dict[tuple[str, str, int | None], int] = field(default_factory=dict)
+    edits: dict[Place, int] = field(default_factory=dict)
     offenders: dict[str, str] = field(default_factory=dict)
     mismatches: list[Mismatch] = field(default_factory=list)
     calls: dict[str, list[Call]] = field(default_factory=lambda: defaultdict(list))
@@ -91,15 +81,22 @@ def guide(
         Exception: Whatever the model raises where `known` is not given.
     """
     mode = _Guide(program, model, cuts, known)
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    args, kwargs = pytree.tree_map_only(torch.Tensor, fake.from_tensor, program.inputs)
+    fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+    args, kwargs = pytree.tree_map_only(
+        torch.Tensor, lambda x: fake.from_tensor(x, static_shapes=True), program.inputs
+    )
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     for value, tensor in zip(program.graph.inputs, tensors, strict=True):
         mode.label(tensor, value)
-    with preserved(model), torch.enable_grad(), fake:
+    with preserved(model), torch.enable_grad(), quiet(), exporting(), fake:
         model.eval()
         with mode.tags(), mode.watched(), mode:
-            model(*args, **kwargs)
+            try:
+                model(*args, **kwargs)
+            except Exception as error:
+                if known is None:
+                    raise
+                mode.findings.offenders.setdefault("", _first_line(error))
     return mode.findings
 
 
@@ -114,6 +111,7 @@ class _Guide(TorchFunctionMode):
         self._counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
         self._known = known
         self._counters: Counter[Any] = Counter()
+        self._uses: dict[Place, tuple[int, Dim | None]] = {}
         self._values: dict[int, tuple[torch.Tensor, Value]] = {}
         self._weights = _weights_by_id(program, model)
         self._stack: list[tuple[str, nn.Module]] = []
@@ -157,6 +155,7 @@ class _Guide(TorchFunctionMode):
         for attr, value in self._cuts.attrs.get(op, {}).items():
             if attr in self._cuts.deps.effects[op].pins and kwargs.get(attr) is None:
                 self.offend(op, f"{op.type} takes its {attr} from the new width")
+                self._stays(self._cuts.deps.effects[op].pins[attr][1])
                 kwargs = {**kwargs, attr: value}
         return kwargs
 
@@ -164,33 +163,62 @@ class _Guide(TorchFunctionMode):
         """Report numbers that the code derives from a length (`q.shape[-1] ** -0.5`)."""
         if type(kwargs.get(attr)) is float and kwargs[attr] != captured:
             self.offend(op, f"{op.type} takes its {attr} from the new width")
+            self._numbered(op, captured)
             return args, {**kwargs, attr: captured}
         if attr == "other" and len(args) == 2:
             for i, arg in enumerate(args):
                 if type(arg) is float and arg != captured:
                     self.offend(op, f"{op.type} takes a number from the new width")
+                    self._numbered(op, captured)
                     return (*args[:i], captured, *args[i + 1 :]), kwargs
         return args, kwargs
 
+    def _numbered(self, op: Op, number: float) -> None:
+        """Keep the lengths in this module that a number is the root or the inverse of."""
+        near = (o for ops in self._ops.values() for o in ops if o.module == op.module)
+        for dim in {d for o in near for v in o.outputs for d in self._cuts.deps.dims[v]}:
+            powers = (length(dim) ** power for power in (0.5, -0.5, 1, -1))
+            if self._cuts.touches(dim) and any(isclose(number, power) for power in powers):
+                self._stays(dim)
+
     def settle(self, op: Op, given: Any, wanted: Any) -> Any:
         """Compare a given size with the wanted one; learn from a difference."""
-        if given is None or int(given) in (-1, wanted):
+        if given is None or int(given) == -1:
             return given
+        dim = self._wanted(op, wanted)
+        other = None
         if isinstance(given, Tagged):
-            key = (given.path, given.attr, given.index)
-            if self.findings.edits.setdefault(key, wanted) == wanted:
-                assign(given, wanted)
+            used, other = self._uses.setdefault(given.place, (wanted, dim))
+            if used == wanted:
+                if given != wanted:
+                    self.findings.edits[given.place] = wanted
+                    assign(given, wanted)
                 return wanted
+        if given == wanted:
+            return given
         self.offend(op, f"{op.type} is given {int(given)} where {wanted} remain")
-        self._note(op, int(given), wanted)
+        if dim is not None:
+            self.findings.mismatches.append(Mismatch(dim, int(given), other))
         return wanted
 
-    def _note(self, op: Op, given: int, wanted: int) -> None:
+    def _wanted(self, op: Op, wanted: int) -> Dim | None:
+        """The dimension whose length a size should be."""
         sizes = self._cuts.deps.effects[op].sizes.values()
         for dim in (d for size in sizes for d in (size if isinstance(size, list) else [size])):
             if dim and kept_length(dim, self._counts) == wanted:
-                self.findings.mismatches.append(Mismatch(dim, given))
-                return
+                return dim
+        return None
+
+    def unequal(self, op: Op, sizes: Sequence[int]) -> None:
+        """Report segments that should be of equal length."""
+        self.offend(op, f"{op.type} into {list(sizes)}")
+        at = int(op.attrs.get("dim") or 0)
+        first, *others = (self._cuts.deps.dims[value][at] for value in op.outputs)
+        self.findings.mismatches.extend(Mismatch(dim, sizes[0], first) for dim in others)
+
+    def _stays(self, dim: Dim) -> None:
+        """Learn that a dimension should keep its length."""
+        self.findings.mismatches.append(Mismatch(dim, length(dim), ()))
 
     def offend(self, op: Op, why: str) -> None:
         """Report the innermost module of the caller's own whose code is running."""
@@ -268,8 +296,7 @@ class _Guide(TorchFunctionMode):
         calls = self._known.calls.get(path, [])
         if number >= len(calls) or path == "":
             raise error
-        lines = str(error).splitlines() or [type(error).__name__]
-        self.findings.offenders.setdefault(path, lines[0])
+        self.findings.offenders.setdefault(path, _first_line(error))
         self._counters = Counter(calls[number].counters)
         return pytree.tree_map_only(Value, self._stand_in, calls[number].result)
 
@@ -283,14 +310,21 @@ class _Guide(TorchFunctionMode):
 
     @contextmanager
     def tags(self) -> Iterator[None]:
-        """Replace integer attributes of the caller's modules by tagged ones, then back."""
+        """Replace integer attributes of the caller's modules by tagged ones, for a while."""
+        seen: set[int] = set()
         for path, module in self._model.named_modules():
-            if is_layer(module):
-                continue
-            for attr, held in list(module.__dict__.items()):
-                if attr != "training" and not attr.startswith("_"):
-                    module.__dict__[attr] = tagged(module, path, attr, held)
+            for prefix, holder in () if is_layer(module) else holders(module):
+                if id(holder) in seen:
+                    continue  # a config that an outer module holds too
+                seen.add(id(holder))
+                for attr in [a for a in holder if a != "training" and not a.startswith("_")]:
+                    tag(path, prefix, holder, attr)
         yield
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, in a line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _weights_by_id(program: TorchProgram, model: nn.Module) -> dict[int, Value]:

@@ -8,7 +8,8 @@ runs on it, which is tried on fake tensors.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import GraphPruneError, LiftError
-from graphprune.frontends.torch import Inputs, preserved, quiet
+from graphprune.frontends.torch import Inputs, exporting, preserved, quiet
 
 BATCH = 2  # a batch of one could not be told from other dimensions of length one
 _SIDES = (224, 32, 28, 64, 8, 16, 128, 256, 299, 384, 512, 96, 48)
@@ -69,7 +70,7 @@ def rejects(model: nn.Module, inputs: Inputs, training: bool = False) -> str | N
     with preserved(model), torch.no_grad(), quiet():
         model.train(training)
         try:
-            with fake:
+            with exporting(), fake:
                 model(*args, **kwargs)
         except Exception as error:
             if _needs_values(error):
@@ -111,25 +112,63 @@ def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 def _from_config(model: Any, device: torch.device, dtype: torch.dtype) -> Iterator[Inputs]:
     config = model.config
-    ids = _tokens(config, device)
-    pixels = _pixels(config, device, dtype)
-    given: dict[str, Any] = {}
     names = inspect.signature(model.forward).parameters
-    if "input_ids" in names:
-        given["input_ids"] = ids
-    if "pixel_values" in names:
-        given["pixel_values"] = pixels
-    if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in names:
-        given["decoder_input_ids"] = ids
-    if hasattr(config, "use_cache"):
-        given["use_cache"] = False  # a cache is no tensor that could be captured
-    if len(given) > 1 or "use_cache" not in given:
-        yield (), given
-    yield (), {model.main_input_name: pixels if "pixel" in model.main_input_name else ids}
+    ids = _tokens(config, device)
+    known: dict[str, list[torch.Tensor]] = {
+        "input_ids": [ids],
+        "decoder_input_ids": [ids],
+        "pixel_values": [_floats_like(s, device, dtype) for s in _pixels(config)],
+        "input_features": [_floats_like(s, device, dtype) for s in _features(config)],
+        "input_values": [_floats_like(s, device, dtype) for s in _samples(config)],
+    }
+    if not getattr(config, "is_encoder_decoder", False):
+        del known["decoder_input_ids"]
+    wanted = [name for name in known if name in names and known[name]]
+    # A cache is no tensor that could be captured.
+    cache = {"use_cache": False} if _mentions(config, "use_cache") else {}
+    for chosen in (wanted, [name for name in wanted if name == model.main_input_name]):
+        for tensors in product(*(known[name] for name in chosen)):
+            yield (), {**dict(zip(chosen, tensors, strict=True)), **cache}
     try:
-        yield (), dict(model.dummy_inputs)
+        yield (), {**model.dummy_inputs, **cache}
     except Exception:
         return
+
+
+def _mentions(config: Any, name: str) -> bool:
+    """Whether a config, or one that it holds, has an attribute."""
+    inner = [held for held in vars(config).values() if hasattr(held, "to_dict")]
+    return any(hasattr(held, name) for held in (config, *inner))
+
+
+def _within(config: Any, *names: str, default: Any = None) -> Any:
+    """The first of some attributes that a config, or one that it holds, has."""
+    inner = [held for held in vars(config).values() if hasattr(held, "to_dict")]
+    for held in (config, *inner):
+        for name in names:
+            found = getattr(held, name, None)
+            if found is not None:
+                return found
+    return default
+
+
+def _floats_like(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(*shape, device=device, dtype=dtype)
+
+
+def _features(config: Any) -> list[tuple[int, ...]]:
+    """Spectrograms: `batch x mel bins x time`, or time first."""
+    bins = _within(config, "num_mel_bins", "input_feat_per_channel", "feature_size", default=80)
+    positions = _within(config, "max_source_positions", default=None)
+    steps = [2 * positions] if positions else [128, 1024]
+    return [s for n in steps for s in ((BATCH, bins, n), (BATCH, n, bins))]
+
+
+def _samples(config: Any) -> list[tuple[int, ...]]:
+    """Spectrograms of a fixed length, or a second of speech and less."""
+    bins, length = _within(config, "num_mel_bins"), _within(config, "max_length")
+    fixed = [(BATCH, length, bins)] if isinstance(bins, int) and isinstance(length, int) else []
+    return [*fixed, (BATCH, 4000), (BATCH, 16000)]
 
 
 def _tokens(config: Any, device: torch.device) -> torch.Tensor:
@@ -138,12 +177,14 @@ def _tokens(config: Any, device: torch.device) -> torch.Tensor:
     return torch.arange(BATCH * _TOKENS, device=device).view(BATCH, _TOKENS) % vocabulary
 
 
-def _pixels(config: Any, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    vision = getattr(config, "vision_config", config)
-    side = getattr(vision, "image_size", None) or 224
+def _pixels(config: Any) -> list[tuple[int, ...]]:
+    """Images, and clips of them where the config tells a number of frames."""
+    side = _within(config, "image_size", "input_size", default=224)
     height, width = side if isinstance(side, list | tuple) else (side, side)
-    channels = getattr(vision, "num_channels", 3)
-    return torch.randn(BATCH, channels, height, width, device=device, dtype=dtype)
+    channels = _within(config, "num_channels", "in_channels", "in_chans", default=3)
+    frames = _within(config, "num_frames")
+    clip = [(BATCH, frames, channels, height, width)] if isinstance(frames, int) else []
+    return [*clip, (BATCH, channels, height, width)]
 
 
 # --- first layers -----------------------------------------------------------------------------

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from graphprune.errors import LiftError
-from graphprune.frontends.attributes import Place, apply_edits
+from graphprune.frontends.attributes import apply_edits
 from graphprune.frontends.emit import covered, emit, replace
 from graphprune.frontends.guide import Findings
 from graphprune.frontends.rebuild import rebuild
 from graphprune.frontends.scale import Fold, fold_into
 from graphprune.frontends.survey import Survey, calls_of
+from graphprune.frontends.tagged import Place
 from graphprune.frontends.torch import TorchProgram
 
 

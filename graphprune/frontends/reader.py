@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
 
 from graphprune.errors import LiftError
 from graphprune.graph import Graph, Kind, Op, Value
@@ -34,6 +35,7 @@ class Reader:
             **dict(model.named_parameters(remove_duplicate=False)),
         }
         self._by_id: dict[int, Value] = {}
+        self._scalars: set[fx.Node] = set()
         self._names: dict[int, list[str]] = {}
         for name, tensor in self._live.items():
             self._names.setdefault(id(tensor), []).append(name)
@@ -48,7 +50,8 @@ class Reader:
         elif node.op == "call_function":
             self._operation(node)
         elif node.op == "output":
-            found = [self.values.get(n) for n in node.all_input_nodes]
+            nodes = [n for n in pytree.tree_leaves(node.args) if isinstance(n, fx.Node)]
+            found = [self.values.get(n) for n in nodes]
             self.graph.outputs = [v for v in found if isinstance(v, Value)]
 
     def _placeholder(self, node: fx.Node) -> None:
@@ -71,8 +74,12 @@ class Reader:
             self.values[node] = self._by_id[id(tensor)]
 
     def _operation(self, node: fx.Node) -> None:
-        inputs, attrs = self._arguments(node)
         fake = node.meta.get("val")
+        if _is_scalar(node, fake):  # computed to be checked: no tensor depends on it
+            self._scalars.add(node)
+            return
+        self._check_operands(node)
+        inputs, attrs = self._arguments(node)
         several = isinstance(fake, list | tuple)
         _check_sizes(node, fake)
         outputs = [
@@ -95,6 +102,13 @@ class Reader:
             )
         )
 
+    def _check_operands(self, node: fx.Node) -> None:
+        if not self._scalars.isdisjoint(node.all_input_nodes):
+            raise LiftError(
+                f"{type_of(node)} in {_where(node)} takes a number that depends on the data, "
+                "which cannot be captured: shrink the submodules around it"
+            )
+
     def _arguments(self, node: fx.Node) -> tuple[list[Value | None], dict[str, Any]]:
         inputs: list[Value | None] = []
         attrs: dict[str, Any] = {}
@@ -109,15 +123,28 @@ class Reader:
         return inputs, attrs
 
 
+def _is_scalar(node: fx.Node, fake: Any) -> bool:
+    """Whether an operation yields no tensor and changes none."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is not None and schema.is_mutable:
+        return False
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        return False
+    return not any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(fake))
+
+
+def _where(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {"": ("", "")}
+    return next(reversed(stack.values()))[0] or "the top-level module"
+
+
 def _check_sizes(node: fx.Node, fake: Any) -> None:
     for item in fake if isinstance(fake, list | tuple) else [fake]:
         sizes = item.shape if isinstance(item, torch.Tensor) else ()
         if not all(isinstance(size, int) for size in sizes):
-            stack = node.meta.get("nn_module_stack") or {"": ("", "")}
-            where = next(reversed(stack.values()))[0] or "the top-level module"
             raise LiftError(
-                f"{type_of(node)} in {where} makes a tensor whose size depends on the data, which "
-                "cannot be captured: shrink the submodules around it"
+                f"{type_of(node)} in {_where(node)} makes a tensor whose size depends on the data, "
+                "which cannot be captured: shrink the submodules around it"
             )
 
 

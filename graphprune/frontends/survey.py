@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from graphprune.frontends.attributes import Place, apply_edits, described
-from graphprune.frontends.guide import Findings, Mismatch, guide
+from graphprune.frontends.attributes import apply_edits, described
+from graphprune.frontends.guide import Findings, guide
 from graphprune.frontends.rebuild import rebuild
 from graphprune.frontends.scale import Fold, find_folds
+from graphprune.frontends.tagged import Place, container, get
 from graphprune.frontends.torch import TorchProgram
 from graphprune.graph import Op
 from graphprune.passes.narrow import Cuts
+from graphprune.passes.tie import Mismatch
 
 
 @dataclass
@@ -65,7 +67,7 @@ def survey(
         # Attributes that agree with a module's weights are set first; where modules fail all
         # the same, it is tried without them, and the better outcome counts.
         kept = out.edits
-        apply_edits(model, {place: _held(program.model, place) for place in kept})
+        apply_edits(model, {p: get(container(program.model, p), p) for p in kept})
         second = _settle(program, out, model, {})
         if len(second.offenders) < len(first.offenders):
             first = second
@@ -115,16 +117,6 @@ def _guided(program: TorchProgram, out: Survey, model: nn.Module) -> Findings:
     if out.original is None:
         try:
             return guide(program, model, out.cuts)
-        except Exception:
-            calls_of(program, out)
-    try:
-        return guide(program, model, out.cuts, out.original)
-    except Exception as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        return Findings(offenders={"": lines[0]})
-
-
-def _held(model: nn.Module, place: Place) -> int:
-    path, attr, index = place
-    held = model.get_submodule(path).__dict__[attr]
-    return int(held if index is None else held[index])
+        except Exception:  # once more, stepping over what fails
+            pass
+    return guide(program, model, out.cuts, calls_of(program, out))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import StringIO
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,7 +23,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import GraphPruneError, LiftError
+from graphprune.frontends.parts import described, find_parts, in_parts, nothing_found
 from graphprune.frontends.reader import Reader, inline_wrappers
+from graphprune.frontends.tagged import holders
 from graphprune.graph import Graph
 
 Inputs: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
@@ -32,11 +36,14 @@ class TorchProgram:
     """A captured model.
 
     Attributes:
-        model: The caller's module; only ever read.
+        model: The caller's module, or a view of it that calls the parts that were captured; only
+            ever read.
         inputs: The example inputs it was captured with: positional and keyword arguments.
         graph: The neutral graph.
         seconds: How long torch.export took.
         warnings: What the caller should know.
+        original: The caller's module, where `model` is a view of it.
+        given: The caller's inputs, where `inputs` are those of parts.
     """
 
     model: nn.Module
@@ -44,6 +51,8 @@ class TorchProgram:
     graph: Graph
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    original: nn.Module | None = None
+    given: Inputs | None = None
 
     @cached_property
     def layers(self) -> frozenset[str]:
@@ -102,8 +111,23 @@ def preserved(model: nn.Module, fused: bool = False) -> Iterator[None]:
 
 def _state(module: nn.Module) -> list[tuple[Any, Any]]:
     """The mutable containers of a module, with copies of what they hold."""
-    plain = [v for v in module.__dict__.values() if type(v) in (dict, list)]
-    return [(holder, holder.copy()) for holder in (module.__dict__, *plain)]
+    plain = [v for v in module.__dict__.values() if type(v) in (dict, OrderedDict, list)]
+    held = [*(holder for _, holder in holders(module)), *plain]
+    return [(holder, holder.copy()) for holder in held]
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Let Python code take the branches that it takes while torch.export traces it."""
+    flags = ("_is_compiling_flag", "_is_exporting_flag")
+    saved = {name: getattr(torch.compiler, name) for name in flags}
+    try:
+        for name in flags:
+            setattr(torch.compiler, name, True)
+        yield
+    finally:
+        for name, held in saved.items():
+            setattr(torch.compiler, name, held)
 
 
 @contextmanager
@@ -131,10 +155,32 @@ def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
     """
     with preserved(model):
         model.eval()
-        program = _batched(model, inputs)
+        try:
+            program = _batched(model, inputs)
+        except LiftError as error:
+            return _in_parts(model, inputs, error)
         if _unreached(model, program.graph):
             model.train()
             _add_training(program, program.inputs)
+    return program
+
+
+def _in_parts(model: nn.Module, inputs: Inputs, error: LiftError) -> TorchProgram:
+    """Capture what can be captured of a model that cannot be captured whole."""
+    try:
+        with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            parts = find_parts(model, inputs)
+    except Exception:  # it does not run: that is what the error says
+        raise error from None
+    if not parts.calls:
+        raise nothing_found(error) from error
+    view, arguments = in_parts(model, parts)
+    program = _program(view, arguments)
+    program.original, program.given = model, inputs
+    program.warnings.append(described(parts))
+    for value in program.graph.weights.values():
+        if not {value.name, *value.aliases}.isdisjoint(parts.shared):
+            program.graph.fixed[value] = "used outside the captured parts"
     return program
 
 
@@ -210,7 +256,7 @@ def _program(model: nn.Module, inputs: Inputs) -> TorchProgram:
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     args, kwargs = inputs
     try:
-        with quiet():
+        with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             return torch.export.export(model, args, kwargs, strict=False)
     except GraphPruneError:
         raise

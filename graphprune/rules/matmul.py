@@ -55,6 +55,17 @@ def gemm(op: Site) -> list[Dims]:
     return [op.broadcast([out, op.dims(2)]) if op.has(2) else out]
 
 
+@axis_rule("aten._grouped_mm", "transformers.grouped_mm_fallback", locks="e s")
+def grouped_mm(op: Site) -> str:
+    """Rows sorted by expert, each multiplied by the matrix of its expert (mixture of experts).
+
+    The kernel wants rows and columns of whole 16 bytes.
+    """
+    numbers = 16 // (2 if "16" in op.dtype(1) else 4)
+    op.effect.grains = [(dim, numbers) for dim in op.dims(1)[1:]]
+    return "s i, e i o, e -> s o"
+
+
 @axis_rule("aten.outer", "aten.ger")
 def outer(op: Site) -> str:
     """Outer product of two vectors."""

@@ -93,6 +93,13 @@ def reduced(op: Site) -> list[Dims]:
     return _reduce(op, gone)
 
 
+@axis_rule("aten.histc", "aten.bincount")
+def counts(op: Site) -> list[Dims]:
+    """How often values occur, over all of a tensor."""
+    op.opaque("values counted")
+    return [op.fresh(why="values counted")]
+
+
 @axis_rule(
     "aten.argmax", "aten.argmin", "aten.mode", "aten.median", "aten.kthvalue", "ArgMax", "ArgMin"
 )

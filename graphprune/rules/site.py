@@ -34,6 +34,7 @@ class Effect:
         sizes: Attributes that hold lengths, as the dimensions whose lengths they hold.
         pins: Attributes whose default depends on a dimension's length: their value now, and
             that dimension.
+        grains: Dimensions whose lengths must be multiples of a number, for the kernel's sake.
     """
 
     contracts: list[Dim] = field(default_factory=list)
@@ -41,6 +42,7 @@ class Effect:
     macs: list[tuple[Dim, ...]] = field(default_factory=list)
     sizes: dict[str, Size] = field(default_factory=dict)
     pins: dict[str, tuple[Any, Dim]] = field(default_factory=dict)
+    grains: list[tuple[Dim, int]] = field(default_factory=list)
 
 
 class Site:

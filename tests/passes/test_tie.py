@@ -3,42 +3,67 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 import graphprune
-from graphprune.passes.tie import Ties, learn, tie
+from graphprune.axes import leaves
+from graphprune.passes.tie import Mismatch, learn, preferences
 from tests.blocks import Attention
 
 
-def test_the_width_follows_whole_heads() -> None:
+def test_the_width_follows_whole_heads_else_what_is_inside_heads() -> None:
     deps = graphprune.analyze(Attention(64, 8), torch.randn(2, 6, 10))
     sizes = {group.id: group.size for group in deps.groups}
-    ties = tie(deps)
-    (width,) = ties.followers
-    (follower,) = ties.followers[width]
-    assert (sizes[width], sizes[follower], ties.steps[width]) == (64, 8, 8)
-    assert [sizes[i] for i in ties.frozen] == [8]
-    assert follower not in ties.frozen
+    outer, inner, *_ = preferences(deps, [], alike=False)
+    heads = next(g.id for g in deps.groups if sizes[g.id] == 8)
+    (width,) = outer.followers
+    assert (sizes[width], outer.followers[width], outer.steps[width]) == (64, (heads,), 8)
+    assert [sizes[i] for i in outer.frozen] == [8] and heads not in outer.frozen
+    assert heads in inner.frozen and heads not in inner.followers[width]
 
 
-def test_followers_move_along_when_their_leader_gets_one() -> None:
-    ties = Ties()
-    assert ties.add(1, 8, 0)
-    assert ties.add(0, 1, 5)
-    assert ties.followers == {5: {0: 1, 1: 8}}
-    assert ties.steps == {5: 8}
-    assert ties.leader(1) == 5
-    assert not ties.add(1, 4, 7)
-    assert not ties.add(5, 1, 5)
-
-
-def test_a_mismatch_teaches_a_tie() -> None:
+def test_a_mismatch_teaches_a_relation() -> None:
     deps = graphprune.analyze(Attention(64, 8), torch.randn(2, 6, 10))
-    by_size = {group.size: group for group in deps.groups if group.size == 64}
-    ties = Ties()
-    heads = next(g for g in deps.groups if g.size == 8)
-    counts = {by_size[64].axis: 40}
-    inner = next(g for g in deps.groups if g.size == 8 and g is not heads)
-    ties.frozen.add(inner.id)
-    assert learn(ties, deps, counts, (heads.axis, inner.axis), 40)
-    assert ties.followers == {by_size[64].id: {heads.id: 8}}
-    assert not learn(ties, deps, counts, (heads.axis, inner.axis), 39)
+    width = next(group for group in deps.groups if group.size == 64)
+    heads, inner = (group.axis for group in deps.groups if group.size == 8)
+    counts = {width.axis: 40}
+    ((dim, other),) = learn(deps, counts, [Mismatch((heads, inner), 40)])
+    assert (dim, leaves(other)) == ((heads, inner), [width.axis])
+    assert learn(deps, counts, [Mismatch((heads, inner), 39)]) == [((heads, inner), ())]
+
+
+class _Halves(nn.Module):
+    """A gate whose two halves have widths of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 256)
+        self.left, self.right = nn.Linear(128, 8), nn.Linear(128, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.stem(x).chunk(2, dim=-1)
+        return self.left(a) + self.right(b)
+
+
+def test_relations_keep_counts_in_proportion_or_frozen() -> None:
+    deps = graphprune.analyze(_Halves(), torch.randn(2, 6))
+    first, second = deps.groups
+    ties = preferences(deps, [((first.axis,), (second.axis,))], alike=False)[0]
+    assert ties.followers in ({first.id: (second.id,)}, {second.id: (first.id,)})
+    ties = preferences(deps, [((first.axis,), ())], alike=False)[0]
+    assert ties.frozen == {first.id} and not ties.followers
+
+
+def test_equal_halves_keep_the_callers_class() -> None:
+    small = graphprune.plan(_Halves(), ratio=0.4, example_inputs=torch.randn(2, 6)).apply()
+    assert type(small) is _Halves
+    assert small.stem.out_features == 2 * small.left.in_features == 2 * small.right.in_features
+
+
+def test_repeated_blocks_keep_the_same_widths_where_asked() -> None:
+    blocks = [nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 8)) for _ in range(3)]
+    deps = graphprune.analyze(nn.Sequential(*blocks), torch.randn(2, 8))
+    hidden = [group.id for group in deps.groups if group.size == 24]
+    alike = preferences(deps, [], alike=True)[0]
+    assert alike.followers[hidden[0]] == tuple(hidden[1:])
+    assert not preferences(deps, [], alike=False)[0].followers

@@ -58,6 +58,11 @@ class OnnxProgram:
             return None
         return (), {name: torch.from_numpy(item) for name, item in self.examples.items()}
 
+    @property
+    def given(self) -> None:
+        """Inputs that were adapted before the capture: here they never are."""
+        return None
+
     def batch(self) -> int:
         """Samples in the inputs that the analysis assumes."""
         first = self.graph.inputs[0].shape if self.graph.inputs else ()

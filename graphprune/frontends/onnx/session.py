@@ -42,9 +42,12 @@ class OnnxSession(Session):
         self.cuts = timed(self.seconds, "narrow", narrow, self.deps, selection.keep)
         self.found = Survey(self.cuts)
 
+    def _alike(self) -> bool:
+        return False  # no code equates widths in a file
+
     def finish(self, verify: bool, seed: int, of: str) -> tuple[Any, Report]:
         """The smaller model, of the kind that the caller gave, and what is to be told of it."""
-        lowered, report = self._checked(verify, seed, of)
+        lowered, report = self._made(verify, seed, of)
         model: Any = timed(self.seconds, "lower", lowered.proto)
         if self.program.source.kind == "graphsurgeon":
             import onnx_graphsurgeon as gs
@@ -54,11 +57,11 @@ class OnnxSession(Session):
 
     def write(self, path: Path, verify: bool, seed: int, of: str) -> Report:
         """Make the smaller model and write it, tensor by tensor."""
-        lowered, report = self._checked(verify, seed, of)
+        lowered, report = self._made(verify, seed, of)
         timed(self.seconds, "write", write, lowered, path)
         return report
 
-    def _checked(self, verify: bool, seed: int, of: str) -> tuple[Lowered, Report]:
+    def _made(self, verify: bool, seed: int, of: str) -> tuple[Lowered, Report]:
         lowered = timed(self.seconds, "lower", lower, self.program, self.cuts)
         verification: Verification | None = None
         if verify:

@@ -1,0 +1,190 @@
+"""Capturing a model in parts, where torch.export cannot trace it whole.
+
+1. One real forward pass tells with which arguments every submodule is called, and which weights
+   are used by code outside the submodules.
+2. The outermost submodules that torch.export can trace are the parts. They are captured
+   together, each with its recorded arguments as inputs: nothing is known of what happens between
+   them, so the axes there are locked.
+3. Weights of a part that other code uses too keep their shapes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from graphprune.errors import LiftError
+
+Call: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
+
+_MOST_CALLS = 4  # distinct calls of a part that are captured
+_PLAIN = (torch.Tensor, int, float, bool, str, torch.dtype, torch.device, type(None))
+
+
+@dataclass
+class Parts:
+    """The parts of a model that can be captured.
+
+    Attributes:
+        calls: Path and arguments of each call to capture.
+        left: Submodules with weights that are in no part, with the reason.
+        shared: Names of weights that code outside the parts uses too.
+    """
+
+    calls: list[tuple[str, Call]] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    shared: list[str] = field(default_factory=list)
+
+
+def in_parts(model: nn.Module, parts: Parts) -> tuple[nn.Module, Call]:
+    """A view of a model whose forward calls the parts, and the arguments for it.
+
+    The view shares everything with the model, down to the names of its weights.
+    """
+    view = copy.copy(model)
+    paths = [path for path, _ in parts.calls]
+
+    def forward(self: nn.Module, *calls: Call) -> list[Any]:
+        return [
+            self.get_submodule(path)(*args, **kwargs)
+            for path, (args, kwargs) in zip(paths, calls, strict=True)
+        ]
+
+    view.__class__ = type(type(model).__name__, (type(model),), {"forward": forward})
+    return view, (tuple(call for _, call in parts.calls), {})
+
+
+def whole(view: nn.Module, model: nn.Module) -> nn.Module:
+    """Give a view, or a narrowed copy of one, the forward of the model again."""
+    if view.__class__.__bases__ == (type(model),):
+        view.__class__ = type(model)
+    return view
+
+
+def find_parts(model: nn.Module, inputs: Call) -> Parts:
+    """Find the outermost submodules that torch.export can trace.
+
+    Args:
+        model: The model, in eval mode.
+        inputs: Arguments that it accepts.
+
+    Raises:
+        Exception: Whatever the model raises.
+    """
+    recorder = _Recorder(model)
+    with torch.no_grad(), recorder.recording(), recorder:
+        model(*inputs[0], **inputs[1])
+    parts = Parts()
+    for name, child in model.named_children():
+        _visit(name, child, recorder, model, parts)
+    inside = tuple(f"{path}." for path, _ in parts.calls)
+    names = {id(p): name for name, p in model.named_parameters()}
+    for key, users in recorder.users.items():
+        if any(not f"{user}.".startswith(inside) for user in users):
+            parts.shared.append(names[key])
+    return parts
+
+
+def _visit(
+    path: str, module: nn.Module, recorder: _Recorder, model: nn.Module, parts: Parts
+) -> None:
+    if not any(True for _ in module.parameters()):
+        return
+    why = "it is never called as a module"
+    calls = [call for call in recorder.calls[path] if _traceable(call)]
+    if calls:
+        trial = Parts([(path, call) for call in calls])
+        view, (args, _) = in_parts(model, trial)
+        try:
+            torch.export.export(view, args, strict=False)
+            parts.calls += trial.calls
+            return
+        except Exception as error:
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+    elif recorder.calls[path]:
+        why = "it takes objects or empty tensors"
+    before = len(parts.calls)
+    for name, child in module.named_children():
+        _visit(f"{path}.{name}", child, recorder, model, parts)
+    if len(parts.calls) == before:
+        parts.left = {p: w for p, w in parts.left.items() if not p.startswith(f"{path}.")}
+        parts.left[path] = why
+
+
+def _traceable(call: Call) -> bool:
+    """Whether arguments are tensors, numbers and containers of them, none of them empty."""
+    leaves = pytree.tree_leaves(call)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    plain = all(isinstance(leaf, _PLAIN) for leaf in leaves)
+    return plain and bool(tensors) and all(tensor.numel() for tensor in tensors)
+
+
+class _Recorder(TorchFunctionMode):
+    """Records calls of modules, and which module's code uses which weight."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.calls: Mapping[str, list[Call]] = defaultdict(list)
+        self.users: Mapping[int, set[str]] = defaultdict(set)
+        self._model = model
+        self._seen: set[tuple[str, str]] = set()
+        self._stack: list[str] = []
+        self._weights = {id(parameter) for parameter in model.parameters()}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        # A look at a weight's type or device does not depend on its shape.
+        if getattr(func, "__name__", "") != "__get__" or func == torch.Tensor.shape.__get__:  # type: ignore[attr-defined]
+            for leaf in pytree.tree_leaves((args, kwargs)):
+                if id(leaf) in self._weights:
+                    self.users[id(leaf)].add(self._stack[-1] if self._stack else "")
+        return func(*args, **kwargs)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Hook all submodules for a while."""
+        handles = []
+        for path, module in self._model.named_modules():
+            before, after = self._hooks(path)
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+            handles.append(module.register_forward_hook(after, always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hooks(self, path: str) -> tuple[Any, Any]:
+        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self._stack.append(path)
+            key = (path, str(pytree.tree_map_only(torch.Tensor, lambda x: x.dim(), (args, kwargs))))
+            if key not in self._seen and len(self.calls[path]) < _MOST_CALLS:
+                self._seen.add(key)
+                held = pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
+                self.calls[path].append(held)
+
+        def after(*_: Any) -> None:
+            self._stack.pop()
+
+        return before, after
+
+
+def described(parts: Parts) -> str:
+    """What was captured and what was left alone, for the report."""
+    paths = ", ".join(dict.fromkeys(path for path, _ in parts.calls))
+    left = "; ".join(f"{path} ({why})" for path, why in parts.left.items())
+    return f"the model was captured in parts: {paths}" + (f"; left alone: {left}" if left else "")
+
+
+def nothing_found(error: LiftError) -> LiftError:
+    """The error for a model of which no part can be captured either."""
+    return LiftError(f"{error}\nNo submodule of it can be captured by itself either")
