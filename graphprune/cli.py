@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[
-    str, typer.Argument(help="timm:NAME, torchvision:NAME, pkg.mod:factory, or a .pt file")
+    str, typer.Argument(help="timm:NAME, torchvision:NAME, pkg.mod:factory, or a .pt or .onnx file")
 ]
 Weights = Annotated[Path | None, typer.Option(help="state dict of the model, .safetensors or .pt")]
 Ratio = Annotated[
@@ -93,14 +93,18 @@ def shrink(
 ) -> None:
     """Make a model smaller and write it."""
     from graphprune.errors import GraphPruneError
-    from graphprune.saving import save_model
+    from graphprune.frontends.onnx import is_onnx
 
+    if is_onnx(model) and not is_onnx(out):
+        raise GraphPruneError(f"{out}: an ONNX model is written as an .onnx file")
     if out.suffix not in (".pt", ".pt2", ".onnx"):
         raise GraphPruneError(f"{out}: the output is a .pt, .pt2 or .onnx file")
     given = {Path(name).resolve() for name in (model, weights) if name is not None}
     for target in (out, plan):
-        if target is not None and target.resolve() in given:
-            raise GraphPruneError(f"{target} is an input: write the result elsewhere")
+        own = target == out and is_onnx(model)  # read whole before it is replaced
+        if target is not None and target.resolve() in given and not (own and force):
+            hint = ", or pass --force to replace it" if own else ""
+            raise GraphPruneError(f"{target} is an input: write the result elsewhere{hint}")
         if target is not None and target.exists() and not force:
             raise GraphPruneError(f"{target} exists: pass --force to replace it")
         if target is not None and not target.parent.is_dir():
@@ -109,9 +113,7 @@ def shrink(
         model, weights, input_size, ratio, of, importance, allocation, keep, round_to, verify,
         budget, data,
     )  # fmt: skip
-    small = made.apply()
-    assert made.inputs is not None
-    save_model(small, made.inputs, out)
+    made.write(out)
     if plan is not None:
         made.save(plan)
     _print(made, as_json)

@@ -15,11 +15,11 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
+from graphprune.batches import read_batches
 from graphprune.errors import GraphPruneError
 from graphprune.files import write_whole
 from graphprune.passes.select import TOLERANCE
 from graphprune.plan import Plan, plan
-from graphprune.request import calibration
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -87,7 +87,8 @@ def shrink_in_steps(
     """
     ratios = _schedule(ratio, steps, schedule, initial_ratio, options)
     small, done, spent = (model, 0, 0.0) if state is None else _resumed(Path(state), model, ratios)
-    options["data"] = calibration(model, options.get("data")) or None  # a generator serves once
+    if options.get("data") is not None:
+        options["data"] = read_batches(options["data"], model)  # a generator serves once
     for number in range(done + 1, steps + 1):
         left = 1 - (1 - ratios[number - 1]) / (1 - spent)
         made = plan(small, left if left > TOLERANCE / 2 else 0.0, of, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -12,24 +12,23 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import nn
 
-from graphprune.batches import inputs_of
+from graphprune.batches import inputs_of, read_batches
 from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError
 from graphprune.files import write_whole
-from graphprune.frontends.inputs import as_inputs, describe, find_inputs, restore
-from graphprune.frontends.torch import Inputs, TorchProgram, check, lift
+from graphprune.frontends.inputs import as_inputs, describe, restore
+from graphprune.frontends.torch import Inputs
 from graphprune.importance import Context, Criterion, Loss
 from graphprune.indices import Indices
 from graphprune.latency import meet
-from graphprune.passes.couple import couple
+from graphprune.opening import Keep, as_module, opened, patterns
 from graphprune.passes.score import score
 from graphprune.passes.select import Selection
 from graphprune.report import Report
-from graphprune.request import Limits, calibration, requested
+from graphprune.request import Limits, requested
 from graphprune.session import Session, timed
 
-M = TypeVar("M", bound=nn.Module)
-Keep = Collection["str | type[nn.Module]"]
+M = TypeVar("M")
 _FORMAT = 1
 
 
@@ -64,7 +63,8 @@ def shrink(
     if steps != 1 or options.keys() & {"schedule", "initial_ratio", "callback", "state"}:
         from graphprune.iterative import shrink_in_steps
 
-        return shrink_in_steps(model, ratio, of, steps=steps, **options)
+        module = as_module(model, "several steps")
+        return shrink_in_steps(module, ratio, of, steps=steps, **options)  # type: ignore[return-value]
     return plan(model, ratio, of, **options).apply()
 
 
@@ -126,19 +126,27 @@ def plan(
         ratio, of, importance, round_to, budget,
         allocation=allocation, ratios=ratios, limits=limits, normalize=normalize,
     )  # fmt: skip
-    batches = calibration(model, data)
-    inputs = as_inputs(example_inputs) or inputs_of(model, batches)
-    program, deps, seconds = _analyzed(model, inputs, keep)
-    session = Session(program, deps, seconds)
-    context = Context(deps, model, program.inputs, batches, loss, seed)
+    batches = [] if data is None else read_batches(data, as_module(model, "data"))
+    inputs = as_inputs(example_inputs) or (
+        inputs_of(as_module(model), batches) if batches else None
+    )
+    session = opened(model, inputs, keep)
+    deps, seconds = session.deps, session.seconds
+    context = Context(
+        deps, model if isinstance(model, nn.Module) else None, session.program.inputs,
+        batches, loss, seed,
+    )  # fmt: skip
     scores = timed(seconds, "score", score, deps, importance, context, reduction)
-    decide = meet if "latency" in request.asked() else Session.decide
-    decide(session, request, scores)
+    if "latency" in request.asked():
+        as_module(model, "of='latency'")
+        meet(session, request, scores)
+    else:
+        session.decide(request, scores)
     keep_ = session.selection.keep
     made: Plan[M] = Plan(
         groups=[GroupChoice(g.name, g.size, keep_.get(g.axis)) for g in deps.groups],
-        inputs=program.given or program.inputs,
-        keep=_patterns(model, keep),
+        inputs=session.program.given or session.program.inputs,
+        keep=patterns(model, keep),
         of=session.selection.of,
         asked=session.selection.asked,
         verify=verify,
@@ -149,7 +157,7 @@ def plan(
     return made
 
 
-def analyze(model: nn.Module, example_inputs: Any = None, keep: Keep = ()) -> Dependencies:
+def analyze(model: Any, example_inputs: Any = None, keep: Keep = ()) -> Dependencies:
     """Find the coupled groups of a model.
 
     Args:
@@ -160,7 +168,7 @@ def analyze(model: nn.Module, example_inputs: Any = None, keep: Keep = ()) -> De
     Returns:
         Groups, locks with reasons, a networkx graph of the couplings, and `why(a, b)`.
     """
-    return _analyzed(model, as_inputs(example_inputs), keep)[1]
+    return opened(model, as_inputs(example_inputs), keep).deps
 
 
 @dataclass
@@ -225,14 +233,19 @@ class Plan(Generic[M]):
         if model is not None:
             self._live = self._fitted(model)
         session = self._session()
-        lowered, verification = session.lowered(self.verify, self.seed)
-        self.report = session.report(self.of)
-        self.report.verification = verification
-        self.report.kept_class = "" not in lowered.replaced
-        self.report.replaced = lowered.replaced
-        self.report.edits = lowered.edits
-        self.report.folded = [fold.weight.name for fold in lowered.folds]
-        return lowered.model  # type: ignore[return-value]
+        small, self.report = session.finish(self.verify, self.seed, self.of)
+        return small  # type: ignore[no-any-return]
+
+    def write(self, path: str | Path) -> None:
+        """Make the smaller model and write it: `.pt`, `.pt2` or `.onnx`.
+
+        An ONNX file is written piece by piece, so that it may be larger than memory.
+
+        Raises:
+            VerifyError: The result is not what it must be.
+            GraphPruneError: The format cannot hold the model, or the file cannot be written.
+        """
+        self.report = self._session().write(Path(path), self.verify, self.seed, self.of)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON; the file is written whole or not at all."""
@@ -263,7 +276,8 @@ class Plan(Generic[M]):
 
     def _fitted(self, model: M) -> Session:
         """Find the plan's groups in another instance of the model."""
-        program, deps, seconds = _analyzed(model, self.inputs, self.keep)
+        session = opened(model, self.inputs, self.keep)
+        deps = session.deps
         for i, (group, found) in enumerate(zip_longest(self.groups, deps.groups)):
             planned = None if group is None else (group.name, group.size)
             present = None if found is None else (found.name, found.size)
@@ -277,12 +291,11 @@ class Plan(Generic[M]):
             for group, found in zip(self.groups, deps.groups, strict=True)
             if group.keep is not None
         }
-        session = Session(program, deps, seconds)
         session.take(Selection(keep, self.asked, self.asked, 1))
         return session
 
 
-def load_plan(path: str | Path) -> Plan[nn.Module]:
+def load_plan(path: str | Path) -> Plan[Any]:
     """Read a plan that `Plan.save` wrote.
 
     Raises:
@@ -306,34 +319,3 @@ def load_plan(path: str | Path) -> Plan[nn.Module]:
         raise GraphPruneError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise GraphPruneError(f"{path} is not a graphprune plan: {error}") from error
-
-
-def _analyzed(
-    model: nn.Module, inputs: Inputs | None, keep: Keep
-) -> tuple[TorchProgram, Dependencies, dict[str, float]]:
-    if not isinstance(model, nn.Module):
-        raise GraphPruneError(f"a torch.nn.Module is needed, not a {type(model).__name__}")
-    check(model)
-    inputs = find_inputs(model) if inputs is None else inputs
-    seconds: dict[str, float] = {}
-    program = timed(seconds, "capture", lift, model, inputs)
-    deps = timed(seconds, "couple", couple, program.graph, _patterns(model, keep))
-    return program, deps, seconds
-
-
-def _patterns(model: nn.Module, keep: Keep) -> list[str]:
-    """Name patterns, module types replaced by the names of such modules."""
-    out: list[str] = []
-    for item in [keep] if isinstance(keep, str | type) else keep:
-        if isinstance(item, str):
-            out.append(item)
-            continue
-        found = [
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, item) and any(True for _ in module.parameters())
-        ]
-        if not found:
-            raise GraphPruneError(f"keep: the model has no {item.__name__} with parameters")
-        out += found
-    return out

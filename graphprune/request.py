@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
-from graphprune.batches import Batch, read_batches
 from graphprune.cost import COSTS, Cost
 from graphprune.errors import GraphPruneError
 
@@ -97,8 +94,3 @@ def _check_fraction(cost: str, fraction: Any, name: str) -> None:
         raise GraphPruneError(f"{name} is the fraction to remove, 0 <= ratio < 1, not {fraction!r}")
     if cost not in COSTS:
         raise GraphPruneError(f"no cost {cost!r}: choose from {', '.join(COSTS)}")
-
-
-def calibration(model: nn.Module, data: Any) -> list[Batch]:
-    """The caller's data as batches; none where there is none."""
-    return [] if data is None or not isinstance(model, nn.Module) else read_batches(data, model)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import ParamSpec, TypeVar
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from graphprune.frontends.config import has_config
 from graphprune.frontends.lower import Lowered, lower
 from graphprune.frontends.parts import whole
 from graphprune.frontends.survey import Survey, survey
-from graphprune.frontends.torch import TorchProgram
 from graphprune.importance import Scores
 from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.select import Selection, select
@@ -49,7 +49,7 @@ class Session:
     """A captured model, its analysis, and the choice made for it.
 
     Attributes:
-        program: The captured model.
+        program: The captured model, as its frontend holds it.
         deps: The analysis.
         seconds: Time of each stage so far.
         selection: Which indices stay.
@@ -67,9 +67,7 @@ class Session:
     latency: tuple[float, float] | None = None
     predicted: float | None = None
 
-    def __init__(
-        self, program: TorchProgram, deps: Dependencies, seconds: dict[str, float]
-    ) -> None:
+    def __init__(self, program: Any, deps: Dependencies, seconds: dict[str, float]) -> None:
         self.program = program
         self.deps = deps
         self.seconds = seconds
@@ -95,7 +93,7 @@ class Session:
         for _ in range(_ROUNDS):
             ties: list[Ties] = []
             if request.allocation == "auto":
-                ties = preferences(self.deps, learned, alike=has_config(self.program.model))
+                ties = preferences(self.deps, learned, alike=self._alike())
             self.take(self._explained(request, scores, ties))
             wrong = len(self.found.offenders)
             if best is None or wrong < best[0]:
@@ -117,6 +115,10 @@ class Session:
         work = select if request.asked() else threshold
         return timed(self.seconds, "select", work, self.deps, scores, request, ties)
 
+    def _alike(self) -> bool:
+        """Whether parts of the model that are built alike should keep equal widths."""
+        return has_config(self.program.model)
+
     def _learn(self, learned: list[Relation]) -> bool:
         """Whether the narrowed code teaches a relation that was not known.
 
@@ -136,6 +138,31 @@ class Session:
             names = (member.weight.name for member in group.members)
             if path and all(name.startswith(f"{path}.") for name in names):
                 yield group.axis
+
+    def finish(self, verify: bool, seed: int, of: str) -> tuple[Any, Report]:
+        """The smaller model and what is to be told of it.
+
+        Args:
+            verify: Whether to check it.
+            seed: For the perturbations of the check.
+            of: The cost that the ratio speaks of.
+        """
+        lowered, verification = self.lowered(verify, seed)
+        report = self.report(of)
+        report.verification = verification
+        report.kept_class = "" not in lowered.replaced
+        report.replaced = lowered.replaced
+        report.edits = lowered.edits
+        report.folded = [fold.weight.name for fold in lowered.folds]
+        return lowered.model, report
+
+    def write(self, path: Path, verify: bool, seed: int, of: str) -> Report:
+        """Make the smaller model and write it to a file."""
+        from graphprune.saving import save_model
+
+        model, report = self.finish(verify, seed, of)
+        save_model(model, self.program.given or self.program.inputs, path)
+        return report
 
     def lowered(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
         """The smaller module, checked if asked for.
@@ -198,7 +225,7 @@ class Session:
             spent = cost(self.deps, of)
             achieved = 1 - spent(kept) / spent(full) if spent(full) else 0.0
         return Report(
-            model=type(self.program.model).__name__,
+            model=self.program.name,
             of=of,
             asked=self.selection.asked,
             achieved=achieved,

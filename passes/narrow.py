@@ -10,6 +10,7 @@ from graphprune.axes import Axis, Dim, atoms, length
 from graphprune.dependencies import Dependencies
 from graphprune.graph import Op, Value
 from graphprune.indices import Indices, kept_indices, kept_length
+from graphprune.rules.site import FromEnd
 
 Kept = list["Indices | None"]
 
@@ -90,12 +91,16 @@ def _new_size(present: Any, size: Any, counts: Mapping[Axis, int]) -> Any:
     if not isinstance(size, list):
         new = kept_length(size, counts)
         return None if new == length(size) else new
-    old = present if isinstance(present, list | tuple) else [None] * len(size)
+    lengths = [None if dim is None else _length(dim, {}) for dim in size]
+    old = list(present) if isinstance(present, list | tuple) else lengths
     out = [
-        entry if dim is None or entry == -1 else kept_length(dim, counts)
-        for entry, dim in zip(old, size, strict=True)
+        entry if dim is None or entry == -1 or _length(dim, counts) == now else _length(dim, counts)
+        for entry, dim, now in zip(old, size, lengths, strict=True)
     ]
-    unchanged = [None if dim is None else length(dim) for dim in size]
-    kept = [entry if new is None else new for entry, new in zip(old, unchanged, strict=True)]
-    moved = any(dim is not None and kept_length(dim, counts) != length(dim) for dim in size)
-    return out if moved and out != kept else None
+    return out if out != old else None
+
+
+def _length(size: Dim, counts: Mapping[Axis, int]) -> int:
+    """The number that stands for a length, or for a position counted from the end."""
+    new = kept_length(size, counts)
+    return -new if isinstance(size, FromEnd) else new

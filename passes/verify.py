@@ -21,6 +21,29 @@ from graphprune.graph import Graph, Op, Value
 from graphprune.passes.narrow import Cuts
 
 TOLERANCE = 1e-9
+_LIMIT = 1e8  # larger numbers are scaled down where the type is coarse
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs the operations of a graph.
+
+    Attributes:
+        evaluate: Runs one operation: `(op, operands, changed attributes, dtype) -> results`.
+        dtype: Floating-point type to compute in.
+        tolerance: Largest relative difference that rounding may cause.
+        coarse: Whether the type is so coarse that rounding must not add up from operation to
+            operation: the survivors' values are then taken over after each, and large ones
+            (without trained normalisations, numbers grow) are scaled down in both runs.
+    """
+
+    evaluate: Callable[..., list[torch.Tensor]] = evaluate
+    dtype: torch.dtype = torch.float64
+    tolerance: float = TOLERANCE
+    coarse: bool = False
+
+
+TORCH = Engine()
 
 
 @dataclass
@@ -43,24 +66,30 @@ class Verification:
     lowered: float | None = None
 
 
-def verify(cuts: Cuts, inputs: Sequence[torch.Tensor], seed: int = 0) -> Verification:
+def verify(
+    cuts: Cuts, inputs: Sequence[torch.Tensor], seed: int = 0, engine: Engine | None = None
+) -> Verification:
     """Check that removal equals masking.
 
     Args:
         cuts: The narrowed graph.
         inputs: Example inputs, in the order of the graph's.
         seed: For the perturbation of the weights.
+        engine: What runs the operations; PyTorch in float64 where not given.
 
     Raises:
         VerifyError: The two disagree; names the first operation and the difference there.
     """
+    engine = engine or TORCH
     graph = cuts.deps.source
     outcome = Verification()
-    weights = _perturbed(graph, seed)
-    given = {v: as_dtype(x, torch.float64) for v, x in zip(graph.inputs, inputs, strict=True)}
-    masked = _Run(graph, lambda v: given[v] if v in given else _zeroed(weights(v), cuts, v))
+    weights = perturbed(graph, seed, engine.dtype)
+    given = {v: as_dtype(x, engine.dtype) for v, x in zip(graph.inputs, inputs, strict=True)}
+    masked = _Run(graph, engine, lambda v: given[v] if v in given else _zeroed(weights(v), cuts, v))
     small = _Run(
-        graph, lambda v: given[v] if v in given else cut_tensor(weights(v), cuts.weights.get(v, ()))
+        graph,
+        engine,
+        lambda v: given[v] if v in given else cut_tensor(weights(v), cuts.weights.get(v, ())),
     )
     for op in graph.ops:
         reference = masked.step(op, {})
@@ -74,11 +103,11 @@ def verify(cuts: Cuts, inputs: Sequence[torch.Tensor], seed: int = 0) -> Verific
             kept = cuts.kept(value)
             expected = cut_tensor(full, kept)
             gap = difference(expected, cut)
-            if _mixes(op, cuts) or (gap > TOLERANCE and _inexact(op, cuts, masked)):
+            if _mixes(op, cuts) or (gap > engine.tolerance and _inexact(op, cuts, masked)):
                 outcome.exact = False
                 outcome.mixing.append(op.name)
                 masked.set(value, _scattered(full, cut, kept))
-            elif gap > TOLERANCE:
+            elif gap > engine.tolerance:
                 raise VerifyError(
                     f"removal differs from masking at {_where(op)}: largest relative difference "
                     f"{gap:.3g}",
@@ -90,6 +119,11 @@ def verify(cuts: Cuts, inputs: Sequence[torch.Tensor], seed: int = 0) -> Verific
                 if full.is_floating_point() and not math.isfinite(float(full.sum())):
                     # 0/0 where all is masked (a normalised weight): nothing reads it but zeros.
                     masked.set(value, _scattered(full, cut, kept))
+            if engine.coarse and full.is_floating_point() and cut.numel():
+                scale = _scale(cut)
+                rest = masked.get(value)
+                masked.set(value, _scattered(rest, cut, kept, rest) * scale)
+                small.set(value, cut * scale)
         masked.release(op)
         small.release(op)
     return outcome
@@ -118,7 +152,10 @@ def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
 class _Run:
     """The values of one run of the graph, each freed after its last use."""
 
-    def __init__(self, graph: Graph, source: Callable[[Value], torch.Tensor]) -> None:
+    def __init__(
+        self, graph: Graph, engine: Engine, source: Callable[[Value], torch.Tensor]
+    ) -> None:
+        self._engine = engine
         self._env: dict[Value, torch.Tensor] = {}
         self._source = source
         self._last = {value: op for op in graph.ops for value in op.inputs if value is not None}
@@ -130,12 +167,16 @@ class _Run:
             yield None if value is None else self._env[value]
 
     def step(self, op: Op, changed: dict[str, object]) -> list[torch.Tensor]:
-        results = evaluate(op, list(self.operands(op)), changed, torch.float64)
+        engine = self._engine
+        results = engine.evaluate(op, list(self.operands(op)), changed, engine.dtype)
         self._env.update(zip(op.outputs, results, strict=True))
         return results
 
     def set(self, value: Value, tensor: torch.Tensor) -> None:
         self._env[value] = tensor
+
+    def get(self, value: Value) -> torch.Tensor:
+        return self._env[value]
 
     def release(self, op: Op) -> None:
         for value in [*op.inputs, *op.outputs]:
@@ -143,20 +184,27 @@ class _Run:
                 self._env.pop(value, None)
 
 
-def _perturbed(graph: Graph, seed: int) -> Callable[[Value], torch.Tensor]:
-    """Weights in float64; gains, statistics and weights near zero moved off their start."""
+def perturbed(
+    graph: Graph, seed: int, dtype: torch.dtype = torch.float64
+) -> Callable[[Value], torch.Tensor]:
+    """Weights in one precision; gains, statistics and weights near zero moved off their start."""
     numbers = {value: i for i, value in enumerate(graph.weights.values())}
 
     def read(value: Value) -> torch.Tensor:
-        tensor: torch.Tensor = value.tensor.detach()
+        tensor: torch.Tensor = value.tensor
+        if tensor is None:  # of a type that torch lacks: the engine reads it itself
+            return tensor
+        tensor = tensor.detach()
         if not tensor.is_floating_point():
             return tensor
-        tensor = tensor.double()
+        if value.kind == "constant" and tensor.numel() == 1:
+            return tensor.to(dtype)  # a number that the operation means: an exponent, a bound
+        tensor = tensor.to(dtype)
         scale = float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0
         if tensor.dim() > 1 and scale > 1e-3:
             return tensor
         generator = torch.Generator().manual_seed(seed * 100_003 + numbers[value])
-        noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+        noise = torch.rand(tensor.shape, generator=generator, dtype=dtype)
         noise = noise.to(tensor.device)
         # Multiplied where all are positive (variances must stay so), added elsewhere.
         if bool((tensor > 0).all()) and scale > 1e-3:
@@ -202,9 +250,14 @@ def _inexact(op: Op, cuts: Cuts, masked: _Run) -> bool:
     return True
 
 
-def _scattered(full: torch.Tensor, cut: torch.Tensor, kept: Sequence[object]) -> torch.Tensor:
-    """The cut values at their places in a tensor of the full shape, zero elsewhere."""
-    out = torch.zeros_like(full)
+def _scattered(
+    full: torch.Tensor,
+    cut: torch.Tensor,
+    kept: Sequence[object],
+    rest: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The cut values at their places in a tensor of the full shape; elsewhere `rest`, or zero."""
+    out = torch.zeros_like(full) if rest is None else rest.clone()
     grid = [
         torch.arange(size, device=full.device)
         if indices is None
@@ -219,3 +272,9 @@ def _scattered(full: torch.Tensor, cut: torch.Tensor, kept: Sequence[object]) ->
 
 def _where(op: Op) -> str:
     return f"{op.module or 'the top-level module'} ({op.type}, {op.name})"
+
+
+def _scale(tensor: torch.Tensor) -> float:
+    """A power of two that brings a tensor beyond the limit back to about one."""
+    largest = float(tensor.abs().max())
+    return 2.0 ** -math.floor(math.log2(largest)) if _LIMIT < largest < math.inf else 1.0

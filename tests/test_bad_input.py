@@ -25,7 +25,9 @@ class Branching(nn.Module):
 
 
 def test_not_a_module() -> None:
-    with pytest.raises(GraphPruneError, match=r"torch\.nn\.Module is needed, not a dict"):
+    with pytest.raises(
+        GraphPruneError, match=r"torch\.nn\.Module or an ONNX model is needed, not a dict"
+    ):
         graphprune.shrink({}, 0.5)  # type: ignore[type-var]
 
 
@@ -172,7 +174,7 @@ def test_a_wrong_rule_is_caught_and_the_layer_named(monkeypatch: pytest.MonkeyPa
 def test_a_failing_check_leaves_the_model_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Residual().train()
     before = copy.deepcopy(model.state_dict())
-    monkeypatch.setattr(verifying, "TOLERANCE", -1.0)
+    monkeypatch.setattr(verifying, "TORCH", verifying.Engine(tolerance=-1.0))
     with pytest.raises(VerifyError):
         graphprune.shrink(model, 0.5, example_inputs=images())
     assert model.training

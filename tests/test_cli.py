@@ -129,7 +129,7 @@ def test_verification_failure_is_exit_code_1(
 ) -> None:
     from graphprune.passes import verify as verifying
 
-    monkeypatch.setattr(verifying, "TOLERANCE", -1.0)
+    monkeypatch.setattr(verifying, "TORCH", verifying.Engine(tolerance=-1.0))
     assert run(monkeypatch, "shrink", MODEL, "-o", "small.pt") == 1
     assert not (folder / "small.pt").exists()
     assert "differs" in capsys.readouterr().err

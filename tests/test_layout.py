@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("passes/*.py"), *ROOT.glob("graphprune/*.py"),
-                  *ROOT.glob("graphprune/rules/*.py"), *ROOT.glob("graphprune/frontends/*.py"),
-                  *ROOT.glob("graphprune/importance/*.py"),
-                  *ROOT.glob("graphprune/latency/*.py"), *ROOT.glob("tools/*.py")])  # fmt: skip
+                  *ROOT.glob("graphprune/rules/*.py"), *ROOT.glob("graphprune/frontends/**/*.py"),
+                  *ROOT.glob("graphprune/importance/*.py"), *ROOT.glob("graphprune/latency/*.py"),
+                  *ROOT.glob("tools/**/*.py")])  # fmt: skip
 
 
 def test_the_link_and_the_build_mapping_agree() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -253,7 +254,7 @@ def as_inputs(example: Any) -> Inputs | None:
     """
     if example is None:
         return None
-    if isinstance(example, torch.Tensor):
+    if isinstance(example, torch.Tensor | np.ndarray):
         return (example,), {}
     if isinstance(example, Mapping):
         return (), dict(example)

@@ -59,6 +59,11 @@ class TorchProgram:
         modules = self.model.named_modules(remove_duplicate=False)
         return frozenset(path for path, module in modules if is_layer(module))
 
+    @property
+    def name(self) -> str:
+        """What the report calls the model."""
+        return type(self.model).__name__
+
     def batch(self) -> int:
         """Samples in the example inputs: the first dimension of the first of them, or 1."""
         first = self.graph.inputs[0].shape if self.graph.inputs else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphprune.axes import length, split
 from graphprune.rules.notation import parse
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Dims, Site
@@ -29,3 +30,50 @@ def attention(op: Site) -> list[Dims]:
     weights = (*out[:-1], k[-2])
     op.effect.macs = [(*weights, q[-1]), (*weights, out[-1])]
     return [out]
+
+
+@axis_rule("Attention")
+def onnx_attention(op: Site) -> list[Dims]:
+    """ONNX, opset 23: heads as a dimension of their own, or packed with head_dim.
+
+    A scale that is not given follows from head_dim, and is pinned as above.
+    """
+    if op.has(4) or len(op.op.outputs) > 1 or not op.op.outputs:
+        return op.opaque("keys and values carried over")
+    packed = op.rank() == 3
+    q, k, v = (op.dims(i) for i in range(3))
+    heads = op.attr("kv_num_heads") if packed else op.shape(1)[1]
+    repeats = (op.attr("q_num_heads") if packed else op.shape()[1]) // heads
+    if packed:
+        parts = [
+            split(x[2], sizes)
+            for x, sizes in (
+                (q, (heads, repeats, length(q[2]) // (heads * repeats))),
+                (k, (heads, length(k[2]) // heads)),
+                (v, (heads, length(v[2]) // heads)),
+            )
+        ]
+        if None in parts:
+            return op.opaque("heads do not divide")
+        (h, r, d), (hk, dk), (hv, dv) = (part or [] for part in parts)
+    else:
+        pair = split(q[1], (heads, repeats))
+        if pair is None:
+            return op.opaque("heads do not divide")
+        (h, r), d, hk, dk, hv, dv = pair, q[3], k[1], k[3], v[1], v[3]
+    op.broadcast([[h, d], [hk, dk]])
+    op.broadcast([[h], [hv]])
+    s, t = q[-2], k[-2]
+    op.broadcast([[q[0], t], [k[0], v[-2]], [v[0], t]])
+    op.mix(t)
+    op.contract(d)
+    op.pin("scale", length(d) ** -0.5, d)
+    if op.attr("is_causal", default=0):
+        op.lock([s, t], "positions compared")
+    out_heads = h + r
+    op.resize("q_num_heads", out_heads)
+    op.resize("kv_num_heads", h)
+    if op.has(3):
+        op.broadcast([[q[0], out_heads, s, t], op.dims(3)])
+    op.effect.macs = [(q[0], h, r, s, t, d), (q[0], h, r, s, t, dv)]
+    return [[q[0], s, out_heads + dv] if packed else [q[0], out_heads, s, dv]]

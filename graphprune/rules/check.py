@@ -20,16 +20,15 @@ from torch import nn
 from graphprune.axes import Axis, atom, atoms, length
 from graphprune.dependencies import Dependencies
 from graphprune.errors import VerifyError
-from graphprune.frontends.execute import as_dtype, cut_tensor, evaluate
+from graphprune.frontends.execute import as_dtype, cut_tensor
 from graphprune.frontends.torch import TorchProgram, lift
 from graphprune.graph import Graph, Op, Value
 from graphprune.indices import Indices, kept_indices
 from graphprune.passes.narrow import Cuts, narrow
-from graphprune.passes.verify import difference
+from graphprune.passes.verify import TOLERANCE, TORCH, Engine, difference
 from graphprune.rules.registry import infer, is_known
 from graphprune.rules.site import Dims, Effect
 
-TOLERANCE = 1e-9
 Keep = Mapping[Axis, Indices]
 Tensors = list["torch.Tensor | None"]
 
@@ -58,16 +57,30 @@ def check_rule(function: Callable[..., Any], *tensors: torch.Tensor, seed: int =
         ['aten.relu', 'aten.flatten']
     """
     program = _capture(function, tensors)
-    dims = _free_dims(program.graph)
+    return check_graph(program.graph, program.flat_inputs(), TORCH, seed)
+
+
+def check_graph(
+    graph: Graph, inputs: Sequence[torch.Tensor], engine: Engine, seed: int = 0
+) -> list[str]:
+    """Check the rules of the operations of a graph, as `check_rule` does.
+
+    Args:
+        graph: The graph.
+        inputs: Its inputs.
+        engine: What runs its operations.
+        seed: For the choice of indices.
+    """
+    dims = _free_dims(graph)
     done = []
-    for op in program.graph.ops:
+    for op in graph.ops:
         found, effect = infer(op, dims, strict=True)
         _fit(op, found)
         dims.update(zip(op.outputs, found, strict=True))
         done.append((op, effect))
     rng = np.random.default_rng(seed)
-    for (op, effect), operands in zip(done, _operands(program), strict=True):
-        trial = _Trial(op, effect, dims, operands)
+    for (op, effect), operands in zip(done, _operands(graph, inputs, engine), strict=True):
+        trial = _Trial(op, effect, dims, operands, engine)
         for keep in _choices(trial, rng):
             trial.check(keep)
     return [op.type for op, _ in done]
@@ -94,13 +107,14 @@ def missed(function: Callable[..., Any], *tensors: torch.Tensor, seed: int = 0) 
     program = _capture(function, tensors)
     rng = np.random.default_rng(seed)
     out = []
-    for op, operands in zip(program.graph.ops, _operands(program), strict=True):
+    given = _operands(program.graph, program.flat_inputs(), TORCH)
+    for op, operands in zip(program.graph.ops, given, strict=True):
         floats = any("float" in value.dtype for value in op.outputs)
         if not is_known(op.type) or not floats or re.search("lstm|gru|rnn", op.type):
             continue
-        given = [value for value in op.inputs if value is not None]
-        dims: dict[Value, Dims] = {value: [atom(size) for size in value.shape] for value in given}
-        held = {axis: None for value in given for dim in dims[value] for axis in dim}
+        taken = [value for value in op.inputs if value is not None]
+        dims: dict[Value, Dims] = {value: [atom(size) for size in value.shape] for value in taken}
+        held = {axis: None for value in taken for dim in dims[value] for axis in dim}
         found, effect = infer(op, dims)
         dims.update(zip(op.outputs, found, strict=True))
         trial = _Trial(op, effect, dims, operands)
@@ -131,16 +145,15 @@ def _free_dims(graph: Graph) -> dict[Value, Dims]:
     return {value: [atom(size) for size in value.shape] for value in values}
 
 
-def _operands(program: TorchProgram) -> Iterator[Tensors]:
-    """Each operation's operands, as they are when it runs, in float64."""
-    graph = program.graph
+def _operands(graph: Graph, inputs: Sequence[torch.Tensor], engine: Engine) -> Iterator[Tensors]:
+    """Each operation's operands, as they are when it runs."""
     weights = {value: value.tensor.detach() for value in graph.weights.values()}
-    given = dict(zip(graph.inputs, program.flat_inputs(), strict=True)) | weights
-    env = {value: as_dtype(tensor.clone(), torch.float64) for value, tensor in given.items()}
+    given = dict(zip(graph.inputs, inputs, strict=True)) | weights
+    env = {value: as_dtype(tensor.clone(), engine.dtype) for value, tensor in given.items()}
     for op in graph.ops:
         tensors = [None if value is None else env[value] for value in op.inputs]
         yield _copies(tensors)
-        env.update(zip(op.outputs, evaluate(op, tensors, {}, torch.float64), strict=True))
+        env.update(zip(op.outputs, engine.evaluate(op, tensors, {}, engine.dtype), strict=True))
 
 
 def _copies(tensors: Tensors) -> Tensors:
@@ -195,6 +208,7 @@ class _Trial:
     effect: Effect
     dims: Mapping[Value, Dims]
     operands: Tensors
+    engine: Engine = TORCH
 
     def __post_init__(self) -> None:
         self.mixed = {axis for dim in self.effect.mixes for axis in atoms(dim)}
@@ -204,7 +218,7 @@ class _Trial:
 
     def _varies(self) -> bool:
         """Whether results differ from run to run; attention without dropout only might."""
-        if torch.Tag.nondeterministic_seeded not in getattr(self.op.source.target, "tags", ()):
+        if torch.Tag.nondeterministic_seeded not in _tags(self.op):
             return False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -238,7 +252,7 @@ class _Trial:
             gap = 0.0 if expected.shape == cut.shape else float("inf")
             if not (self.mixed & keep.keys() or self.random):
                 gap = difference(expected, cut)
-            if gap > TOLERANCE:
+            if gap > self.engine.tolerance:
                 message = f"{where}: result {number} ({shapes}) differs by {gap:.3g}"
                 raise VerifyError(message, self.op.name, gap)
 
@@ -302,7 +316,8 @@ class _Trial:
         self, operands: Tensors, changed: Mapping[str, Any] | None = None
     ) -> list[torch.Tensor]:
         """The results of the operation, which may write to none of its operands."""
-        return evaluate(self.op, _copies(operands), changed or {}, torch.float64)
+        run = self.engine.evaluate
+        return run(self.op, _copies(operands), changed or {}, self.engine.dtype)
 
     def place(self, axes: Iterable[Axis]) -> str:
         """Where axes occur among the operands and results."""
@@ -316,6 +331,11 @@ class _Trial:
             for number, dim in enumerate(self.dims[value])
             if wanted & set(atoms(dim))
         )
+
+
+def _tags(op: Op) -> Sequence[Any]:
+    """What PyTorch says of an operation, if it is one of its own."""
+    return tuple(getattr(getattr(op.source, "target", None), "tags", ()))
 
 
 def _renewed(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from graphprune.axes import Dim, atom, concat, cut_all, length, split
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Dims, Site
+from graphprune.rules.site import Dims, FromEnd, Site
 
 
-@axis_rule("aten.cat", "aten.concat", "aten.concatenate")
+@axis_rule("aten.cat", "aten.concat", "aten.concatenate", "Concat")
 def cat(op: Site) -> list[Dims]:
     """One dimension is the sum of the operands'; the others are shared."""
     operands = [dims for dims in op.operands() if [length(d) for d in dims] != [0]]
@@ -46,13 +46,14 @@ def stack(op: Site) -> list[Dims]:
     "aten.unsafe_split",
     "aten.unsafe_split_with_sizes",
     "aten.split_with_sizes_copy",
+    "Split",
 )
 def split_into(op: Site) -> list[Dims]:
     """The dimension becomes the sum of the results'."""
     at = op.axis(default=0)
     dims = op.dims()
     parts = cut_all(dims[at], [value.shape[at] for value in op.op.outputs])
-    op.resize("split_sizes", list(parts))
+    op.resize("split" if op.op.type == "Split" else "split_sizes", list(parts))
     return [[*dims[:at], part, *dims[at + 1 :]] for part in parts]
 
 
@@ -177,4 +178,64 @@ def pad(op: Site) -> list[Dims]:
         sizes += ends
         dims[at] = concat([d for d in (ends[0], kept, ends[1]) if d is not None])
     op.resize("pad", sizes)
+    return [dims]
+
+
+@axis_rule("Slice")
+def onnx_slice(op: Site) -> list[Dims]:
+    """ONNX: segments of several dimensions at once."""
+    dims = list(op.dims())
+    starts, ends = op.attr("starts"), op.attr("ends")
+    axes = op.attr("axes", default=list(range(len(starts))))
+    steps = op.attr("steps", default=[1] * len(starts))
+    new: list[list[Dim | None]] = [[None] * len(starts), [None] * len(starts)]
+    for i, at in enumerate(axes):
+        count, dim = op.out_shape()[at], dims[at]
+        if steps[i] != 1:
+            dims[at] = _stepped(op, dim, starts[i], steps[i], count)
+            continue
+        if count == length(dim):
+            continue
+        size = length(dim)
+        first = min(max(starts[i] + size if starts[i] < 0 else starts[i], 0), size)
+        before, inside, after = cut_all(dim, (first, count, size - first - count))
+        new[0][i] = before if starts[i] >= 0 else FromEnd(concat([inside, after]))
+        if first + count < size:
+            new[1][i] = FromEnd(after) if ends[i] < 0 else concat([before, inside])
+        dims[at] = inside
+    op.resize("starts", new[0])
+    op.resize("ends", new[1])
+    return [dims]
+
+
+def _stepped(op: Site, dim: Dim, start: int, step: int, count: int) -> Dim:
+    """`x[start::step]`: the outer factor of a dimension that a positive step divides."""
+    size = length(dim)
+    if step > 1 and not size % step and 0 <= start < step and count == size // step:
+        parts = split(dim, (count, step))
+        if parts is not None:
+            op.lock([parts[1]], "one index of every step taken")
+            if length(parts[0]) > 1:
+                op.lock([parts[0]], "sliced with a step")
+            return parts[0]
+    op.lock([dim], "sliced with a step")
+    return atom(count, f"sliced with a step at {op.op.name}")
+
+
+@axis_rule("Pad")
+def onnx_pad(op: Site) -> list[Dims]:
+    """ONNX: widths before each dimension, then behind each."""
+    widths, mode = op.attr("pads", "paddings"), op.attr("mode", default="constant")
+    axes = op.attr("axes", default=list(range(op.rank())))
+    dims, half = list(op.dims()), len(widths) // 2
+    for at, before, after in zip(axes, widths[:half], widths[half:], strict=True):
+        if not before and not after:
+            continue
+        if mode != "constant" or min(before, after) < 0:
+            op.lock([dims[at]], f"{mode} padding")
+            dims[at] = op.fresh(why="padded")[at]
+            continue
+        why = f"padded at {op.op.name}"
+        ends = [atom(width, why) for width in (before, after)]  # none where the width is zero
+        dims[at] = concat([ends[0], dims[at], ends[1]])
     return [dims]

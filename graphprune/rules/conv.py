@@ -21,7 +21,7 @@ def _pointwise(op: Site) -> bool:
     )
 
 
-@axis_rule("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution")
+@axis_rule("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution", "Conv")
 def conv(op: Site) -> str:
     """PyTorch and ONNX `Conv`: weight `(groups * out) x in x kernel`."""
     if op.attr("transposed", default=False):
@@ -32,14 +32,18 @@ def conv(op: Site) -> str:
     if groups == 1:
         return f"{n}i {x}, o i *k, o -> {n}o {y}"
     op.resize("groups", "g")
+    op.resize("group", "g")
     g = f"g={groups}"
     return f"{n}({g} i) {x}, ({g} o) i *k, ({g} o) -> {n}({g} o) {y}"
 
 
-@axis_rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
+@axis_rule(
+    "aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d", "ConvTranspose"
+)
 def conv_transpose(op: Site) -> str:
     """Transposed convolution: weight `(groups * in) x out x kernel`."""
     g = f"g={op.attr('groups', 'group', default=1)}"
     op.resize("groups", "g")
+    op.resize("group", "g")
     n = "n " if op.rank() == op.rank(1) else ""
     return f"{n}({g} i) *s, ({g} i) o *k, ({g} o) -> {n}({g} o) *"

@@ -14,15 +14,23 @@ _COUNTED = """
 """
 
 
-@axis_rule(*(f"aten.{name}" for name in _FILLED.split()))
+@axis_rule(
+    *(f"aten.{name}" for name in _FILLED.split()),
+    *"ConstantOfShape RandomNormal RandomUniform".split(),
+)
 def filled(op: Site) -> list[Dims]:
     """Every element alike: any index may go."""
     dims = op.fresh()
-    op.resize("size", list(dims))
+    for attr in ("size", "shape", "input"):
+        op.resize(attr, list(dims))
     return [dims]
 
 
-@axis_rule(*(f"aten.{name}" for name in _COUNTED.split()))
+@axis_rule(
+    *(f"aten.{name}" for name in _COUNTED.split()),
+    *"Range HannWindow HammingWindow BlackmanWindow".split(),
+    "values that follow from the sizes of inputs",
+)
 def counted(op: Site) -> list[Dims]:
     """Each element tells its own position (or strides do), so the length is fixed."""
     return [op.fresh(why="positions made")]

@@ -27,14 +27,26 @@ _BROADCAST = """
     copy xlogy heaviside logaddexp isclose copysign
 """
 
+_ONNX_UNARY = """
+    Relu LeakyRelu ThresholdedRelu Elu Celu Selu Gelu Mish HardSwish HardSigmoid Sigmoid Swish Tanh
+    Softplus Softsign Shrink Neg Abs Exp Log Sqrt Reciprocal Sign Sin Cos Tan Asin Acos Atan Sinh
+    Cosh Asinh Acosh Atanh Erf Floor Ceil Round Not BitwiseNot IsNaN IsInf Identity Cast CastLike
+    Clip Dropout Bernoulli RandomNormalLike RandomUniformLike
+"""
 
-@axis_rule(*(f"aten.{name}" for name in _UNARY.split()))
+_ONNX_BROADCAST = """
+    Add Sub Mul Div Pow Mod Max Min Sum Mean And Or Xor Equal Greater Less GreaterOrEqual
+    LessOrEqual BitShift BitwiseAnd BitwiseOr BitwiseXor Where PRelu
+"""
+
+
+@axis_rule(*(f"aten.{name}" for name in _UNARY.split()), *_ONNX_UNARY.split())
 def unary(op: Site) -> list[Dims]:
     """One operand matters; a second one (`type_as`, a fill value) lends only its type."""
     return [op.dims()] * len(op.op.outputs)
 
 
-@axis_rule(*(f"aten.{name}" for name in _BROADCAST.split()))
+@axis_rule(*(f"aten.{name}" for name in _BROADCAST.split()), *_ONNX_BROADCAST.split())
 def broadcast(op: Site) -> list[Dims]:
     """Operands aligned from the right share their dimensions."""
     return [op.broadcast(op.operands())]
@@ -66,10 +78,10 @@ def glu(op: Site) -> list[Dims]:
 _ORDERED = "cumsum cumprod cummax cummin sort argsort flip roll logcumsumexp"
 
 
-@axis_rule(*(f"aten.{name}" for name in _ORDERED.split()))
+@axis_rule(*(f"aten.{name}" for name in _ORDERED.split()), "CumSum")
 def ordered(op: Site) -> list[Dims]:
     """Results depend on the order along a dimension (all of them where none is named)."""
-    given = op.attr("dim", "dims", default=-1)
+    given = op.attr("dim", "dims", "axis", default=-1)
     at = list(given) if isinstance(given, list | tuple) else [given]
     dims = op.dims()
     op.lock([dims[d] for d in at] if at else dims, "order matters")
@@ -94,7 +106,7 @@ def diff(op: Site) -> list[Dims]:
     return [[*dims[:at], op.fresh(why="order matters")[at], *dims[at + 1 :]]]
 
 
-@axis_rule("aten.tril", "aten.triu")
+@axis_rule("aten.tril", "aten.triu", "Trilu")
 def triangle(op: Site) -> list[Dims]:
     """A triangle relates the positions of the last two dimensions."""
     op.lock(op.dims()[-2:], "positions taken")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from graphprune.axes import cut
+from math import prod
+
+from graphprune.axes import concat, cut, cut_all, length, regroup
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Dims, Site
+from graphprune.rules.site import Dims, FromEnd, Site
 
 
 @axis_rule("aten.embedding", locks="v")
@@ -108,7 +110,7 @@ def _heads(op: Site, dims: Dims, like: Dims, shape: tuple[int, ...]) -> None:
     op.broadcast([[cut(dim, size)[0] for dim, size in zip(dims, shape, strict=True)], like])
 
 
-@axis_rule("aten.gather")
+@axis_rule("aten.gather", "GatherElements")
 def gather(op: Site) -> list[Dims]:
     """For each position, one index along a dimension; the others run in step."""
     if not op.rank():
@@ -123,7 +125,7 @@ def gather(op: Site) -> list[Dims]:
     return [picks]
 
 
-@axis_rule("aten.scatter", "aten.scatter_add", "aten.scatter_reduce")
+@axis_rule("aten.scatter", "aten.scatter_add", "aten.scatter_reduce", "Scatter", "ScatterElements")
 def scatter(op: Site) -> list[Dims]:
     """Assignment along a dimension by position; the others run in step."""
     at = op.axis()
@@ -145,7 +147,7 @@ def masked_scatter(op: Site) -> list[Dims]:
     return [op.dims()]
 
 
-@axis_rule("aten.topk")
+@axis_rule("aten.topk", "TopK")
 def topk(op: Site) -> list[Dims]:
     """The largest along a dimension, and their positions."""
     at, dims = op.axis(default=-1), op.dims()
@@ -167,3 +169,64 @@ def bucketize(op: Site) -> list[Dims]:
     values, bounds = op.dims(int(at)), op.dims(int(not at))
     op.lock(bounds[-1:], "positions taken")
     return [op.broadcast([values, [*bounds[:-1], ()]])]
+
+
+@axis_rule("Gather")
+def onnx_gather(op: Site) -> list[Dims]:
+    """ONNX: chosen indices of one dimension; a single one that is known must stay."""
+    dims, at, index = op.dims(), op.axis("axis", default=0), op.attr("indices")
+    shape = op.attr("run")
+    if shape is not None:  # the first indices in their order, under a new shape
+        taken, _ = cut(dims[at], prod(shape))
+        made = regroup([taken], shape, f"sizes do not divide at {op.op.name}")
+        op.resize("run", list(made))
+        return [[*dims[:at], *made, *dims[at + 1 :]]]
+    if index is None:
+        op.lock([dims[at]], "indexed")
+        return [[*dims[:at], *op.dims(1), *dims[at + 1 :]]]
+    several = isinstance(index, list)
+    size = length(dims[at])
+    place = (index[0] if several else index) % size
+    before, _, after = cut_all(dims[at], (place, 1, size - 1 - place))
+    if several and index[0] < 0:
+        op.resize("indices", [FromEnd(concat([(), after]))])
+    else:
+        op.resize("indices", [before] if several else before)
+    return [[*dims[:at], *([()] if several else []), *dims[at + 1 :]]]
+
+
+@axis_rule("GatherND")
+def gather_nd(op: Site) -> list[Dims]:
+    """Places given by tuples of positions in the leading dimensions, behind the batch ones."""
+    batch, depth = op.attr("batch_dims", default=0), op.shape(1)[-1]
+    dims, picks = op.dims(), op.dims(1)
+    op.lock([*dims[batch : batch + depth], picks[-1]], "indexed")
+    op.broadcast([dims[:batch], picks[:batch]])
+    return [[*picks[:-1], *dims[batch + depth :]]]
+
+
+@axis_rule("ScatterND")
+def scatter_nd(op: Site) -> list[Dims]:
+    """Assignment to places given by tuples of positions in the leading dimensions."""
+    depth, dims, picks, values = op.shape(1)[-1], op.dims(), op.dims(1), op.dims(2)
+    op.lock([*dims[:depth], *picks, *values[: len(picks) - 1]], "assigned by index")
+    op.broadcast([dims[depth:], values[len(picks) - 1 :]])
+    return [dims]
+
+
+@axis_rule("OneHot")
+def onnx_one_hot(op: Site) -> list[Dims]:
+    """ONNX: a new dimension, anywhere, counts the classes."""
+    at = op.axis("axis", default=-1, rank=op.rank() + 1)
+    made = op.fresh(why="classes counted")[at]
+    op.lock(op.dims(2), "two values")
+    return [[*op.dims()[:at], made, *op.dims()[at:]]]
+
+
+@axis_rule("ReverseSequence")
+def reverse_sequence(op: Site) -> list[Dims]:
+    """The head of each sequence is reversed; a length for each sample of the batch."""
+    dims = op.dims()
+    op.lock([dims[op.attr("time_axis", default=0)]], "order matters")
+    op.broadcast([[dims[op.attr("batch_axis", default=1)]], op.dims(1)])
+    return [dims]

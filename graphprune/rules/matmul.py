@@ -21,7 +21,7 @@ def bilinear(op: Site) -> str:
     return "... i, ... j, o i j, o -> ... o"
 
 
-@axis_rule("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.vdot")
+@axis_rule("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.vdot", "MatMul")
 def matmul(op: Site) -> str:
     """Matrix product with broadcast batch dimensions; one-dimensional operands as in NumPy."""
     left = "k" if op.rank(0) == 1 else "... i k" if op.rank(1) > 1 else "... k"
@@ -46,6 +46,15 @@ def addmm(op: Site) -> list[Dims]:
     return [op.broadcast([out, op.dims(0)])]
 
 
+@axis_rule("Gemm")
+def gemm(op: Site) -> list[Dims]:
+    """ONNX `Gemm`: `A B + C`, each of A and B transposed on demand; C broadcasts."""
+    a = "k i" if op.attr("transA", default=0) else "i k"
+    b = "j k" if op.attr("transB", default=0) else "k j"
+    (out,) = op.apply(parse(f"{a}, {b} -> i j"))
+    return [op.broadcast([out, op.dims(2)]) if op.has(2) else out]
+
+
 @axis_rule("aten._grouped_mm", "transformers.grouped_mm_fallback", locks="e s")
 def grouped_mm(op: Site) -> str:
     """Rows sorted by expert, each multiplied by the matrix of its expert (mixture of experts).
@@ -63,7 +72,7 @@ def outer(op: Site) -> str:
     return "i, j -> i j"
 
 
-@axis_rule("aten.einsum")
+@axis_rule("aten.einsum", "Einsum")
 def einsum(op: Site) -> str:
     """Einstein summation; the equation is the signature (a letter met twice: a diagonal)."""
     equation = op.attr("equation").replace(" ", "")

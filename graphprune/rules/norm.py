@@ -43,11 +43,43 @@ def native_group_norm(op: Site) -> str:
     return f"n {g} ..., {g}, {g} -> n {g} ..., n g, n g"
 
 
-@axis_rule("aten.layer_norm", "aten.rms_norm", "aten._fused_rms_norm", "aten.native_layer_norm")
+@axis_rule("BatchNormalization")
+def onnx_batch_norm(op: Site) -> str:
+    """ONNX: in training mode the updated statistics are results too."""
+    if op.attr("training_mode", default=0):
+        op.mix(*(dim for i, dim in enumerate(op.dims()) if i != 1))
+    return "n c ..., c, c, c, c -> n c ..., c, c, c, c"
+
+
+@axis_rule("InstanceNormalization", mixes="...")
+def instance_norm(op: Site) -> str:
+    """Statistics of each channel of each sample."""
+    return "n c ..., c, c -> n c ..."
+
+
+@axis_rule("GroupNormalization", mixes="c ...")
+def group_normalization(op: Site) -> str:
+    """ONNX: a gain for each channel since opset 21, for each group before."""
+    groups = op.attr("num_groups")
+    op.resize("num_groups", "g")
+    x = f"(g={groups} c)"
+    gain = "g" if op.shape(1)[0] == groups < op.shape()[1] else x
+    return f"n {x} ..., {gain}, {gain} -> n {x} ..."
+
+
+@axis_rule(
+    "aten.layer_norm",
+    "aten.rms_norm",
+    "aten._fused_rms_norm",
+    "aten.native_layer_norm",
+    "LayerNormalization",
+    "RMSNormalization",
+)
 def layer_norm(op: Site) -> list[Dims]:
     """Normalisation over the trailing dimensions, which it mixes."""
     x = op.dims()
-    first = op.rank() - len(op.attr("normalized_shape"))
+    shape = op.attr("normalized_shape")
+    first = op.axis("axis", default=-1) if shape is None else op.rank() - len(shape)
     normalized = x[first:]
     out = op.broadcast(op.operands())
     op.mix(*normalized)
@@ -73,4 +105,33 @@ def softmax(op: Site) -> list[Dims]:
     """Softmax mixes the dimension it runs along."""
     if op.rank():
         op.mix(op.dims()[op.axis()])
+    return [op.dims()]
+
+
+@axis_rule("Softmax", "LogSoftmax", "Hardmax")
+def onnx_softmax(op: Site) -> list[Dims]:
+    """ONNX; before opset 13 (`flatten`) the dimensions from `axis` on are taken as one."""
+    at = op.axis("axis", default=-1)
+    op.mix(*op.dims()[at : None if op.attr("flatten") else at + 1])
+    return [op.dims()]
+
+
+@axis_rule("LpNormalization")
+def lp_normalization(op: Site) -> list[Dims]:
+    """Division by a norm of positive order, to which zeros add nothing."""
+    op.contract(op.dims()[op.axis("axis", default=-1)])
+    return [op.dims()]
+
+
+@axis_rule("MeanVarianceNormalization")
+def mean_variance(op: Site) -> list[Dims]:
+    """Standardisation over the named dimensions."""
+    op.mix(*(op.dims()[at] for at in op.attr("axes", default=[0, 2, 3])))
+    return [op.dims()]
+
+
+@axis_rule("LRN")
+def local_response(op: Site) -> list[Dims]:
+    """Each channel is divided by its neighbours' energy (Krizhevsky et al. 2012)."""
+    op.lock(op.dims()[1:2], "order matters")
     return [op.dims()]

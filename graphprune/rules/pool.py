@@ -52,7 +52,33 @@ def upsample(op: Site) -> str:
     return "n c * -> n c *"
 
 
-@axis_rule("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d")
+@axis_rule("MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
+def onnx_pool(op: Site) -> str | list[Dims]:
+    """ONNX; the positions that `MaxPool` can return count across all channels."""
+    if len(op.op.outputs) > 1:
+        return op.opaque("positions taken")
+    return "n c * -> n c *"
+
+
+@axis_rule("Resize", "Upsample")
+def resize(op: Site) -> list[Dims]:
+    """Resampling of the dimensions whose length changes; the others pass."""
+    new = op.fresh(why="resampled")
+    same = [a == b for a, b in zip(op.shape(), op.out_shape(), strict=True)]
+    scales = op.attr("scales", default=[1.0] * op.rank())
+    kept = [s and (len(scales) != op.rank() or scales[i] == 1) for i, s in enumerate(same)]
+    op.lock([dim for dim, keep in zip(op.dims(), kept, strict=True) if not keep], "resampled")
+    op.resize("sizes", [d if k else None for d, k in zip(op.dims(), kept, strict=True)])
+    return [[a if k else b for a, b, k in zip(op.dims(), new, kept, strict=True)]]
+
+
+@axis_rule("RoiAlign", "MaxRoiPool", locks="n")
+def roi_pool(op: Site) -> str:
+    """A window over space for each region of interest, which names its sample (He et al. 2017)."""
+    return "n c *, r *, r -> r c *"
+
+
+@axis_rule("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d", "GridSample")
 def grid_sample(op: Site) -> str:
     """Sampling of space at the positions that a grid gives, each with one number a dimension."""
     to = "h w" if op.rank() == 4 else "d h w"
@@ -79,6 +105,21 @@ def pixel_shuffle(op: Site) -> str:
     """Sub-pixel convolution (Shi et al. 2016): channels become space."""
     r = op.attr("upscale_factor")
     return f"... (c r={r} s={r}) h w -> ... c (h r) (w s)"
+
+
+@axis_rule("DepthToSpace", locks="r s")
+def depth_to_space(op: Site) -> str:
+    """Sub-pixel convolution; `DCR` has the blocks outermost, `CRD` is PyTorch's order."""
+    r = op.attr("blocksize")
+    packed = f"c r={r} s={r}" if op.attr("mode", default="DCR") == "CRD" else f"r={r} s={r} c"
+    return f"n ({packed}) h w -> n c (h r) (w s)"
+
+
+@axis_rule("SpaceToDepth", locks="r s")
+def space_to_depth(op: Site) -> str:
+    """Space becomes channels, the blocks outermost."""
+    r = op.attr("blocksize")
+    return f"n c (h r={r}) (w s={r}) -> n (r s c) h w"
 
 
 @axis_rule("aten.pixel_unshuffle", locks="r s")

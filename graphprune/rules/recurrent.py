@@ -88,3 +88,33 @@ def cell(op: Site) -> list[Dims]:
         op.contract(taken)
         op.effect.macs.append((*x[:-1], *op.dims(i)))
     return [hidden] * len(op.op.outputs)
+
+
+@axis_rule("LSTM", "GRU", "RNN")
+def onnx_recurrent(op: Site) -> list[Dims]:
+    """ONNX: the gates of all directions stand in one weight; both share the hidden axis.
+
+    They share it because the results of both directions are one tensor.
+    """
+    gates = _GATES.get(op.op.type.lower(), 1)
+    x, weight, recurrence = op.dims(0), op.dims(1), op.dims(2)
+    batch_first = bool(op.attr("layout", default=0))
+    batch = x[0] if batch_first else x[1]
+    op.lock([x[1] if batch_first else x[0]], "steps in order")
+    op.lock([op.dims(i)[0] for i in (1, 2, 3, 7) if op.has(i)], "directions")
+    hidden = _gated(op, weight[1], gates)
+    unify(hidden, _gated(op, recurrence[1], gates))
+    unify(hidden, recurrence[2])
+    unify(weight[2], x[2])
+    for i, blocks in ((3, 2 * gates), (7, 3)):  # biases; the peepholes of an LSTM
+        if op.has(i):
+            unify(hidden, _gated(op, op.dims(i)[1], blocks))
+    state: Dims = [batch, weight[0], hidden] if batch_first else [weight[0], batch, hidden]
+    op.broadcast([state, *(op.dims(i) for i in (5, 6) if op.has(i))])
+    if op.has(4):
+        unify(batch, op.dims(4)[0])
+    op.contract(x[2], hidden)
+    op.effect.macs = [(*x[:2], *weight), (*x[:2], *recurrence)]
+    op.resize("hidden_size", hidden)
+    steps: Dims = [*x[:2], *state[1:]] if batch_first else [x[0], *state]
+    return [steps if len(value.shape) == 4 else state for value in op.op.outputs]

@@ -9,22 +9,24 @@ _MIXING = "mean nanmean amax amin aminmax max min prod var std var_mean std_mean
 
 
 def _reduced(op: Site) -> list[int]:
-    given = op.attr("dim")
+    given = op.attr("dim", "axes", "axis")
     if given is None or given == []:
-        return list(range(op.rank()))
+        return [] if op.attr("noop_with_empty_axes") else list(range(op.rank()))
     return [d % max(op.rank(), 1) for d in (given if isinstance(given, list | tuple) else [given])]
 
 
 def _reduce(op: Site, gone: list[int]) -> list[Dims]:
     dims = op.dims()
-    if op.attr("keepdim", default=False):
+    if op.attr("keepdim", "keepdims", default=False):
         out = [() if i in gone else dim for i, dim in enumerate(dims)]
     else:
         out = [dim for i, dim in enumerate(dims) if i not in gone]
     return [out] * len(op.op.outputs)
 
 
-@axis_rule("aten.sum", "aten.nansum", "aten.any", "aten.count_nonzero")
+@axis_rule(
+    "aten.sum", "aten.nansum", "aten.any", "aten.count_nonzero", "ReduceSum", "ReduceSumSquare"
+)
 def summed(op: Site) -> list[Dims]:
     """A sum contracts: removing an index equals zeroing it."""
     gone = _reduced(op)
@@ -32,7 +34,7 @@ def summed(op: Site) -> list[Dims]:
     return _reduce(op, gone)
 
 
-@axis_rule("aten.norm", "aten.linalg_vector_norm", "aten.linalg_norm")
+@axis_rule("aten.norm", "aten.linalg_vector_norm", "aten.linalg_norm", "ReduceL1", "ReduceL2")
 def norm(op: Site) -> list[Dims]:
     """What is zero adds nothing to a norm of positive order.
 
@@ -75,7 +77,10 @@ def cross(op: Site) -> list[Dims]:
     return [dims]
 
 
-@axis_rule(*(f"aten.{name}" for name in _MIXING.split()))
+_ONNX_MIXING = "ReduceMean ReduceMax ReduceMin ReduceProd ReduceLogSum ReduceLogSumExp"
+
+
+@axis_rule(*(f"aten.{name}" for name in _MIXING.split()), *_ONNX_MIXING.split())
 def reduced(op: Site) -> list[Dims]:
     """Means, extremes and norms depend on all that they see."""
     if op.op.type in ("aten.max", "aten.min"):
@@ -95,7 +100,9 @@ def counts(op: Site) -> list[Dims]:
     return [op.fresh(why="values counted")]
 
 
-@axis_rule("aten.argmax", "aten.argmin", "aten.mode", "aten.median", "aten.kthvalue")
+@axis_rule(
+    "aten.argmax", "aten.argmin", "aten.mode", "aten.median", "aten.kthvalue", "ArgMax", "ArgMin"
+)
 def positions(op: Site) -> list[Dims]:
     """Results that name positions: the dimension keeps its order and length."""
     gone = _reduced(op)

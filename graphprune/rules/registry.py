@@ -100,4 +100,8 @@ def infer(op: Op, dims: Mapping[Value, Dims], strict: bool = False) -> tuple[lis
         if strict:
             raise
         return site.opaque(str(error)), Effect()
+    except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+        if strict:
+            raise
+        return site.opaque(f"{op.type} without what its rule needs ({error})"), Effect()
     return found, site.effect

@@ -9,7 +9,7 @@ from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Dims, Site
 
 
-@axis_rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.view_copy")
+@axis_rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.view_copy", "Reshape")
 def reshape(op: Site) -> list[Dims]:
     """The same elements in row-major order under a new shape."""
     if prod(op.shape()) != prod(op.out_shape()):  # `view(dtype)`, to a type of another size
@@ -20,7 +20,10 @@ def reshape(op: Site) -> list[Dims]:
     return [out]
 
 
-@axis_rule("aten.flatten", "aten.squeeze", "aten.unsqueeze", "aten.view_as", "aten.reshape_as")
+@axis_rule(
+    *(f"aten.{name}" for name in "flatten squeeze unsqueeze view_as reshape_as".split()),
+    *"Flatten Squeeze Unsqueeze".split(),
+)
 def regrouped(op: Site) -> list[Dims]:
     """Reshapes whose arguments name dimensions, or another operand of that shape."""
     out = regroup(op.dims(), op.out_shape(), f"sizes do not divide at {op.op.name}")
@@ -36,10 +39,10 @@ def unflatten(op: Site) -> list[Dims]:
     return [out]
 
 
-@axis_rule("aten.permute", "aten.permute_copy")
+@axis_rule("aten.permute", "aten.permute_copy", "Transpose")
 def permute(op: Site) -> list[Dims]:
-    """Dimensions in another order."""
-    return [[op.dims()[d] for d in op.attr("dims")]]
+    """Dimensions in another order; in reverse order where ONNX gives none."""
+    return [[op.dims()[d] for d in op.attr("dims", "perm", default=range(op.rank())[::-1])]]
 
 
 @axis_rule("aten.transpose", "aten.swapaxes", "aten.swapdims", "aten.transpose_copy")
@@ -76,7 +79,7 @@ def movedim(op: Site) -> list[Dims]:
     return [[dims[moves[i]] if i in moves else dims[next(rest)] for i in range(op.rank())]]
 
 
-@axis_rule("aten.expand", "aten.broadcast_to", "aten.expand_as", "aten.expand_copy")
+@axis_rule("aten.expand", "aten.broadcast_to", "aten.expand_as", "aten.expand_copy", "Expand")
 def expand(op: Site) -> list[Dims]:
     """Lengths of one grow to a new axis, which follows whoever uses it."""
     shape = op.out_shape()
@@ -85,10 +88,13 @@ def expand(op: Site) -> list[Dims]:
     if op.has(1):  # expand_as: the lengths come from the other operand
         out = op.broadcast([out, op.dims(1)])
     op.resize("size", list(out))
+    given = op.attr("shape", default=())  # ONNX: a length of one leaves the operand's as it is
+    tail = out[len(out) - len(given) :]
+    op.resize("shape", [None if size == 1 else d for size, d in zip(given, tail, strict=True)])
     return [out]
 
 
-@axis_rule("aten.repeat", "aten.tile")
+@axis_rule("aten.repeat", "aten.tile", "Tile")
 def repeat(op: Site) -> list[Dims]:
     """Each dimension is preceded by a new axis: how often it repeats."""
     shape = op.out_shape()

@@ -7,12 +7,18 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, TypeAlias
 
-from graphprune.axes import Dim, atom, concat, cut_all, leaves, length, lock, split, unify
+from graphprune.axes import Axis, Dim, atom, concat, cut_all, leaves, length, lock, split, unify
 from graphprune.errors import AxisError
 from graphprune.graph import Op, Value
 from graphprune.rules.notation import Pattern, Signature, Term
 
 Dims: TypeAlias = "list[Dim]"
+
+
+class FromEnd(tuple[Axis, ...]):
+    """The end of a dimension, for a position that is minus its length."""
+
+
 Size: TypeAlias = "Dim | list[Dim | None]"
 
 
@@ -98,8 +104,8 @@ class Site:
         return self.op.outputs[index].shape
 
     def axis(self, name: str = "dim", default: int | None = None, rank: int | None = None) -> int:
-        """A dimension-number attribute, counted from the left."""
-        at = self.attr(name, default=default)
+        """A dimension-number attribute (ONNX calls it `axis`), counted from the left."""
+        at = self.attr(name, "axis", default=default)
         return int(at) % max(self.rank() if rank is None else rank, 1)
 
     def resize(self, attr: str, size: str | Dim | Sequence[str | Dim | None]) -> None:

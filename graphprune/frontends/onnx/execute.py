@@ -1,0 +1,221 @@
+"""Running ONNX: one operation on given operands, or a whole model.
+
+ONNX Runtime does it where it is installed, in float32; else, or where float64 is asked for, the
+reference implementation of the onnx package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from graphprune.errors import VerifyError
+from graphprune.frontends.onnx.arguments import as_operand
+from graphprune.frontends.onnx.model import Source, captured, without_initializers
+from graphprune.frontends.onnx.precision import in_single
+from graphprune.frontends.onnx.tensors import FLOATS, Array, as_array, as_torch, to_proto
+from graphprune.frontends.onnx.trace import schema
+from graphprune.graph import Op
+
+if TYPE_CHECKING:
+    from graphprune.frontends.onnx.arguments import Node
+
+try:
+    import onnxruntime
+except ImportError:  # an extra
+    onnxruntime = None
+
+_ONNX_TYPES = {torch_type: onnx_type for onnx_type, torch_type in FLOATS.items()}
+
+
+def has_runtime() -> bool:
+    """Whether ONNX Runtime is installed."""
+    return onnxruntime is not None
+
+
+def node_of(op: Op, changed: Mapping[str, Any], dtype: torch.dtype) -> NodeProto:
+    """An operation's node with new attributes, computing in another floating-point type."""
+    source: Node = op.source
+    node = NodeProto()
+    node.CopyFrom(source.proto)
+    held = {attribute.name: attribute for attribute in node.attribute}
+    for name, value in changed.items():
+        if name in source.arguments.values():
+            continue
+        if name in held:
+            held[name].CopyFrom(helper.make_attribute(name, value))
+        elif _takes(source, name):
+            node.attribute.append(helper.make_attribute(name, value))
+    for attribute in node.attribute:
+        if attribute.name in ("to", "dtype") and attribute.i in FLOATS:
+            attribute.i = _ONNX_TYPES[dtype]
+        if attribute.type == AttributeProto.TENSOR and attribute.t.data_type in FLOATS:
+            array = onnx.numpy_helper.to_array(attribute.t)
+            kind = helper.tensor_dtype_to_np_dtype(_ONNX_TYPES[dtype])
+            attribute.t.CopyFrom(onnx.numpy_helper.from_array(array.astype(kind)))
+    return node
+
+
+def _takes(source: Node, name: str) -> bool:
+    proto = source.proto
+    known = schema(proto.op_type, proto.domain, source.source.opsets.get(proto.domain, 0))
+    return known is not None and name in known.attributes
+
+
+def evaluate(
+    op: Op,
+    operands: Sequence[torch.Tensor | None],
+    changed: Mapping[str, Any],
+    dtype: torch.dtype | None = torch.float32,
+) -> list[torch.Tensor]:
+    """Run one operation.
+
+    Args:
+        op: The operation; its `source` is a `Node`.
+        operands: Its tensor operands, of the type `dtype` where they are of floating point.
+        changed: Attributes with new values, operands that became attributes among them.
+        dtype: The floating-point type to compute in.
+
+    Raises:
+        RuntimeError: The operation does not accept the operands.
+    """
+    dtype = dtype or torch.float32
+    if op.source is None:  # a value that follows from the sizes of inputs
+        return [op.outputs[0].tensor]
+    node = node_of(op, changed, dtype)
+    feeds: dict[str, Array] = {}
+    names: list[str] = []
+    source: Node = op.source
+    inner = captured(source.proto)
+    places = len(source.proto.input)
+    for place, tensor in enumerate(operands):
+        name = source.arguments.get(place)
+        if name is not None:
+            value = changed.get(name, op.attrs.get(name))
+            array: Array | None = as_operand(name, value, source.dtype(place))
+        else:
+            origin = source.operands.get(place, "") if tensor is None else ""
+            stored = source.source.array(origin) if origin in source.source.origins else None
+            array = stored if tensor is None else as_array(tensor)
+        given = f"operand {place}" if place < places else inner[place - places]
+        names.append("" if array is None else given)
+        if array is not None:
+            feeds[given] = array
+    del names[places:]  # what subgraphs use goes by its own name
+    if "split" in changed and places == 1 and source.source.opsets[""] >= 13:
+        names.append("split")
+        feeds["split"] = np.asarray(changed["split"], np.int64)
+        _drop(node, "num_outputs")
+    del node.input[:]
+    node.input.extend(names)
+    found = run_node(node, source.source.opsets, feeds, dtype)
+    return [tensor for tensor in map(as_torch, found) if tensor is not None]
+
+
+def _drop(node: NodeProto, name: str) -> None:
+    kept = [attribute for attribute in node.attribute if attribute.name != name]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def run_node(
+    node: NodeProto, opsets: Mapping[str, int], feeds: Mapping[str, Array], dtype: torch.dtype
+) -> list[Array]:
+    """Run a node by itself.
+
+    Raises:
+        RuntimeError: It does not run.
+    """
+    types = tuple((name, helper.np_dtype_to_tensor_dtype(a.dtype)) for name, a in feeds.items())
+    try:
+        if onnxruntime is not None and dtype == torch.float32:
+            versions = tuple(opsets.items())
+            session = _session(node.SerializeToString(deterministic=True), versions, types)
+            found = session.run(None, dict(feeds))
+        else:
+            inputs = [helper.make_value_info(name, TypeProto()) for name in feeds]
+            outputs = [helper.make_value_info(name, TypeProto()) for name in node.output if name]
+            graph = helper.make_graph([node], "node", inputs, outputs)
+            found = ReferenceEvaluator(graph, opsets=dict(opsets)).run(None, dict(feeds))
+    except Exception as error:  # neither engine has errors of a common type
+        raise RuntimeError(str(error).split("\n")[0]) from error
+    return [np.asarray(item) for item in found]
+
+
+def forget() -> None:
+    """Free the sessions that were kept for operations met again."""
+    _session.cache_clear()
+
+
+@lru_cache(maxsize=4096)
+def _session(node: bytes, opsets: tuple[tuple[str, int], ...], types: tuple[Any, ...]) -> Any:
+    proto = NodeProto.FromString(node)
+    inputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in types]
+    outputs = [helper.make_value_info(name, TypeProto()) for name in proto.output if name]
+    graph = helper.make_graph([proto], "node", inputs, outputs)
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=10)
+    return session(model.SerializeToString())
+
+
+def session(model: bytes) -> Any:
+    """An ONNX Runtime session on the CPU, without its chatter; the graph is run as it stands."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False  # a session runs a node or two: nothing is reused
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_model(model: ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
+    """Run a whole model.
+
+    Raises:
+        VerifyError: It does not run.
+    """
+    model, given = in_single(model, feeds)
+    try:
+        if onnxruntime is not None:
+            found = session(model.SerializeToString()).run(None, given)
+        else:
+            found = ReferenceEvaluator(model).run(None, given)
+    except Exception as error:  # neither engine has errors of a common type
+        reason = str(error).split("\n")[0]
+        raise VerifyError(f"the smaller model does not run: {reason}", "", float("inf")) from error
+    return [np.asarray(item) for item in found]
+
+
+def runs(source: Source, inputs: Mapping[str, Array]) -> bool:
+    """Whether the original model accepts inputs."""
+    names = [item.name for item in source.model.graph.output]
+    return bool(observe(source, inputs, names))
+
+
+def observe(
+    source: Source, inputs: Mapping[str, Array], names: Sequence[str]
+) -> dict[str, TypeProto]:
+    """Types of tensors that have no shape inference, from a run of the whole model."""
+    model = without_initializers(source.model)
+    for proto in source.model.graph.initializer:
+        inside = proto.data_location != TensorProto.EXTERNAL
+        model.graph.initializer.append(
+            proto if inside else to_proto(source.array(proto.name), proto.name, proto.data_type)
+        )
+    del model.graph.output[:]
+    model.graph.output.extend(helper.make_value_info(name, TypeProto()) for name in names)
+    try:
+        found = run_model(model, inputs)
+    except VerifyError:
+        return {}
+    return {
+        name: helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+        for name, x in zip(names, found, strict=True)
+    }

@@ -1,0 +1,345 @@
+"""lower: the narrowed graph as an ONNX model.
+
+1. Constants are cut. One that several nodes use and that not all of them cut alike is copied for
+   those that do; the others keep the original.
+2. Attributes, and arguments that are constants, get their new numbers.
+3. Arguments that the file computes from shapes stay computed where the computation still gives the
+   right numbers. Where it does not, the entries concerned are fixed and the others stay computed.
+   The same holds for numbers that enter the data, such as a softmax scale taken from a length.
+4. Shapes that the file states are brought up to date; everything else stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
+
+from graphprune.errors import LiftError
+from graphprune.frontends.onnx.arguments import Node, as_operand
+from graphprune.frontends.onnx.lift import OnnxProgram
+from graphprune.frontends.onnx.model import Source, captured, without_initializers
+from graphprune.frontends.onnx.recompute import recompute
+from graphprune.frontends.onnx.stored import Lowered, Stored, cut_array
+from graphprune.frontends.onnx.tensors import Array, read
+from graphprune.graph import Op, Value
+from graphprune.passes.narrow import Cuts
+
+
+def lower(
+    program: OnnxProgram, cuts: Cuts, replaced: Mapping[Value, Array] | None = None
+) -> Lowered:
+    """Make the smaller model.
+
+    Args:
+        program: The lifted model.
+        cuts: The narrowed graph.
+        replaced: Other elements, already cut, for some weights.
+
+    Raises:
+        LiftError: A value that depends on the inputs' sizes would have to be fixed.
+    """
+    return _Writer(program, cuts, replaced or {}).write()
+
+
+class _Writer:
+    def __init__(self, program: OnnxProgram, cuts: Cuts, replaced: Mapping[Value, Array]) -> None:
+        self.program, self.cuts, self.replaced = program, cuts, replaced
+        self.source: Source = program.source
+        self.out = Lowered(without_initializers(self.source.model))
+        self.nodes = {name: n for n in self.out.frame.graph.node for name in n.output if name}
+        self.new: dict[str, Stored] = {}
+        self.taken = {name for n in self.out.frame.graph.node for name in (*n.input, *n.output)}
+        self.taken |= self.source.constants.keys()
+        self.inserted: list[tuple[NodeProto, NodeProto]] = []
+        self.cut: dict[str, tuple[int, ...]] = {}
+        self.copies: dict[tuple[str, bytes], str] = {}
+
+    def write(self) -> Lowered:
+        found = recompute(self.program, self.cuts)
+        ops = [op for op in self.program.graph.ops if op.source is not None]
+        alike = self._alike(ops)
+        for op in ops:
+            node, source = self._node(op), op.source
+            for place, origin in source.operands.items():
+                value = op.inputs[place]
+                if origin in self.source.constants:
+                    self._weight(node, place, origin, value, alike)
+                else:
+                    self._known(node, place, origin, value, found)
+            self._attributes(op, node)
+            for place, name in source.arguments.items():
+                self._argument(op, node, place, name, found)
+        self._place()
+        self._tensors()
+        self._shapes()
+        return self.out
+
+    def _node(self, op: Op) -> Any:
+        return self.nodes[next(name for name in op.source.proto.output if name)]
+
+    # --- weights ----------------------------------------------------------------------------
+
+    def _alike(self, ops: list[Op]) -> set[str]:
+        """Constants that every user cuts in the same way, so that they can change in place."""
+        ways: dict[str, set[bytes]] = {}
+        fixed = {item.name for item in self.source.model.graph.output}
+        for op in ops:
+            for place, origin in op.source.operands.items():
+                ways.setdefault(origin, set()).add(self._way(op.inputs[place]))
+        for node in self.source.nodes:
+            known = [n for n in node.input if n in self.program.traces.first.folded]
+            folded = any(n in self.program.traces.first.folded for n in node.output) or known
+            fixed.update(captured(node))
+            if folded:
+                fixed.update(n for n in node.input if n in self.source.constants)
+        for op in ops:
+            fixed.update(op.source.proto.input[place] for place in op.source.arguments)
+        held = {self.source.origins.get(name, name) for name in fixed}
+        return {origin for origin, found in ways.items() if len(found) == 1} - held
+
+    def _way(self, value: Value) -> bytes:
+        if value in self.replaced:
+            return f"replaced {value.name}".encode()
+        kept = self.cuts.weights.get(value)
+        if kept is None:
+            return b""
+        return b"|".join(b"all" if k is None else k.tobytes() for k in kept)
+
+    def _weight(
+        self, node: NodeProto, place: int, origin: str, value: Value, alike: set[str]
+    ) -> None:
+        way = self._way(value)
+        if not way:
+            return
+        name = origin if origin in alike else self.copies.get((origin, way))
+        if name is None:
+            name = self._fresh(origin)
+            self.copies[origin, way] = name
+        if name not in self.new:
+            self.new[name] = self._cut(name, origin, value)
+        if origin not in alike:
+            node.input[place] = name
+
+    def _cut(self, name: str, origin: str, value: Value) -> Stored:
+        proto = self.source.constants[origin]
+        elem_type, external = proto.data_type, proto.data_location == TensorProto.EXTERNAL
+        kept = self.cuts.weights.get(value) or [None] * len(value.shape)
+        shape = tuple(
+            size if k is None else len(k) for size, k in zip(value.shape, kept, strict=True)
+        )
+        given = self.replaced.get(value)
+        if given is not None:
+            return Stored(name, elem_type, shape, lambda: given)
+        return Stored(
+            name,
+            elem_type,
+            shape,
+            lambda: cut_array(self.source.array(origin), kept),
+            external=external,
+        )
+
+    def _fresh(self, base: str) -> str:
+        number = 1
+        while f"{base}_{number}" in self.taken:
+            number += 1
+        self.taken.add(f"{base}_{number}")
+        return f"{base}_{number}"
+
+    def _constant(self, base: str, array: Array) -> str:
+        """A new initializer."""
+        name = self._fresh(base)
+        elem_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+        self.new[name] = Stored(name, elem_type, array.shape, lambda: array)
+        return name
+
+    # --- numbers ----------------------------------------------------------------------------
+
+    def _known(
+        self, node: NodeProto, place: int, name: str, value: Value, found: Mapping[str, Array]
+    ) -> None:
+        """A value that shapes determine, among the data."""
+        if value.kind == "result":
+            wanted = self.program.traces.first.known[name]
+        else:
+            kept = self.cuts.weights.get(value) or [None] * len(value.shape)
+            wanted = cut_array(self.program.traces.first.known[name], kept)
+        self._settle(node, place, name, wanted, found)
+
+    def _argument(
+        self, op: Op, node: NodeProto, place: int, attr: str, found: Mapping[str, Array]
+    ) -> None:
+        name = op.source.proto.input[place]
+        present = self.program.traces.first.known.get(name)
+        changed = self.cuts.attrs.get(op, {})
+        if present is None:
+            present = self.source.array(name)
+        wanted = as_operand(attr, changed.get(attr, op.attrs[attr]), present.dtype)
+        if wanted.size == present.size:
+            wanted = wanted.reshape(present.shape)
+        if attr in changed:
+            self.out.edits[f"{op.name}.{attr}"] = changed[attr]
+        self._settle(node, place, name, wanted, found)
+
+    def _settle(
+        self, node: NodeProto, place: int, name: str, wanted: Array, found: Mapping[str, Array]
+    ) -> None:
+        """Make an operand hold the wanted numbers, computed as before where that gives them."""
+        present = found.get(name, self.program.traces.first.known.get(name))
+        if present is None:
+            present = self.source.array(name)
+        if present.shape == wanted.shape and np.array_equal(present, wanted):
+            return
+        if name in self.source.constants or self.program.traces.fixed(name):
+            node.input[place] = self._constant(name, wanted)
+            return
+        if present.shape != wanted.shape:
+            raise LiftError(
+                f"{node.op_type} {node.name}: {name} depends on the inputs' sizes and on lengths "
+                "that would change; pass keep= with the layers around it"
+            )
+        wrong = present != wanted
+        if (wrong & ~self.program.traces.steady(name)).any():
+            self._scale(node, place, name, np.where(wrong, wanted, 1), np.where(wrong, present, 1))
+        else:
+            mask = self._constant(name, wrong)
+            right = self._constant(name, np.where(wrong, wanted, 0).astype(wanted.dtype))
+            self._insert(node, place, "Where", [mask, right, name])
+
+    def _scale(self, node: NodeProto, place: int, name: str, new: Array, old: Array) -> None:
+        """Products of a width and of sizes that vary: the width's part changes, the rest stays."""
+        dtype = self.program.traces.first.known[name].dtype
+        if dtype.kind == "i":
+            common = np.gcd(new, old)
+            new, old = new // common, old // common
+        for kind, factor in (("Mul", new), ("Div", old)):
+            constant = self._constant(name, factor.astype(dtype))
+            name = self._insert(node, place, kind, [name, constant])
+
+    def _insert(self, node: NodeProto, place: int, kind: str, operands: list[str]) -> str:
+        """Put an operation before an operand of a node."""
+        result = self._fresh(operands[-1] if kind == "Where" else operands[0])
+        made = helper.make_node(kind, operands, [result], name=f"{result}/{kind}")
+        self.inserted.append((node, made))
+        node.input[place] = result
+        return result
+
+    def _attributes(self, op: Op, node: NodeProto) -> None:
+        source: Node = op.source
+        held = {attribute.name: attribute for attribute in node.attribute}
+        for name, value in self.cuts.attrs.get(op, {}).items():
+            if name in source.arguments.values():
+                continue
+            self.out.edits[f"{op.name}.{name}"] = value
+            if name == "split" and self.source.opsets[""] >= 13:
+                node.input.append(self._constant(f"{op.name}_split", np.asarray(value, np.int64)))
+                if "num_outputs" in held:
+                    node.attribute.remove(held["num_outputs"])
+            elif name in held:
+                held[name].CopyFrom(helper.make_attribute(name, value))
+            else:
+                node.attribute.append(helper.make_attribute(name, value))
+
+    # --- the file ---------------------------------------------------------------------------
+
+    def _place(self) -> None:
+        """Put the new nodes before those that need them."""
+        if not self.inserted:
+            return
+        graph = self.out.frame.graph
+        before: dict[str, list[NodeProto]] = {}
+        for node, where in self.inserted:
+            before.setdefault(next(name for name in node.output if name), []).append(where)
+        nodes: list[NodeProto] = []
+        for node in graph.node:
+            for name in node.output:
+                nodes += before.get(name, [])
+            nodes.append(node)
+        copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+    def _tensors(self) -> None:
+        """Old initializers that are still used, cut ones in their places, new ones behind."""
+        graph, before = self.out.frame.graph, _used(self.source.model.graph)
+        self._drop(before)
+        self._in_place()
+        used = _used(graph)
+        for proto in self.source.model.graph.initializer:
+            if proto.name in self.new:
+                self.out.tensors.append(self.new.pop(proto.name))
+            elif proto.name in used or proto.name not in before:
+                self.out.tensors.append(self._kept(proto))
+            else:
+                _remove(graph.input, proto.name)
+        self.out.tensors += self.new.values()
+
+    def _drop(self, before: set[str]) -> None:
+        """Drop nodes that lost their last user."""
+        graph = self.out.frame.graph
+        while True:
+            used = _used(graph)
+            dead = [
+                node
+                for node in graph.node
+                if before.intersection(node.output) and not used.intersection(node.output)
+            ]
+            for node in dead:
+                graph.node.remove(node)
+            if not dead:
+                return
+
+    def _kept(self, proto: TensorProto) -> Stored:
+        folder = self.source.folder
+        return Stored(
+            proto.name,
+            proto.data_type,
+            tuple(proto.dims),
+            lambda: read(proto, folder),
+            proto,
+            proto.data_location == TensorProto.EXTERNAL,
+        )
+
+    def _in_place(self) -> None:
+        """Cut the values of Constant nodes."""
+        for node in self.out.frame.graph.node:
+            if node.op_type == "Constant" and node.output[0] in self.new:
+                stored = self.new.pop(node.output[0])
+                self.cut[stored.name] = stored.shape
+                node.attribute[0].CopyFrom(helper.make_attribute("value", stored.as_proto()))
+
+    def _shapes(self) -> None:
+        graph = self.out.frame.graph
+        self.cut.update((tensor.name, tensor.shape) for tensor in self.out.tensors)
+        for item in (*graph.input, *graph.output, *graph.value_info):
+            if not item.type.tensor_type.HasField("shape"):
+                continue
+            if item.name in self.program.values:
+                self._reshape(item, self.program.values[item.name])
+            elif self.source.origins.get(item.name) in self.cut:
+                new = self.cut[self.source.origins[item.name]]
+                for dim, size in zip(item.type.tensor_type.shape.dim, new, strict=False):
+                    dim.dim_value = size
+
+    def _reshape(self, item: ValueInfoProto, value: Value) -> None:
+        dims = item.type.tensor_type.shape.dim
+        if len(dims) != len(value.shape):
+            return
+        for dim, kept in zip(dims, self.cuts.kept(value), strict=True):
+            if kept is not None:
+                dim.dim_value = len(kept)
+
+
+def _used(graph: GraphProto) -> set[str]:
+    """Names that nodes, subgraphs or the outputs use."""
+    used = {name for node in graph.node for name in (*node.input, *captured(node)) if name}
+    return used | {item.name for item in graph.output}
+
+
+def _remove(items: Any, name: str) -> None:
+    for item in items:
+        if item.name == name:
+            items.remove(item)
+            return

@@ -1,0 +1,139 @@
+"""A plan together with the ONNX model that it was made for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphprune.errors import GraphPruneError, LiftError, VerifyError
+from graphprune.frontends.onnx.compare import compare, engine, valid
+from graphprune.frontends.onnx.execute import forget, has_runtime
+from graphprune.frontends.onnx.lift import OnnxProgram, lift
+from graphprune.frontends.onnx.lower import lower
+from graphprune.frontends.onnx.model import read_model
+from graphprune.frontends.onnx.stored import Lowered
+from graphprune.frontends.onnx.tensors import Array, as_array
+from graphprune.frontends.onnx.write import write
+from graphprune.frontends.survey import Survey
+from graphprune.frontends.torch import Inputs
+from graphprune.passes.couple import couple
+from graphprune.passes.narrow import Cuts, narrow
+from graphprune.passes.select import Selection
+from graphprune.passes.verify import Verification
+from graphprune.passes.verify import verify as verify_cuts
+from graphprune.report import Report
+from graphprune.session import Session, timed
+
+_WHOLE = 2**29  # bytes of weights up to which the smaller model is also run as a whole
+
+
+class OnnxSession(Session):
+    """A lifted ONNX model, its analysis, and the choice made for it."""
+
+    program: OnnxProgram
+
+    def take(self, selection: Selection) -> None:
+        """Use a selection; a graph can express any."""
+        self.selection = selection
+        self.cuts = timed(self.seconds, "narrow", narrow, self.deps, selection.keep)
+        self.found = Survey(self.cuts)
+
+    def _alike(self) -> bool:
+        return False  # no code equates widths in a file
+
+    def finish(self, verify: bool, seed: int, of: str) -> tuple[Any, Report]:
+        """The smaller model, of the kind that the caller gave, and what is to be told of it."""
+        lowered, report = self._made(verify, seed, of)
+        model: Any = timed(self.seconds, "lower", lowered.proto)
+        if self.program.source.kind == "graphsurgeon":
+            import onnx_graphsurgeon as gs
+
+            model = gs.import_onnx(model)
+        return model, report
+
+    def write(self, path: Path, verify: bool, seed: int, of: str) -> Report:
+        """Make the smaller model and write it, tensor by tensor."""
+        lowered, report = self._made(verify, seed, of)
+        timed(self.seconds, "write", write, lowered, path)
+        return report
+
+    def _made(self, verify: bool, seed: int, of: str) -> tuple[Lowered, Report]:
+        lowered = timed(self.seconds, "lower", lower, self.program, self.cuts)
+        verification: Verification | None = None
+        if verify:
+            if not has_runtime():
+                self.program.warnings.append(
+                    "ONNX Runtime is not installed, so the slow reference implementation made the "
+                    "check: pip install 'graphprune[ort]'"
+                )
+            given = self.program.flat_inputs(seed)
+            verification = timed(self.seconds, "verify", _verified, self.cuts, given, seed)
+            verification.lowered = timed(self.seconds, "verify", self._compared, lowered, seed)
+            forget()
+        report = self.report(of)
+        report.verification = verification
+        report.edits = lowered.edits
+        return lowered, report
+
+    def _compared(self, lowered: Lowered, seed: int) -> float | None:
+        """Run the whole model, unless it is so large that memory would not hold it twice."""
+        if lowered.size() > _WHOLE:
+            valid(lowered)
+            self.program.warnings.append(
+                f"{self.program.name} is too large to be run as a whole: it was checked operation "
+                "by operation, and that it is valid"
+            )
+            return None
+        return compare(self.program, self.cuts, lowered, seed)
+
+
+def _verified(cuts: Cuts, given: list[torch.Tensor], seed: int) -> Verification:
+    try:
+        return verify_cuts(cuts, given, seed, engine())
+    except RuntimeError as error:
+        raise VerifyError(
+            f"the original model does not run by single operations: {error}; pass example inputs "
+            "that it accepts, or verify=False",
+            "",
+            float("inf"),
+        ) from error
+
+
+def opened(model: Any, inputs: Inputs | None, keep: Collection[Any]) -> OnnxSession:
+    """Read and analyse a model.
+
+    Args:
+        model: A path, a ModelProto or an onnx-graphsurgeon graph.
+        inputs: Example inputs, positional and by name; they settle the sizes of dynamic
+            dimensions. None where the sizes can be guessed.
+        keep: Names of weights or nodes to leave as they are; `*` and `?` match any text.
+    """
+    patterns = [keep] if isinstance(keep, str) else list(keep)
+    for item in patterns:
+        if not isinstance(item, str):
+            raise GraphPruneError(f"keep: an ONNX model has names, not types such as {item}")
+    seconds: dict[str, float] = {}
+    source = timed(seconds, "read", read_model, model)
+    names = [item.name for item in source.inputs]
+    program = timed(seconds, "lift", lift, source, _examples(inputs, names))
+    if not any(True for _ in program.graph.parameters()):
+        raise LiftError(
+            f"{source.label} holds no weights that its operations use: there is nothing to prune"
+        )
+    return OnnxSession(program, timed(seconds, "couple", couple, program.graph, patterns), seconds)
+
+
+def _examples(given: Inputs | None, names: list[str]) -> dict[str, Array]:
+    """Example inputs by name."""
+    args, kwargs = given or ((), {})
+    if len(args) > len(names):
+        raise LiftError(f"{len(args)} example inputs for the {len(names)} inputs {names}")
+    return {name: _array(x) for name, x in (*zip(names, args, strict=False), *kwargs.items())}
+
+
+def _array(item: Any) -> Array:
+    return as_array(item) if isinstance(item, torch.Tensor) else np.asarray(item)

@@ -1,0 +1,93 @@
+"""The smaller model: a frame, and tensors that are read when they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper
+
+from graphprune.errors import LiftError
+from graphprune.frontends.onnx.tensors import Array, to_proto
+from graphprune.passes.narrow import Kept
+
+LARGEST = 2**31 - 2**20  # bytes of a protobuf, with some room for names
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of the result, read when it is written.
+
+    Attributes:
+        name: Its name.
+        elem_type: ONNX element type.
+        shape: Its shape.
+        read: Gives the elements.
+        proto: The tensor as it was, where nothing changes.
+        external: Whether its data stood in a file of its own.
+    """
+
+    name: str
+    elem_type: int
+    shape: tuple[int, ...]
+    read: Callable[[], Array]
+    proto: TensorProto | None = None
+    external: bool = False
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        kind = helper.tensor_dtype_to_np_dtype(self.elem_type)
+        return prod(self.shape) * max(int(np.dtype(kind).itemsize), 1)
+
+    def as_proto(self) -> TensorProto:
+        """The tensor with its data inside."""
+        if self.proto is not None and self.proto.data_location != TensorProto.EXTERNAL:
+            return self.proto
+        return to_proto(self.read(), self.name, self.elem_type)
+
+
+@dataclass
+class Lowered:
+    """The smaller model.
+
+    Attributes:
+        frame: The model without its initializers.
+        tensors: The initializers.
+        edits: Attributes and arguments with new values.
+    """
+
+    frame: ModelProto
+    tensors: list[Stored] = field(default_factory=list)
+    edits: dict[str, Any] = field(default_factory=dict)
+
+    def size(self) -> int:
+        """Bytes of the initializers."""
+        return sum(tensor.size for tensor in self.tensors)
+
+    def proto(self) -> ModelProto:
+        """The model as one protobuf.
+
+        Raises:
+            LiftError: It is larger than the 2 GB that a protobuf can hold.
+        """
+        if self.size() >= LARGEST:
+            raise LiftError(
+                f"the smaller model holds {self.size() / 1e9:.1f} GB, more than a protobuf can; "
+                "write it to a file: plan.write('small.onnx')"
+            )
+        out = ModelProto()
+        out.CopyFrom(self.frame)
+        out.graph.initializer.extend(tensor.as_proto() for tensor in self.tensors)
+        return out
+
+
+def cut_array(array: Array, kept: Kept) -> Array:
+    """The slices of an array at the kept positions of each dimension (None: all)."""
+    for dim, indices in enumerate(kept):
+        if indices is not None:
+            array = np.take(array, indices, axis=dim)
+    return array

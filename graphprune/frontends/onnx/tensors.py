@@ -1,0 +1,138 @@
+"""The tensors of a file as torch tensors, without a copy where memory can be shared."""
+
+from __future__ import annotations
+
+import warnings
+from math import prod
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import TensorProto
+
+from graphprune.errors import LiftError
+
+Array: TypeAlias = npt.NDArray[Any]
+
+FLOATS = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.DOUBLE: torch.float64,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.BFLOAT16: torch.bfloat16,
+}
+INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL)
+PACKED = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)  # two to a byte
+_EXTERNAL = TensorProto.EXTERNAL
+
+
+def is_float(elem_type: int) -> bool:
+    """Whether an ONNX element type is one of floating point that torch can compute in."""
+    return elem_type in FLOATS
+
+
+def dtype_name(elem_type: int) -> str:
+    """`float32` for `TensorProto.FLOAT`."""
+    try:
+        name = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type)).name)
+    except KeyError:
+        return "unknown"
+    return {"object": "string"}.get(name, name)
+
+
+def read(proto: TensorProto, folder: Path | None = None) -> Array:
+    """A tensor's elements.
+
+    Args:
+        proto: The tensor.
+        folder: Where external data lies; those are mapped, not read.
+
+    Raises:
+        LiftError: The data is missing, too short, or of a type that cannot be read.
+    """
+    try:
+        if proto.data_location == _EXTERNAL:
+            return _mapped(proto, folder)
+        return onnx.numpy_helper.to_array(proto)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise LiftError(f"cannot read tensor {proto.name}: {_line(error)}") from error
+
+
+def _mapped(proto: TensorProto, folder: Path | None) -> Array:
+    entries = {entry.key: entry.value for entry in proto.external_data}
+    where = external_path(entries.get("location", ""), folder)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(proto.data_type)
+    offset, count = int(entries.get("offset", 0)), prod(proto.dims)
+    if not count:
+        return np.zeros(proto.dims, dtype)
+    if proto.data_type in PACKED:
+        inline = TensorProto(data_type=proto.data_type, dims=proto.dims)
+        with where.open("rb") as file:
+            file.seek(offset)
+            inline.raw_data = file.read((count + 1) // 2)
+        return onnx.numpy_helper.to_array(inline)
+    # Copy on write: torch takes only writable memory, and nothing here writes.
+    return np.memmap(where, dtype, "c", offset, tuple(proto.dims))
+
+
+def external_path(location: str, folder: Path | None) -> Path:
+    """The file that holds external data.
+
+    Raises:
+        LiftError: It does not exist, or lies outside the model's folder.
+    """
+    if folder is None:
+        raise LiftError(
+            f"external data {location!r} cannot be found for a model that is not a file: pass its "
+            "path"
+        )
+    path = (folder / location).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise LiftError(f"external data {location!r} lies outside the model's folder")
+    if not location or not path.is_file():
+        raise LiftError(f"external data {location!r} is missing from {folder}")
+    return path
+
+
+def as_torch(array: Array) -> torch.Tensor | None:
+    """An array as a tensor on the same memory; None where torch has no such type."""
+    array = np.asarray(array)
+    if not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array)
+    if array.dtype == ml_dtypes.bfloat16:
+        return _shared(array.view(np.int16)).view(torch.bfloat16)
+    try:
+        return _shared(array)
+    except TypeError:
+        return None
+
+
+def _shared(array: Array) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # read-only memory is fine: nothing writes to it
+        return torch.from_numpy(array)
+
+
+def as_array(tensor: torch.Tensor) -> Array:
+    """The reverse of `as_torch`."""
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def to_proto(array: Array, name: str, elem_type: int) -> TensorProto:
+    """An array as a tensor of a file."""
+    if elem_type in PACKED:
+        return onnx.numpy_helper.from_array(array, name)
+    proto = TensorProto(name=name, data_type=elem_type, dims=array.shape)
+    proto.raw_data = np.ascontiguousarray(array).tobytes()
+    return proto
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,70 @@
+"""Opening a model of any kind: captured, analysed, ready for a choice."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from graphprune.errors import GraphPruneError
+from graphprune.frontends.inputs import find_inputs
+from graphprune.frontends.onnx import is_onnx
+from graphprune.frontends.torch import Inputs, check, lift
+from graphprune.passes.couple import couple
+from graphprune.session import Session, timed
+
+Keep: TypeAlias = Collection["str | type[nn.Module]"]
+
+
+def opened(model: Any, inputs: Inputs | None, keep: Keep) -> Session:
+    """Capture and analyse a model.
+
+    Args:
+        model: A module, or an ONNX model or path.
+        inputs: Example inputs, or None to find some.
+        keep: What to leave as it is.
+
+    Raises:
+        LiftError: The model cannot be captured.
+        GraphPruneError: It is of no kind that can be read.
+    """
+    if is_onnx(model):
+        from graphprune.frontends.onnx.session import opened as opened_onnx
+
+        return opened_onnx(model, inputs, keep)
+    if not isinstance(model, nn.Module):
+        raise GraphPruneError(
+            f"a torch.nn.Module or an ONNX model is needed, not a {type(model).__name__}"
+        )
+    check(model)
+    inputs = find_inputs(model) if inputs is None else inputs
+    seconds: dict[str, float] = {}
+    program = timed(seconds, "capture", lift, model, inputs)
+    deps = timed(seconds, "couple", couple, program.graph, patterns(model, keep))
+    return Session(program, deps, seconds)
+
+
+def as_module(model: Any, what: str = "this") -> nn.Module:
+    """The model, where something is asked for that ONNX models do not have yet."""
+    if not isinstance(model, nn.Module):
+        raise GraphPruneError(f"{what} needs a torch.nn.Module, not a {type(model).__name__}")
+    return model
+
+
+def patterns(model: Any, keep: Keep) -> list[str]:
+    """Name patterns, module types replaced by the names of such modules."""
+    out: list[str] = []
+    for item in [keep] if isinstance(keep, str | type) else keep:
+        if isinstance(item, str):
+            out.append(item)
+            continue
+        found = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, item) and any(True for _ in module.parameters())
+        ]
+        if not found:
+            raise GraphPruneError(f"keep: the model has no {item.__name__} with parameters")
+        out += found
+    return out

@@ -1,0 +1,64 @@
+"""Quantized arithmetic: scales and zero points for a whole tensor, or for each index."""
+
+from __future__ import annotations
+
+from graphprune.axes import unify
+from graphprune.rules.notation import parse
+from graphprune.rules.registry import axis_rule
+from graphprune.rules.site import Dims, Site
+
+
+@axis_rule("QuantizeLinear", "DequantizeLinear")
+def quantize(op: Site) -> list[Dims]:
+    """One scale for all, or one for each index of a dimension; blocks of indices are locked."""
+    dims = op.dims()
+    if op.attr("block_size", default=0):
+        return op.opaque("quantized in blocks")
+    for i in (1, 2):
+        if op.has(i) and op.rank(i) == 1 and op.shape(i)[0] > 1:
+            unify(dims[op.axis("axis", default=1)], op.dims(i)[0])
+    return [dims]
+
+
+@axis_rule("DynamicQuantizeLinear")
+def dynamic_quantize(op: Site) -> list[Dims]:
+    """The scale follows from the extremes of the whole tensor."""
+    op.mix(*op.dims())
+    return [op.dims(), [], []]
+
+
+def _along(op: Site, i: int, dim: str) -> str:
+    """The pattern of a scale or zero point: one for all, or one for each index of a dimension."""
+    if not op.has(i) or op.rank(i) == 0:
+        return ""
+    return dim if op.shape(i)[0] > 1 else "1"
+
+
+@axis_rule("QLinearConv", "ConvInteger")
+def conv(op: Site) -> str:
+    """A convolution of integers."""
+    g = f"g={op.attr('group', default=1)}"
+    op.resize("group", "g")
+    x, w, o = f"n ({g} i) *", f"({g} o) i *k", f"({g} o)"
+    if op.op.type == "ConvInteger":
+        return f"{x}, {w}, , {_along(op, 3, o)} -> n {o} *s"
+    one = [_along(op, i, o) for i in (1, 2, 4, 5, 6, 7)]
+    return f"{x}, {one[0]}, {one[1]}, {w}, {', '.join(one[2:])}, {o} -> n {o} *s"
+
+
+@axis_rule("QLinearMatMul", "MatMulInteger")
+def matmul(op: Site) -> list[Dims]:
+    """A matrix product of integers."""
+    at = (0, 1) if op.op.type == "MatMulInteger" else (0, 3)
+    if min(op.rank(i) for i in at) < 2:
+        return op.opaque("vectors of integers")
+    gap = ", " * (at[1] - 1)
+    (out,) = op.apply(parse(f"... i k, {gap}... k j -> ... i j"))
+    scales = ((2, out[-2]), (3, out[-1])) if at[1] == 1 else ((1, out[-2]), (2, out[-2]))
+    more = () if at[1] == 1 else ((4, out[-1]), (5, out[-1]))
+    for i, dim in (*scales, *more):
+        if op.has(i) and op.rank(i) and op.shape(i)[0] > 1:
+            if op.rank(i) > 1:
+                return op.opaque("scales of several dimensions")
+            unify(dim, op.dims(i)[0])
+    return [out]

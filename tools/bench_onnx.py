@@ -1,0 +1,159 @@
+#!/usr/bin/env python
+"""ONNX files from both exporters: graphprune beside onnxsim's structured pruning.
+
+    python tools/bench_onnx.py                        # the default models
+    python tools/bench_onnx.py resnet18 timm:mixer_s16_224 --exporter trace
+    python tools/bench_onnx.py resnet50 --speed       # MACs ratio and measured speed-up
+
+Both are asked for half of the channels of every layer. *cosine* is that of the outputs of the
+original and of the smaller model on random images: the weights are untrained. onnxsim is used
+where it is installed (`pip install onnxsim`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import graphprune
+from graphprune.models import load_model
+from graphprune.saving import silent
+
+MODELS = """
+    resnet18 mobilenet_v2 densenet121 efficientnet_b0 shufflenet_v2_x1_0 regnet_y_400mf
+    convnext_tiny googlenet timm:vit_tiny_patch16_224 timm:swin_tiny_patch4_window7_224
+    timm:mixer_s16_224
+"""
+PAIRS = 15  # runs of each of the two models, alternating
+
+
+def export(name: str, exporter: str) -> onnx.ModelProto:
+    """A model as one of PyTorch's exporters writes it, at batch 1."""
+    torch.manual_seed(0)
+    module, image = load_model(name), torch.randn(1, 3, 224, 224)
+    with warnings.catch_warnings(), silent(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        if exporter == "export":
+            program: Any = torch.onnx.export(module, (image,), dynamo=True, verbose=False)
+            found: onnx.ModelProto = program.model_proto
+            return found
+        file: Any = io.BytesIO()
+        torch.onnx.export(module, (image,), file, dynamo=False, opset_version=17)
+        return onnx.load_from_string(file.getvalue())
+
+
+def ours(model: onnx.ModelProto) -> onnx.ModelProto:
+    return graphprune.shrink(model, 0.5, "channels", allocation="uniform", round_to=1)
+
+
+def onnxsim_pruned(model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxsim
+
+    with silent():
+        simple, _ = onnxsim.simplify(model)
+        small: onnx.ModelProto = onnxsim.apply_structured_pruning(simple, sparsity=0.5)
+        small = onnxsim.apply_attention_head_pruning(small, sparsity=0.5)
+    return small
+
+
+def parameters(model: onnx.ModelProto) -> int:
+    return sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == 1)
+
+
+def session(model: onnx.ModelProto) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4
+    data = model.SerializeToString()
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def cosine(a: onnx.ModelProto, b: onnx.ModelProto) -> float:
+    """Mean cosine of the first outputs on four random images."""
+    rng, found = np.random.default_rng(0), []
+    first, second = session(a), session(b)
+    name = first.get_inputs()[0].name
+    for _ in range(4):
+        image = rng.standard_normal((1, 3, 224, 224)).astype(np.float32)
+        x, y = (s.run(None, {name: image})[0].ravel().astype(float) for s in (first, second))
+        found.append(x @ y / max(np.linalg.norm(x) * np.linalg.norm(y), 1e-12))
+    return float(np.mean(found))
+
+
+def tried(prune: Callable[[onnx.ModelProto], onnx.ModelProto], model: onnx.ModelProto) -> list[str]:
+    """Share of the parameters removed, validity, cosine and seconds."""
+    start = time.perf_counter()
+    try:
+        small = prune(model)
+    except Exception as error:
+        return [f"failed: {str(error).splitlines()[0][:40]}", "", "", ""]
+    seconds = time.perf_counter() - start
+    removed = 1 - parameters(small) / parameters(model)
+    try:
+        onnx.checker.check_model(small, full_check=True)
+        alike = f"{cosine(model, small):.3f}"
+    except Exception as error:
+        return [f"{removed:.1%}", f"no: {str(error).splitlines()[0][:40]}", "", f"{seconds:.1f}"]
+    return [f"{removed:.1%}", "yes", alike, f"{seconds:.1f}"]
+
+
+def speed(model: onnx.ModelProto) -> tuple[float, float]:
+    """MACs before over after, and the median of paired times before over after."""
+    plan: Any = graphprune.plan(model, 0.5, "macs", verify=False)
+    before, after = session(model), session(plan.apply())
+    name = before.get_inputs()[0].name
+    image = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    ratios = []
+    for _ in range(PAIRS):
+        times = []
+        for runner in (before, after):
+            start = time.perf_counter()
+            runner.run(None, {name: image})
+            times.append(time.perf_counter() - start)
+        ratios.append(times[0] / times[1])
+    macs = plan.report.macs
+    return macs[0] / macs[1], statistics.median(ratios)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", default=MODELS.split())
+    parser.add_argument("--exporter", choices=["trace", "export", "both"], default="both")
+    parser.add_argument("--speed", action="store_true", help="measure speed-up in ONNX Runtime")
+    options = parser.parse_args()
+    exporters = ["trace", "export"] if options.exporter == "both" else [options.exporter]
+    console, table = Console(width=150), Table()
+    columns = ["model", "exporter", "removed", "valid", "cosine", "s"]
+    columns += ["onnxsim: removed", "valid", "cosine", "s"]
+    for column in ["model", "exporter", "MACs", "speed-up"] if options.speed else columns:
+        table.add_column(column)
+    for name in options.models:
+        for exporter in exporters:
+            model = export(name, exporter)
+            if options.speed:
+                row = [f"{ratio:.2f} x" for ratio in speed(model)]
+            else:
+                row = [*tried(ours, model), *tried(onnxsim_pruned, model)]
+            table.add_row(name, exporter, *row)
+            console.print(name, exporter, *row, markup=False)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
