@@ -127,3 +127,47 @@ def damped_inverse(covariance: Matrix, damping: float = _DAMPING) -> Matrix:
     raised = covariance + ridge * np.eye(n)
     inverse = np.linalg.inv(raised)
     return np.asarray((inverse + inverse.T) / 2, dtype=np.float64)
+
+
+def eliminate_blocks(
+    systems: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]], count: int
+) -> Elimination:
+    """As `eliminate`, for indices that own several inputs each: heads, flattened images.
+
+    Removing the block S adds `tr(([H⁻¹]_SS)⁻¹ A_SS)`.
+
+    Args:
+        systems: H⁻¹ and A of each layer, `n x size x n x size`; the size of a block may differ
+            from layer to layer.
+        count: How many of the n indices go.
+    """
+    n = len(systems[0][0])
+    pairs = [(h.copy(), a.copy()) for h, a in systems]
+    live = np.ones(n, dtype=bool)
+    order = np.empty(count, dtype=np.int64)
+    losses = np.empty(count)
+    every = np.arange(n)
+    for done in range(count):
+        cost = np.zeros(n)
+        for h, a in pairs:
+            own_h, own_a = h[every, :, every], a[every, :, every]
+            own_h[~live] = np.eye(h.shape[1])
+            cost += np.einsum("nij,nji->n", np.linalg.inv(own_h), own_a)
+        cost[~live] = np.inf
+        best = int(np.argmin(cost))
+        order[done], losses[done] = best, cost[best]
+        live[best] = False
+        for h, a in pairs:
+            _downdate_block(h, a, best)
+    return Elimination(order, losses)
+
+
+def _downdate_block(h: npt.NDArray[np.float64], a: npt.NDArray[np.float64], gone: int) -> None:
+    n, size = h.shape[:2]
+    flat_h, flat_a = h.reshape(n * size, n * size), a.reshape(n * size, n * size)
+    block = slice(gone * size, (gone + 1) * size)
+    rows = flat_h[block].copy()
+    steps = np.linalg.solve(rows[:, block], rows)  # size x (n * size)
+    cross = flat_a[block] - 0.5 * flat_a[block, block] @ steps
+    flat_a -= steps.T @ cross + cross.T @ steps
+    flat_h -= rows.T @ steps

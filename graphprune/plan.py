@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import nn
 
+from graphprune.calibration import Calibration, Options
 from graphprune.cost import COSTS
 from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError
@@ -63,11 +64,14 @@ def plan(
     of: str = "params",
     *,
     example_inputs: Any = None,
-    importance: str | Criterion = "l2",
+    data: Iterable[Any] | None = None,
+    importance: str | Criterion = "auto",
     allocation: str = "auto",
     keep: Keep = (),
     ratios: Mapping[str, float] | None = None,
     round_to: int | str = "auto",
+    compensate: bool | str = "auto",
+    effort: str = "auto",
     verify: bool = True,
     seed: int = 0,
 ) -> Plan[M]:
@@ -79,13 +83,20 @@ def plan(
         of: The cost: `"params"`, `"macs"` or `"channels"`.
         example_inputs: A tensor, a tuple of positional arguments or a dict of keyword
             arguments for `forward`; found from the model where not given.
+        data: Inputs to take statistics from: any iterable of batches; labels are not needed. If
+            there are none, inputs are made from what the weights remember.
         importance: `"l2"`, `"l1"`, `"random"`, or a function `(weight, dim) -> scores`.
+            `"auto"`: what the removal costs after compensation; without, `"l2"`.
         allocation: `"auto"`, `"uniform"` (the same fraction of every group) or `"global"`
             (scores relative to their group's mean decide).
         keep: What to leave as it is: name patterns of layers or weights, or module types.
         ratios: Fraction of channels to remove from certain layers, by name pattern.
         round_to: Kept widths become multiples of this; `"auto"` takes the largest of 8, 4, 2, 1
             that meets the budget.
+        compensate: Whether the weights that stay make up for what is removed; `"auto"`: unless
+            the model looks untrained.
+        effort: How long that may take: `"fast"`, `"balanced"`, `"best"`; `"auto"` is balanced where
+            that takes less than two minutes.
         verify: Whether `apply` checks its result.
         seed: For `importance="random"` and for the perturbations of the check.
 
@@ -94,12 +105,19 @@ def plan(
         LiftError: The model cannot be captured, or no inputs for it can be found.
     """
     _check_request(ratio, of, round_to)
+    options = Options(compensate, effort, data, seed)
     program, deps, seconds = _analyzed(model, as_inputs(example_inputs), keep)
-    session = Session(program, deps, seconds)
-    session.decide(
-        Request(ratio, of, allocation, ratios or {}, round_to),
-        timed(seconds, "score", score, deps, importance, seed),
-    )
+    calibration = Calibration(program, deps, options)
+    session = Session(program, deps, seconds, calibration)
+    levels = None
+    if importance == "auto" and ratio > 0:
+        levels = timed(seconds, "calibrate", calibration.levels)
+    if levels is None:
+        criterion = "l2" if importance == "auto" else importance
+        levels = timed(seconds, "score", score, deps, criterion, seed)
+    elif allocation == "auto":
+        allocation = "loss"
+    session.decide(Request(ratio, of, allocation, ratios or {}, round_to), levels)
     keep_ = session.selection.keep
     made: Plan[M] = Plan(
         groups=[GroupChoice(g.name, g.size, keep_.get(g.axis)) for g in deps.groups],
@@ -109,6 +127,7 @@ def plan(
         asked=ratio,
         verify=verify,
         seed=seed,
+        options=options,
     )
     made._live = session
     made.report = session.report(of)
@@ -150,6 +169,7 @@ class Plan(Generic[M]):
         asked: The ratio asked for.
         verify: Whether `apply` checks its result.
         seed: For the check.
+        options: How the result is compensated; the data is not saved.
         report: What the plan removes and, after `apply`, what was proven; None for a plan that
             was loaded and not applied yet.
     """
@@ -161,6 +181,7 @@ class Plan(Generic[M]):
     asked: float
     verify: bool = True
     seed: int = 0
+    options: Options = field(default_factory=Options, repr=False)
     report: Report | None = None
     _live: Session | None = field(default=None, repr=False)
 
@@ -211,6 +232,8 @@ class Plan(Generic[M]):
             "of": self.of,
             "ratio": self.asked,
             "keep": self.keep,
+            "compensate": self.options.compensate,
+            "effort": self.options.effort,
             "inputs": None if self.inputs is None else describe(self.inputs),
             "groups": [
                 {
@@ -243,7 +266,7 @@ class Plan(Generic[M]):
             for group, found in zip(self.groups, deps.groups, strict=True)
             if group.keep is not None
         }
-        session = Session(program, deps, seconds)
+        session = Session(program, deps, seconds, Calibration(program, deps, self.options))
         session.take(Selection(keep, self.asked, self.asked, 1))
         return session
 
@@ -267,7 +290,8 @@ def load_plan(path: str | Path) -> Plan[nn.Module]:
             for g in data["groups"]
         ]
         inputs = None if data["inputs"] is None else restore(data["inputs"])
-        return Plan(groups, inputs, data["keep"], data["of"], data["ratio"])
+        options = Options(data.get("compensate", "auto"), data.get("effort", "auto"))
+        return Plan(groups, inputs, data["keep"], data["of"], data["ratio"], options=options)
     except OSError as error:
         raise GraphPruneError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -44,6 +44,8 @@ class Report:
         replaced: Submodules that are generated code now, with the reason.
         edits: Attributes with new values.
         folded: Weights into which a softmax scale was folded.
+        compensation: What makes up for what was removed, or why nothing does.
+        left: Operations that read fewer channels and could not be compensated, with the reason.
         seconds: Time of each stage.
         warnings: What else the caller should know.
     """
@@ -62,6 +64,8 @@ class Report:
     replaced: dict[str, str] = field(default_factory=dict)
     edits: dict[str, int] = field(default_factory=dict)
     folded: list[str] = field(default_factory=list)
+    compensation: str = ""
+    left: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -126,6 +130,12 @@ def _notes(report: Report) -> list[str]:
         lines.append(f"class: {report.model}, as it was")
     elif report.kept_class is not None:
         lines.append(f"class: generated code stands in for {report.model}")
+    if report.compensation:
+        lines.append(f"compensation: {report.compensation}")
+    for why, number in Counter(report.left.values()).items():
+        names = [name for name, reason in report.left.items() if reason == why]
+        shown = ", ".join(names[:3]) + (", ..." if number > 3 else "")
+        lines.append(f"not compensated: {shown} ({why})")
     lines += [f"warning: {warning}" for warning in report.warnings]
     for path, why in report.replaced.items():
         lines.append(f"generated: {path or 'the whole model'} ({why})")

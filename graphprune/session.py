@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from graphprune.axes import Axis
+from graphprune.calibration import Calibration, write
 from graphprune.cost import cost
 from graphprune.dependencies import Dependencies
 from graphprune.errors import VerifyError
@@ -64,6 +65,7 @@ class Session:
         selection: Which indices stay.
         cuts: The narrowed graph.
         found: What the model's code can express.
+        calibration: Statistics, where what is removed is to be made up for.
     """
 
     selection: Selection
@@ -71,11 +73,16 @@ class Session:
     found: Survey
 
     def __init__(
-        self, program: TorchProgram, deps: Dependencies, seconds: dict[str, float]
+        self,
+        program: TorchProgram,
+        deps: Dependencies,
+        seconds: dict[str, float],
+        calibration: Calibration,
     ) -> None:
         self.program = program
         self.deps = deps
         self.seconds = seconds
+        self.calibration = calibration
 
     def take(self, selection: Selection) -> None:
         """Use a selection."""
@@ -143,11 +150,18 @@ class Session:
                 yield group.axis
 
     def lowered(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
-        """The smaller module, checked if asked for.
+        """The smaller module, checked if asked for, then compensated.
 
         Where the module's own code turns out to compute something else, folding is given up
         first, then more and more of the code.
         """
+        lowered, verification = self._checked(verify, seed)
+        solved = timed(self.seconds, "compensate", self.calibration.solve, self.cuts)
+        if solved is not None:
+            write(lowered.model, solved, lowered.folds)
+        return lowered, verification
+
+    def _checked(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
         lowered = timed(self.seconds, "lower", lower, self.program, self.found)
         if not verify:
             return lowered, None
@@ -199,6 +213,8 @@ class Session:
             ],
             locks=lock_reasons(self.deps),
             unknown=self.deps.unknown,
+            compensation=self.calibration.note,
+            left=self.calibration.left,
             seconds=self.seconds,
             warnings=self.program.warnings,
         )

@@ -275,6 +275,8 @@ def _levels(ordered: Scores, allocation: str) -> Scores:
     size = len(ordered)
     if allocation in ("uniform", "auto"):
         return (np.arange(size) + 0.5) / size
+    if allocation == "loss":
+        return ordered
     if allocation == "global":
         mean = float(ordered.mean())
         return ordered / mean if mean > 0 else (np.arange(size) + 0.5) / size

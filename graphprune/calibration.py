@@ -1,0 +1,151 @@
+"""Calibration: the statistics of one model, where they come from, and what they are used for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from graphprune.consumers import untrained
+from graphprune.dependencies import Dependencies
+from graphprune.errors import GraphPruneError
+from graphprune.frontends.scale import Fold
+from graphprune.frontends.torch import TorchProgram
+from graphprune.importance import Scores
+from graphprune.passes.compensate import Compensation, compensate
+from graphprune.passes.narrow import Cuts
+from graphprune.passes.sample import sample
+from graphprune.passes.score import score
+from graphprune.passes.weigh import weigh
+from graphprune.samples import Samples, affordable, read
+
+EFFORTS = ("auto", "fast", "balanced", "best")
+_WANTED = {"fast": 64, "balanced": 256, "best": 1024}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the caller asks for.
+
+    Attributes:
+        compensate: True, False, or "auto": where there is something to gain.
+        effort: "fast", "balanced", "best", or "auto": balanced where that takes little time.
+        data: Inputs to take statistics from, or None.
+        seed: For inputs that are made.
+    """
+
+    compensate: bool | str = "auto"
+    effort: str = "auto"
+    data: Iterable[Any] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.compensate not in (True, False, "auto"):
+            raise GraphPruneError(f"compensate is True, False or 'auto', not {self.compensate!r}")
+        if self.effort not in EFFORTS:
+            raise GraphPruneError(f"no effort {self.effort!r}: choose from {', '.join(EFFORTS)}")
+
+
+class Calibration:
+    """Statistics of one captured model.
+
+    Attributes:
+        note: What was done, or why nothing was, for the report.
+        left: Operations that could not be compensated, with the reason.
+    """
+
+    def __init__(self, program: TorchProgram, deps: Dependencies, options: Options) -> None:
+        self.note = ""
+        self.left: dict[str, str] = {}
+        self._program = program
+        self._deps = deps
+        self._options = options
+        self._samples: Samples | None = None
+        self._wanted = options.compensate is not False
+        if options.compensate is False:
+            self.note = "off"
+        elif options.compensate == "auto" and options.data is None and untrained(deps):
+            self._give_up("the model looks untrained: its normalisation layers are as they start")
+
+    def _give_up(self, why: str) -> None:
+        if self._options.compensate is True:
+            raise GraphPruneError(f"cannot compensate: {why}")
+        self._wanted = False
+        self.note = f"none: {why}"
+
+    def samples(self) -> Samples | None:
+        """The samples, made or read when they are first needed; None where there are none."""
+        if self._wanted and self._samples is None:
+            options = self._options
+            wanted = _WANTED.get(options.effort, _WANTED["balanced"])
+            if options.data is not None:
+                most = affordable(self._deps, wanted)
+                self._samples = read(self._program, self._deps, options.data, most)
+            else:
+                likes = self._program.flat_inputs()
+                self._samples = sample(self._deps, likes, wanted, options.effort, options.seed)
+            self.note = f"statistics from {self._samples.source}"
+        return self._samples if self._wanted else None
+
+    def levels(self) -> list[Scores] | None:
+        """Loss curves of all groups, or None where there are no statistics."""
+        samples = self.samples()
+        if samples is None:
+            return None
+        try:
+            curves = weigh(self._deps, samples)
+        except RuntimeError as error:
+            self._give_up(f"the captured graph does not run: {str(error).splitlines()[0]}")
+            return None
+        norms = score(self._deps, "l2")
+        return [
+            _shares(norm) if curve is None else curve
+            for curve, norm in zip(curves, norms, strict=True)
+        ]
+
+    def solve(self, cuts: Cuts) -> Compensation | None:
+        """New weights for a narrowed graph, or None where there are no statistics."""
+        samples = self.samples() if cuts.keep else None
+        if samples is None:
+            return None
+        try:
+            found = compensate(cuts, samples)
+        except RuntimeError as error:
+            self._give_up(f"the captured graph does not run: {str(error).splitlines()[0]}")
+            return None
+        self.left = found.left
+        return found
+
+
+def _shares(norms: Scores) -> Scores:
+    """A curve for a group that no linear operation reads: cumulative share of its norm."""
+    order = np.argsort(norms, kind="stable")
+    curve = np.empty(len(norms))
+    total = float(norms.sum())
+    curve[order] = np.cumsum(norms[order]) / total if total > 0 else (order + 1) / len(norms)
+    return curve
+
+
+def write(model: nn.Module, found: Compensation, folds: Sequence[Fold]) -> None:
+    """Give a narrowed module its new weights.
+
+    Args:
+        model: The module; modified.
+        found: The new weights.
+        folds: Softmax scales that were folded into some of them.
+    """
+    named: dict[str, torch.Tensor] = {
+        **dict(model.named_buffers(remove_duplicate=False)),
+        **dict(model.named_parameters(remove_duplicate=False)),
+    }
+    for value, tensor in found.values.items():
+        for fold in folds:
+            if fold.weight is value:
+                tensor = fold.apply(tensor)
+        name = next((n for n in (value.name, *value.aliases) if n in named), None)
+        if name is not None:
+            named[name].data.copy_(tensor)

@@ -1,0 +1,93 @@
+"""sample: inputs to take statistics from, where the caller gives none.
+
+1. Batch norms with learned statistics: images that match them (`synthesize`).
+2. A classifier without: images of its classes.
+3. Token models: random tokens. Others: noise.
+Where the first two would take long, `effort="auto"` settles for noise: at a batch norm, the noise
+is normalised by its own statistics, so that what follows sees what it was trained for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from graphprune.cost import cost
+from graphprune.dependencies import Dependencies
+from graphprune.passes.synthesize import Descent, invert_classes, match_norms, noise, norms
+from graphprune.samples import Samples, affordable, captured, split
+from graphprune.sweep import Chunk, sampled
+
+LONGEST = 120.0  # seconds that `effort="auto"` may take for synthesis
+_STEPS = {"balanced": 500, "best": 2000}
+_TYPICAL = 100  # steps that a descent usually takes
+_PER_MAC, _PER_ELEMENT, _PER_OP = 3e-10, 1e-8, 2e-4  # seconds, forwards and backwards, one core
+
+Synthesis: TypeAlias = Callable[
+    [Dependencies, Sequence[torch.Tensor], int, Descent], tuple[Chunk, float]
+]
+
+
+def sample(
+    deps: Dependencies, likes: Sequence[torch.Tensor], wanted: int, effort: str, seed: int
+) -> Samples:
+    """Make inputs.
+
+    Args:
+        deps: The analysis.
+        likes: Example inputs.
+        wanted: How many.
+        effort: `"fast"`, `"balanced"`, `"best"`, or `"auto"`.
+        seed: Inputs are the same for the same seed.
+    """
+    number = affordable(deps, wanted)
+    make = _synthesis(deps, likes)
+    if make is not None and effort != "fast":
+        how = Descent(_STEPS.get(effort, 500), seed)
+        if effort != "auto" or seconds(deps, number) <= LONGEST:
+            found, left = make(deps, likes, number, how)
+            kind = "batch-norm statistics" if make is match_norms else "class labels"
+            return split(deps, found, f"{number} inputs synthesised from {kind} (loss {left:.2g})")
+    tensors = [
+        _made(like, number, seed + i) if cut else like
+        for i, (like, cut) in enumerate(zip(likes, sampled(deps), strict=True))
+    ]
+    tokens = not any(like.is_floating_point() for like in likes)
+    return split(deps, tensors, f"{number} {'random token' if tokens else 'noise'} inputs")
+
+
+def _synthesis(deps: Dependencies, likes: Sequence[torch.Tensor]) -> Synthesis | None:
+    """How inputs of these shapes can be made from what the weights remember, if they can."""
+    if len(likes) != 1 or not likes[0].is_floating_point() or not any(sampled(deps)):
+        return None
+    if norms(deps):
+        return match_norms
+    outputs = deps.source.outputs
+    classifies = len(outputs) == 1 and len(outputs[0].shape) == 2 and outputs[0].shape[1] > 1
+    return invert_classes if classifies else None
+
+
+def seconds(deps: Dependencies, number: int) -> float:
+    """Estimated time of a descent, from counts alone, so that no choice depends on a clock.
+
+    Args:
+        deps: The analysis.
+        number: How many inputs.
+    """
+    sizes = np.array([group.size for group in deps.groups], dtype=np.float64)
+    macs = cost(deps, "macs")(sizes)
+    elements = sum(prod(value.shape) for op in deps.source.ops for value in op.outputs)
+    step = number / captured(deps) * (macs * _PER_MAC + elements * _PER_ELEMENT)
+    return _TYPICAL * (step + len(deps.source.ops) * _PER_OP)
+
+
+def _made(like: torch.Tensor, number: int, seed: int) -> torch.Tensor:
+    if like.is_floating_point():
+        return noise(like, number, seed)
+    generator = torch.Generator().manual_seed(seed)
+    high = max(int(like.max()) + 1, 2) if like.numel() else 2
+    return torch.randint(high, (number, *like.shape[1:]), generator=generator).to(like)
