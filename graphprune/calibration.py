@@ -21,6 +21,7 @@ from graphprune.passes.narrow import Cuts
 from graphprune.passes.sample import sample
 from graphprune.passes.score import score
 from graphprune.passes.weigh import weigh
+from graphprune.progress import progress
 from graphprune.samples import Samples, affordable, read
 
 EFFORTS = ("auto", "fast", "balanced", "best")
@@ -56,6 +57,7 @@ class Calibration:
     Attributes:
         note: What was done, or why nothing was, for the report.
         left: Operations that could not be compensated, with the reason.
+        options: What the caller asks for.
     """
 
     def __init__(self, program: TorchProgram, deps: Dependencies, options: Options) -> None:
@@ -63,7 +65,7 @@ class Calibration:
         self.left: dict[str, str] = {}
         self._program = program
         self._deps = deps
-        self._options = options
+        self.options = options
         self._samples: Samples | None = None
         self._wanted = options.compensate is not False
         if options.compensate is False:
@@ -72,7 +74,7 @@ class Calibration:
             self._give_up("the model looks untrained: its normalisation layers are as they start")
 
     def _give_up(self, why: str) -> None:
-        if self._options.compensate is True:
+        if self.options.compensate is True:
             raise GraphPruneError(f"cannot compensate: {why}")
         self._wanted = False
         self.note = f"none: {why}"
@@ -80,14 +82,17 @@ class Calibration:
     def samples(self) -> Samples | None:
         """The samples, made or read when they are first needed; None where there are none."""
         if self._wanted and self._samples is None:
-            options = self._options
+            options = self.options
             wanted = _WANTED.get(options.effort, _WANTED["balanced"])
             if options.data is not None:
                 most = affordable(self._deps, wanted)
                 self._samples = read(self._program, self._deps, options.data, most)
             else:
                 likes = self._program.flat_inputs()
-                self._samples = sample(self._deps, likes, wanted, options.effort, options.seed)
+                with progress("synthesising inputs") as advance:
+                    self._samples = sample(
+                        self._deps, likes, wanted, options.effort, options.seed, advance
+                    )
             self.note = f"statistics from {self._samples.source}"
         return self._samples if self._wanted else None
 
@@ -97,7 +102,8 @@ class Calibration:
         if samples is None:
             return None
         try:
-            curves = weigh(self._deps, samples)
+            with progress("weighing channels") as advance:
+                curves = weigh(self._deps, samples, advance)
         except RuntimeError as error:
             self._give_up(f"the captured graph does not run: {str(error).splitlines()[0]}")
             return None
@@ -113,7 +119,8 @@ class Calibration:
         if samples is None:
             return None
         try:
-            found = compensate(cuts, samples)
+            with progress("compensating") as advance:
+                found = compensate(cuts, samples, advance)
         except RuntimeError as error:
             self._give_up(f"the captured graph does not run: {str(error).splitlines()[0]}")
             return None

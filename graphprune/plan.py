@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,6 +24,7 @@ from graphprune.indices import Indices
 from graphprune.passes.couple import couple
 from graphprune.passes.score import score
 from graphprune.passes.select import Selection
+from graphprune.recalibration import remember
 from graphprune.report import Report
 from graphprune.session import Request, Session, timed
 
@@ -194,12 +195,13 @@ class Plan(Generic[M]):
         """
         return {value.name: kept for value, kept in self._session().cuts.weights.items()}
 
-    def apply(self, model: M | None = None) -> M:
+    def apply(self, model: M | None = None, data: Iterable[Any] | None = None) -> M:
         """Make the smaller model.
 
         Args:
             model: A fresh instance of the same architecture, or None for the planned model.
                 Neither is modified.
+            data: Inputs to take the fresh instance's statistics from.
 
         Returns:
             A model of the same class wherever its code can express the new widths; the report
@@ -209,10 +211,15 @@ class Plan(Generic[M]):
             VerifyError: The result is not what it must be.
             GraphPruneError: The plan does not fit this model.
         """
+        if data is not None:
+            self.options = replace(self.options, data=data)
         if model is not None:
             self._live = self._fitted(model)
+        elif data is not None:
+            self._live = self._session().recalibrated(self.options)
         session = self._session()
         lowered, verification = session.lowered(self.verify, self.seed)
+        remember(lowered.model, session)
         self.report = session.report(self.of)
         self.report.verification = verification
         self.report.kept_class = "" not in lowered.replaced

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from graphprune.axes import Axis
-from graphprune.calibration import Calibration, write
+from graphprune.calibration import Calibration, Options, write
 from graphprune.cost import cost
 from graphprune.dependencies import Dependencies
 from graphprune.errors import VerifyError
@@ -84,6 +84,12 @@ class Session:
         self.seconds = seconds
         self.calibration = calibration
 
+    def recalibrated(self, options: Options) -> Session:
+        """The same choice, with other statistics."""
+        again = Session(self.program, self.deps, {}, Calibration(self.program, self.deps, options))
+        again.selection, again.cuts, again.found = self.selection, self.cuts, self.found
+        return again
+
     def take(self, selection: Selection) -> None:
         """Use a selection."""
         original = self.found.original if hasattr(self, "found") else None
@@ -103,7 +109,7 @@ class Session:
         best: tuple[int, Selection, Cuts, Survey] | None = None
         for _ in range(_ROUNDS):
             ties: list[Ties] = []
-            if request.allocation == "auto":
+            if request.allocation in ("auto", "loss"):
                 ties = preferences(self.deps, learned, alike=has_config(self.program.model))
             self.take(self._select(request, scores, ties))
             wrong = len(self.found.offenders)

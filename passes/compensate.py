@@ -43,14 +43,14 @@ class Compensation:
 
 
 def compensate(
-    cuts: Cuts, samples: Samples, advance: Callable[[], None] = lambda: None
+    cuts: Cuts, samples: Samples, advance: Callable[[float], None] = lambda _: None
 ) -> Compensation:
     """Solve for the weights that stay.
 
     Args:
         cuts: The narrowed graph.
         samples: Inputs to take statistics from.
-        advance: Called after every operation.
+        advance: Called with the share of the work that is done.
     """
     return _Compensator(cuts, samples).run(advance)
 
@@ -71,8 +71,9 @@ class _Compensator:
         self._small = Sweep(graph, self._weight, chunks, attrs, dtype)
         self._differs: set[Value] = set()
 
-    def run(self, advance: Callable[[], None]) -> Compensation:
-        for op in self._deps.source.ops:
+    def run(self, advance: Callable[[float], None]) -> Compensation:
+        ops = self._deps.source.ops
+        for number, op in enumerate(ops):
             differs = self._reads_fewer(op) or any(v in self._differs for v in op.inputs)
             if differs:
                 self._solve_for(op)
@@ -81,7 +82,7 @@ class _Compensator:
                 sweep.step(op)
             for sweep in (self._dense, self._small):
                 sweep.release(op)
-            advance()
+            advance((number + 1) / len(ops))
         return self._out
 
     def _weight(self, value: Value) -> torch.Tensor:

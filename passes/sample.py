@@ -28,12 +28,18 @@ _TYPICAL = 100  # steps that a descent usually takes
 _PER_MAC, _PER_ELEMENT, _PER_OP = 3e-10, 1e-8, 2e-4  # seconds, forwards and backwards, one core
 
 Synthesis: TypeAlias = Callable[
-    [Dependencies, Sequence[torch.Tensor], int, Descent], tuple[Chunk, float]
+    [Dependencies, Sequence[torch.Tensor], int, Descent, Callable[[float], None]],
+    tuple[Chunk, float],
 ]
 
 
 def sample(
-    deps: Dependencies, likes: Sequence[torch.Tensor], wanted: int, effort: str, seed: int
+    deps: Dependencies,
+    likes: Sequence[torch.Tensor],
+    wanted: int,
+    effort: str,
+    seed: int,
+    advance: Callable[[float], None] = lambda _: None,
 ) -> Samples:
     """Make inputs.
 
@@ -43,13 +49,14 @@ def sample(
         wanted: How many.
         effort: `"fast"`, `"balanced"`, `"best"`, or `"auto"`.
         seed: Inputs are the same for the same seed.
+        advance: Called with the share of the work that is done.
     """
     number = affordable(deps, wanted)
     make = _synthesis(deps, likes)
     if make is not None and effort != "fast":
         how = Descent(_STEPS.get(effort, 500), seed)
         if effort != "auto" or seconds(deps, number) <= LONGEST:
-            found, left = make(deps, likes, number, how)
+            found, left = make(deps, likes, number, how, advance)
             kind = "batch-norm statistics" if make is match_norms else "class labels"
             return split(deps, found, f"{number} inputs synthesised from {kind} (loss {left:.2g})")
     tensors = [

@@ -26,6 +26,7 @@ from graphprune.passes.couple import matches
 from graphprune.passes.tie import Ties
 
 TOLERANCE = 0.01
+NEEDED = 10.0  # levels of loss curves from here on mean that hardly anything would be left
 _AUTO_ROUNDING = (8, 4, 2, 1)
 _REACHES = (1 / 16, 1 / 4, 1 / 2, 1.0)  # how far a group may move from its level for the budget
 
@@ -66,7 +67,7 @@ def select(
         scores: One score for each index of each group; the lowest go first.
         ratio: Fraction of the cost to remove.
         of: The cost: `"params"`, `"macs"` or `"channels"`.
-        allocation: `"uniform"` (also `"auto"`) or `"global"`.
+        allocation: `"uniform"` (also `"auto"`), `"global"`, or `"loss"`: the scores are levels.
         ratios: Fractions of channels to remove from the groups of certain layers, by name
             pattern; the rest of the budget falls on the other groups.
         round_to: Kept counts become multiples of this in groups at least four times as large;
@@ -165,6 +166,7 @@ class _Problem:
         bound = bound.union(*self.ties.followers.values())
         free = [i for i in range(len(self.groups)) if i not in bound and steps[i] <= span[i]]
         low, high = np.maximum(counts - span, 1), np.minimum(counts + span, self.sizes)
+        low = np.maximum(low, np.minimum(counts, self._needed()))
         even = [i for i in free if i not in self.ties.steps]
 
         def shifted(by: float) -> Counts:
@@ -175,6 +177,10 @@ class _Problem:
 
         shift = _crossing(lambda x: self.ratio(shifted(x)) < ratio, -reach, reach)
         return self._descend(shifted(shift), ratio, steps, free, (low, high))
+
+    def _needed(self) -> Counts:
+        """Indices whose level says that they should stay unless nothing else is left to go."""
+        return np.array([float((levels >= NEEDED).sum()) for levels in self.levels])
 
     def _at(self, level: float, step: int) -> Counts:
         gone = np.array([np.searchsorted(levels, level, side="right") for levels in self.levels])

@@ -3,8 +3,10 @@
 1. The original runs over the samples; covariances of what every consumer reads are accumulated.
 2. For each coupled group, greedy Optimal Brain Surgeon over all of its consumers gives the order
    in which its indices go, and the error that each adds.
-3. The cumulative error as a share of all that the consumers compute is the group's loss curve:
+3. The cumulative error, each consumer's relative to what it computes, is the group's loss curve:
    its values are comparable between groups, and serve as levels for `select`.
+4. Channels that are summed over between two computed operands (q kᵀ) cannot be made up for: their
+   groups are left alone as long as anything else can go.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ from graphprune.importance import Scores
 from graphprune.indices import holdings
 from graphprune.moments import observed
 from graphprune.obs import Elimination, Matrix, damped_inverse, eliminate, eliminate_blocks
+from graphprune.passes.select import NEEDED
 from graphprune.samples import Samples
 from graphprune.sweep import Sweep, resized
 
 _MOST = 0.9  # of a group may go; beyond, the curve jumps
-_JUMP = 10.0
 _SYSTEMS = 8  # more layers than this share covariances
 
 Blocks = npt.NDArray[np.float64]  # n x size x n x size
@@ -40,7 +42,6 @@ class _Systems:
 
     size: int
     held: list[tuple[Blocks, Blocks]] = field(default_factory=list)
-    total: float = 0.0
 
     def add(self, covariance: Matrix, weight: Matrix, positions: npt.NDArray[np.int64]) -> None:
         each = positions.size // self.size
@@ -48,8 +49,11 @@ class _Systems:
         flat = positions.ravel()
         grid = np.ix_(flat, flat)
         c, a = covariance[grid], weight[grid]
-        self.total += float((a * c).sum())
-        c, a = c.reshape(shape), a.reshape(shape)
+        total = float((a * c).sum())
+        if not 0 < total < np.inf:
+            return
+        # Relative to what the layer computes: an error in any of them harms alike.
+        c, a = c.reshape(shape), a.reshape(shape) / total
         alike = [i for i, (other, _) in enumerate(self.held) if other.shape[1] == each]
         if len(self.held) >= _SYSTEMS and alike:
             at = alike[len(alike) // 2]
@@ -59,7 +63,7 @@ class _Systems:
             self.held.append((c, a))
 
     def eliminated(self) -> Elimination:
-        pairs = []
+        pairs: list[tuple[Blocks, Blocks]] = []
         for c, a in self.held:
             width = round(c.size**0.5)
             flat = c.reshape(width, width)
@@ -75,14 +79,14 @@ class _Systems:
 def weigh(
     deps: Dependencies,
     samples: Samples,
-    advance: Callable[[], None] = lambda: None,
+    advance: Callable[[float], None] = lambda _: None,
 ) -> list[Scores | None]:
     """Levels for every group: the loss that its removal up to there has caused.
 
     Args:
         deps: The analysis.
         samples: Inputs to take statistics from.
-        advance: Called after every operation.
+        advance: Called with the share of the work that is done.
 
     Returns:
         For each group one level for each index; None where no linear operation reads it.
@@ -94,15 +98,35 @@ def weigh(
     found: dict[Axis, Scores | None] = dict.fromkeys(systems)
     attrs = resized(deps, {}, samples.size)
     sweep = Sweep(graph, lambda v: v.tensor.detach(), samples.chunks, attrs, torch.float32)
-    for op in graph.ops:
+    for number, op in enumerate(graph.ops):
         for consumer in consumers.get(op, ()):
             _read(deps, consumer, sweep, systems)
         for axis in due.get(op, ()):
             found[axis] = _levels(systems.pop(axis))
         sweep.step(op)
         sweep.release(op)
-        advance()
+        advance((number + 1) / len(graph.ops))
+    for axis in _products(deps):
+        curve = found.get(axis)
+        if curve is not None:
+            found[axis] = np.where(curve < NEEDED, curve + NEEDED, curve)
     return list(found.values())
+
+
+def _products(deps: Dependencies) -> set[Axis]:
+    """Axes that some operation sums over without a weight that holds them."""
+    out: set[Axis] = set()
+    for op in deps.source.ops:
+        held = {
+            axis
+            for value in op.inputs
+            if value is not None and value.is_weight
+            for dim in deps.dims[value]
+            for axis in atoms(dim)
+        }
+        contracted = (axis for dim in deps.effects[op].contracts for axis in atoms(dim))
+        out.update(axis for axis in contracted if axis not in held)
+    return out
 
 
 def _last_readers(
@@ -176,12 +200,12 @@ def _owned(
 
 def _levels(systems: _Systems) -> Scores | None:
     """The loss curve, as one level for each index."""
-    if not systems.held or not np.isfinite(systems.total) or systems.total <= 0:
+    if not systems.held:
         return None
     found = systems.eliminated()
-    curve = np.cumsum(np.maximum(found.losses, 0.0)) / systems.total
+    curve = np.cumsum(np.maximum(found.losses, 0.0))
     rank = np.arange(len(curve))
     levels = np.empty(len(curve))
     # A rank too small to matter keeps the order where losses are equal.
-    levels[found.order] = curve + 1e-12 * rank + _JUMP * (rank >= _MOST * len(curve))
+    levels[found.order] = curve + 1e-12 * rank + NEEDED * (rank >= _MOST * len(curve))
     return levels if np.isfinite(levels).all() else None
