@@ -31,7 +31,10 @@ Model = Annotated[
 Weights = Annotated[Path | None, typer.Option(help="state dict of the model, .safetensors or .pt")]
 Ratio = Annotated[float, typer.Option(help="fraction to remove, 0 <= ratio < 1")]
 Of = Annotated[str, typer.Option(help="what the ratio speaks of: params, macs or channels")]
-Importance = Annotated[str, typer.Option(help="l2, l1 or random")]
+Importance = Annotated[str, typer.Option(help="auto, l2, l1 or random")]
+Compensate = Annotated[str, typer.Option(help="let what stays make up for it: auto, on or off")]
+Effort = Annotated[str, typer.Option(help="for compensation: auto, fast, balanced or best")]
+Data = Annotated[Path | None, typer.Option(help="inputs for statistics, .npy or .pt")]
 Allocation = Annotated[str, typer.Option(help="auto, uniform or global")]
 Keep = Annotated[list[str] | None, typer.Option(help="layers to leave alone; * matches any")]
 RoundTo = Annotated[str, typer.Option(help="kept widths are multiples of this, or auto")]
@@ -60,10 +63,13 @@ def shrink(
     out: Annotated[Path, typer.Option("-o", "--out", help=".pt, .pt2 or .onnx")],
     ratio: Ratio = 0.5,
     of: Of = "params",
-    importance: Importance = "l2",
+    importance: Importance = "auto",
     allocation: Allocation = "auto",
     keep: Keep = None,
     round_to: RoundTo = "auto",
+    compensate: Compensate = "auto",
+    effort: Effort = "auto",
+    data: Data = None,
     weights: Weights = None,
     input_size: Size = None,
     plan: Annotated[Path | None, typer.Option(help="also write the plan here")] = None,
@@ -85,8 +91,19 @@ def shrink(
             raise GraphPruneError(f"{target} exists: pass --force to replace it")
         if target is not None and not target.parent.is_dir():
             raise GraphPruneError(f"cannot write {target}: there is no folder {target.parent}")
+    options = _compensation(compensate, effort, data)
     made = _planned(
-        model, weights, input_size, ratio, of, importance, allocation, keep, round_to, verify
+        model,
+        weights,
+        input_size,
+        ratio,
+        of,
+        importance,
+        allocation,
+        keep,
+        round_to,
+        verify,
+        options,
     )
     small = made.apply()
     assert made.inputs is not None
@@ -101,17 +118,31 @@ def report(
     model: Model,
     ratio: Ratio = 0.5,
     of: Of = "params",
-    importance: Importance = "l2",
+    importance: Importance = "auto",
     allocation: Allocation = "auto",
     keep: Keep = None,
     round_to: RoundTo = "auto",
+    compensate: Compensate = "auto",
+    effort: Effort = "auto",
+    data: Data = None,
     weights: Weights = None,
     input_size: Size = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what a plan would do; write nothing."""
+    options = _compensation(compensate, effort, data)
     made = _planned(
-        model, weights, input_size, ratio, of, importance, allocation, keep, round_to, False
+        model,
+        weights,
+        input_size,
+        ratio,
+        of,
+        importance,
+        allocation,
+        keep,
+        round_to,
+        False,
+        options,
     )
     _print(made, as_json)
 
@@ -206,6 +237,7 @@ def _planned(
     keep: list[str] | None,
     round_to: str,
     verify: bool,
+    options: dict[str, Any],
 ) -> Plan[nn.Module]:
     from graphprune.models import load_model
     from graphprune.plan import plan
@@ -220,7 +252,22 @@ def _planned(
         keep=keep or (),
         round_to=int(round_to) if round_to.isdigit() else round_to,
         verify=verify,
+        **options,
     )
+
+
+def _compensation(compensate: str, effort: str, data: Path | None) -> dict[str, Any]:
+    """The options of `plan` that speak of compensation."""
+    from graphprune.errors import GraphPruneError
+    from graphprune.files import read_tensor
+
+    if compensate not in ("auto", "on", "off"):
+        raise GraphPruneError(f"--compensate is auto, on or off, not {compensate}")
+    return {
+        "compensate": {"on": True, "off": False}.get(compensate, "auto"),
+        "effort": effort,
+        "data": None if data is None else [read_tensor(data)],
+    }
 
 
 def _print(made: Plan[Any], as_json: bool) -> None:

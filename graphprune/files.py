@@ -6,7 +6,28 @@ import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from graphprune.errors import GraphPruneError
+
+
+def read_tensor(path: Path) -> torch.Tensor:
+    """Read one tensor from a `.npy` or `.pt` file.
+
+    Raises:
+        GraphPruneError: The file cannot be read, or holds something else.
+    """
+    try:
+        held = np.load(path) if path.suffix == ".npy" else torch.load(path, weights_only=True)
+    except Exception as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise GraphPruneError(f"cannot read {path}: {lines[0]}") from error
+    if isinstance(held, np.ndarray):
+        held = torch.from_numpy(held)
+    if not isinstance(held, torch.Tensor):
+        raise GraphPruneError(f"{path} holds a {type(held).__name__}: one tensor is needed")
+    return held
 
 
 def write_whole(path: str | Path, data: bytes) -> None:

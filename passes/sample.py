@@ -23,7 +23,8 @@ from graphprune.samples import Samples, affordable, captured, split
 from graphprune.sweep import Chunk, sampled
 
 LONGEST = 120.0  # seconds that `effort="auto"` may take for synthesis
-_STEPS = {"balanced": 500, "best": 2000}
+_STEPS = {"best": 1000}
+_INVERTING = 60  # a longer descent makes images of a class alike
 _TYPICAL = 100  # steps that a descent usually takes
 _PER_MAC, _PER_ELEMENT, _PER_OP = 3e-10, 1e-8, 2e-4  # seconds, forwards and backwards, one core
 
@@ -54,10 +55,12 @@ def sample(
     number = affordable(deps, wanted)
     make = _synthesis(deps, likes)
     if make is not None and effort != "fast":
-        how = Descent(_STEPS.get(effort, 500), seed)
+        inverts = make is invert_classes
+        number = affordable(deps, 2 * wanted) if inverts else number
+        how = Descent(_INVERTING if inverts else _STEPS.get(effort, 200), seed)
         if effort != "auto" or seconds(deps, number) <= LONGEST:
             found, left = make(deps, likes, number, how, advance)
-            kind = "batch-norm statistics" if make is match_norms else "class labels"
+            kind = "class labels" if inverts else "batch-norm statistics"
             return split(deps, found, f"{number} inputs synthesised from {kind} (loss {left:.2g})")
     tensors = [
         _made(like, number, seed + i) if cut else like

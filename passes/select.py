@@ -166,7 +166,8 @@ class _Problem:
         bound = bound.union(*self.ties.followers.values())
         free = [i for i in range(len(self.groups)) if i not in bound and steps[i] <= span[i]]
         low, high = np.maximum(counts - span, 1), np.minimum(counts + span, self.sizes)
-        low = np.maximum(low, np.minimum(counts, self._needed()))
+        if reach < 1:
+            low = np.maximum(low, np.minimum(counts, self._needed()))
         even = [i for i in free if i not in self.ties.steps]
 
         def shifted(by: float) -> Counts:
