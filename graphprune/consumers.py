@@ -7,6 +7,7 @@ the weights of products and convolutions; everything else between two of them is
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 
@@ -79,15 +80,19 @@ class Consumer:
         """The weight's dimensions behind the first two."""
         return self.weight.shape[2:]
 
-    def gains(self) -> torch.Tensor:
-        """By how much the batch norm behind multiplies each output; ones without one."""
+    def gains(self, tensor: Callable[[Value], torch.Tensor]) -> torch.Tensor:
+        """By how much the batch norm behind multiplies each output; ones without one.
+
+        Args:
+            tensor: Gives the tensor of a weight.
+        """
         outputs = self.weight.shape[1 - self.inner] * (self.groups if self.inner == 0 else 1)
         if self.norm is None:
             return torch.ones(outputs, dtype=torch.float64)
         _, gain, _, _, variance = self.norm.inputs[:5]
         assert variance is not None
-        scale: torch.Tensor = (variance.tensor.detach().double() + self.norm.attrs["eps"]).rsqrt()
-        return scale if gain is None else scale * gain.tensor.detach().double().abs()
+        scale: torch.Tensor = (tensor(variance).double() + self.norm.attrs["eps"]).rsqrt()
+        return scale if gain is None else scale * tensor(gain).double().abs()
 
 
 @dataclass(frozen=True)

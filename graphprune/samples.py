@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -28,11 +28,19 @@ class Samples:
         chunks: Tensors for the graph's inputs, for each chunk.
         size: Samples in each chunk.
         source: Where they come from, for the report.
+        statistics: Stands in for the stored statistics of batch norms, where the samples are
+            not of the kind that those were taken from.
     """
 
     chunks: list[Chunk]
     size: int
     source: str
+    statistics: dict[Value, torch.Tensor] = field(default_factory=dict)
+
+    def weight(self, value: Value) -> torch.Tensor:
+        """A weight of the original as the samples should meet it."""
+        found = self.statistics.get(value)
+        return value.tensor.detach() if found is None else found
 
     @property
     def number(self) -> int:

@@ -64,9 +64,10 @@ class _Compensator:
         graph, chunks, batch = cuts.deps.source, samples.chunks, samples.size
         double = any(v.dtype == "float64" for v in graph.parameters())
         dtype = torch.float64 if double else torch.float32
-        self._dense = Sweep(
-            graph, lambda v: v.tensor.detach(), chunks, resized(self._deps, {}, batch), dtype
-        )
+        self._samples = samples
+        self._shifts: dict[Value, torch.Tensor] = {}
+        attrs = resized(self._deps, {}, batch)
+        self._dense = Sweep(graph, samples.weight, chunks, attrs, dtype)
         attrs = resized(self._deps, cuts.keep, batch)
         self._small = Sweep(graph, self._weight, chunks, attrs, dtype)
         self._differs: set[Value] = set()
@@ -86,9 +87,11 @@ class _Compensator:
         return self._out
 
     def _weight(self, value: Value) -> torch.Tensor:
-        if value in self._out.values:
+        """A weight of the narrowed graph as the samples should meet it."""
+        if value in self._out.values and value not in self._samples.statistics:
             return self._out.values[value]
-        return cut_tensor(value.tensor.detach(), self._cuts.weights.get(value, ()))
+        cut = cut_tensor(self._samples.weight(value), self._cuts.weights.get(value, ()))
+        return cut + self._shifts[value].to(cut.dtype) if value in self._shifts else cut
 
     def _reads_fewer(self, op: Op) -> bool:
         effect = self._deps.effects[op]
@@ -171,7 +174,8 @@ class _Compensator:
         else:
             assert consumer.norm is not None and consumer.norm.inputs[3] is not None
             held, sign = consumer.norm.inputs[3], -1.0
-        old = self._weight(held)
+        old = cut_tensor(held.tensor.detach(), self._cuts.weights.get(held, ()))
+        self._shifts[held] = sign * added
         self._out.values[held] = (old.double() + sign * added).to(old.dtype)
 
 

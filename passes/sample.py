@@ -18,9 +18,11 @@ import torch
 
 from graphprune.cost import cost
 from graphprune.dependencies import Dependencies
+from graphprune.graph import Value
+from graphprune.moments import observed
 from graphprune.passes.synthesize import Descent, invert_classes, match_norms, noise, norms
 from graphprune.samples import Samples, affordable, captured, split
-from graphprune.sweep import Chunk, sampled
+from graphprune.sweep import Chunk, Sweep, resized, sampled
 
 LONGEST = 120.0  # seconds that `effort="auto"` may take for synthesis
 _STEPS = {"best": 1000}
@@ -67,7 +69,32 @@ def sample(
         for i, (like, cut) in enumerate(zip(likes, sampled(deps), strict=True))
     ]
     tokens = not any(like.is_floating_point() for like in likes)
-    return split(deps, tensors, f"{number} {'random token' if tokens else 'noise'} inputs")
+    out = split(deps, tensors, f"{number} {'random token' if tokens else 'noise'} inputs")
+    out.statistics = _met(deps, out)
+    return out
+
+
+def _met(deps: Dependencies, samples: Samples) -> dict[Value, torch.Tensor]:
+    """Means and variances that the samples show at every batch norm with learned statistics."""
+    out: dict[Value, torch.Tensor] = {}
+    watched = set(norms(deps))
+    if not watched:
+        return out
+    attrs = resized(deps, {}, samples.size)
+    sweep = Sweep(
+        deps.source, lambda v: out.get(v, v.tensor.detach()), samples.chunks, attrs, torch.float32
+    )
+    for op in deps.source.ops:
+        source, _, _, mean, variance = (*op.inputs, *[None] * 5)[:5]
+        if op in watched and source is not None and mean is not None and variance is not None:
+            rows = [x.transpose(0, 1).flatten(1) for x in sweep.values(source)]
+            moments = observed((r.t()[None], r.t()[None]) for r in rows)
+            _, square = moments.second(central=True)
+            out[mean] = moments.means()[1][0].to(mean.tensor.dtype)
+            out[variance] = square[0].diagonal().to(variance.tensor.dtype)
+        sweep.step(op)
+        sweep.release(op)
+    return out
 
 
 def _synthesis(deps: Dependencies, likes: Sequence[torch.Tensor]) -> Synthesis | None:

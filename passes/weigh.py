@@ -97,10 +97,10 @@ def weigh(
     due = _last_readers(deps, list(consumers.values()), systems)
     found: dict[Axis, Scores | None] = dict.fromkeys(systems)
     attrs = resized(deps, {}, samples.size)
-    sweep = Sweep(graph, lambda v: v.tensor.detach(), samples.chunks, attrs, torch.float32)
+    sweep = Sweep(graph, samples.weight, samples.chunks, attrs, torch.float32)
     for number, op in enumerate(graph.ops):
         for consumer in consumers.get(op, ()):
-            _read(deps, consumer, sweep, systems)
+            _read(deps, consumer, sweep, systems, samples)
         for axis in due.get(op, ()):
             found[axis] = _levels(systems.pop(axis))
         sweep.step(op)
@@ -144,7 +144,11 @@ def _last_readers(
 
 
 def _read(
-    deps: Dependencies, consumer: Consumer, sweep: Sweep, systems: dict[Axis, _Systems]
+    deps: Dependencies,
+    consumer: Consumer,
+    sweep: Sweep,
+    systems: dict[Axis, _Systems],
+    samples: Samples,
 ) -> None:
     """Add one consumer to the systems of the groups that it reads."""
     dim = deps.dims[consumer.source][consumer.channel]
@@ -158,7 +162,7 @@ def _read(
     pairs = ((r, r) for r in (how.rows(x, consumer.channel) for x in values))
     _, own = observed(pairs).second(central=consumer.shifts)
     covariance = own.cpu().numpy()
-    weight = _gram(consumer, how).cpu().numpy()
+    weight = _gram(consumer, how, samples).cpu().numpy()
     for axis, positions, owners in holdings(dim):
         if axis not in systems:
             continue
@@ -168,10 +172,11 @@ def _read(
                 systems[axis].add(covariance[group], weight[group], places)
 
 
-def _gram(consumer: Consumer, how: Layout) -> torch.Tensor:
+def _gram(consumer: Consumer, how: Layout, samples: Samples) -> torch.Tensor:
     """WᵀW over outputs and taps, outputs scaled as the batch norm behind scales them."""
     taps = consumer.taps(consumer.weight.tensor.detach().double())
-    gains = consumer.gains().to(taps.device).reshape(taps.shape[0], taps.shape[1], 1, 1)
+    gains = consumer.gains(samples.weight).to(taps.device)
+    gains = gains.reshape(taps.shape[0], taps.shape[1], 1, 1)
     spread = how.spread(taps * gains)
     flat = spread.transpose(1, 2).flatten(2)
     return flat @ flat.transpose(1, 2)
