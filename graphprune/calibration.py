@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from graphprune.passes.score import score
 from graphprune.passes.weigh import weigh
 from graphprune.progress import progress
 from graphprune.samples import Samples, affordable, read
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 EFFORTS = ("auto", "fast", "balanced", "best")
 _WANTED = {"fast": 64, "balanced": 256, "best": 1024}
@@ -82,30 +85,40 @@ class Calibration:
     def samples(self) -> Samples | None:
         """The samples, made or read when they are first needed; None where there are none."""
         if self._wanted and self._samples is None:
-            options = self.options
-            wanted = _WANTED.get(options.effort, _WANTED["balanced"])
-            if options.data is not None:
-                most = affordable(self._deps, wanted)
-                self._samples = read(self._program, self._deps, options.data, most)
-            else:
-                likes = self._program.flat_inputs()
-                with progress("synthesising inputs") as advance:
-                    self._samples = sample(
-                        self._deps, likes, wanted, options.effort, options.seed, advance
-                    )
-            self.note = f"statistics from {self._samples.source}"
+            self._samples = self._read() if self.options.data is not None else self._made()
+            if self._samples is not None:
+                self.note = f"statistics from {self._samples.source}"
         return self._samples if self._wanted else None
+
+    def _read(self) -> Samples:
+        assert self.options.data is not None
+        most = affordable(self._deps, self._number())
+        return read(self._program, self._deps, self.options.data, most)
+
+    def _made(self) -> Samples | None:
+        likes = self._program.flat_inputs()
+        with progress("synthesising inputs") as advance:
+            return self._attempt(
+                sample,
+                self._deps,
+                likes,
+                self._number(),
+                self.options.effort,
+                self.options.seed,
+                advance,
+            )
+
+    def _number(self) -> int:
+        return _WANTED.get(self.options.effort, _WANTED["balanced"])
 
     def levels(self) -> list[Scores] | None:
         """Loss curves of all groups, or None where there are no statistics."""
         samples = self.samples()
         if samples is None:
             return None
-        try:
-            with progress("weighing channels") as advance:
-                curves = weigh(self._deps, samples, advance)
-        except RuntimeError as error:
-            self._give_up(f"the captured graph does not run: {str(error).splitlines()[0]}")
+        with progress("weighing channels") as advance:
+            curves = self._attempt(weigh, self._deps, samples, advance)
+        if curves is None:
             return None
         norms = score(self._deps, "l2")
         return [
@@ -118,14 +131,19 @@ class Calibration:
         samples = self.samples() if cuts.keep else None
         if samples is None:
             return None
-        try:
-            with progress("compensating") as advance:
-                found = compensate(cuts, samples, advance)
-        except RuntimeError as error:
-            self._give_up(f"the captured graph does not run: {str(error).splitlines()[0]}")
-            return None
-        self.left = found.left
+        with progress("compensating") as advance:
+            found = self._attempt(compensate, cuts, samples, advance)
+        self.left = {} if found is None else found.left
         return found
+
+    def _attempt(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
+        """Run a stage; what the captured graph cannot do ends compensation, not the plan."""
+        try:
+            return work(*args, **kwargs)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            lines = str(error).splitlines() or [type(error).__name__]
+            self._give_up(f"the captured graph does not run on other inputs ({lines[0]})")
+            return None
 
 
 def _shares(norms: Scores) -> Scores:

@@ -3,8 +3,8 @@
 1. Batch norms with learned statistics: images that match them (`synthesize`).
 2. A classifier without: images of its classes.
 3. Token models: random tokens. Others: noise.
-Where the first two would take long, `effort="auto"` settles for noise: at a batch norm, the noise
-is normalised by its own statistics, so that what follows sees what it was trained for.
+Where the first two would take long, `effort="auto"` settles for noise, white and smooth: at a batch
+norm it is normalised by its own statistics, so that what follows sees what it was trained for.
 """
 
 from __future__ import annotations
@@ -61,9 +61,15 @@ def sample(
         number = affordable(deps, 2 * wanted) if inverts else number
         how = Descent(_INVERTING if inverts else _STEPS.get(effort, 200), seed)
         if effort != "auto" or seconds(deps, number) <= LONGEST:
-            found, left = make(deps, likes, number, how, advance)
-            kind = "class labels" if inverts else "batch-norm statistics"
-            return split(deps, found, f"{number} inputs synthesised from {kind} (loss {left:.2g})")
+            try:
+                found, left = make(deps, likes, number, how, advance)
+            except RuntimeError:  # no gradient reaches the inputs, or it does not run on so many
+                pass
+            else:
+                kind = "class labels" if inverts else "batch-norm statistics"
+                source = f"{number} inputs synthesised from {kind} (loss {left:.2g})"
+                return split(deps, found, source)
+    number = affordable(deps, wanted)
     tensors = [
         _made(like, number, seed + i) if cut else like
         for i, (like, cut) in enumerate(zip(likes, sampled(deps), strict=True))
@@ -124,7 +130,16 @@ def seconds(deps: Dependencies, number: int) -> float:
 
 def _made(like: torch.Tensor, number: int, seed: int) -> torch.Tensor:
     if like.is_floating_point():
-        return noise(like, number, seed)
+        made = noise(like, number, seed)
+        made[number // 2 :] = _smoothed(made[number // 2 :])
+        return made
     generator = torch.Generator().manual_seed(seed)
     high = max(int(like.max()) + 1, 2) if like.numel() else 2
     return torch.randint(high, (number, *like.shape[1:]), generator=generator).to(like)
+
+
+def _smoothed(x: torch.Tensor) -> torch.Tensor:
+    """Noise whose neighbours are alike, of the same variance; of images, half are such."""
+    for dim in range(2, x.dim()):
+        x = (x.roll(1, dim) + x + x.roll(-1, dim)) / 3**0.5
+    return x
