@@ -28,6 +28,7 @@ LONGEST = 120.0  # seconds that `effort="auto"` may take for synthesis
 _STEPS = {"best": 1000}
 _INVERTING = 60  # a longer descent makes images of a class alike
 _TYPICAL = 100  # steps that a descent usually takes
+_QUICK, _PASSES, _FEWEST = (4e11, 5e10), 4, 8  # multiply-accumulates without and with "fast"
 _PER_MAC, _PER_ELEMENT, _PER_OP = 3e-10, 1e-8, 2e-4  # seconds, forwards and backwards, one core
 
 Synthesis: TypeAlias = Callable[
@@ -69,7 +70,7 @@ def sample(
                 kind = "class labels" if inverts else "batch-norm statistics"
                 source = f"{number} inputs synthesised from {kind} (loss {left:.2g})"
                 return split(deps, found, source)
-    number = affordable(deps, wanted)
+    number = _quick(deps, affordable(deps, wanted), effort)
     tensors = [
         _made(like, number, seed + i) if cut else like
         for i, (like, cut) in enumerate(zip(likes, sampled(deps), strict=True))
@@ -121,11 +122,23 @@ def seconds(deps: Dependencies, number: int) -> float:
         deps: The analysis.
         number: How many inputs.
     """
-    sizes = np.array([group.size for group in deps.groups], dtype=np.float64)
-    macs = cost(deps, "macs")(sizes)
     elements = sum(prod(value.shape) for op in deps.source.ops for value in op.outputs)
-    step = number / captured(deps) * (macs * _PER_MAC + elements * _PER_ELEMENT)
+    each = _macs(deps) * _PER_MAC + elements / captured(deps) * _PER_ELEMENT
+    step = number * each
     return _TYPICAL * (step + len(deps.source.ops) * _PER_OP)
+
+
+def _macs(deps: Dependencies) -> float:
+    """Multiply-accumulates of one sample."""
+    sizes = np.array([group.size for group in deps.groups], dtype=np.float64)
+    return cost(deps, "macs")(sizes) / captured(deps)
+
+
+def _quick(deps: Dependencies, number: int, effort: str) -> int:
+    """As many of the inputs as the passes over them can take in little time, at least a few."""
+    batch = captured(deps)
+    most = int(_QUICK[effort == "fast"] / max(_PASSES * _macs(deps), 1.0))
+    return min(number, max(most, _FEWEST) // batch * batch or batch)
 
 
 def _made(like: torch.Tensor, number: int, seed: int) -> torch.Tensor:

@@ -22,6 +22,7 @@ from graphprune.graph import Op, Value
 from graphprune.sweep import Attrs, Chunk, resized
 
 ENOUGH = 0.02  # of the loss over all batch norms
+_PATIENCE = 30  # steps that must bring a tenth, once the loss is near
 _RATE, _BETAS = 0.1, (0.5, 0.9)
 _SMOOTH = 0.1  # weight of the total variation
 
@@ -172,14 +173,16 @@ def _descend(
 ) -> tuple[Chunk, float]:
     x = noise(like[0], batch, how.seed).requires_grad_()
     optimizer = torch.optim.Adam([x], _RATE, _BETAS)
-    left = math.inf
+    left, losses = math.inf, list[float]()
     for done in range(how.steps):
         optimizer.param_groups[0]["lr"] = _RATE * (1 + math.cos(math.pi * done / how.steps)) / 2
         with torch.enable_grad():
             loss = step([x * 1.0])
             (gradient,) = torch.autograd.grad(loss + _SMOOTH * _variation(x), x)
         left = float(loss.detach())
-        if left <= enough:
+        losses.append(left)
+        slow = len(losses) > _PATIENCE and left > 0.9 * losses[-_PATIENCE]
+        if left <= enough or (slow and left < 10 * enough):
             break
         x.grad = torch.nan_to_num(gradient)
         optimizer.step()
