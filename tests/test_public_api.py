@@ -17,7 +17,18 @@ def _public() -> list[str]:
     modules = {
         *("axes", "cli", "cost", "demo", "dependencies", "errors", "files", "frontends", "graph"),
         *("importance", "indices", "inspecting", "models", "passes", "report", "rules", "saving"),
-        *("session", "version", "calibration", "consumers", "moments", "obs", "samples", "sweep"),
+        *(
+            "progress",
+            "recalibration",
+            "session",
+            "version",
+            "calibration",
+            "consumers",
+            "moments",
+            "obs",
+            "samples",
+            "sweep",
+        ),
     }
     return [n for n in vars(graphprune) if not n.startswith("_") and n not in modules]
 
