@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from dataclasses import dataclass, replace
+from typing import ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from graphprune.report import GroupRow, Report, lock_reasons
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Choice: TypeAlias = tuple[int, Selection, Cuts, Survey]
+"""What code cannot express, counted, and the choice that this is true of."""
 
 _ROUNDS = 5  # how often lengths that the code equates are learned and the choice is made again
 
@@ -105,8 +108,17 @@ class Session:
         With `allocation="auto"`, lengths that the model's code takes for one another are
         learned from where the narrowed code goes wrong, and kept equal if the budget allows.
         """
+        best = self._best(request, scores)
+        if best[0] and request.allocation == "loss":
+            # Equal fractions leave more lengths equal, which the caller's code may need.
+            even = self._best(replace(request, allocation="auto"), scores)
+            best = even if even[0] < best[0] else best
+        _, self.selection, self.cuts, self.found = best
+
+    def _best(self, request: Request, scores: Sequence[Scores]) -> Choice:
+        """The choice that the model's own code can express best."""
         learned: list[Relation] = []
-        best: tuple[int, Selection, Cuts, Survey] | None = None
+        best: Choice | None = None
         for _ in range(_ROUNDS):
             ties: list[Ties] = []
             if request.allocation in ("auto", "loss"):
@@ -118,7 +130,7 @@ class Session:
             if not ties or not self._learn(learned):
                 break
         assert best is not None
-        _, self.selection, self.cuts, self.found = best
+        return best
 
     def _select(self, request: Request, scores: Sequence[Scores], ties: list[Ties]) -> Selection:
         return timed(
