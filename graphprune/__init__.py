@@ -9,6 +9,7 @@ Example:
 from graphprune.dependencies import Dependencies
 from graphprune.errors import AxisError, BudgetError, GraphPruneError, LiftError, VerifyError
 from graphprune.plan import Plan, analyze, load_plan, plan, shrink
+from graphprune.recalibration import recalibrate
 from graphprune.report import Report
 from graphprune.rules import axis_rule
 from graphprune.version import __version__
@@ -27,5 +28,6 @@ __all__ = [
     "axis_rule",
     "load_plan",
     "plan",
+    "recalibrate",
     "shrink",
 ]

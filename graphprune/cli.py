@@ -42,14 +42,16 @@ Budget = Annotated[
 Importance = Annotated[
     str,
     typer.Option(
-        help="l1, l2, group_norm, bn_scale, fpgm, random, mu-2sigma, synflow; with --data: taylor, "
-        "snip, grasp, fisher, obd, activation, activation_variance, apoz, wanda, hrank"
+        help="auto, l1, l2, group_norm, bn_scale, fpgm, random, mu-2sigma, synflow; with --data: "
+        "taylor, snip, grasp, fisher, obd, activation, activation_variance, apoz, wanda, hrank"
     ),
 ]
 Data = Annotated[
     str | None,
     typer.Option(help="calibration data: .npy, .npz or .pt file, or pkg.mod:factory"),
 ]
+Compensate = Annotated[str, typer.Option(help="let what stays make up for it: auto, on or off")]
+Effort = Annotated[str, typer.Option(help="for compensation: auto, fast, balanced or best")]
 Allocation = Annotated[str, typer.Option(help="auto, uniform, global, isomorphic or erk")]
 Keep = Annotated[list[str] | None, typer.Option(help="layers to leave alone; * matches any")]
 RoundTo = Annotated[str, typer.Option(help="kept widths are multiples of this, or auto")]
@@ -79,11 +81,13 @@ def shrink(
     ratio: Ratio = None,
     of: Of = "params",
     budget: Budget = None,
-    importance: Importance = "l2",
-    data: Data = None,
+    importance: Importance = "auto",
     allocation: Allocation = "auto",
     keep: Keep = None,
     round_to: RoundTo = "auto",
+    compensate: Compensate = "auto",
+    effort: Effort = "auto",
+    data: Data = None,
     weights: Weights = None,
     input_size: Size = None,
     plan: Annotated[Path | None, typer.Option(help="also write the plan here")] = None,
@@ -111,7 +115,7 @@ def shrink(
             raise GraphPruneError(f"cannot write {target}: there is no folder {target.parent}")
     made = _planned(
         model, weights, input_size, ratio, of, importance, allocation, keep, round_to, verify,
-        budget, data,
+        budget, data, _compensation(compensate, effort),
     )  # fmt: skip
     made.write(out)
     if plan is not None:
@@ -125,11 +129,13 @@ def report(
     ratio: Ratio = None,
     of: Of = "params",
     budget: Budget = None,
-    importance: Importance = "l2",
-    data: Data = None,
+    importance: Importance = "auto",
     allocation: Allocation = "auto",
     keep: Keep = None,
     round_to: RoundTo = "auto",
+    compensate: Compensate = "auto",
+    effort: Effort = "auto",
+    data: Data = None,
     weights: Weights = None,
     input_size: Size = None,
     as_json: AsJson = False,
@@ -137,7 +143,7 @@ def report(
     """Print what a plan would do; write nothing."""
     made = _planned(
         model, weights, input_size, ratio, of, importance, allocation, keep, round_to, False,
-        budget, data,
+        budget, data, _compensation(compensate, effort),
     )  # fmt: skip
     _print(made, as_json)
 
@@ -249,6 +255,7 @@ def _planned(
     verify: bool,
     budget: list[str] | None,
     data: str | None,
+    options: dict[str, Any],
 ) -> Plan[nn.Module]:
     from graphprune.models import load_data, load_model
     from graphprune.plan import plan
@@ -265,7 +272,20 @@ def _planned(
         keep=keep or (),
         round_to=int(round_to) if round_to.isdigit() else round_to,
         verify=verify,
+        **options,
     )
+
+
+def _compensation(compensate: str, effort: str) -> dict[str, Any]:
+    """The options of `plan` that speak of compensation."""
+    from graphprune.errors import GraphPruneError
+
+    if compensate not in ("auto", "on", "off"):
+        raise GraphPruneError(f"--compensate is auto, on or off, not {compensate}")
+    return {
+        "compensate": {"on": True, "off": False}.get(compensate, "auto"),
+        "effort": effort,
+    }
 
 
 def _print(made: Plan[Any], as_json: bool) -> None:

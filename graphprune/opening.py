@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from graphprune.calibration import Calibration, Options
 from graphprune.errors import GraphPruneError
 from graphprune.frontends.inputs import find_inputs
 from graphprune.frontends.onnx import is_onnx
@@ -17,13 +18,16 @@ from graphprune.session import Session, timed
 Keep: TypeAlias = Collection["str | type[nn.Module]"]
 
 
-def opened(model: Any, inputs: Inputs | None, keep: Keep) -> Session:
+def opened(
+    model: Any, inputs: Inputs | None, keep: Keep, options: Options | None = None
+) -> Session:
     """Capture and analyse a model.
 
     Args:
         model: A module, or an ONNX model or path.
         inputs: Example inputs, or None to find some.
         keep: What to leave as it is.
+        options: How the result is to be compensated, if it will be made.
 
     Raises:
         LiftError: The model cannot be captured.
@@ -32,6 +36,8 @@ def opened(model: Any, inputs: Inputs | None, keep: Keep) -> Session:
     if is_onnx(model):
         from graphprune.frontends.onnx.session import opened as opened_onnx
 
+        if options is not None and options.compensate is True:
+            raise GraphPruneError("compensate=True: ONNX models are not compensated yet")
         return opened_onnx(model, inputs, keep)
     if not isinstance(model, nn.Module):
         raise GraphPruneError(
@@ -42,7 +48,10 @@ def opened(model: Any, inputs: Inputs | None, keep: Keep) -> Session:
     seconds: dict[str, float] = {}
     program = timed(seconds, "capture", lift, model, inputs)
     deps = timed(seconds, "couple", couple, program.graph, patterns(model, keep))
-    return Session(program, deps, seconds)
+    session = Session(program, deps, seconds)
+    if options is not None:
+        session.calibration = Calibration(program, deps, options)
+    return session
 
 
 def as_module(model: Any, what: str = "this") -> nn.Module:

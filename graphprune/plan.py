@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import nn
 
-from graphprune.batches import inputs_of, read_batches
+from graphprune.batches import Batch, inputs_of, read_batches
+from graphprune.calibration import Options
 from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError
 from graphprune.files import write_whole
@@ -22,11 +23,10 @@ from graphprune.importance import Context, Criterion, Loss
 from graphprune.indices import Indices
 from graphprune.latency import meet
 from graphprune.opening import Keep, as_module, opened, patterns
-from graphprune.passes.score import score
 from graphprune.passes.select import Selection
 from graphprune.report import Report
 from graphprune.request import Limits, requested
-from graphprune.session import Session, timed
+from graphprune.session import Session
 
 M = TypeVar("M")
 _FORMAT = 1
@@ -75,7 +75,7 @@ def plan(
     *,
     example_inputs: Any = None,
     data: Any = None,
-    importance: str | Criterion = "l2",
+    importance: str | Criterion = "auto",
     loss: Loss | None = None,
     reduction: str = "sum",
     normalize: str = "mean",
@@ -85,6 +85,8 @@ def plan(
     limits: Limits | None = None,
     budget: Mapping[str, float] | None = None,
     round_to: int | str = "auto",
+    compensate: bool | str = "auto",
+    effort: str = "auto",
     verify: bool = True,
     seed: int = 0,
 ) -> Plan[M]:
@@ -97,9 +99,11 @@ def plan(
             or `"latency"` (measured on this machine).
         example_inputs: A tensor, a tuple of positional arguments or a dict of keyword
             arguments for `forward`; found from the data or the model where not given.
-        data: Calibration data: batches of inputs, or of (inputs, labels); see `read_batches`.
+        data: Calibration data: batches of inputs, or of (inputs, labels); see `read_batches`. If
+            there are none, statistics come from inputs that are made from what weights remember.
         importance: Name of a criterion (`graphprune.importance.CRITERIA`), or a function
-            `(weight, dim) -> scores`.
+            `(weight, dim) -> scores`. `"auto"`: what the removal costs after compensation;
+            without, `"l2"`.
         loss: For criteria that follow gradients: a function (output, labels) -> scalar;
             cross-entropy on the labels where not given.
         reduction: How what the members of a group contribute becomes one score: `"sum"`,
@@ -115,6 +119,10 @@ def plan(
         budget: Several costs at once with the fraction to remove of each, at least.
         round_to: Kept widths become multiples of this; `"auto"` takes the largest of 8, 4, 2, 1
             that meets the budget.
+        compensate: Whether the weights that stay make up for what is removed; `"auto"`: unless
+            the model looks untrained.
+        effort: How long that may take: `"fast"`, `"balanced"`, `"best"`; `"auto"` is balanced where
+            that takes less than two minutes.
         verify: Whether `apply` checks its result.
         seed: For whatever a criterion draws and for the perturbations of the check.
 
@@ -126,17 +134,19 @@ def plan(
         ratio, of, importance, round_to, budget,
         allocation=allocation, ratios=ratios, limits=limits, normalize=normalize,
     )  # fmt: skip
-    batches = [] if data is None else read_batches(data, as_module(model, "data"))
+    options = Options(compensate, effort, seed=seed)
+    batches: list[Batch] = []
+    if data is not None:
+        batches = read_batches(data, as_module(model, "data"), options.samples())
+        options = options.reading(batches)
     inputs = as_inputs(example_inputs) or (
         inputs_of(as_module(model), batches) if batches else None
     )
-    session = opened(model, inputs, keep)
-    deps, seconds = session.deps, session.seconds
-    context = Context(
-        deps, model if isinstance(model, nn.Module) else None, session.program.inputs,
-        batches, loss, seed,
-    )  # fmt: skip
-    scores = timed(seconds, "score", score, deps, importance, context, reduction)
+    session = opened(model, inputs, keep, options)
+    deps = session.deps
+    module = model if isinstance(model, nn.Module) else None
+    context = Context(deps, module, session.program.inputs, batches, loss, seed)
+    scores, request = session.scored(importance, request, context, reduction)
     if "latency" in request.asked():
         as_module(model, "of='latency'")
         meet(session, request, scores)
@@ -151,6 +161,7 @@ def plan(
         asked=session.selection.asked,
         verify=verify,
         seed=seed,
+        options=options,
     )
     made._live = session
     made.report = session.report(made.of)
@@ -192,6 +203,7 @@ class Plan(Generic[M]):
         asked: The ratio asked for.
         verify: Whether `apply` checks its result.
         seed: For the check.
+        options: How the result is compensated; the data is not saved.
         report: What the plan removes and, after `apply`, what was proven; None for a plan that
             was loaded and not applied yet.
     """
@@ -203,6 +215,7 @@ class Plan(Generic[M]):
     asked: float
     verify: bool = True
     seed: int = 0
+    options: Options = field(default_factory=Options, repr=False)
     report: Report | None = None
     _live: Session | None = field(default=None, repr=False)
 
@@ -215,12 +228,13 @@ class Plan(Generic[M]):
         """
         return {value.name: kept for value, kept in self._session().cuts.weights.items()}
 
-    def apply(self, model: M | None = None) -> M:
+    def apply(self, model: M | None = None, data: Any = None) -> M:
         """Make the smaller model.
 
         Args:
             model: A fresh instance of the same architecture, or None for the planned model.
                 Neither is modified.
+            data: Inputs to take the fresh instance's statistics from.
 
         Returns:
             A model of the same class wherever its code can express the new widths; the report
@@ -230,10 +244,18 @@ class Plan(Generic[M]):
             VerifyError: The result is not what it must be.
             GraphPruneError: The plan does not fit this model.
         """
+        if data is not None:
+            subject = as_module(self._session().program.model if model is None else model, "data")
+            batches = read_batches(data, subject, self.options.samples())
+            self.options = self.options.reading(batches)
         if model is not None:
             self._live = self._fitted(model)
+        elif data is not None:
+            self._live = self._session().recalibrated(self.options)
         session = self._session()
         small, self.report = session.finish(self.verify, self.seed, self.of)
+        if isinstance(small, nn.Module):
+            remember(small, session)
         return small  # type: ignore[no-any-return]
 
     def write(self, path: str | Path) -> None:
@@ -258,6 +280,8 @@ class Plan(Generic[M]):
             "of": self.of,
             "ratio": self.asked,
             "keep": self.keep,
+            "compensate": self.options.compensate,
+            "effort": self.options.effort,
             "inputs": None if self.inputs is None else describe(self.inputs),
             "groups": [
                 {
@@ -276,7 +300,7 @@ class Plan(Generic[M]):
 
     def _fitted(self, model: M) -> Session:
         """Find the plan's groups in another instance of the model."""
-        session = opened(model, self.inputs, self.keep)
+        session = opened(model, self.inputs, self.keep, self.options)
         deps = session.deps
         for i, (group, found) in enumerate(zip_longest(self.groups, deps.groups)):
             planned = None if group is None else (group.name, group.size)
@@ -314,7 +338,8 @@ def load_plan(path: str | Path) -> Plan[Any]:
             for g in data["groups"]
         ]
         inputs = None if data["inputs"] is None else restore(data["inputs"])
-        return Plan(groups, inputs, data["keep"], data["of"], data["ratio"])
+        options = Options(data.get("compensate", "auto"), data.get("effort", "auto"))
+        return Plan(groups, inputs, data["keep"], data["of"], data["ratio"], options=options)
     except OSError as error:
         raise GraphPruneError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -48,6 +48,8 @@ class Report:
         replaced: Submodules that are generated code now, with the reason.
         edits: Attributes with new values.
         folded: Weights into which a softmax scale was folded.
+        compensation: What makes up for what was removed, or why nothing does.
+        left: Operations that read fewer channels and could not be compensated, with the reason.
         seconds: Time of each stage.
         warnings: What else the caller should know.
     """
@@ -69,6 +71,8 @@ class Report:
     replaced: dict[str, str] = field(default_factory=dict)
     edits: dict[str, int] = field(default_factory=dict)
     folded: list[str] = field(default_factory=list)
+    compensation: str = ""
+    left: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -143,6 +147,12 @@ def _notes(report: Report) -> list[str]:
     if report.latency is not None and report.predicted is not None:
         measured = report.latency[0] / report.latency[1]
         lines.append(f"speed-up: {measured:.2f} x measured, {report.predicted:.2f} x predicted")
+    if report.compensation:
+        lines.append(f"compensation: {report.compensation}")
+    for why, number in Counter(report.left.values()).items():
+        names = [name for name, reason in report.left.items() if reason == why]
+        shown = ", ".join(names[:3]) + (", ..." if number > 3 else "")
+        lines.append(f"not compensated: {shown} ({why})")
     lines += [f"warning: {warning}" for warning in report.warnings]
     for path, why in report.replaced.items():
         lines.append(f"generated: {path or 'the whole model'} ({why})")

@@ -45,6 +45,11 @@ class Request:
     normalize: str = "mean"
     costs: dict[str, Cost] = field(default_factory=dict)
 
+    def nontrivial(self) -> bool:
+        """Whether ratios of the usual costs are asked for: not none, not what a criterion says."""
+        asked = self.asked()
+        return "latency" not in asked and any(asked.values())
+
     def asked(self) -> Mapping[str, float]:
         """The fraction of each cost to remove; empty where the criterion decides."""
         return self.budget or ({} if self.ratio is None else {self.of: self.ratio})

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 
 from graphprune.axes import Axis
+from graphprune.calibration import Calibration, Options
+from graphprune.calibration import write as write_weights
 from graphprune.cost import Counts, cost
 from graphprune.dependencies import Dependencies
 from graphprune.errors import BudgetError, VerifyError
@@ -18,8 +21,9 @@ from graphprune.frontends.config import has_config
 from graphprune.frontends.lower import Lowered, lower
 from graphprune.frontends.parts import whole
 from graphprune.frontends.survey import Survey, survey
-from graphprune.importance import Scores
+from graphprune.importance import Context, Criterion, Scores
 from graphprune.passes.narrow import Cuts, narrow
+from graphprune.passes.score import score
 from graphprune.passes.select import Selection, select
 from graphprune.passes.threshold import threshold
 from graphprune.passes.tie import Relation, Ties, learn, preferences
@@ -30,6 +34,9 @@ from graphprune.request import Request
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Choice: TypeAlias = tuple[int, Selection, Cuts, Survey]
+"""What code cannot express, counted, and the choice that this is true of."""
 
 _ROUNDS = 5  # how often lengths that the code equates are learned and the choice is made again
 
@@ -58,6 +65,7 @@ class Session:
         request: What was asked for; None for a choice that was loaded.
         latency: Seconds of a forward pass before and after, where they were measured.
         predicted: The speed-up that the table of operations predicted.
+        calibration: Statistics, where what is removed is to be made up for.
     """
 
     selection: Selection
@@ -66,11 +74,19 @@ class Session:
     request: Request | None = None
     latency: tuple[float, float] | None = None
     predicted: float | None = None
+    calibration: Calibration | None = None
 
     def __init__(self, program: Any, deps: Dependencies, seconds: dict[str, float]) -> None:
         self.program = program
         self.deps = deps
         self.seconds = seconds
+
+    def recalibrated(self, options: Options) -> Session:
+        """The same choice, with other statistics."""
+        again = Session(self.program, self.deps, {})
+        again.calibration = Calibration(self.program, self.deps, options)
+        again.selection, again.cuts, again.found = self.selection, self.cuts, self.found
+        return again
 
     def take(self, selection: Selection) -> None:
         """Use a selection."""
@@ -81,6 +97,21 @@ class Session:
             self.seconds, "survey", survey, self.program, self.cuts, original=original
         )
 
+    def scored(
+        self, importance: str | Criterion, request: Request, context: Context, reduction: str
+    ) -> tuple[list[Scores], Request]:
+        """Scores, and the request that says how they are spent."""
+        if importance == "auto":
+            curves = None
+            if self.calibration is not None and request.nontrivial():
+                curves = timed(self.seconds, "calibrate", self.calibration.levels)
+            if curves is not None:
+                loss = request.allocation == "auto"
+                return curves, replace(request, allocation="loss") if loss else request
+            importance = "l2"
+        scores = timed(self.seconds, "score", score, self.deps, importance, context, reduction)
+        return scores, request
+
     def decide(self, request: Request, scores: Sequence[Scores]) -> None:
         """Choose the indices that stay.
 
@@ -88,11 +119,20 @@ class Session:
         learned from where the narrowed code goes wrong, and kept equal if the budget allows.
         """
         self.request = request
+        best = self._best(request, scores)
+        if best[0] and request.allocation == "loss":
+            # Equal fractions leave more lengths equal, which the caller's code may need.
+            even = self._best(replace(request, allocation="auto"), scores)
+            best = even if even[0] < best[0] else best
+        _, self.selection, self.cuts, self.found = best
+
+    def _best(self, request: Request, scores: Sequence[Scores]) -> Choice:
+        """The choice that the model's own code can express best."""
         learned: list[Relation] = []
-        best: tuple[int, Selection, Cuts, Survey] | None = None
+        best: Choice | None = None
         for _ in range(_ROUNDS):
             ties: list[Ties] = []
-            if request.allocation == "auto":
+            if request.allocation in ("auto", "loss"):
                 ties = preferences(self.deps, learned, alike=self._alike())
             self.take(self._explained(request, scores, ties))
             wrong = len(self.found.offenders)
@@ -101,7 +141,7 @@ class Session:
             if not ties or not self._learn(learned):
                 break
         assert best is not None
-        _, self.selection, self.cuts, self.found = best
+        return best
 
     def _explained(self, request: Request, scores: Sequence[Scores], ties: list[Ties]) -> Selection:
         """Select; an error tells what the capture left alone too."""
@@ -165,12 +205,16 @@ class Session:
         return report
 
     def lowered(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
-        """The smaller module, checked if asked for.
+        """The smaller module, checked if asked for, then compensated.
 
         Where the module's own code turns out to compute something else, folding is given up
         first, then more and more of the code.
         """
         lowered, outcome = self._checked(verify, seed)
+        if self.calibration is not None:
+            solved = timed(self.seconds, "compensate", self.calibration.solve, self.cuts)
+            if solved is not None:
+                write_weights(lowered.model, solved, lowered.folds)
         if self.program.original is not None:
             lowered.model = whole(lowered.model, self.program.original)
         return lowered, outcome
@@ -243,6 +287,8 @@ class Session:
             ],
             locks=lock_reasons(self.deps),
             unknown=self.deps.unknown,
+            compensation=self.calibration.note if self.calibration else "",
+            left=self.calibration.left if self.calibration else {},
             seconds=self.seconds,
             warnings=self.program.warnings,
         )

@@ -6,7 +6,8 @@ Every removable index gets a *level*; all indices up to one common level go.
 2. `global`: its score, normalised so that groups compare.
 3. `isomorphic`: its rank among all groups of the same topology (Fang et al., Isomorphic Pruning,
    ECCV 2024).
-4. `erk`: what makes a group's kept share proportional to (Σ n) / (Π n) over the dimensions of
+4. `loss`: its score, which is a loss curve already (`weigh`).
+5. `erk`: what makes a group's kept share proportional to (Σ n) / (Π n) over the dimensions of
    its weights (Mocanu et al., 2018; Evci et al., RigL, 2020).
 """
 
@@ -49,6 +50,8 @@ def levels(
     """
     if allocation in ("auto", "uniform"):
         return [_ranks(len(found)) for found in ordered]
+    if allocation == "loss":
+        return list(ordered)
     if allocation == "global":
         return [_comparable(found, normalize) for found in ordered]
     if allocation == "isomorphic":

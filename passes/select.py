@@ -29,6 +29,7 @@ from graphprune.passes.tie import Ties
 from graphprune.request import Request
 
 TOLERANCE = 0.01
+NEEDED = 10.0  # levels of loss curves from here on mean that hardly anything would be left
 _AUTO_ROUNDING = (8, 4, 2, 1)
 _REACHES = (1 / 16, 1 / 4, 1 / 2, 1.0)  # how far a group may move from its level for the budget
 _MOST_STOPS = 16  # at which a group may stop on a staircase
@@ -123,6 +124,7 @@ class _Problem:
         self.order = [np.argsort(found, kind="stable") for found in scores]
         ordered = [found[order] for found, order in zip(scores, self.order, strict=True)]
         self.levels = levels(deps, ordered, request.allocation, request.normalize)
+        self.curves = request.allocation == "loss"
         self.fixed = fixed(deps, request.ratios)
         self.least, self.most = bounds(deps, request.limits)
         for i, fraction in self.fixed.items():
@@ -169,6 +171,8 @@ class _Problem:
         free = [i for i in range(len(self.groups)) if i not in bound and steps[i] <= span[i]]
         low = np.maximum(counts - span, self.least)
         high = np.minimum(counts + span, self.most)
+        if reach < 1 and self.curves:
+            low = np.maximum(low, np.minimum(counts, self._needed()))
         even = [i for i in free if i not in self.ties.steps]
 
         def shifted(by: float) -> Counts:
@@ -198,6 +202,10 @@ class _Problem:
             self._complete,
         )
         return self._descend(counts, steps, list(stops), (self.least, self.most))
+
+    def _needed(self) -> Counts:
+        """Indices whose level says that they should stay unless nothing else is left to go."""
+        return np.array([float((levels >= NEEDED).sum()) for levels in self.levels])
 
     def _at(self, level: float, step: int) -> Counts:
         gone = np.array([np.searchsorted(levels, level, side="right") for levels in self.levels])

@@ -62,6 +62,19 @@ def test_the_table_shows_before_and_after(shown: Shown) -> None:
     assert abs(after / before - 0.5) < 0.02
 
 
+def test_compensation_keeps_what_plain_removal_loses(shown: Shown) -> None:
+    label = r"{}\s+│\s+([\d.]+)% │\s+([\d.]+)%"
+    kept, plain = (
+        re.search(label.format(row), shown.text)
+        for row in ("accuracy, no data used", "without compensation")
+    )
+    assert kept is not None
+    assert plain is not None
+    assert kept.group(1) == plain.group(1), "of the same network"
+    assert float(kept.group(2)) > float(plain.group(2)) + 10
+    assert "inputs synthesised from batch-norm statistics" in shown.text
+
+
 def test_fine_tuning_is_a_step_of_its_own(shown: Shown) -> None:
     found = re.search(r"accuracy after 1 epochs of fine-tuning: ([\d.]+)%", shown.text)
     assert found is not None

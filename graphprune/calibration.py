@@ -1,0 +1,184 @@
+"""Calibration: the statistics of one model, where they come from, and what they are used for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from graphprune.batches import Batch
+from graphprune.consumers import untrained
+from graphprune.dependencies import Dependencies
+from graphprune.errors import GraphPruneError
+from graphprune.frontends.scale import Fold
+from graphprune.frontends.torch import TorchProgram
+from graphprune.importance import Scores
+from graphprune.passes.compensate import Compensation, compensate
+from graphprune.passes.narrow import Cuts
+from graphprune.passes.sample import sample
+from graphprune.passes.score import score
+from graphprune.passes.weigh import weigh
+from graphprune.progress import progress
+from graphprune.samples import Samples, affordable, read
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EFFORTS = ("auto", "fast", "balanced", "best")
+_WANTED = {"fast": 64, "balanced": 256, "best": 1024}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the caller asks for.
+
+    Attributes:
+        compensate: True, False, or "auto": where there is something to gain.
+        effort: "fast", "balanced", "best", or "auto": balanced where that takes little time.
+        data: Inputs to take statistics from, or None.
+        seed: For inputs that are made.
+    """
+
+    compensate: bool | str = "auto"
+    effort: str = "auto"
+    data: Iterable[Any] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.compensate not in (True, False, "auto"):
+            raise GraphPruneError(f"compensate is True, False or 'auto', not {self.compensate!r}")
+        if self.effort not in EFFORTS:
+            raise GraphPruneError(f"no effort {self.effort!r}: choose from {', '.join(EFFORTS)}")
+
+    def samples(self) -> int:
+        """How many samples are wanted."""
+        return _WANTED.get(self.effort, _WANTED["balanced"])
+
+    def reading(self, batches: Sequence[Batch]) -> Options:
+        """The same options, with data."""
+        return replace(self, data=[batch.kwargs or batch.args for batch in batches])
+
+
+class Calibration:
+    """Statistics of one captured model.
+
+    Attributes:
+        note: What was done, or why nothing was, for the report.
+        left: Operations that could not be compensated, with the reason.
+        options: What the caller asks for.
+    """
+
+    def __init__(self, program: TorchProgram, deps: Dependencies, options: Options) -> None:
+        self.note = ""
+        self.left: dict[str, str] = {}
+        self._program = program
+        self._deps = deps
+        self.options = options
+        self._samples: Samples | None = None
+        self._wanted = options.compensate is not False
+        if options.compensate is False:
+            self.note = "off"
+        elif program.original is not None:
+            self._give_up("the model was captured in parts")
+        elif options.compensate == "auto" and options.data is None and untrained(deps):
+            self._give_up("the model looks untrained: its normalisation layers are as they start")
+
+    def _give_up(self, why: str) -> None:
+        if self.options.compensate is True:
+            raise GraphPruneError(f"cannot compensate: {why}")
+        self._wanted = False
+        self.note = f"none: {why}"
+
+    def samples(self) -> Samples | None:
+        """The samples, made or read when they are first needed; None where there are none."""
+        if self._wanted and self._samples is None:
+            self._samples = self._read() if self.options.data is not None else self._made()
+            if self._samples is not None:
+                self.note = f"statistics from {self._samples.source}"
+        return self._samples if self._wanted else None
+
+    def _read(self) -> Samples:
+        assert self.options.data is not None
+        most = affordable(self._deps, self.options.samples())
+        return read(self._program, self._deps, self.options.data, most)
+
+    def _made(self) -> Samples | None:
+        likes = self._program.flat_inputs()
+        with progress("synthesising inputs") as advance:
+            return self._attempt(
+                sample,
+                self._deps,
+                likes,
+                self.options.samples(),
+                self.options.effort,
+                self.options.seed,
+                advance,
+            )
+
+    def levels(self) -> list[Scores] | None:
+        """Loss curves of all groups, or None where there are no statistics."""
+        samples = self.samples()
+        if samples is None:
+            return None
+        with progress("weighing channels") as advance:
+            curves = self._attempt(weigh, self._deps, samples, advance)
+        if curves is None:
+            return None
+        norms = score(self._deps, "l2")
+        return [
+            _shares(norm) if curve is None else curve
+            for curve, norm in zip(curves, norms, strict=True)
+        ]
+
+    def solve(self, cuts: Cuts) -> Compensation | None:
+        """New weights for a narrowed graph, or None where there are no statistics."""
+        samples = self.samples() if cuts.keep else None
+        if samples is None:
+            return None
+        with progress("compensating") as advance:
+            found = self._attempt(compensate, cuts, samples, advance)
+        self.left = {} if found is None else found.left
+        return found
+
+    def _attempt(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
+        """Run a stage; what the captured graph cannot do ends compensation, not the plan."""
+        try:
+            return work(*args, **kwargs)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            lines = str(error).splitlines() or [type(error).__name__]
+            self._give_up(f"the captured graph does not run on other inputs ({lines[0]})")
+            return None
+
+
+def _shares(norms: Scores) -> Scores:
+    """A curve for a group that no linear operation reads: cumulative share of its norm."""
+    order = np.argsort(norms, kind="stable")
+    curve = np.empty(len(norms))
+    total = float(norms.sum())
+    curve[order] = np.cumsum(norms[order]) / total if total > 0 else (order + 1) / len(norms)
+    return curve
+
+
+def write(model: nn.Module, found: Compensation, folds: Sequence[Fold]) -> None:
+    """Give a narrowed module its new weights.
+
+    Args:
+        model: The module; modified.
+        found: The new weights.
+        folds: Softmax scales that were folded into some of them.
+    """
+    named: dict[str, torch.Tensor] = {
+        **dict(model.named_buffers(remove_duplicate=False)),
+        **dict(model.named_parameters(remove_duplicate=False)),
+    }
+    for value, tensor in found.values.items():
+        for fold in folds:
+            if fold.weight is value:
+                tensor = fold.apply(tensor)
+        name = next((n for n in (value.name, *value.aliases) if n in named), None)
+        if name is not None:
+            named[name].data.copy_(tensor)

@@ -1,0 +1,277 @@
+"""Consumers: the linear operations that read a group's channels, and so can make up for them.
+
+A consumer computes `y = W x + b` and sums over channels. Which operations those are is read off
+the weights of products and convolutions; everything else between two of them is only ever run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+import torch
+
+from graphprune.axes import Dim, leaves, length
+from graphprune.dependencies import Dependencies
+from graphprune.graph import Graph, Op, Value
+from graphprune.indices import Indices
+from graphprune.passes.narrow import Cuts
+
+_WIDEST = 4096  # more channels than this are not solved for at once
+_CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution")
+_TRANSPOSED = ("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
+_PRODUCTS = {"aten.matmul": (0, 1), "aten.mm": (0, 1), "aten.addmm": (1, 2)}
+
+
+@dataclass(frozen=True, eq=False)
+class Consumer:
+    """One linear reading of a value.
+
+    Attributes:
+        op: The operation.
+        source: What it reads.
+        weight: W; its dimensions are seen as `groups x outputs x channels x taps`.
+        bias: b, or None.
+        norm: The batch norm that alone reads the result, or None.
+        channel: The dimension of `source` that is summed over.
+        groups: Groups of a grouped convolution.
+        inner: The dimension of `weight` that holds the channels.
+    """
+
+    op: Op
+    source: Value
+    weight: Value
+    bias: Value | None
+    norm: Op | None
+    channel: int
+    inner: int
+    groups: int = 1
+
+    @property
+    def shifts(self) -> bool:
+        """Whether a constant can be added to the result."""
+        return self.bias is not None or self.norm is not None
+
+    def taps(self, weight: torch.Tensor) -> torch.Tensor:
+        """A weight as `groups x outputs x channels x taps`."""
+        if self.weight_is_transposed:
+            weight = weight.reshape(self.groups, -1, *weight.shape[1:]).transpose(1, 2)
+            return weight.flatten(3) if weight.dim() > 3 else weight.unsqueeze(-1)
+        weight = weight.reshape(self.groups, -1, *weight.shape[1:])
+        return weight.flatten(3) if weight.dim() > 3 else weight.unsqueeze(-1)
+
+    def weight_of(self, taps: torch.Tensor, kernel: tuple[int, ...]) -> torch.Tensor:
+        """The inverse of `taps`."""
+        taps = taps.reshape(*taps.shape[:3], *kernel)
+        if self.weight_is_transposed:
+            taps = taps.transpose(1, 2)
+        return taps.flatten(0, 1)
+
+    @property
+    def weight_is_transposed(self) -> bool:
+        """Whether the weight holds channels before outputs."""
+        return self.inner == 0
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The weight's dimensions behind the first two."""
+        return self.weight.shape[2:]
+
+    def gains(self, tensor: Callable[[Value], torch.Tensor]) -> torch.Tensor:
+        """By how much the batch norm behind multiplies each output; ones without one.
+
+        Args:
+            tensor: Gives the tensor of a weight.
+        """
+        outputs = self.weight.shape[1 - self.inner] * (self.groups if self.inner == 0 else 1)
+        if self.norm is None:
+            return torch.ones(outputs, dtype=torch.float64)
+        _, gain, _, _, variance = self.norm.inputs[:5]
+        assert variance is not None
+        scale: torch.Tensor = (tensor(variance).double() + self.norm.attrs["eps"]).rsqrt()
+        return scale if gain is None else scale * tensor(gain).double().abs()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a consumer's channels are solved for: `before x width x after` in each group.
+
+    Before and after count positions that share one solution; mostly they are 1.
+    """
+
+    groups: int
+    before: int
+    width: int
+    after: int
+
+    def rows(self, x: torch.Tensor, channel: int) -> torch.Tensor:
+        """A value as `groups x rows x channels`, one row for each place it is read at."""
+        x = x.movedim(channel, -1)
+        x = x.reshape(-1, self.groups, self.before, x.shape[-1] // self._rest, self.after)
+        return x.permute(1, 0, 2, 4, 3).flatten(1, 3)
+
+    @property
+    def _rest(self) -> int:
+        return self.groups * self.before * self.after
+
+    def spread(self, taps: torch.Tensor) -> torch.Tensor:
+        """Taps as `groups x outputs x channels x (before * after * taps)`."""
+        g, o, i, k = taps.shape
+        parts = taps.reshape(g, o, self.before, i // (self.before * self.after), self.after, k)
+        return parts.permute(0, 1, 3, 2, 4, 5).flatten(3)
+
+    def gathered(self, spread: torch.Tensor) -> torch.Tensor:
+        """The inverse of `spread`."""
+        g, o, n, _ = spread.shape
+        parts = spread.reshape(g, o, n, self.before, self.after, -1)
+        return parts.permute(0, 1, 3, 2, 4, 5).flatten(2, 4)
+
+
+@dataclass
+class Consumers:
+    """The consumers of a graph.
+
+    Attributes:
+        by_op: Consumers of each operation.
+        left: Operations that sum over channels but cannot be solved for, with the reason.
+    """
+
+    by_op: dict[Op, list[Consumer]] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def find_consumers(deps: Dependencies) -> Consumers:
+    """Find every linear operation with a weight of its own."""
+    graph = deps.source
+    uses = Counter(v for op in graph.ops + graph.training for v in op.inputs if v is not None)
+    users: dict[Value, list[Op]] = {}
+    for op in graph.ops:
+        for value in op.inputs:
+            if value is not None:
+                users.setdefault(value, []).append(op)
+    out = Consumers()
+    for op in graph.ops:
+        found = _consumer(op, graph, uses, users)
+        if isinstance(found, Consumer):
+            out.by_op[op] = [found]
+        elif found:
+            out.left[op.name] = found
+    return out
+
+
+def _consumer(
+    op: Op, graph: Graph, uses: Counter[Value], users: dict[Value, list[Op]]
+) -> Consumer | str | None:
+    """The consumer that an operation is, or why it is none though it sums over channels."""
+    if op.type == "aten.linear":
+        x, weight, bias, channel, inner = *op.inputs[:2], _third(op), -1, 1
+    elif op.type in _CONVOLUTIONS + _TRANSPOSED:
+        transposed = op.type in _TRANSPOSED or bool(op.attrs.get("transposed"))
+        x, weight, bias, channel, inner = *op.inputs[:2], _third(op), 1, 0 if transposed else 1
+    elif op.type in _PRODUCTS:
+        at, other = _PRODUCTS[op.type]
+        x, weight, channel, inner = op.inputs[at], op.inputs[other], -1, 0
+        bias = op.inputs[0] if op.type == "aten.addmm" else None
+    else:
+        return None
+    if x is None or weight is None or len(x.shape) < 2 or x.is_weight:
+        return None
+    if not weight.is_weight:
+        return None if op.type in _PRODUCTS else "its weight is computed"
+    if weight.kind != "parameter" or len(weight.shape) < 2:
+        return None
+    if uses[weight] > 1 or (bias is not None and uses[bias] > 1):
+        return "its weight serves several operations"
+    if op.type in _CONVOLUTIONS + _TRANSPOSED and len(x.shape) != len(weight.shape):
+        return "its input has no batch"
+    if bias is not None and (bias.kind != "parameter" or len(bias.shape) != 1):
+        return "its bias is computed"
+    norm = _norm_behind(op, graph, uses, users)
+    groups = int(op.attrs.get("groups", 1))
+    return Consumer(op, x, weight, bias, norm, channel, inner, groups)
+
+
+def _third(op: Op) -> Value | None:
+    return op.inputs[2] if len(op.inputs) > 2 else None
+
+
+def _norm_behind(
+    op: Op, graph: Graph, uses: Counter[Value], users: dict[Value, list[Op]]
+) -> Op | None:
+    """The batch norm that alone reads an operation's result, its statistics its own."""
+    (result,) = op.outputs
+    readers = users.get(result, [])
+    if len(readers) != 1 or result in graph.outputs or readers[0].type != "aten.batch_norm":
+        return None
+    (norm,) = readers
+    if norm.inputs[0] is not result or norm.attrs.get("training"):
+        return None
+    mean, variance = norm.inputs[3:5]
+    if mean is None or variance is None or uses[mean] > 1 or uses[variance] > 1:
+        return None
+    return norm if mean.is_weight and variance.is_weight else None
+
+
+def layout(consumer: Consumer, dim: Dim, cuts: Cuts | None, rows: int) -> Layout | None:
+    """How to solve for a consumer's channels, or None where they are too many.
+
+    Args:
+        consumer: The consumer.
+        dim: The dimension of its source that it sums over.
+        cuts: What was narrowed; None for the widths of the original.
+        rows: How many rows of statistics there are.
+    """
+    size = length(dim)
+    if consumer.groups > 1:
+        return Layout(consumer.groups, 1, size // consumer.groups, 1)
+    factors = leaves(dim)
+    most = min(_WIDEST, max(rows // 2, 256))
+    if size <= most or len(factors) == 1:
+        return Layout(1, 1, size, 1) if size <= _WIDEST else None
+    sizes = [axis.size for axis in factors]
+    widest = int(np.argmax([axis.size if axis.reason is None else 0 for axis in factors]))
+    others = [(axis,) for i, axis in enumerate(factors) if i != widest]
+    if cuts is not None and any(cuts.touches(other) for other in others):
+        return None
+    if sizes[widest] > _WIDEST:
+        return None
+    return Layout(1, prod(sizes[:widest]), sizes[widest], prod(sizes[widest + 1 :]))
+
+
+def kept_channels(consumer: Consumer, dim: Dim, how: Layout, cuts: Cuts) -> tuple[Indices, Indices]:
+    """Groups and channels of a layout that stay.
+
+    Returns:
+        Numbers of the groups, and of the channels within each.
+
+    Raises:
+        ValueError: Different channels stay in different groups.
+    """
+    kept = cuts.kept(consumer.source)[consumer.channel]
+    if kept is None:
+        kept = np.arange(length(dim))
+    places = kept.reshape(-1)
+    group, rest = np.divmod(places, how.before * how.width * how.after)
+    channel = rest // how.after % how.width
+    groups, channels = np.unique(group), np.unique(channel)
+    if len(groups) * len(channels) * how.before * how.after != len(places):
+        raise ValueError(f"{consumer.op.name}: different channels stay in each group")
+    return groups, channels
+
+
+_NORMS = ("batch_norm", "layer_norm", "group_norm", "rms_norm", "instance_norm")
+
+
+def untrained(deps: Dependencies) -> bool:
+    """Whether every normalisation layer is as it was initialised, there being any."""
+    held = [
+        value.tensor
+        for op in deps.source.ops
+        if op.type.removeprefix("aten.") in _NORMS
+        for value in op.inputs[1:]
+        if value is not None and value.is_weight
+    ]
+    return bool(held) and all(bool((t == t.flatten()[0]).all()) for t in held if t.numel())

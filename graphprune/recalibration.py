@@ -1,0 +1,57 @@
+"""recalibrate: the same smaller shape, solved again for other data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from graphprune.batches import read_batches
+from graphprune.errors import GraphPruneError
+
+if TYPE_CHECKING:
+    from graphprune.session import Session
+
+M = TypeVar("M", bound=nn.Module)
+
+_made: WeakKeyDictionary[nn.Module, Session] = WeakKeyDictionary()
+
+
+def remember(small: nn.Module, session: Session) -> None:
+    """Keep what a model was made from, for as long as the model lives."""
+    _made[small] = session
+
+
+def recalibrate(small: M, data: Iterable[Any]) -> M:
+    """Fit a smaller model to other data, after a domain shift.
+
+    The weights are solved for once more from those of the original model, for the same
+    channels: the original and its samples decide, not what happened to `small` since. The
+    original's weights are kept in memory for as long as `small` lives.
+
+    Args:
+        small: A model that `shrink` or `Plan.apply` made in this process; not modified.
+        data: Inputs to take statistics from; labels are not needed.
+
+    Returns:
+        A model of the same class and shape.
+
+    Raises:
+        GraphPruneError: It is not known what `small` was made from, or the data do not fit.
+    """
+    session = _made.get(small)
+    if session is None or session.calibration is None:
+        raise GraphPruneError(
+            f"this {type(small).__name__} was not made by graphprune in this process: apply its "
+            "plan to the original again, graphprune.load_plan(path).apply(model, data=data)"
+        )
+    options = replace(session.calibration.options, compensate=True)
+    batches = read_batches(data, small, options.samples())
+    again = session.recalibrated(options.reading(batches))
+    lowered, _ = again.lowered(verify=False, seed=0)
+    remember(lowered.model, again)
+    lowered.model.train(small.training)
+    return lowered.model  # type: ignore[return-value]

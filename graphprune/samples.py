@@ -1,0 +1,180 @@
+"""Samples: the inputs that statistics are taken from, in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from graphprune.dependencies import Dependencies
+from graphprune.errors import GraphPruneError
+from graphprune.frontends.torch import TorchProgram
+from graphprune.graph import Value
+from graphprune.sweep import Chunk, Sweep, batch_axis, chunked, resized, sampled
+
+_MEMORY = 1 << 31  # bytes that the values of both graphs may take at once
+_CHUNK = 1 << 26  # bytes of one chunk's values
+
+
+@dataclass
+class Samples:
+    """Inputs for statistics.
+
+    Attributes:
+        chunks: Tensors for the graph's inputs, for each chunk.
+        size: Samples in each chunk.
+        source: Where they come from, for the report.
+        statistics: Stands in for the stored statistics of batch norms, where the samples are
+            not of the kind that those were taken from.
+    """
+
+    chunks: list[Chunk]
+    size: int
+    source: str
+    statistics: dict[Value, torch.Tensor] = field(default_factory=dict)
+
+    def weight(self, value: Value) -> torch.Tensor:
+        """A weight of the original as the samples should meet it."""
+        found = self.statistics.get(value)
+        return value.tensor.detach() if found is None else found
+
+    @property
+    def number(self) -> int:
+        """How many samples there are."""
+        return self.size * len(self.chunks)
+
+
+def captured(deps: Dependencies) -> int:
+    """Samples in the inputs that the graph was captured with."""
+    axis = batch_axis(deps)
+    return axis.size if axis is not None else 1
+
+
+def live_bytes(deps: Dependencies) -> float:
+    """Most bytes that the values of one sample take at any time, in float32."""
+    graph = deps.source
+    last = {value: op for op in graph.ops for value in op.inputs if value is not None}
+    held, most = 0.0, 0.0
+    for op in graph.ops:
+        held += sum(4 * prod(value.shape) for value in op.outputs)
+        most = max(most, held)
+        ended = {v for v in [*op.inputs, *op.outputs] if v is not None and v.kind == "result"}
+        held -= sum(4 * prod(v.shape) for v in ended if last.get(v) in (op, None))
+    return most / captured(deps)
+
+
+def affordable(deps: Dependencies, wanted: int) -> int:
+    """How many samples fit into memory, at most `wanted` and at least what was captured."""
+    batch = captured(deps)
+    most = int(_MEMORY / max(2 * live_bytes(deps), 1.0))
+    return max(min(wanted, most) // batch, 1) * batch
+
+
+def split(deps: Dependencies, tensors: Sequence[torch.Tensor], source: str) -> Samples:
+    """Samples in chunks of a size at which the captured graph runs.
+
+    Args:
+        deps: The analysis.
+        tensors: One for each input of the graph, samples first.
+        source: Where they come from.
+    """
+    batch, which = captured(deps), sampled(deps)
+    if not any(which):
+        return Samples([tuple(tensors)], batch, source)
+    number = len(tensors[which.index(True)])
+    most = max(int(_CHUNK / max(live_bytes(deps), 1.0)), 1)
+    size = next(size for size in range(min(most, number), 0, -1) if number % size == 0)
+    if size != batch and not _runs(deps, next(iter(chunked(tensors, size, which))), size):
+        size = batch
+    return Samples(list(chunked(tensors, size, which)), size, source)
+
+
+def _runs(deps: Dependencies, chunk: Chunk, size: int) -> bool:
+    """Whether the captured graph runs on another number of samples, with the same results."""
+    batch = captured(deps)
+    first = next(iter(chunked(chunk, batch, sampled(deps))), None)
+    if first is None:
+        return False
+    try:
+        wanted, found = _results(deps, first, batch), _results(deps, chunk, size)
+    except (RuntimeError, IndexError):
+        return False
+    for value, a in wanted.items():
+        b = found[value]
+        if a.shape[:1] == (batch,) and b.shape[:1] == (size,):
+            b = b[:batch]
+        if a.shape == b.shape and not torch.allclose(a, b, rtol=1e-2, atol=1e-3, equal_nan=True):
+            return False
+    return True
+
+
+def _results(deps: Dependencies, chunk: Chunk, size: int) -> dict[Value, torch.Tensor]:
+    graph = deps.source
+    sweep = Sweep(
+        graph, lambda v: v.tensor.detach(), [chunk], resized(deps, {}, size), torch.float32
+    )
+    out: dict[Value, torch.Tensor] = {}
+    for op in graph.ops:
+        sweep.step(op)
+        out.update({v: sweep.values(v)[0] for v in op.outputs if v in graph.outputs})
+        sweep.release(op)
+    return out
+
+
+def read(program: TorchProgram, deps: Dependencies, data: Iterable[Any], most: int) -> Samples:
+    """Samples from the caller's data.
+
+    Args:
+        program: The captured model.
+        deps: The analysis.
+        data: Any iterable of inputs: tensors with samples first, tuples whose first elements are
+            the model's inputs (labels behind them are ignored), or dicts of keyword arguments.
+        most: Read no more than this many samples.
+
+    Raises:
+        GraphPruneError: There are no samples, or they do not fit the model.
+    """
+    which = sampled(deps)
+    if not any(which):
+        raise GraphPruneError("data: the model's inputs have no dimension of samples")
+    at, batch = which.index(True), captured(deps)
+    items: list[list[torch.Tensor]] = []
+    for number, item in enumerate([data] if isinstance(data, torch.Tensor) else data):
+        items.append(_tensors(program, item, number, which))
+        if sum(len(tensors[at]) for tensors in items) >= most:
+            break
+    if not items:
+        raise GraphPruneError("data: there is not a single sample in it")
+    joined = [
+        torch.cat(parts)[:most] if cut else parts[0]
+        for parts, cut in zip(zip(*items, strict=True), which, strict=True)
+    ]
+    number = len(joined[at])
+    whole = max(number // batch, 1) * batch
+    index = torch.arange(whole) % number  # fewer than were captured: some serve twice
+    tensors = [t[index.to(t.device)] if cut else t for t, cut in zip(joined, which, strict=True)]
+    return split(deps, tensors, f"{number} inputs from data")
+
+
+def _tensors(
+    program: TorchProgram, item: Any, number: int, which: Sequence[bool]
+) -> list[torch.Tensor]:
+    """The graph's inputs in one item of the caller's data."""
+    if isinstance(item, Mapping):
+        item = [item[name] for name in program.inputs[1] if name in item]
+    likes = program.flat_inputs()
+    found = [x for x in pytree.tree_leaves(item) if isinstance(x, torch.Tensor)][: len(likes)]
+    if len(found) != len(likes) or any(
+        x.shape[int(cut) :] != like.shape[int(cut) :] or x.dim() != like.dim()
+        for x, like, cut in zip(found, likes, which, strict=True)
+    ):
+        shapes = [tuple(x.shape) for x in found]
+        raise GraphPruneError(
+            f"data: item {number} holds tensors of shapes {shapes}; the model was captured with "
+            f"{[tuple(x.shape) for x in likes]}: pass example_inputs of data's shape"
+        )
+    return [x.detach().to(like.device, like.dtype) for x, like in zip(found, likes, strict=True)]

@@ -1,0 +1,158 @@
+"""sample: inputs to take statistics from, where the caller gives none.
+
+1. Batch norms with learned statistics: images that match them (`synthesize`).
+2. A classifier without: images of its classes.
+3. Token models: random tokens. Others: noise.
+Where the first two would take long, `effort="auto"` settles for noise, white and smooth: at a batch
+norm it is normalised by its own statistics, so that what follows sees what it was trained for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from graphprune.cost import cost
+from graphprune.dependencies import Dependencies
+from graphprune.graph import Value
+from graphprune.moments import observed
+from graphprune.passes.synthesize import Descent, invert_classes, match_norms, noise, norms
+from graphprune.samples import Samples, affordable, captured, split
+from graphprune.sweep import Chunk, Sweep, resized, sampled
+
+LONGEST = 120.0  # seconds that `effort="auto"` may take for synthesis
+_STEPS = {"best": 1000}
+_INVERTING = 60  # a longer descent makes images of a class alike
+_TYPICAL = 100  # steps that a descent usually takes
+_QUICK, _PASSES, _FEWEST = (4e11, 5e10), 4, 8  # multiply-accumulates without and with "fast"
+_PER_MAC, _PER_ELEMENT, _PER_OP = 3e-10, 1e-8, 2e-4  # seconds, forwards and backwards, one core
+
+Synthesis: TypeAlias = Callable[
+    [Dependencies, Sequence[torch.Tensor], int, Descent, Callable[[float], None]],
+    tuple[Chunk, float],
+]
+
+
+def sample(
+    deps: Dependencies,
+    likes: Sequence[torch.Tensor],
+    wanted: int,
+    effort: str,
+    seed: int,
+    advance: Callable[[float], None] = lambda _: None,
+) -> Samples:
+    """Make inputs.
+
+    Args:
+        deps: The analysis.
+        likes: Example inputs.
+        wanted: How many.
+        effort: `"fast"`, `"balanced"`, `"best"`, or `"auto"`.
+        seed: Inputs are the same for the same seed.
+        advance: Called with the share of the work that is done.
+    """
+    number = affordable(deps, wanted)
+    make = _synthesis(deps, likes)
+    if make is not None and effort != "fast":
+        inverts = make is invert_classes
+        number = affordable(deps, 2 * wanted) if inverts else number
+        how = Descent(_INVERTING if inverts else _STEPS.get(effort, 200), seed)
+        if effort != "auto" or seconds(deps, number) <= LONGEST:
+            try:
+                found, left = make(deps, likes, number, how, advance)
+            except RuntimeError:  # no gradient reaches the inputs, or it does not run on so many
+                pass
+            else:
+                kind = "class labels" if inverts else "batch-norm statistics"
+                source = f"{number} inputs synthesised from {kind} (loss {left:.2g})"
+                return split(deps, found, source)
+    number = _quick(deps, affordable(deps, wanted), effort)
+    tensors = [
+        _made(like, number, seed + i) if cut else like
+        for i, (like, cut) in enumerate(zip(likes, sampled(deps), strict=True))
+    ]
+    tokens = not any(like.is_floating_point() for like in likes)
+    out = split(deps, tensors, f"{number} {'random token' if tokens else 'noise'} inputs")
+    out.statistics = _met(deps, out)
+    return out
+
+
+def _met(deps: Dependencies, samples: Samples) -> dict[Value, torch.Tensor]:
+    """Means and variances that the samples show at every batch norm with learned statistics."""
+    out: dict[Value, torch.Tensor] = {}
+    watched = set(norms(deps))
+    if not watched:
+        return out
+    attrs = resized(deps, {}, samples.size)
+    sweep = Sweep(
+        deps.source, lambda v: out.get(v, v.tensor.detach()), samples.chunks, attrs, torch.float32
+    )
+    for op in deps.source.ops:
+        source, _, _, mean, variance = (*op.inputs, *[None] * 5)[:5]
+        if op in watched and source is not None and mean is not None and variance is not None:
+            rows = [x.transpose(0, 1).flatten(1) for x in sweep.values(source)]
+            moments = observed((r.t()[None], r.t()[None]) for r in rows)
+            _, square = moments.second(central=True)
+            out[mean] = moments.means()[1][0].to(mean.tensor.dtype)
+            out[variance] = square[0].diagonal().to(variance.tensor.dtype)
+        sweep.step(op)
+        sweep.release(op)
+    return out
+
+
+def _synthesis(deps: Dependencies, likes: Sequence[torch.Tensor]) -> Synthesis | None:
+    """How inputs of these shapes can be made from what the weights remember, if they can."""
+    if len(likes) != 1 or not likes[0].is_floating_point() or not any(sampled(deps)):
+        return None
+    if norms(deps):
+        return match_norms
+    outputs = deps.source.outputs
+    classifies = len(outputs) == 1 and len(outputs[0].shape) == 2 and outputs[0].shape[1] > 1
+    return invert_classes if classifies else None
+
+
+def seconds(deps: Dependencies, number: int) -> float:
+    """Estimated time of a descent, from counts alone, so that no choice depends on a clock.
+
+    Args:
+        deps: The analysis.
+        number: How many inputs.
+    """
+    elements = sum(prod(value.shape) for op in deps.source.ops for value in op.outputs)
+    each = _macs(deps) * _PER_MAC + elements / captured(deps) * _PER_ELEMENT
+    step = number * each
+    return _TYPICAL * (step + len(deps.source.ops) * _PER_OP)
+
+
+def _macs(deps: Dependencies) -> float:
+    """Multiply-accumulates of one sample."""
+    sizes = np.array([group.size for group in deps.groups], dtype=np.float64)
+    return cost(deps, "macs")(sizes) / captured(deps)
+
+
+def _quick(deps: Dependencies, number: int, effort: str) -> int:
+    """As many of the inputs as the passes over them can take in little time, at least a few."""
+    batch = captured(deps)
+    most = int(_QUICK[effort == "fast"] / max(_PASSES * _macs(deps), 1.0))
+    return min(number, max(most, _FEWEST) // batch * batch or batch)
+
+
+def _made(like: torch.Tensor, number: int, seed: int) -> torch.Tensor:
+    if like.is_floating_point():
+        made = noise(like, number, seed)
+        made[number // 2 :] = _smoothed(made[number // 2 :])
+        return made
+    generator = torch.Generator().manual_seed(seed)
+    high = max(int(like.max()) + 1, 2) if like.numel() else 2
+    return torch.randint(high, (number, *like.shape[1:]), generator=generator).to(like)
+
+
+def _smoothed(x: torch.Tensor) -> torch.Tensor:
+    """Noise whose neighbours are alike, of the same variance; of images, half are such."""
+    for dim in range(2, x.dim()):
+        x = (x.roll(1, dim) + x + x.roll(-1, dim)) / 3**0.5
+    return x

@@ -1,0 +1,88 @@
+"""Inputs made from what the weights remember."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import graphprune
+from graphprune.passes.sample import LONGEST, sample, seconds
+from graphprune.passes.synthesize import ENOUGH, Descent, invert_classes, match_norms, norms
+
+
+def _trained() -> nn.Module:
+    """A network whose batch norms have seen inputs of their own kind."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 4),
+    )
+    for _ in range(40):
+        model(F.avg_pool2d(torch.randn(32, 2, 12, 12), 3, 1) * 2 + 0.5)
+    return model.eval()
+
+
+def test_images_have_the_statistics_that_the_norms_remember() -> None:
+    model = _trained()
+    like = torch.randn(2, 2, 10, 10)
+    deps = graphprune.analyze(model, like)
+    (images,), left = match_norms(deps, [like], 64, Descent(200))
+    assert left <= ENOUGH
+    before = {name: b.clone() for name, b in model.named_buffers()}
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = 1.0
+    model.train()(images)
+    for name, found in model.named_buffers():
+        if name.endswith("running_mean"):
+            spread = before[name.replace("mean", "var")].sqrt()
+            assert float(((found - before[name]) / spread).abs().max()) < 0.3
+
+
+def test_noise_is_not_enough_for_that() -> None:
+    like = torch.randn(2, 2, 10, 10)
+    _, left = match_norms(graphprune.analyze(_trained(), like), [like], 64, Descent(1))
+    assert left > 10 * ENOUGH
+
+
+def test_a_classifier_is_inverted() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 5)).eval()
+    like = torch.randn(2, 10)
+    deps = graphprune.analyze(model, like)
+    (inputs,), left = invert_classes(deps, [like], 50, Descent(60))
+    _, start = invert_classes(deps, [like], 50, Descent(1))
+    assert left < 0.5 * start
+    assert len(model(inputs).argmax(1).unique()) == 5
+
+
+def test_fresh_norms_remember_nothing() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1))
+    assert norms(graphprune.analyze(model, torch.randn(2, 2, 10, 10))) == []
+
+
+def test_where_inputs_come_from() -> None:
+    image, tokens = torch.randn(2, 2, 10, 10), torch.tensor([[1, 2, 7], [3, 4, 5]])
+    with_norms = graphprune.analyze(_trained(), image)
+    assert "batch-norm" in sample(with_norms, [image], 8, "auto", 0).source
+    assert sample(with_norms, [image], 8, "fast", 0).source.startswith("8 noise")
+    model = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 6), nn.Linear(6, 3))
+    found = sample(graphprune.analyze(model, tokens), [tokens], 8, "auto", 0)
+    assert found.source == "8 random token inputs"
+    ids = torch.cat([chunk[0] for chunk in found.chunks])
+    assert ids.shape == (8, 3)
+    assert set(ids.flatten().tolist()) <= set(range(8))
+
+
+def test_large_networks_are_not_synthesised_unasked() -> None:
+    import torchvision
+
+    deps = graphprune.analyze(torchvision.models.resnet18(), torch.randn(2, 3, 224, 224))
+    assert seconds(deps, 256) > LONGEST

@@ -1,0 +1,55 @@
+"""Loss curves: comparable levels, and what they leave alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+import graphprune
+from graphprune.passes.select import NEEDED, select
+from graphprune.passes.weigh import weigh
+from graphprune.samples import split
+from tests.blocks import BLOCKS
+
+
+def _levels(model: nn.Module, x: torch.Tensor) -> tuple[graphprune.Dependencies, list[np.ndarray]]:
+    deps = graphprune.analyze(model, x[:2])
+    found = weigh(deps, split(deps, [x], "test"))
+    assert all(curve is not None for curve in found)
+    return deps, [curve for curve in found if curve is not None]
+
+
+def test_copies_and_dead_units_go_first() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4))
+    with torch.no_grad():
+        model[0].weight[3] = model[0].weight[7]
+        model[0].bias[3] = model[0].bias[7]
+        model[2].weight[:, 5] = 0
+    _, (curve,) = _levels(model, torch.randn(200, 8))
+    first = set(np.argsort(curve)[:2].tolist())
+    assert first in ({3, 5}, {7, 5})
+    steps = np.diff(np.sort(curve), prepend=0)
+    assert steps[1] < 0.2 * steps[2]
+
+
+def test_curves_end_where_nearly_nothing_is_left() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 4))
+    deps, (curve,) = _levels(model, torch.randn(200, 8))
+    assert (curve >= NEEDED).sum() == 2
+    assert (curve < NEEDED).sum() == 18
+    kept = select(deps, [curve], 0.93, "channels", "loss", round_to=1).keep
+    assert [len(indices) for indices in kept.values()] == [1], "asked for more, more goes"
+
+
+def test_products_of_two_computed_values_are_left_alone() -> None:
+    torch.manual_seed(0)
+    model = BLOCKS["attention"][0]().eval()
+    deps, curves = _levels(model, torch.randn(32, 6, 10))
+    by_name = {group.name: curve for group, curve in zip(deps.groups, curves, strict=True)}
+    sizes = {group.name: group.size for group in deps.groups}
+    inner = [name for name, size in sizes.items() if size == 8 and (by_name[name] >= NEEDED).all()]
+    assert inner, "head_dim: nothing can make up for a term of q k^T"
+    assert any((curve < NEEDED).any() for curve in by_name.values())

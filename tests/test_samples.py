@@ -1,0 +1,115 @@
+"""Data of the caller: what is read, and what is said where it does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import graphprune
+from graphprune.files import read_tensor
+
+
+def _net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+
+
+def _error(model: nn.Module, small: nn.Module, x: torch.Tensor) -> float:
+    with torch.no_grad():
+        return float((model(x) - small(x)).square().mean())
+
+
+def _weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_every_kind_of_data_is_the_same_data() -> None:
+    x, y = torch.randn(96, 6), torch.zeros(96)
+
+    def batches() -> Iterator[torch.Tensor]:
+        yield from x.split(40)
+
+    kinds = [
+        [x],
+        x,
+        batches(),
+        DataLoader(TensorDataset(x, y), 32),
+        [{"input": part} for part in x.split(50)],
+    ]
+    example = {"input": x[:2]}
+    found = [
+        _weights(graphprune.shrink(_net(), 0.5, example_inputs=given, data=kind))
+        for kind, given in zip(kinds, [x[:2]] * 4 + [example], strict=True)
+    ]
+    for weights in found[1:]:
+        torch.testing.assert_close(weights, found[0], rtol=1e-4, atol=1e-5)
+
+
+def test_data_decide_what_is_kept_and_how() -> None:
+    model = _net()
+    x = torch.randn(256, 6) * torch.tensor([3.0, 1, 0.1, 0.1, 0.1, 0.1])
+    plain = graphprune.shrink(model, 0.5, example_inputs=x[:2], compensate=False)
+    fitted = graphprune.shrink(model, 0.5, example_inputs=x[:2], data=[x])
+    assert _error(model, fitted, x) < 0.1 * _error(model, plain, x)
+
+
+def test_recalibration_follows_a_shift_in_the_same_shape() -> None:
+    model, x = _net(), torch.randn(256, 6)
+    shifted = x * torch.tensor([0.1, 0.1, 0.1, 0.1, 4, 4]) + 1
+    small = graphprune.shrink(model, 0.5, example_inputs=x[:2], data=[x])
+    before = _weights(small).clone()
+    again = graphprune.recalibrate(small, [shifted])
+    assert type(again) is type(small)
+    assert [p.shape for p in again.parameters()] == [p.shape for p in small.parameters()]
+    assert _error(model, again, shifted) < 0.5 * _error(model, small, shifted)
+    assert torch.equal(_weights(small), before)
+    with pytest.raises(graphprune.GraphPruneError, match="was not made by graphprune"):
+        graphprune.recalibrate(_net(), [x])
+
+
+def test_a_loaded_plan_is_fitted_to_the_model_that_it_is_applied_to(tmp_path: Path) -> None:
+    model, x = _net(), torch.randn(256, 6)
+    plan = graphprune.plan(model, 0.5, example_inputs=x[:2], data=[x])
+    small = plan.apply()
+    plan.save(tmp_path / "plan.json")
+    other = graphprune.load_plan(tmp_path / "plan.json").apply(_net(), data=[x])
+    torch.testing.assert_close(_weights(other), _weights(small))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "not a single sample"),
+        ([torch.randn(4, 7)], r"item 0 holds tensors of shapes \[\(4, 7\)\]"),
+        ([torch.randn(4, 6), "text"], r"item 1 holds tensors of shapes \[\]"),
+    ],
+)
+def test_data_that_do_not_fit_are_named(data: list[object], message: str) -> None:
+    with pytest.raises(graphprune.GraphPruneError, match=message):
+        graphprune.shrink(_net(), 0.5, example_inputs=torch.randn(2, 6), data=data)
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(graphprune.GraphPruneError, match="no effort 'most'"):
+        graphprune.plan(_net(), 0.5, effort="most")
+    with pytest.raises(graphprune.GraphPruneError, match="compensate is True, False or 'auto'"):
+        graphprune.plan(_net(), 0.5, compensate="yes")
+
+
+def test_tensors_are_read_from_files(tmp_path: Path) -> None:
+    x = torch.randn(3, 4)
+    torch.save(x, tmp_path / "x.pt")
+    np.save(tmp_path / "x.npy", x.numpy())
+    assert torch.equal(read_tensor(tmp_path / "x.pt"), x)
+    assert torch.equal(read_tensor(tmp_path / "x.npy"), x)
+    torch.save({"x": x}, tmp_path / "dict.pt")
+    with pytest.raises(graphprune.GraphPruneError, match="holds a dict: one tensor is needed"):
+        read_tensor(tmp_path / "dict.pt")
+    with pytest.raises(graphprune.GraphPruneError, match=r"cannot read .*missing\.npy"):
+        read_tensor(tmp_path / "missing.npy")
