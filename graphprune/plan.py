@@ -24,6 +24,7 @@ from graphprune.indices import Indices
 from graphprune.latency import meet
 from graphprune.opening import Keep, as_module, opened, patterns
 from graphprune.passes.select import Selection
+from graphprune.recalibration import remember
 from graphprune.report import Report
 from graphprune.request import Limits, requested
 from graphprune.session import Session
