@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import graphprune
-from graphprune.files import read_tensor
 
 
 def _net() -> nn.Module:
@@ -85,9 +83,9 @@ def test_a_loaded_plan_is_fitted_to_the_model_that_it_is_applied_to(tmp_path: Pa
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([], "not a single sample"),
+        ([], "not a single batch"),
         ([torch.randn(4, 7)], r"item 0 holds tensors of shapes \[\(4, 7\)\]"),
-        ([torch.randn(4, 6), "text"], r"item 1 holds tensors of shapes \[\]"),
+        ([torch.randn(4, 6), "text"], "a batch is a str"),
     ],
 )
 def test_data_that_do_not_fit_are_named(data: list[object], message: str) -> None:
@@ -100,16 +98,3 @@ def test_options_are_checked() -> None:
         graphprune.plan(_net(), 0.5, effort="most")
     with pytest.raises(graphprune.GraphPruneError, match="compensate is True, False or 'auto'"):
         graphprune.plan(_net(), 0.5, compensate="yes")
-
-
-def test_tensors_are_read_from_files(tmp_path: Path) -> None:
-    x = torch.randn(3, 4)
-    torch.save(x, tmp_path / "x.pt")
-    np.save(tmp_path / "x.npy", x.numpy())
-    assert torch.equal(read_tensor(tmp_path / "x.pt"), x)
-    assert torch.equal(read_tensor(tmp_path / "x.npy"), x)
-    torch.save({"x": x}, tmp_path / "dict.pt")
-    with pytest.raises(graphprune.GraphPruneError, match="holds a dict: one tensor is needed"):
-        read_tensor(tmp_path / "dict.pt")
-    with pytest.raises(graphprune.GraphPruneError, match=r"cannot read .*missing\.npy"):
-        read_tensor(tmp_path / "missing.npy")

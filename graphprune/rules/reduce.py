@@ -93,7 +93,7 @@ def reduced(op: Site) -> list[Dims]:
     return _reduce(op, gone)
 
 
-@axis_rule("aten.histc", "aten.bincount")
+@axis_rule("aten.histc")
 def counts(op: Site) -> list[Dims]:
     """How often values occur, over all of a tensor."""
     op.opaque("values counted")

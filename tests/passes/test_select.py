@@ -123,7 +123,7 @@ def test_isomorphic_ranks_within_groups_of_equal_topology() -> None:
 
     torch.manual_seed(0)
     net = nn.Sequential(branch(1.0), branch(1e-3), nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 2))
-    options = {"normalize": "none", "round_to": 1}
+    options = {"normalize": "none", "round_to": 1, "importance": "l2"}
 
     def kept(allocation: str) -> dict[str, int]:
         plan = graphprune.plan(net, 0.25, "channels", allocation=allocation, **options)

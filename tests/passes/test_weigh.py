@@ -9,6 +9,7 @@ from torch import nn
 import graphprune
 from graphprune.passes.select import NEEDED, select
 from graphprune.passes.weigh import weigh
+from graphprune.request import Request
 from graphprune.samples import split
 from tests.blocks import BLOCKS
 
@@ -40,7 +41,8 @@ def test_curves_end_where_nearly_nothing_is_left() -> None:
     deps, (curve,) = _levels(model, torch.randn(200, 8))
     assert (curve >= NEEDED).sum() == 2
     assert (curve < NEEDED).sum() == 18
-    kept = select(deps, [curve], 0.93, "channels", "loss", round_to=1).keep
+    request = Request(0.93, "channels", allocation="loss", round_to=1)
+    kept = select(deps, [curve], request).keep
     assert [len(indices) for indices in kept.values()] == [1], "asked for more, more goes"
 
 

@@ -36,7 +36,6 @@ CASES = [
     case("scalar_tensor", lambda x: torch.scalar_tensor(2.0) * x, t(3, 4)),
     case("tril_indices", lambda x: x[torch.tril_indices(3, 3)[0]], t(3, 4)),
     case("metadata asserted", lambda x: x.to(torch.float64), t(3, 4)),
-    case("asserted", lambda x: (A._assert_async(torch.tensor(True)), x + 1)[1], t(3, 4)),
     case("item", lambda x: x * torch.tensor(2.0).item(), t(3, 4)),
     case("causal mask", lambda x: x + torch.full((5, 5), -9.0).triu(1), t(2, 5, 5)),
     case(

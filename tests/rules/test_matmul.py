@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -68,3 +69,10 @@ CASES = [
 @each(CASES)
 def test_rule(case: Case) -> None:
     check(case)
+
+
+def test_grouped_products_of_experts() -> None:
+    pytest.importorskip("transformers.integrations.moe")
+    product = torch.ops.transformers.grouped_mm_fallback
+    ends = torch.tensor([2, 3, 7], dtype=torch.int32)
+    check(case("grouped", lambda x, w: product(x, w, ends), t(7, 8), t(3, 8, 4)))

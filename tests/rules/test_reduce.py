@@ -18,6 +18,7 @@ CASES = [
     case("sum kept", lambda x: x.sum(-2, keepdim=True), _X),
     case("sum of two", lambda x: x.sum((0, -1)), _X),
     case("sum dtype", lambda x: x.sum(1, dtype=torch.float64), _X),
+    case("histc", lambda x: x.histc(4, 0, 1), p(3, 4)),
     case("sum of a scalar", torch.sum, t()),
     *(case(name, lambda x, n=name: getattr(torch, n)(x, 1), _X) for name in _NAMES.split()),
     *(

@@ -1,0 +1,67 @@
+"""Tiny Hugging Face models: no option set, class kept, generation goes on working."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import graphprune
+
+transformers = pytest.importorskip("transformers")
+_SIZES = {
+    "vocab_size": 99, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 80, "max_position_embeddings": 64, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+_GROUPED = {**_SIZES, "num_key_value_heads": 2}
+
+
+def _model(name: str, options: dict[str, Any]) -> Any:
+    torch.manual_seed(0)
+    kind = getattr(transformers, name)
+    return kind(kind.config_class(**options)).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("LlamaForCausalLM", _GROUPED),
+        ("LlamaForCausalLM", {**_GROUPED, "tie_word_embeddings": True}),
+        ("MixtralForCausalLM", {**_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}),
+        (
+            "GPT2LMHeadModel",
+            {"vocab_size": 99, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64,
+             "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+        ),
+    ],
+    ids=["llama", "llama tied", "mixtral", "gpt2"],
+)  # fmt: skip
+def test_decoders_keep_their_class_and_generate(name: str, options: dict[str, Any]) -> None:
+    model = _model(name, options)
+    plan = graphprune.plan(model, 0.5)
+    small = plan.apply()
+    assert type(small) is type(model) and not plan.report.replaced
+    prompt = torch.tensor([[5, 6, 7]])
+    tokens = small.generate(prompt, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    assert tokens.shape == (1, 7)
+    again = small(tokens[:, :-1], use_cache=False).logits[:, -1].argmax(-1)
+    assert again == tokens[:, -1], "with and without a cache the next token is the same"
+
+
+def test_tied_embeddings_stay_tied() -> None:
+    model = _model("LlamaForCausalLM", {**_GROUPED, "tie_word_embeddings": True})
+    small = graphprune.shrink(model, 0.5)
+    assert small.lm_head.weight is small.model.embed_tokens.weight
+
+
+def test_speech_is_found_to_be_what_goes_in() -> None:
+    options = {
+        **_SIZES, "conv_dim": (32, 32), "conv_stride": (5, 2), "conv_kernel": (10, 3),
+        "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 2, "vocab_size": 32,
+    }  # fmt: skip
+    plan = graphprune.plan(_model("Wav2Vec2ForCTC", options), 0.5)
+    assert plan.inputs[1]["input_values"].dim() == 2
+    assert type(plan.apply()).__name__ == "Wav2Vec2ForCTC"
