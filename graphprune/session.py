@@ -17,7 +17,7 @@ from graphprune.cost import Counts, cost
 from graphprune.dependencies import Dependencies
 from graphprune.errors import BudgetError, VerifyError
 from graphprune.frontends.compare import compare
-from graphprune.frontends.config import has_config
+from graphprune.frontends.config import Fit, describe, fit_config, has_config
 from graphprune.frontends.lower import Lowered, lower
 from graphprune.frontends.parts import whole
 from graphprune.frontends.survey import Survey, survey
@@ -35,7 +35,7 @@ from graphprune.request import Request
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Choice: TypeAlias = tuple[int, Selection, Cuts, Survey]
+Choice: TypeAlias = tuple[int, Selection, Cuts, Survey, Fit | None]
 """What code cannot express, counted, and the choice that this is true of."""
 
 _ROUNDS = 5  # how often lengths that the code equates are learned and the choice is made again
@@ -66,6 +66,7 @@ class Session:
         latency: Seconds of a forward pass before and after, where they were measured.
         predicted: The speed-up that the table of operations predicted.
         calibration: Statistics, where what is removed is to be made up for.
+        fit: How well the model's config can describe the choice, where it has one.
     """
 
     selection: Selection
@@ -75,6 +76,7 @@ class Session:
     latency: tuple[float, float] | None = None
     predicted: float | None = None
     calibration: Calibration | None = None
+    fit: Fit | None = None
 
     def __init__(self, program: Any, deps: Dependencies, seconds: dict[str, float]) -> None:
         self.program = program
@@ -86,6 +88,7 @@ class Session:
         again = Session(self.program, self.deps, {})
         again.calibration = Calibration(self.program, self.deps, options)
         again.selection, again.cuts, again.found = self.selection, self.cuts, self.found
+        again.fit = self.fit
         return again
 
     def take(self, selection: Selection) -> None:
@@ -96,6 +99,8 @@ class Session:
         self.found = timed(
             self.seconds, "survey", survey, self.program, self.cuts, original=original
         )
+        if has_config(self.program.model):
+            self.fit = timed(self.seconds, "config", fit_config, self.program.model, self.cuts)
 
     def scored(
         self, importance: str | Criterion, request: Request, context: Context, reduction: str
@@ -124,7 +129,7 @@ class Session:
             # Equal fractions leave more lengths equal, which the caller's code may need.
             even = self._best(replace(request, allocation="auto"), scores)
             best = even if even[0] < best[0] else best
-        _, self.selection, self.cuts, self.found = best
+        _, self.selection, self.cuts, self.found, self.fit = best
 
     def _best(self, request: Request, scores: Sequence[Scores]) -> Choice:
         """The choice that the model's own code can express best."""
@@ -135,9 +140,9 @@ class Session:
             if request.allocation in ("auto", "loss"):
                 ties = preferences(self.deps, learned, alike=self._alike())
             self.take(self._explained(request, scores, ties))
-            wrong = len(self.found.offenders)
+            wrong = 2 * len(self.found.offenders) + (self.fit is not None and not self.fit.fits)
             if best is None or wrong < best[0]:
-                best = (wrong, self.selection, self.cuts, self.found)
+                best = (wrong, self.selection, self.cuts, self.found, self.fit)
             if not ties or not self._learn(learned):
                 break
         assert best is not None
@@ -165,7 +170,8 @@ class Session:
         Where a module goes on failing, the widths inside it are to stay.
         """
         counts = {axis: len(kept) for axis, kept in self.selection.keep.items()}
-        found = learn(self.deps, counts, self.found.mismatches)
+        mismatches = [*self.found.mismatches, *(self.fit.mismatches if self.fit else ())]
+        found = learn(self.deps, counts, mismatches)
         if all(relation in learned for relation in found):
             found = [((axis,), ()) for path in self.found.offenders for axis in self._inside(path)]
         new = [relation for relation in found if relation not in learned]
@@ -217,7 +223,22 @@ class Session:
                 write_weights(lowered.model, solved, lowered.folds)
         if self.program.original is not None:
             lowered.model = whole(lowered.model, self.program.original)
+        self._describe(lowered)
         return lowered, outcome
+
+    def _describe(self, lowered: Lowered) -> None:
+        """Give a config its new sizes, or say that it cannot tell them."""
+        if self.fit is None:
+            return
+        made = not lowered.replaced and self.fit.fits
+        inputs = self.program.given or self.program.inputs
+        if not (
+            made and timed(self.seconds, "config", describe, lowered.model, self.fit.values, inputs)
+        ):
+            self.program.warnings.append(
+                "the config cannot tell the new widths: to load the weights again, apply the saved "
+                "plan to the original model"
+            )
 
     def _checked(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
         lowered = timed(self.seconds, "lower", lower, self.program, self.found)

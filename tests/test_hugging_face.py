@@ -65,3 +65,24 @@ def test_speech_is_found_to_be_what_goes_in() -> None:
     plan = graphprune.plan(_model("Wav2Vec2ForCTC", options), 0.5)
     assert plan.inputs[1]["input_values"].dim() == 2
     assert type(plan.apply()).__name__ == "Wav2Vec2ForCTC"
+
+
+def test_a_config_learns_the_new_sizes_so_that_the_model_reloads(tmp_path: Any) -> None:
+    model = _model("BertForSequenceClassification", _SIZES)
+    before = model.config.to_dict()
+    small = graphprune.shrink(model, 0.5)
+    small.save_pretrained(tmp_path)
+    again = type(small).from_pretrained(tmp_path).eval()
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(again(ids).logits, small(ids).logits)
+    assert small.config.hidden_size < before["hidden_size"]
+    assert model.config.to_dict() == before
+
+
+def test_a_config_that_cannot_tell_the_widths_is_a_warning() -> None:
+    plan = graphprune.plan(
+        _model("LlamaForCausalLM", _GROUPED), 0.5, ratios={"*layers.1.mlp*": 0.7}
+    )
+    small = plan.apply()
+    assert "the config cannot tell the new widths" in plan.report.warnings[-1]
+    assert small.config.hidden_size == 64
