@@ -5,7 +5,8 @@ it runs, whether the output structure is the same, what verification found, what
 class, the budget, the analysis and the times.
 
     python tools/bench_coverage.py torchvision timm --out coverage
-    python tools/bench_coverage.py timm:vit_tiny_patch16_224 torchvision:resnet18
+    python tools/bench_coverage.py hf plain segmentation detection video optical_flow
+    python tools/bench_coverage.py timm:vit_tiny_patch16_224 torchvision:resnet18 hf:llama
 """
 
 from __future__ import annotations
@@ -19,20 +20,24 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from zoo import hf, plain
 
 Row = dict[str, Any]
 
 _SMALL = ("atto", "femto", "pico", "nano", "tiny", "xxs", "_xs", "small", "_s", "_b0", "050", "18")
 
 
-def torchvision_names() -> list[str]:
-    """All classification models of torchvision."""
+def torchvision_names(part: str | None = None) -> list[str]:
+    """The models of one part of torchvision (segmentation, detection, …), or its classifiers."""
     import torchvision
 
     models = torchvision.models
-    return [f"torchvision:{name}" for name in models.list_models(module=models)]
+    module = models if part is None else getattr(models, part)
+    return [f"torchvision:{name}" for name in models.list_models(module=module)]
 
 
 def timm_names() -> list[str]:
@@ -50,20 +55,45 @@ def timm_names() -> list[str]:
     return sorted(chosen)
 
 
-SETS: dict[str, Callable[[], list[str]]] = {"torchvision": torchvision_names, "timm": timm_names}
+SETS: dict[str, Callable[[], list[str]]] = {
+    "torchvision": torchvision_names,
+    "timm": timm_names,
+    "hf": hf.names,
+    "plain": plain.names,
+    **{
+        part: partial(torchvision_names, part)
+        for part in ("segmentation", "detection", "video", "optical_flow")
+    },
+}
 
 
-def build(name: str) -> Any:
-    """The model of a name like `timm:resnet18`, with random weights, in eval mode."""
+def build(name: str) -> tuple[Any, Any]:
+    """The model of a name like `timm:resnet18`, with random weights, in eval mode, and its inputs.
+
+    Inputs are None where graphprune is to find them.
+    """
     library, _, rest = name.partition(":")
     if library == "timm":
         import timm
 
-        return timm.create_model(rest).eval()
+        return timm.create_model(rest).eval(), None
+    if library == "hf":
+        return hf.build(rest), None
+    if library == "plain":
+        return plain.build(rest)
     import torchvision
 
-    options = {"init_weights": False} if rest in ("googlenet", "inception_v3") else {}
-    return torchvision.models.get_model(rest, weights=None, **options).eval()
+    options: dict[str, Any] = {"weights": None}
+    if rest in ("googlenet", "inception_v3"):
+        options["init_weights"] = False
+    example = None
+    if f"torchvision:{rest}" in SETS["optical_flow"]():
+        import torch
+
+        example = (torch.randn(2, 3, 128, 128), torch.randn(2, 3, 128, 128))
+    if f"torchvision:{rest}" in SETS["segmentation"]() + SETS["detection"]():
+        options["weights_backbone"] = None
+    return torchvision.models.get_model(rest, **options).eval(), example
 
 
 def measure(name: str, ratio: float, of: str) -> Row:
@@ -74,15 +104,16 @@ def measure(name: str, ratio: float, of: str) -> Row:
     import graphprune
 
     warnings.filterwarnings("ignore")
-    model = build(name)
+    model, example = build(name)
     row: Row = {"model": name, "params": sum(p.numel() for p in model.parameters())}
     start = time.perf_counter()
-    plan = graphprune.plan(model, ratio, of)
+    plan = graphprune.plan(model, ratio, of, example_inputs=example)
     small = plan.apply()
     row["seconds"] = time.perf_counter() - start
     report = plan.report
     assert report is not None and report.verification is not None and plan.inputs is not None
-    deps = graphprune.analyze(model)
+    args, kwargs = plan.inputs
+    deps = graphprune.analyze(model, kwargs or args)
     row |= {
         "achieved": report.achieved,
         "exact": report.verification.exact,
@@ -95,8 +126,8 @@ def measure(name: str, ratio: float, of: str) -> Row:
         "reachable": deps.reachable(),
         "unknown": report.unknown,
         "times": report.seconds,
+        "warnings": report.warnings,
     }
-    args, kwargs = plan.inputs
     with torch.no_grad():
         before, after = model(*args, **kwargs), small.eval()(*args, **kwargs)
     shapes = [
