@@ -197,7 +197,10 @@ def _from_layers(model: nn.Module) -> Iterator[Inputs]:
         if isinstance(module, _ConvNd):
             spatial = len(module.kernel_size)
             grown = {1: _STEPS, 2: sides, 3: (16, 32, 112, 8)}[spatial]
-            yield from (_floats(module.in_channels, *[side] * spatial) for side in grown)
+            shapes = [(side,) * spatial for side in grown]
+            if spatial == 3:  # clips are seldom as long as they are high
+                shapes += [(16, 224, 224), (16, 112, 112), (8, 224, 224)]
+            yield from (_floats(module.in_channels, *shape) for shape in shapes)
             return
         if isinstance(module, nn.Embedding):
             yield (torch.arange(BATCH * _TOKENS).view(BATCH, _TOKENS) % module.num_embeddings,), {}
