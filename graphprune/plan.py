@@ -103,8 +103,8 @@ def plan(
         data: Calibration data: batches of inputs, or of (inputs, labels); see `read_batches`. If
             there are none, statistics come from inputs that are made from what weights remember.
         importance: Name of a criterion (`graphprune.importance.CRITERIA`), or a function
-            `(weight, dim) -> scores`. `"auto"`: what the removal costs after compensation;
-            without, `"l2"`.
+            `(weight, dim) -> scores`. `"obs"`: what the removal costs after compensation;
+            `"auto"`: the same, which then decides on every group's share too; without, `"l2"`.
         loss: For criteria that follow gradients: a function (output, labels) -> scalar;
             cross-entropy on the labels where not given.
         reduction: How what the members of a group contribute becomes one score: `"sum"`,

@@ -15,7 +15,7 @@ from graphprune.calibration import Calibration, Options
 from graphprune.calibration import write as write_weights
 from graphprune.cost import Counts, cost
 from graphprune.dependencies import Dependencies
-from graphprune.errors import BudgetError, VerifyError
+from graphprune.errors import BudgetError, GraphPruneError, VerifyError
 from graphprune.frontends.compare import compare
 from graphprune.frontends.config import Fit, describe, fit_config, has_config
 from graphprune.frontends.lower import Lowered, lower
@@ -105,14 +105,28 @@ class Session:
     def scored(
         self, importance: str | Criterion, request: Request, context: Context, reduction: str
     ) -> tuple[list[Scores], Request]:
-        """Scores, and the request that says how they are spent."""
-        if importance == "auto":
+        """Scores, and the request that says how they are spent.
+
+        `"obs"` scores by the full Hessian of every reader's squared error, the inverse of which is
+        downdated as indices go (Hassibi & Stork, Optimal Brain Surgeon, 1993); `"auto"` lets the
+        same curves decide how much of each group goes.
+
+        Raises:
+            GraphPruneError: There is no such criterion, or it lacks what it needs.
+        """
+        if importance in ("auto", "obs"):
             curves = None
-            if self.calibration is not None and request.nontrivial():
+            if self.calibration is not None and (request.nontrivial() or importance == "obs"):
                 curves = timed(self.seconds, "calibrate", self.calibration.levels)
             if curves is not None:
-                loss = request.allocation == "auto"
+                loss = importance == "auto" and request.allocation == "auto"
                 return curves, replace(request, allocation="loss") if loss else request
+            if importance == "obs":
+                why = self.calibration.note if self.calibration else "an ONNX model"
+                raise GraphPruneError(
+                    f"importance='obs' needs statistics of the layers' inputs, and there are none "
+                    f"(compensation: {why}): pass data=, and leave compensate on"
+                )
             importance = "l2"
         scores = timed(self.seconds, "score", score, self.deps, importance, context, reduction)
         return scores, request

@@ -98,3 +98,19 @@ def test_options_are_checked() -> None:
         graphprune.plan(_net(), 0.5, effort="most")
     with pytest.raises(graphprune.GraphPruneError, match="compensate is True, False or 'auto'"):
         graphprune.plan(_net(), 0.5, compensate="yes")
+
+
+def test_obs_removes_what_others_can_stand_in_for() -> None:
+    torch.manual_seed(0)
+    model = _net()
+    with torch.no_grad():  # two alike, and large: norms would keep them both
+        model[0].weight[3] = model[0].weight[7] = 3 * model[0].weight[3]
+        model[0].bias[3] = model[0].bias[7] = 0.5
+    x = torch.randn(256, 6)
+    options = {"example_inputs": x[:2], "data": x, "round_to": 1}
+    kept = graphprune.plan(model, 1 / 16, "channels", importance="obs", **options).kept
+    assert len({3, 7} & set(kept["0.weight"][0].tolist())) == 1
+    kept = graphprune.plan(model, 1 / 16, "channels", importance="l2", **options).kept
+    assert {3, 7} <= set(kept["0.weight"][0].tolist())
+    with pytest.raises(graphprune.GraphPruneError, match="'obs' needs statistics"):
+        graphprune.plan(model, 0.5, importance="obs", example_inputs=x[:2], compensate=False)

@@ -135,7 +135,7 @@ def measure(name: str, ratio: float, of: str) -> Row:
         for y in (before, after)
     ]
     if report.warnings and "in parts" in report.warnings[0]:  # how much is found depends on values
-        shapes = [[len(shape) for shape in found] for found in shapes]
+        shapes = [[(len(shape),) for shape in found] for found in shapes]
     row["same_output"] = shapes[0] == shapes[1] and pytree.tree_structure(
         before
     ) == pytree.tree_structure(after)

@@ -54,7 +54,7 @@ def find(importance: str | Criterion) -> Named:
     """
     if isinstance(importance, str):
         if importance not in CRITERIA:
-            names = ", ".join(CRITERIA)
+            names = ", ".join(["auto", "obs", *CRITERIA])
             raise GraphPruneError(f"no importance criterion {importance!r}: choose from {names}")
         return CRITERIA[importance]
     if not callable(importance):
