@@ -43,7 +43,8 @@ Importance = Annotated[
     str,
     typer.Option(
         help="auto, obs, l1, l2, group_norm, bn_scale, fpgm, random, mu-2sigma, synflow; with "
-        "--data: taylor, snip, grasp, fisher, obd, activation, activation_variance, apoz, wanda, hrank"
+        "--data: taylor, snip, grasp, fisher, obd, activation, activation_variance, apoz, wanda, "
+        "hrank"
     ),
 ]
 Data = Annotated[
