@@ -13,7 +13,7 @@ from torch import nn
 from graphprune.batches import Batch
 from graphprune.consumers import untrained
 from graphprune.dependencies import Dependencies
-from graphprune.errors import GraphPruneError
+from graphprune.errors import GraphPruneError, first_line
 from graphprune.frontends.scale import Fold
 from graphprune.frontends.torch import TorchProgram
 from graphprune.importance import Scores
@@ -149,8 +149,7 @@ class Calibration:
         try:
             return work(*args, **kwargs)
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
-            lines = str(error).splitlines() or [type(error).__name__]
-            self._give_up(f"the captured graph does not run on other inputs ({lines[0]})")
+            self._give_up(f"the captured graph does not run on other inputs ({first_line(error)})")
             return None
 
 

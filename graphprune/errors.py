@@ -39,3 +39,8 @@ class VerifyError(GraphPruneError):
         super().__init__(message)
         self.layer = layer
         self.difference = difference
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in a line; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphprune.errors import GraphPruneError
+from graphprune.errors import GraphPruneError, first_line
 from graphprune.files import write_whole
 from graphprune.frontends.torch import Inputs, quiet
 
@@ -43,8 +43,9 @@ def save_model(model: nn.Module, inputs: Inputs, path: Path) -> None:
                         program, (), target, dynamo=True, external_data=False, verbose=False
                     )
         except Exception as error:
-            lines = str(error).splitlines() or [type(error).__name__]
-            raise GraphPruneError(f"cannot write the model as {path.suffix}: {lines[0]}") from error
+            raise GraphPruneError(
+                f"cannot write the model as {path.suffix}: {first_line(error)}"
+            ) from error
         write_whole(path, target.read_bytes())
 
 

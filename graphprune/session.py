@@ -249,10 +249,12 @@ class Session:
         if not (
             made and timed(self.seconds, "config", describe, lowered.model, self.fit.values, inputs)
         ):
-            self.program.warnings.append(
+            text = (
                 "the config cannot tell the new widths: to load the weights again, apply the saved "
                 "plan to the original model"
             )
+            if text not in self.program.warnings:  # a plan may be applied again
+                self.program.warnings.append(text)
 
     def _checked(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
         lowered = timed(self.seconds, "lower", lower, self.program, self.found)

@@ -19,7 +19,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
+from timing import least
 from torch import nn
 
 import graphprune
@@ -75,17 +75,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "vit_b_16": (lambda: torchvision.models.vit_b_16(weights=None), (2, 3, 224, 224)),
     "llama block": (LlamaBlock, (2, 4, 4096)),
 }
-
-
-def least(work: Callable[[], object], runs: int) -> float:
-    """Least seconds of a call; of one thread, those that other processes did not take."""
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    best = float("inf")
-    for _ in range(runs):
-        start = clock()
-        work()
-        best = min(best, clock() - start)
-    return best
 
 
 def copy_bandwidth(runs: int) -> float:

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 import tracemalloc
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from timing import least
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -62,17 +61,6 @@ def build(repeats: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, WIDTH, 3), *blocks, *head).eval()
 
 
-def seconds(work: Callable[[], object], runs: int = 3) -> float:
-    """Least seconds of a call; of one thread, those that other processes did not take."""
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    best = float("inf")
-    for _ in range(runs):
-        start = clock()
-        work()
-        best = min(best, clock() - start)
-    return best
-
-
 def chosen(deps: Dependencies, real: bool) -> object:
     """Score and select; of fake weights, select alone, as if all scored the same."""
     ones = [np.ones(group.size) for group in deps.groups]
@@ -88,10 +76,10 @@ def ours(repeats: int, real: bool) -> dict[str, float]:
         graph: Graph = lift(model, ((torch.randn(2, 3, 8, 8),), {})).graph
     deps = couple(graph)
     chosen(deps, real)  # compiles
-    found = {"analyse": seconds(lambda: couple(graph))}
+    found = {"analyse": least(lambda: couple(graph))}
     if real:
-        found["score"] = seconds(lambda: score(deps))
-    found["select"] = seconds(lambda: chosen(deps, False))
+        found["score"] = least(lambda: score(deps))
+    found["select"] = least(lambda: chosen(deps, False))
     tracemalloc.start()
     chosen(couple(graph), real)
     found["bytes"] = float(tracemalloc.get_traced_memory()[1])
@@ -118,7 +106,7 @@ def peer(repeats: int) -> float | str:
         list(pruner.step(interactive=True))
 
     try:
-        return seconds(work, 1)
+        return least(work, 1)
     except Exception as error:
         return f"failed: {type(error).__name__}"
 

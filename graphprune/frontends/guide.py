@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from graphprune.axes import Dim, length
+from graphprune.errors import first_line
 from graphprune.frontends.arguments import REWRITES
 from graphprune.frontends.tagged import Place, Tagged, assign, holders, tag
 from graphprune.frontends.torch import TorchProgram, exporting, is_layer, preserved, quiet
@@ -96,7 +97,7 @@ def guide(
             except Exception as error:
                 if known is None:
                     raise
-                mode.findings.offenders.setdefault("", _first_line(error))
+                mode.findings.offenders.setdefault("", first_line(error))
     return mode.findings
 
 
@@ -296,7 +297,7 @@ class _Guide(TorchFunctionMode):
         calls = self._known.calls.get(path, [])
         if number >= len(calls) or path == "":
             raise error
-        self.findings.offenders.setdefault(path, _first_line(error))
+        self.findings.offenders.setdefault(path, first_line(error))
         self._counters = Counter(calls[number].counters)
         return pytree.tree_map_only(Value, self._stand_in, calls[number].result)
 
@@ -320,11 +321,6 @@ class _Guide(TorchFunctionMode):
                 for attr in [a for a in holder if a != "training" and not a.startswith("_")]:
                     tag(path, prefix, holder, attr)
         yield
-
-
-def _first_line(error: Exception) -> str:
-    """What an error says, in a line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _weights_by_id(program: TorchProgram, model: nn.Module) -> dict[int, Value]:

@@ -22,7 +22,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from graphprune.errors import LiftError
+from graphprune.errors import LiftError, first_line
 
 Call: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
 
@@ -109,7 +109,7 @@ def _visit(
             parts.calls += trial.calls
             return
         except Exception as error:
-            why = (str(error).splitlines() or [type(error).__name__])[0]
+            why = first_line(error)
     elif recorder.calls[path]:
         why = "it takes objects or empty tensors"
     before = len(parts.calls)
