@@ -196,12 +196,20 @@ class _Problem:
         counts = knapsack(
             self._complete(self.most.copy()),
             stops,
-            self.levels,
+            self._losses(),
             lambda held, i, to: -self._changes(held, i, to)[0],
             self.budget.slack,
             self._complete,
         )
         return self._descend(counts, steps, list(stops), (self.least, self.most))
+
+    def _losses(self) -> list[Scores]:
+        """For each group what is lost once so many indices are gone, none first."""
+        if self.curves:
+            return [np.append(0.0, level) for level in self.levels]
+        lowest = min(float(level[0]) for level in self.levels)
+        sums = [np.cumsum(level - lowest) / len(level) for level in self.levels]
+        return [np.append(0.0, total) for total in sums]
 
     def _needed(self) -> Counts:
         """Indices whose level says that they should stay unless nothing else is left to go."""
