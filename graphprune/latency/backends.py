@@ -120,7 +120,8 @@ def backend(name: str, is_file: bool = False) -> Backend:
     """The backend of this name.
 
     Args:
-        name: One of `graphprune.request.BACKENDS`; `"auto"` is eager for modules and ONNX Runtime for ONNX models.
+        name: One of `graphprune.request.BACKENDS`; `"auto"` is eager for modules and ONNX Runtime
+            for ONNX models.
         is_file: Whether the model is an ONNX model.
 
     Raises:
