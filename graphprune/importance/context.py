@@ -91,12 +91,14 @@ def by_slice(
     ids = {group.axis: group.id for group in deps.groups}
     for value in deps.source.parameters() if tensors is None else tensors:
         dims = deps.dims[value]
-        wanted = [d for d, dim in enumerate(dims) if any(axis in ids for axis in atoms(dim))]
+        wanted = [d for d, dim in enumerate(dims) if not ids.keys().isdisjoint(atoms(dim))]
         if not wanted:
             continue
         found = sums(torch.as_tensor(value.tensor if tensors is None else tensors[value]), wanted)
         for number in wanted:
-            scores = checked(f"{value.name}[{number}]", value.shape[number], found[number])
+            scores = found[number]
+            if not _plain(scores, value.shape[number]):  # whether finite is asked of the group
+                scores = checked(f"{value.name}[{number}]", value.shape[number], scores)
             for axis, owned in spread(dims[number], scores):
                 if axis in ids:
                     parts[ids[axis]].append(owned)
@@ -106,6 +108,9 @@ def by_slice(
 def spread(dim: Dim, scores: Scores) -> Iterator[tuple[Axis, Scores]]:
     """The sums of a dimension's scores over the positions that each index of each atom owns."""
     factors = leaves(dim)
+    if len(factors) == 1 and factors[0].parts is None:
+        yield factors[0], scores
+        return
     shaped = scores.reshape([factor.size for factor in factors])
     for number, factor in enumerate(factors):
         others = tuple(n for n in range(len(factors)) if n != number)
@@ -128,6 +133,10 @@ def summing(kind: int) -> Sums:
         return {dim: first[dim] if dim < 2 else slice_sum(tensor, dim, kind) for dim in dims}
 
     return sums
+
+
+def _plain(found: Any, size: int) -> bool:
+    return isinstance(found, np.ndarray) and found.dtype == np.float64 and found.shape == (size,)
 
 
 def checked(where: str, size: int, found: Any) -> Scores:

@@ -112,10 +112,12 @@ def slice_sum(data: torch.Tensor, dim: int, kind: int) -> Scores:
 def _plain(data: torch.Tensor, dim: int, kind: int) -> Scores:
     others = tuple(d for d in range(data.dim()) if d != dim)
     if data.device.type == "cpu":  # for small arrays NumPy costs less to call
-        array = data.double().numpy()
-        array = (
-            np.square(array) if kind == SQUARED else np.abs(array) if kind == ABSOLUTE else array
-        )
+        native = data.dtype in (torch.float32, torch.float64)
+        array = (data if native else data.double()).numpy().astype(np.float64)
+        if kind == SQUARED:
+            array *= array
+        elif kind == ABSOLUTE:
+            np.abs(array, out=array)
         return np.asarray(array.sum(others) if others else array, dtype=np.float64)
     data = data.double()
     data = data.square() if kind == SQUARED else data.abs() if kind == ABSOLUTE else data
