@@ -131,13 +131,17 @@ def _batch(item: Any, arguments: int) -> Batch:
         rest = {str(name): value for name, value in item.items() if name not in _LABELS}
         return Batch((), rest, labels)
     if isinstance(item, list | tuple) and item:
-        if len(item) == arguments:
-            return _batch(item[0], 1) if arguments == 1 else Batch(tuple(item))
+        if len(item) == arguments and not _labelled(item, arguments):
+            alone = arguments == 1 and not isinstance(item[0], list)
+            return _batch(item[0], 1) if alone else Batch(tuple(item))
         if len(item) == arguments + 1 and arguments > 1:
             return Batch(tuple(item[:-1]), {}, item[-1])
         if len(item) == 2:
             given, labels = item
-            whole = tuple(given) if isinstance(given, list | tuple) else None
+            several = isinstance(given, tuple) or (
+                isinstance(given, list) and len(given) == arguments
+            )
+            whole = tuple(given) if several else (given,) if isinstance(given, list) else None
             batch = Batch(whole) if whole is not None else _batch(given, 1)
             return Batch(batch.args, batch.kwargs, labels)
     size = f" of {len(item)}" if isinstance(item, list | tuple) else ""
@@ -145,6 +149,18 @@ def _batch(item: Any, arguments: int) -> Batch:
         f"data: a batch is a {type(item).__name__}{size}; the model takes {arguments} argument(s): "
         "pass tensors, dicts of keyword arguments, or pairs (inputs, labels)"
     )
+
+
+def _are_numbers(labels: Any) -> bool:
+    rows = isinstance(labels, list | tuple)
+    return rows and all(isinstance(x, int | float | list | tuple | np.number) for x in labels)
+
+
+def _labelled(item: Any, arguments: int) -> bool:
+    """Whether a pair holds all the arguments and the labels, rather than two arguments."""
+    first = item[0]
+    whole = isinstance(first, list | tuple) and len(first) == arguments
+    return len(item) == 2 and arguments == 2 and whole and all(map(_is_array, first))
 
 
 def _placed(batch: Batch, model: nn.Module) -> Batch:
@@ -160,9 +176,11 @@ def _placed(batch: Batch, model: nn.Module) -> Batch:
 
     args, kwargs = pytree.tree_map(placed, (batch.args, batch.kwargs))
     labels = batch.labels
-    if _is_array(labels) or isinstance(labels, list | tuple):
+    if _is_array(labels) or _are_numbers(labels):
         labels = torch.as_tensor(labels)
         labels = labels.to(weights.device) if weights is not None else labels
+    else:  # whatever the caller's loss understands: boxes, strings
+        labels = pytree.tree_map(placed, labels)
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     if not tensors or not tensors[0].dim():
         raise GraphPruneError("data: a batch holds no tensor with a first dimension of samples")

@@ -149,7 +149,7 @@ def plan(
     session = opened(model, inputs, keep, options)
     deps = session.deps
     module = model if isinstance(model, nn.Module) else None
-    context = Context(deps, module, session.program.inputs, batches, loss, seed)
+    context = Context(deps, module, session.example(), batches, loss, seed)
     scores, request = session.scored(importance, request, context, reduction)
     if "latency" in request.asked():
         meet(session, request, scores, as_inputs(example_inputs))

@@ -82,3 +82,32 @@ def test_parts_of_a_batch() -> None:
 def test_what_is_no_data_is_named(data: Any) -> None:
     with pytest.raises(GraphPruneError, match="data"):
         read_batches(data, nn.Linear(3, 2))
+
+
+def test_a_pair_of_all_arguments_and_labels() -> None:
+    class Two(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x + y
+
+    x, y, labels = torch.ones(4, 3), torch.zeros(4, 3), torch.arange(4)
+    (batch,) = read_batches([((x, y), labels)], Two())
+    assert len(batch.args) == 2
+    assert torch.equal(batch.labels, labels)
+    (batch,) = read_batches([(x, y)], Two())
+    assert batch.labels is None
+
+
+def test_a_list_of_images_is_one_argument_and_boxes_are_labels() -> None:
+    class Detector(nn.Module):
+        def forward(self, images: list[torch.Tensor], targets: object = None) -> torch.Tensor:
+            return images[0]
+
+    images = [torch.ones(3, 8, 8), torch.ones(3, 8, 8)]
+    targets = [{"boxes": torch.ones(1, 4)}, {"boxes": torch.ones(1, 4)}]
+    (batch,) = read_batches([(images, targets)], Detector())
+    assert len(batch.args) == 1
+    assert len(batch.args[0]) == 2
+    assert batch.labels[0]["boxes"].shape == (1, 4)
+    (batch,) = read_batches([(images,)], Detector())
+    assert len(batch.args[0]) == 2
+    assert batch.labels is None

@@ -6,8 +6,9 @@
 The same groups are scored by all: the sum of squares over every slice that an index owns. The
 share is that of the machine's copy bandwidth (bytes read and written), measured in the same run;
 the bytes touched are those of the weights, read once. Torch-Pruning's `GroupMagnitudeImportance`
-scores the groups that it finds itself, without the time to find them. Compilation is timed in a
-fresh process, with an empty cache and with a full one. With OMP_NUM_THREADS=1, times are those of
+scores the groups that it finds itself, without the time to find them. Optimal Brain Surgeon removes
+half of n inputs, one after the other, beside the same elimination in PyTorch. Compilation is timed
+in a fresh process, with an empty cache and with a full one. With OMP_NUM_THREADS=1, times are those of
 the thread, which a busy machine does not stretch.
 """
 
@@ -35,6 +36,7 @@ import graphprune
 from graphprune.dependencies import Dependencies
 from graphprune.importance.context import by_slice, summing
 from graphprune.importance.kernels import SQUARED, Scores
+from graphprune.obs import damped_inverse, eliminate
 
 COMPILE = """
 import time, torch
@@ -165,6 +167,47 @@ def measure(name: str, runs: int) -> dict[str, Any]:
     return found
 
 
+def obs_of_torch(inverse: torch.Tensor, gram: torch.Tensor, count: int) -> list[int]:
+    """Greedy Optimal Brain Surgeon in PyTorch: both matrices downdated whole, in place."""
+    h, a = inverse.clone(), gram.clone()
+    gone = torch.zeros(len(h), dtype=torch.bool)
+    order = []
+    for _ in range(count):
+        losses = (a.diagonal() / h.diagonal()).masked_fill(gone, torch.inf)
+        i = int(losses.argmin())
+        order.append(i)
+        gone[i] = True
+        step = h[i] / h[i, i]
+        cross = a[i] - 0.5 * a[i, i] * step
+        a.addr_(step, cross, alpha=-1).addr_(cross, step, alpha=-1)
+        h.addr_(h[i].clone(), step, alpha=-1)
+        h[i, i] = 1.0
+    return order
+
+
+def measure_obs(n: int, runs: int) -> dict[str, Any]:
+    """Seconds of eliminating half of n inputs, ours and in PyTorch, on the same matrices."""
+    rng = np.random.default_rng(n)
+    x, w = rng.standard_normal((2 * n, n)), rng.standard_normal((n, n))
+    x *= rng.uniform(0.2, 2.0, n)
+    inverse, gram = damped_inverse(x.T @ x / len(x)), w.T @ w
+    count = n // 2
+    found = eliminate(inverse, gram, count)
+    pair = torch.from_numpy(inverse), torch.from_numpy(gram)
+    alike = obs_of_torch(*pair, count) == found.order.tolist()
+    ours = least(lambda: eliminate(inverse, gram, count), runs)
+    torchs = least(lambda: obs_of_torch(*pair, count), runs if n < 1024 else 1)
+    return {"n": n, "ours": ours, "torch": torchs, "alike": alike}
+
+
+def obs_line(found: dict[str, Any]) -> str:
+    """One row of the table of eliminations."""
+    return (
+        f"| {found['n']} | {found['torch'] * 1e3:.1f} | {found['ours'] * 1e3:.2f} "
+        f"| {found['torch'] / found['ours']:.1f} x | {'same' if found['alike'] else 'OTHER'} |"
+    )
+
+
 def line(found: dict[str, Any]) -> str:
     """One row of the table."""
     theirs, times = found["peer"], ""
@@ -181,7 +224,8 @@ def line(found: dict[str, Any]) -> str:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--models", nargs="*", default=list(MODELS))
+    parser.add_argument("--sizes", nargs="*", type=int, default=[128, 256, 512, 1024, 2048])
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json")
     options = parser.parse_args()
@@ -200,9 +244,16 @@ def main() -> None:
         rows.append(measure(name, options.runs))
         text.append(line(rows[-1]))
         print(text[-1], flush=True)
+    text += ["", "| n | torch ms | ours ms | x torch | order |", "|---|---|---|---|---|"]
+    print(*text[-3:], sep="\n")
+    sizes = []
+    for n in options.sizes:
+        sizes.append(measure_obs(n, 5))
+        text.append(obs_line(sizes[-1]))
+        print(text[-1], flush=True)
     if options.out:
         options.out.with_suffix(".md").write_text("\n".join(text) + "\n")
-        data = {"cold": cold, "cached": warm, "rows": rows}
+        data = {"cold": cold, "cached": warm, "rows": rows, "obs": sizes}
         options.out.with_suffix(".json").write_text(json.dumps(data, indent=1))
 
 
