@@ -168,6 +168,10 @@ class _Compensator:
     def _shift(self, consumer: Consumer, added: torch.Tensor, outputs: torch.Tensor | None) -> None:
         """Add a constant to every output, through the bias or the batch norm behind."""
         if outputs is not None:
+            if consumer.inner == 0 and consumer.groups > 1:  # the same of each group
+                each = consumer.weight.shape[1]
+                starts = torch.arange(0, len(added), each)
+                outputs = (starts[:, None] + outputs).flatten()
             added = added[outputs.to(added.device)]
         if consumer.bias is not None:
             held, sign = consumer.bias, 1.0
