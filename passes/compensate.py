@@ -62,7 +62,7 @@ class _Compensator:
         self._consumers = find_consumers(cuts.deps)
         self._out = Compensation()
         graph, chunks, batch = cuts.deps.source, samples.chunks, samples.size
-        double = any(v.dtype == "float64" for v in graph.parameters())
+        double = graph.run is None and any(v.dtype == "float64" for v in graph.parameters())
         dtype = torch.float64 if double else torch.float32
         self._samples = samples
         self._shifts: dict[Value, torch.Tensor] = {}

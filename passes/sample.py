@@ -72,25 +72,30 @@ def sample(
                 kind = "class labels" if inverts else "batch-norm statistics"
                 source = f"{number} inputs synthesised from {kind} (loss {left:.2g})"
                 return split(deps, found, source)
-    number = _quick(deps, affordable(deps, wanted), effort)
+    return _plain(deps, likes, _quick(deps, affordable(deps, wanted), effort), seed)
+
+
+def _plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed: int) -> Samples:
+    """Random tokens, or noise."""
     tokens = not any(like.is_floating_point() for like in likes)
     source = f"{number} {'random token' if tokens else 'noise'} inputs"
     highs = [_indices(deps, value) for value in deps.source.inputs]
-    if any(sampled(deps)):
-        tensors = [
-            _made(like, number, high, seed + i) if cut else like
-            for i, (like, high, cut) in enumerate(zip(likes, highs, sampled(deps), strict=True))
+    batched = sampled(deps)
+    whole = not any(batched)  # inputs without a dimension of samples: each is one
+    tensors = [
+        _made(like, number * (len(like) if whole else 1), high, seed + i)
+        if like.dim() and (whole or cut)
+        else like
+        for i, (like, high, cut) in enumerate(zip(likes, highs, batched, strict=True))
+    ]
+    if whole:
+        parts = [
+            torch.split(made, len(like)) if like.dim() else [made] * number
+            for made, like in zip(tensors, likes, strict=True)
         ]
-        out = split(deps, tensors, source)
+        out = Samples(list(zip(*parts, strict=True)), captured(deps), source)
     else:
-        chunks = [
-            tuple(
-                _made(like, len(like), high, seed + i + len(likes) * at) if like.dim() else like
-                for i, (like, high) in enumerate(zip(likes, highs, strict=True))
-            )
-            for at in range(number)
-        ]
-        out = Samples(chunks, captured(deps), source)
+        out = split(deps, tensors, source)
     out.statistics = _met(deps, out)
     return out
 
