@@ -258,6 +258,7 @@ def _planned(
     data: str | None,
     options: dict[str, Any],
 ) -> Plan[nn.Module]:
+    from graphprune.frontends.onnx import is_onnx
     from graphprune.models import load_data, load_model
     from graphprune.plan import plan
 
@@ -266,7 +267,7 @@ def _planned(
         ratio,
         of,
         budget=_fractions(budget or []),
-        data=None if data is None else load_data(data),
+        data=None if data is None else load_data(data, is_onnx(model)),
         example_inputs=_inputs(size),
         importance=importance,
         allocation=allocation,

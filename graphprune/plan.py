@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import nn
 
-from graphprune.batches import Batch, inputs_of, read_batches
+from graphprune.batches import Batch, inputs_of
 from graphprune.calibration import Options
 from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError
@@ -22,7 +22,7 @@ from graphprune.frontends.torch import Inputs
 from graphprune.importance import Context, Criterion, Loss
 from graphprune.indices import Indices
 from graphprune.latency import meet
-from graphprune.opening import Keep, as_module, opened, patterns
+from graphprune.opening import Keep, as_module, opened, patterns, with_data
 from graphprune.passes.select import Selection
 from graphprune.recalibration import remember
 from graphprune.report import Report
@@ -138,13 +138,14 @@ def plan(
     options = Options(compensate, effort, seed=seed)
     batches: list[Batch] = []
     if data is not None:
-        batches = read_batches(data, as_module(model, "data"), options.samples())
-        options = options.reading(batches)
+        options, batches = with_data(options, data, model)
     inputs = as_inputs(example_inputs) or (
         inputs_of(as_module(model), batches) if batches else None
     )
     session = opened(model, inputs, keep, options)
     deps = session.deps
+    batches = batches or list(session.batches)
+    options = session.calibration.options if session.calibration else options
     module = model if isinstance(model, nn.Module) else None
     context = Context(deps, module, session.program.inputs, batches, loss, seed)
     scores, request = session.scored(importance, request, context, reduction)
@@ -246,9 +247,8 @@ class Plan(Generic[M]):
             GraphPruneError: The plan does not fit this model.
         """
         if data is not None:
-            subject = as_module(self._session().program.model if model is None else model, "data")
-            batches = read_batches(data, subject, self.options.samples())
-            self.options = self.options.reading(batches)
+            subject = self._session().program.model if model is None else model
+            self.options, _ = with_data(self.options, data, subject)
         if model is not None:
             self._live = self._fitted(model)
         elif data is not None:

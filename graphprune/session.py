@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 import numpy as np
 
 from graphprune.axes import Axis
+from graphprune.batches import Batch
 from graphprune.calibration import Calibration, Options
 from graphprune.calibration import write as write_weights
 from graphprune.cost import Counts, cost
@@ -66,6 +67,7 @@ class Session:
         latency: Seconds of a forward pass before and after, where they were measured.
         predicted: The speed-up that the table of operations predicted.
         calibration: Statistics, where what is removed is to be made up for.
+        batches: Calibration data, where its kind was not known before the model was read.
         fit: How well the model's config can describe the choice, where it has one.
     """
 
@@ -76,6 +78,7 @@ class Session:
     latency: tuple[float, float] | None = None
     predicted: float | None = None
     calibration: Calibration | None = None
+    batches: Sequence[Batch] = ()
     fit: Fit | None = None
 
     def __init__(self, program: Any, deps: Dependencies, seconds: dict[str, float]) -> None:
@@ -85,7 +88,7 @@ class Session:
 
     def recalibrated(self, options: Options) -> Session:
         """The same choice, with other statistics."""
-        again = Session(self.program, self.deps, {})
+        again = type(self)(self.program, self.deps, {})
         again.calibration = Calibration(self.program, self.deps, options)
         again.selection, again.cuts, again.found = self.selection, self.cuts, self.found
         again.fit = self.fit
@@ -122,7 +125,7 @@ class Session:
                 loss = importance == "auto" and request.allocation == "auto"
                 return curves, replace(request, allocation="loss") if loss else request
             if importance == "obs":
-                why = self.calibration.note if self.calibration else "an ONNX model"
+                why = self.calibration.note if self.calibration else "off"
                 raise GraphPruneError(
                     f"importance='obs' needs statistics of the layers' inputs, and there are none "
                     f"(compensation: {why}): pass data=, and leave compensate on"

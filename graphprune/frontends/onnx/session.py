@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from graphprune.batches import Batch
+from graphprune.calibration import Calibration, Options
 from graphprune.errors import GraphPruneError, LiftError, VerifyError
 from graphprune.frontends.onnx.compare import compare, engine, valid
+from graphprune.frontends.onnx.data import examples_of, read_data
 from graphprune.frontends.onnx.execute import forget, has_runtime
 from graphprune.frontends.onnx.lift import OnnxProgram, lift
 from graphprune.frontends.onnx.lower import lower
-from graphprune.frontends.onnx.model import read_model
+from graphprune.frontends.onnx.model import Source, read_model
 from graphprune.frontends.onnx.stored import Lowered
 from graphprune.frontends.onnx.tensors import Array, as_array
 from graphprune.frontends.onnx.write import write
 from graphprune.frontends.survey import Survey
 from graphprune.frontends.torch import Inputs
+from graphprune.graph import Value
 from graphprune.passes.couple import couple
 from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.select import Selection
@@ -35,6 +39,10 @@ class OnnxSession(Session):
     """A lifted ONNX model, its analysis, and the choice made for it."""
 
     program: OnnxProgram
+
+    def recalibrated(self, options: Options) -> Session:
+        """The same choice, with other statistics."""
+        return super().recalibrated(_reading(self.program.source, options)[0])
 
     def take(self, selection: Selection) -> None:
         """Use a selection; a graph can express any."""
@@ -74,10 +82,21 @@ class OnnxSession(Session):
             verification = timed(self.seconds, "verify", _verified, self.cuts, given, seed)
             verification.lowered = timed(self.seconds, "verify", self._compared, lowered, seed)
             forget()
+        solved = self._solved()
+        if solved:
+            lowered = timed(self.seconds, "lower", lower, self.program, self.cuts, solved)
         report = self.report(of)
         report.verification = verification
         report.edits = lowered.edits
         return lowered, report
+
+    def _solved(self) -> dict[Value, Array]:
+        """New weights that make up for what was removed."""
+        if self.calibration is None:
+            return {}
+        found = timed(self.seconds, "compensate", self.calibration.solve, self.cuts)
+        forget()
+        return {} if found is None else {v: as_array(x) for v, x in found.values.items()}
 
     def _compared(self, lowered: Lowered, seed: int) -> float | None:
         """Run the whole model, unless it is so large that memory would not hold it twice."""
@@ -103,7 +122,9 @@ def _verified(cuts: Cuts, given: list[torch.Tensor], seed: int) -> Verification:
         ) from error
 
 
-def opened(model: Any, inputs: Inputs | None, keep: Collection[Any]) -> OnnxSession:
+def opened(
+    model: Any, inputs: Inputs | None, keep: Collection[Any], options: Options | None = None
+) -> OnnxSession:
     """Read and analyse a model.
 
     Args:
@@ -111,6 +132,7 @@ def opened(model: Any, inputs: Inputs | None, keep: Collection[Any]) -> OnnxSess
         inputs: Example inputs, positional and by name; they settle the sizes of dynamic
             dimensions. None where the sizes can be guessed.
         keep: Names of weights or nodes to leave as they are; `*` and `?` match any text.
+        options: How the result is to be compensated, if it will be made; with data, if there are.
     """
     patterns = [keep] if isinstance(keep, str) else list(keep)
     for item in patterns:
@@ -118,13 +140,31 @@ def opened(model: Any, inputs: Inputs | None, keep: Collection[Any]) -> OnnxSess
             raise GraphPruneError(f"keep: an ONNX model has names, not types such as {item}")
     seconds: dict[str, float] = {}
     source = timed(seconds, "read", read_model, model)
-    names = [item.name for item in source.inputs]
-    program = timed(seconds, "lift", lift, source, _examples(inputs, names))
+    batches: list[Batch] = []
+    if options is not None:
+        options, batches = _reading(source, options)
+    examples = _examples(inputs, [item.name for item in source.inputs])
+    if batches and not examples:
+        examples = examples_of(source, batches)
+    program = timed(seconds, "lift", lift, source, examples)
     if not any(True for _ in program.graph.parameters()):
         raise LiftError(
             f"{source.label} holds no weights that its operations use: there is nothing to prune"
         )
-    return OnnxSession(program, timed(seconds, "couple", couple, program.graph, patterns), seconds)
+    deps = timed(seconds, "couple", couple, program.graph, patterns)
+    session = OnnxSession(program, deps, seconds)
+    session.batches = batches
+    if options is not None:
+        session.calibration = Calibration(program, deps, options)
+    return session
+
+
+def _reading(source: Source, options: Options) -> tuple[Options, list[Batch]]:
+    """The options with their data read."""
+    if options.data is None:
+        return options, []
+    batches = read_data(source, options.data, options.samples())
+    return options.reading(batches), batches
 
 
 def _examples(given: Inputs | None, names: list[str]) -> dict[str, Array]:
