@@ -48,7 +48,11 @@ PAIRS = 15  # runs of each of the two models, alternating
 def export(name: str, exporter: str) -> onnx.ModelProto:
     """A model as one of PyTorch's exporters writes it, at batch 1."""
     torch.manual_seed(0)
-    module, image = load_model(name), torch.randn(1, 3, 224, 224)
+    return exported(load_model(name), torch.randn(1, 3, 224, 224), exporter)
+
+
+def exported(module: torch.nn.Module, image: torch.Tensor, exporter: str) -> onnx.ModelProto:
+    """What one of PyTorch's exporters makes of a module."""
     with warnings.catch_warnings(), silent(), torch.no_grad():
         warnings.simplefilter("ignore")
         if exporter == "export":
@@ -169,16 +173,40 @@ def _agreeing(item: Any, ratio: float, **how: Any) -> tuple[float, Any]:
     return float(np.mean(found)), plan.report
 
 
+def _groups(models: list[str]) -> None:
+    """Print, for both exporters, how the groups of files compare with those of modules."""
+    from tools.same_groups import MODELS as BOTH
+    from tools.same_groups import both_ways
+
+    table = Table(title="groups of the file beside those of the module")
+    for column in ("model", "traced", "exported"):
+        table.add_column(column)
+    for name in models or BOTH.split():
+        found = []
+        for exporter in ("trace", "export"):
+            try:
+                found.append(both_ways(name, exporter, exported))
+            except Exception as error:
+                found.append(f"failed: {str(error).splitlines()[0][:60]}")
+        table.add_row(name, *found)
+        print(name, *found, sep=" | ", flush=True)
+    Console(width=150).print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=MODELS.split())
     parser.add_argument("--exporter", choices=["trace", "export", "both"], default="both")
     parser.add_argument("--speed", action="store_true", help="measure speed-up in ONNX Runtime")
     parser.add_argument("--real", type=Path, metavar="FOLDER", help="models of packages")
+    parser.add_argument("--groups", action="store_true", help="the same groups as the module?")
     parser.add_argument("--only", nargs="*", default=[], help="names of --real's models")
     options = parser.parse_args()
     if options.real is not None:
         Console(width=150).print(real(options.real, options.only))
+        return
+    if options.groups:
+        _groups(options.models if options.models != MODELS.split() else [])
         return
     exporters = ["trace", "export"] if options.exporter == "both" else [options.exporter]
     console, table = Console(width=150), Table()
