@@ -139,7 +139,7 @@ def speed(model: onnx.ModelProto) -> tuple[float, float]:
 
 def real(folder: Path, only: list[str]) -> Table:
     """Agreement of smaller models with the original on real inputs."""
-    from tools.real_files import real_files
+    from real_files import real_files
 
     table = Table(title="agreement with the original, on inputs that no step has seen")
     for column in ("model", "removed", "agreement", "plain", "no data", "with data", "speed-up"):
@@ -175,8 +175,8 @@ def _agreeing(item: Any, ratio: float, **how: Any) -> tuple[float, Any]:
 
 def _groups(models: list[str]) -> None:
     """Print, for both exporters, how the groups of files compare with those of modules."""
-    from tools.same_groups import MODELS as BOTH
-    from tools.same_groups import both_ways
+    from same_groups import MODELS as BOTH
+    from same_groups import both_ways
 
     table = Table(title="groups of the file beside those of the module")
     for column in ("model", "traced", "exported"):

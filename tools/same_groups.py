@@ -1,7 +1,7 @@
 """The same groups both ways: a module's coupled groups beside those of its ONNX exports.
 
 Exporters fold batch norms, rename and transpose. So a group is told by its size and by the weights
-of two dimensions or more that hold it: their lengths in any order, and how many of them are its own.
+of two dimensions or more that hold it: their lengths, in any order.
 """
 
 from __future__ import annotations
