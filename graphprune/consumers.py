@@ -218,7 +218,7 @@ def _norm_behind(
     (result,) = op.outputs
     if norm is None or not is_batch_norm(norm) or norm.inputs[0] is not result:
         return None
-    if read.output % len(result.shape) != 1:
+    if not read.ends or read.output % len(result.shape) != 1:
         return None
     mean, variance = norm.inputs[3:5]
     if mean is None or variance is None or uses[mean] > 1 or uses[variance] > 1:

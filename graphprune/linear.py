@@ -13,6 +13,7 @@ _TRANSPOSED = (
     "aten.conv_transpose3d",
     "ConvTranspose",
 )
+_FUSED_CONV, _FUSED_MATMUL = "com.microsoft::FusedConv", "com.microsoft::FusedMatMul"
 _PRODUCTS = {"aten.matmul": (0, 1), "aten.mm": (0, 1), "aten.addmm": (1, 2), "MatMul": (0, 1)}
 _BATCH_NORMS = ("aten.batch_norm", "BatchNormalization")
 
@@ -31,6 +32,7 @@ class Reading:
         groups: Groups of a grouped convolution.
         product: Whether both operands may be computed, as in q kᵀ.
         windows: Whether W has dimensions behind the first two.
+        ends: Whether y is the operation's result, with no activation behind it.
     """
 
     source: Value
@@ -42,10 +44,16 @@ class Reading:
     groups: int = 1
     product: bool = False
     windows: bool = False
+    ends: bool = True
 
 
 def reading(op: Op) -> Reading | str | None:
     """What a linear operation reads; a reason where it cannot be told, None for any other."""
+    if op.type == _FUSED_CONV:
+        if len(op.inputs) > 3 and op.inputs[3] is not None:
+            return "something else is added to it"
+        groups = int(op.attrs.get("group", 1))
+        return _of(op, 0, 1, 2, 1, 1, 1, groups=groups, windows=True, ends=False)
     if op.type in _CONVOLUTIONS + _TRANSPOSED:
         transposed = op.type in _TRANSPOSED or bool(op.attrs.get("transposed"))
         groups = int(op.attrs.get("groups", op.attrs.get("group", 1)))
@@ -54,6 +62,10 @@ def reading(op: Op) -> Reading | str | None:
         return _of(op, 0, 1, 2, -1, 1, -1)
     if op.type == "Gemm":
         return _gemm(op)
+    if op.type == _FUSED_MATMUL:
+        if op.attrs.get("transA") or op.attrs.get("transBatchB"):
+            return "its input is transposed"
+        return _of(op, 0, 1, None, -1, 1 if op.attrs.get("transB") else 0, -1, product=True)
     if op.type in _PRODUCTS:
         at, other = _PRODUCTS[op.type]
         left = op.inputs[at]
@@ -83,12 +95,13 @@ def _of(
     groups: int = 1,
     product: bool = False,
     windows: bool = False,
+    ends: bool = True,
 ) -> Reading | None:
     x, w = op.inputs[source], op.inputs[weight]
     if x is None or w is None:
         return None
     b = op.inputs[bias] if bias is not None and len(op.inputs) > bias else None
-    return Reading(x, w, b, channel, inner, output, groups, product, windows)
+    return Reading(x, w, b, channel, inner, output, groups, product, windows, ends)
 
 
 def is_batch_norm(op: Op) -> bool:

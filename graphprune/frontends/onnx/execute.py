@@ -66,7 +66,8 @@ def node_of(op: Op, changed: Mapping[str, Any], dtype: torch.dtype) -> NodeProto
 def _takes(source: Node, name: str) -> bool:
     proto = source.proto
     known = schema(proto.op_type, proto.domain, source.source.opsets.get(proto.domain, 0))
-    return known is not None and name in known.attributes
+    # Of ONNX Runtime's own operators there are no schemas: rules name attributes they have.
+    return name in known.attributes if known is not None else bool(proto.domain)
 
 
 def evaluate(

@@ -18,6 +18,8 @@ from graphprune.frontends.onnx.execute import forget, has_runtime
 from graphprune.frontends.onnx.lift import OnnxProgram, lift
 from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.model import Source, read_model
+from graphprune.frontends.onnx.sizes import inputs_for
+from graphprune.frontends.onnx.speed import speed
 from graphprune.frontends.onnx.stored import Lowered
 from graphprune.frontends.onnx.tensors import Array, as_array
 from graphprune.frontends.onnx.write import write
@@ -85,10 +87,21 @@ class OnnxSession(Session):
         solved = self._solved()
         if solved:
             lowered = timed(self.seconds, "lower", lower, self.program, self.cuts, solved)
+        if verify and self.latency is None and 0 < lowered.size() <= _WHOLE:
+            self.latency = timed(self.seconds, "time", self._timed, lowered, seed)
         report = self.report(of)
         report.verification = verification
         report.edits = lowered.edits
         return lowered, report
+
+    def _timed(self, lowered: Lowered, seed: int) -> tuple[float, float] | None:
+        """Seconds of a run before and after."""
+        program = self.program
+        given = inputs_for(program.traces.inputs[0], program.examples, seed)
+        original = lower(program, narrow(self.deps, {}))
+        if original.size() > _WHOLE:
+            return None
+        return speed(original.proto(), lowered.proto(), given)
 
     def _solved(self) -> dict[Value, Array]:
         """New weights that make up for what was removed."""
