@@ -48,7 +48,7 @@ def measure(name: str, ratio: float, of: str, onnx: bool) -> Row:
     report = plan.report
     assert report is not None and report.verification is not None and plan.inputs is not None
     args, kwargs = plan.inputs
-    deps = graphprune.analyze(model, kwargs or args)
+    deps = plan._session().deps
     row |= {
         "achieved": report.achieved,
         "exact": report.verification.exact,

@@ -59,7 +59,10 @@ def timm_families() -> list[str]:
 
 
 def _smallest(family: Callable[[str, str], str]) -> list[str]:
-    """The variant with the fewest parameters of each family, counted on the meta device."""
+    """The variant with the fewest parameters of each family, small ones first.
+
+    Parameters are counted on the meta device.
+    """
     import timm
     import torch
     from timm.models import _registry
@@ -73,7 +76,7 @@ def _smallest(family: Callable[[str, str], str]) -> list[str]:
         except Exception:  # it computes with its weights while it is made
             size = sum(p.numel() for p in timm.create_model(name).parameters())
         chosen[key] = min(chosen.get(key, (size, name)), (size, name))
-    return sorted(f"timm:{name}" for _, name in chosen.values())
+    return [f"timm:{name}" for _, name in sorted(chosen.values())]
 
 
 def build_timm(name: str) -> Any:
