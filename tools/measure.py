@@ -6,6 +6,7 @@ import resource
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -87,10 +88,8 @@ def _memory() -> float:
 
 def _forget_peak() -> None:
     """Begin to measure peak memory anew, where the kernel allows it."""
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def _same_output(model: Any, small: Any, args: Any, kwargs: Any, warned: bool) -> bool:
