@@ -20,12 +20,14 @@ from graphprune.frontends.onnx import is_onnx
 
 
 def load_model(name: str, weights: str | Path | None = None) -> Any:
-    """The model that a name or a file stands for: a module in eval mode, or an `.onnx` or `.pt2` file's path.
+    """The model that a name or a file stands for.
+
+    That is a module in eval mode, or the path of an `.onnx` or `.pt2` file.
 
     Args:
         name: `timm:NAME`, `torchvision:NAME`, a bare name of either, `pkg.mod:factory` (called
-            without arguments), an `.onnx` file, a `.pt2` file, or a `.pt`/`.pth` file that holds a whole pickled
-            module, which is unpickled: open only files you trust.
+            without arguments), an `.onnx` or `.pt2` file, or a `.pt`/`.pth` file that holds a whole
+            pickled module, which is unpickled: open only files you trust.
         weights: A `.safetensors` or `.pt` file with the model's state dict.
 
     Raises:
