@@ -19,6 +19,7 @@ from graphprune.errors import GraphPruneError
 from graphprune.files import write_whole
 from graphprune.frontends.inputs import as_inputs, describe, restore
 from graphprune.frontends.torch import Inputs
+from graphprune.frontends.wrapped import unwrapped
 from graphprune.importance import Context, Criterion, Loss
 from graphprune.indices import Indices
 from graphprune.latency import meet
@@ -136,21 +137,23 @@ def plan(
         allocation=allocation, ratios=ratios, limits=limits, normalize=normalize,
     )  # fmt: skip
     options = Options(compensate, effort, seed=seed)
+    wrapped = unwrapped(model)
+    inner = wrapped.model
     batches: list[Batch] = []
     if data is not None:
-        options, batches = with_data(options, data, model)
+        options, batches = with_data(options, data, inner)
     inputs = as_inputs(example_inputs) or (
-        inputs_of(as_module(model), batches) if batches else None
+        inputs_of(as_module(inner), batches) if batches else None
     )
-    session = opened(model, inputs, keep, options)
+    session = opened(wrapped, inputs, keep, options)
     deps = session.deps
     batches = batches or list(session.batches)
     options = session.calibration.options if session.calibration else options
-    module = model if isinstance(model, nn.Module) else None
+    module = inner if isinstance(inner, nn.Module) else None
     context = Context(deps, module, session.program.inputs, batches, loss, seed)
     scores, request = session.scored(importance, request, context, reduction)
     if "latency" in request.asked():
-        as_module(model, "of='latency'")
+        as_module(inner, "of='latency'")
         meet(session, request, scores)
     else:
         session.decide(request, scores)
@@ -158,7 +161,7 @@ def plan(
     made: Plan[M] = Plan(
         groups=[GroupChoice(g.name, g.size, keep_.get(g.axis)) for g in deps.groups],
         inputs=session.program.given or session.program.inputs,
-        keep=patterns(model, keep),
+        keep=patterns(inner, keep),
         of=session.selection.of,
         asked=session.selection.asked,
         verify=verify,

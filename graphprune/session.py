@@ -63,6 +63,7 @@ class Session:
         selection: Which indices stay.
         cuts: The narrowed graph.
         found: What the model's code can express.
+        back: Puts the smaller model into the wrapper that the given one came in.
         request: What was asked for; None for a choice that was loaded.
         latency: Seconds of a forward pass before and after, where they were measured.
         predicted: The speed-up that the table of operations predicted.
@@ -85,13 +86,14 @@ class Session:
         self.program = program
         self.deps = deps
         self.seconds = seconds
+        self.back: Callable[[Any, Any], Any] = lambda model, _: model
 
     def recalibrated(self, options: Options) -> Session:
         """The same choice, with other statistics."""
         again = type(self)(self.program, self.deps, {})
         again.calibration = Calibration(self.program, self.deps, options)
         again.selection, again.cuts, again.found = self.selection, self.cuts, self.found
-        again.fit = self.fit
+        again.fit, again.back = self.fit, self.back
         return again
 
     def take(self, selection: Selection) -> None:
@@ -217,7 +219,7 @@ class Session:
         report.replaced = lowered.replaced
         report.edits = lowered.edits
         report.folded = [fold.weight.name for fold in lowered.folds]
-        return lowered.model, report
+        return self.back(lowered.model, self.program.given or self.program.inputs), report
 
     def write(self, path: Path, verify: bool, seed: int, of: str) -> Report:
         """Make the smaller model and write it to a file."""
