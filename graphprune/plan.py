@@ -89,6 +89,7 @@ def plan(
     round_to: int | str = "auto",
     compensate: bool | str = "auto",
     effort: str = "auto",
+    backend: str = "auto",
     verify: bool = True,
     seed: int = 0,
 ) -> Plan[M]:
@@ -125,6 +126,8 @@ def plan(
             the model looks untrained.
         effort: How long that may take: `"fast"`, `"balanced"`, `"best"`; `"auto"` is balanced where
             that takes less than two minutes.
+        backend: For `"latency"`: `"eager"` or `"compiled"` PyTorch, or `"onnxruntime"`; `"auto"` is
+            eager, and ONNX Runtime for ONNX models.
         verify: Whether `apply` checks its result.
         seed: For whatever a criterion draws and for the perturbations of the check.
 
@@ -134,7 +137,7 @@ def plan(
     """
     request = requested(
         ratio, of, importance, round_to, budget,
-        allocation=allocation, ratios=ratios, limits=limits, normalize=normalize,
+        allocation=allocation, ratios=ratios, limits=limits, normalize=normalize, backend=backend,
     )  # fmt: skip
     options = Options(compensate, effort, seed=seed)
     wrapped = unwrapped(model)
@@ -153,8 +156,7 @@ def plan(
     context = Context(deps, module, session.program.inputs, batches, loss, seed)
     scores, request = session.scored(importance, request, context, reduction)
     if "latency" in request.asked():
-        as_module(inner, "of='latency'")
-        meet(session, request, scores)
+        meet(session, request, scores, as_inputs(example_inputs))
     else:
         session.decide(request, scores)
     keep_ = session.selection.keep

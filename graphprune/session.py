@@ -22,6 +22,7 @@ from graphprune.frontends.config import Fit, describe, fit_config, has_config
 from graphprune.frontends.lower import Lowered, lower
 from graphprune.frontends.parts import whole
 from graphprune.frontends.survey import Survey, survey
+from graphprune.frontends.torch import Inputs
 from graphprune.importance import Context, Criterion, Scores
 from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.score import score
@@ -203,6 +204,19 @@ class Session:
             names = (member.weight.name for member in group.members)
             if path and all(name.startswith(f"{path}.") for name in names):
                 yield group.axis
+
+    def runnable(self, smaller: bool) -> Any:
+        """The model, or the smaller one as chosen, to be timed: not checked, not compensated."""
+        original = self.program.original
+        if not smaller:
+            return self.program.model if original is None else original
+        module = lower(self.program, self.found).model
+        return module if original is None else whole(module, original)
+
+    def example(self, given: Inputs | None = None) -> Inputs:
+        """The inputs to time it on: the caller's where there are any."""
+        found: Inputs = given or self.program.given or self.program.inputs
+        return found
 
     def finish(self, verify: bool, seed: int, of: str) -> tuple[Any, Report]:
         """The smaller model and what is to be told of it.
