@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,14 @@ def opened(
     session.batches = batches
     if options is not None:
         session.calibration = Calibration(program, deps, options)
+        if _bytes(program) > _WHOLE:
+            session.calibration.skip("its weights are large: pass data or compensate=True")
     return session
+
+
+def _bytes(program: OnnxProgram) -> int:
+    """Bytes of the parameters."""
+    return sum(4 * prod(value.shape) for value in program.graph.parameters())
 
 
 def _reading(source: Source, options: Options) -> tuple[Options, list[Batch]]:
