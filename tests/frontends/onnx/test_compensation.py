@@ -229,7 +229,7 @@ def test_data_that_does_not_fit(data: Any, message: str | None) -> None:
 
 
 def test_signals_are_not_made_up() -> None:
-    """Noise says nothing about sound: without data nothing is solved for, and the report says so."""
+    """Noise says nothing about sound: without data nothing is solved for."""
     nodes = [
         helper.make_node("Conv", ["x", "w1"], ["h"], strides=[8]),
         helper.make_node("Conv", ["h", "w2"], ["y"]),
