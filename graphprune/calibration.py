@@ -86,6 +86,11 @@ class Calibration:
         elif options.compensate == "auto" and options.data is None and untrained(deps):
             self._give_up("the model looks untrained: its normalisation layers are as they start")
 
+    def skip(self, why: str) -> None:
+        """Do without, unless the caller insists or has brought data."""
+        if self._wanted and self.options.compensate == "auto" and self.options.data is None:
+            self._give_up(why)
+
     def _give_up(self, why: str) -> None:
         if self.options.compensate is True:
             raise GraphPruneError(f"cannot compensate: {why}")

@@ -32,6 +32,7 @@ try:
 except ImportError:  # an extra
     onnxruntime = None
 
+_LARGE = 1 << 24  # bytes of operands for which a session is not kept
 _ONNX_TYPES = {torch_type: onnx_type for onnx_type, torch_type in FLOATS.items()}
 
 
@@ -149,7 +150,9 @@ def run_node(
     try:
         if onnxruntime is not None and dtype == torch.float32:
             versions = tuple(opsets.items())
-            session = _session(node.SerializeToString(deterministic=True), versions, types)
+            large = sum(array.nbytes for array in feeds.values()) > _LARGE
+            made = _session.__wrapped__ if large else _session  # a session keeps its memory
+            session = made(node.SerializeToString(deterministic=True), versions, types)
             found = session.run(None, dict(feeds))
         else:
             inputs = [helper.make_value_info(name, TypeProto()) for name in feeds]

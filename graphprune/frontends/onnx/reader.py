@@ -22,6 +22,7 @@ from graphprune.graph import Graph, Kind, Op, Value
 
 SIZES = "values that follow from the sizes of inputs"
 
+_BIASED = ("Conv", "ConvTranspose", "Gemm")  # a bias of one number is one all the same
 _STATISTICS = (3, 4)  # operands of a BatchNormalization that training does not learn
 
 
@@ -186,7 +187,8 @@ class Reader:
                 "Quantize" in node.op_type or "Linear" in node.op_type or "Integer" in node.op_type
             )
         )
-        return "parameter" if learned and prod(proto.dims) > 1 else "constant"
+        several = prod(proto.dims) > 1 or (place == 2 and node.op_type in _BIASED)
+        return "parameter" if learned and several else "constant"
 
     def _result(self, name: str) -> Value | None:
         shape = self._trace.shape(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from graphprune.frontends.onnx.write import write
 from graphprune.frontends.survey import Survey
 from graphprune.frontends.torch import Inputs
 from graphprune.graph import Value
+from graphprune.linear import is_batch_norm
 from graphprune.passes.couple import couple
 from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.select import Selection
@@ -34,6 +36,7 @@ from graphprune.passes.verify import verify as verify_cuts
 from graphprune.report import Report
 from graphprune.session import Session, timed
 
+_LONG = 256  # numbers of a sample that make it a signal
 _WHOLE = 2**29  # bytes of weights up to which the smaller model is also run as a whole
 
 
@@ -180,7 +183,30 @@ def opened(
     session.batches = batches
     if options is not None:
         session.calibration = Calibration(program, deps, options)
+        if _bytes(program) > _WHOLE:
+            session.calibration.skip("its weights are large: pass data or compensate=True")
+        if _signals(program):
+            session.calibration.skip("noise does not stand in for signals: pass data")
     return session
+
+
+def _signals(program: OnnxProgram) -> bool:
+    """Whether inputs are long rows of numbers, such as sound, whose scale no file tells.
+
+    Noise stands in for images, and for short rows of features. With what it made of sound, smaller
+    models agreed less with the original than without compensation.
+    """
+    if any(is_batch_norm(op) for op in program.graph.ops):
+        return False
+    return any(
+        1 < len(value.shape) < 4 and prod(value.shape[1:]) >= _LONG and "float" in value.dtype
+        for value in program.graph.inputs
+    )
+
+
+def _bytes(program: OnnxProgram) -> int:
+    """Bytes of the parameters."""
+    return sum(4 * prod(value.shape) for value in program.graph.parameters())
 
 
 def _reading(source: Source, options: Options) -> tuple[Options, list[Batch]]:
