@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from math import gcd
 from typing import TypeAlias
 
@@ -120,10 +121,10 @@ class _Builder:
         return [group for group in found if group not in self._frozen]
 
     def _relate(self, first: Sequence[int], second: Sequence[int]) -> None:
-        same = [self._sizes[i] for i in first] == [self._sizes[i] for i in second]
-        if not same and (len(first) != 1 or len(second) != 1):
-            return
-        for a, b in zip(first, second, strict=True):
+        pairs: Iterable[tuple[int, int]] = zip(first, second, strict=False)
+        if [self._sizes[i] for i in first] != [self._sizes[i] for i in second]:
+            pairs = product(first, second)  # a sum of segments and a product of the same length
+        for a, b in pairs:
             self._leader[self._find(a)] = self._find(b)
 
     def _find(self, group: int) -> int:

@@ -30,7 +30,7 @@ Entry: TypeAlias = "tuple[tuple[str, ...], str, int | None]"
 Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
 
 _ROUNDS = 3  # over all entries
-_SECONDS = 10.0  # for the search; what is not found by then is told
+_SECONDS = 5.0  # for the search; what is not found by then is told
 _HOPELESS = 1 << 30  # wrong shapes of a config that the class refuses
 
 
