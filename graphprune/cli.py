@@ -185,9 +185,9 @@ def inspect(
 ) -> None:
     """Print the coupled groups of a model, or why two layers are coupled."""
     from graphprune import inspecting
+    from graphprune.api import analyze
     from graphprune.files import write_whole
     from graphprune.models import load_model
-    from graphprune.plan import analyze
 
     deps = analyze(load_model(model, weights), _inputs(input_size))
     wanted: list[tuple[str | None, Callable[[Any], str]]] = [
@@ -263,15 +263,16 @@ def _planned(
     data: str | None,
     options: dict[str, Any],
 ) -> Plan[nn.Module]:
+    from graphprune.api import plan
+    from graphprune.frontends.onnx import is_onnx
     from graphprune.models import load_data, load_model
-    from graphprune.plan import plan
 
     return plan(
         load_model(model, weights),
         ratio,
         of,
         budget=_fractions(budget or []),
-        data=None if data is None else load_data(data),
+        data=None if data is None else load_data(data, is_onnx(model)),
         example_inputs=_inputs(size),
         importance=importance,
         allocation=allocation,

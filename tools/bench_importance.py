@@ -8,8 +8,8 @@ share is that of the machine's copy bandwidth (bytes read and written), measured
 the bytes touched are those of the weights, read once. Torch-Pruning's `GroupMagnitudeImportance`
 scores the groups that it finds itself, without the time to find them. Optimal Brain Surgeon removes
 half of n inputs, one after the other, beside the same elimination in PyTorch. Compilation is timed
-in a fresh process, with an empty cache and with a full one. With OMP_NUM_THREADS=1, times are those of
-the thread, which a busy machine does not stretch.
+in a fresh process, with an empty cache and with a full one. With OMP_NUM_THREADS=1, times are those
+of the thread, which a busy machine does not stretch.
 """
 
 from __future__ import annotations

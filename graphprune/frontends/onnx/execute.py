@@ -32,6 +32,7 @@ try:
 except ImportError:  # an extra
     onnxruntime = None
 
+_LARGE = 1 << 24  # bytes of operands for which a session is not kept
 _ONNX_TYPES = {torch_type: onnx_type for onnx_type, torch_type in FLOATS.items()}
 
 
@@ -66,7 +67,8 @@ def node_of(op: Op, changed: Mapping[str, Any], dtype: torch.dtype) -> NodeProto
 def _takes(source: Node, name: str) -> bool:
     proto = source.proto
     known = schema(proto.op_type, proto.domain, source.source.opsets.get(proto.domain, 0))
-    return known is not None and name in known.attributes
+    # Of ONNX Runtime's own operators there are no schemas: rules name attributes they have.
+    return name in known.attributes if known is not None else bool(proto.domain)
 
 
 def evaluate(
@@ -148,7 +150,9 @@ def run_node(
     try:
         if onnxruntime is not None and dtype == torch.float32:
             versions = tuple(opsets.items())
-            session = _session(node.SerializeToString(deterministic=True), versions, types)
+            large = sum(array.nbytes for array in feeds.values()) > _LARGE
+            made = _session.__wrapped__ if large else _session  # a session keeps its memory
+            session = made(node.SerializeToString(deterministic=True), versions, types)
             found = session.run(None, dict(feeds))
         else:
             inputs = [helper.make_value_info(name, TypeProto()) for name in feeds]
