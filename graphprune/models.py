@@ -43,13 +43,15 @@ def load_model(name: str, weights: str | Path | None = None) -> Any:
     return model.eval()
 
 
-def load_data(name: str) -> Any:
+def load_data(name: str, named: bool = False) -> Any:
     """The calibration data that a name or a file stands for.
 
     Args:
         name: `pkg.mod:factory` (an object, or a function called without arguments), a `.npy` or
             `.npz` file (its first array holds inputs, its second labels), or a `.pt` file of
             tensors.
+        named: Whether the arrays of a `.npz` file go by the names of the model's inputs, as those
+            of an ONNX model do; the result is then a dict of them.
 
     Raises:
         GraphPruneError: There is no such file or object, or it cannot be read.
@@ -72,6 +74,8 @@ def load_data(name: str) -> Any:
         raise GraphPruneError(f"cannot read {path}: {error}".splitlines()[0]) from error
     if path.suffix == ".npy":
         return found
+    if named:
+        return {key: found[key] for key in found.files}
     arrays = [found[key] for key in found.files[:2]]
     return tuple(arrays) if len(arrays) == 2 else arrays[0]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from torch import nn
 
+from graphprune.batches import Batch, read_batches
 from graphprune.calibration import Calibration, Options
 from graphprune.errors import GraphPruneError
 from graphprune.frontends.inputs import find_inputs
@@ -45,9 +47,7 @@ def _opened(model: Any, inputs: Inputs | None, keep: Keep, options: Options | No
     if is_onnx(model):
         from graphprune.frontends.onnx.session import opened as opened_onnx
 
-        if options is not None and options.compensate is True:
-            raise GraphPruneError("compensate=True: ONNX models are not compensated yet")
-        return opened_onnx(model, inputs, keep)
+        return opened_onnx(model, inputs, keep, options)
     if not isinstance(model, nn.Module):
         raise GraphPruneError(
             "a torch.nn.Module, an exported program (.pt2) or an ONNX model is needed, not a "
@@ -62,6 +62,14 @@ def _opened(model: Any, inputs: Inputs | None, keep: Keep, options: Options | No
     if options is not None:
         session.calibration = Calibration(program, deps, options)
     return session
+
+
+def with_data(options: Options, data: Any, model: Any) -> tuple[Options, list[Batch]]:
+    """Options with calibration data; for ONNX models, whose inputs have names, not read yet."""
+    if is_onnx(model):
+        return replace(options, data=data), []
+    batches = read_batches(data, as_module(model, "data"), options.samples())
+    return options.reading(batches), batches
 
 
 def as_module(model: Any, what: str = "this") -> nn.Module:

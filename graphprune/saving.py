@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 
 from graphprune.errors import GraphPruneError, first_line
 from graphprune.files import write_whole
+from graphprune.frontends.older import mended
 from graphprune.frontends.torch import Inputs, quiet
 
 
@@ -67,5 +68,5 @@ def _exported(model: nn.Module, args: Any, kwargs: Any) -> torch.export.Exported
 @contextmanager
 def silent() -> Iterator[None]:
     """Keep the exporters' chatter out of the output."""
-    with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+    with quiet(), mended(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         yield

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 import numpy as np
 
 from graphprune.axes import Axis
+from graphprune.batches import Batch
 from graphprune.calibration import Calibration, Options
 from graphprune.calibration import write as write_weights
 from graphprune.cost import Counts, cost
@@ -21,6 +22,7 @@ from graphprune.frontends.config import Fit, describe, fit_config, has_config
 from graphprune.frontends.lower import Lowered, lower
 from graphprune.frontends.parts import whole
 from graphprune.frontends.survey import Survey, survey
+from graphprune.frontends.torch import Inputs
 from graphprune.importance import Context, Criterion, Scores
 from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.score import score
@@ -67,6 +69,7 @@ class Session:
         latency: Seconds of a forward pass before and after, where they were measured.
         predicted: The speed-up that the table of operations predicted.
         calibration: Statistics, where what is removed is to be made up for.
+        batches: Calibration data, where its kind was not known before the model was read.
         fit: How well the model's config can describe the choice, where it has one.
     """
 
@@ -77,6 +80,7 @@ class Session:
     latency: tuple[float, float] | None = None
     predicted: float | None = None
     calibration: Calibration | None = None
+    batches: Sequence[Batch] = ()
     fit: Fit | None = None
 
     def __init__(self, program: Any, deps: Dependencies, seconds: dict[str, float]) -> None:
@@ -87,7 +91,7 @@ class Session:
 
     def recalibrated(self, options: Options) -> Session:
         """The same choice, with other statistics."""
-        again = Session(self.program, self.deps, {})
+        again = type(self)(self.program, self.deps, {})
         again.calibration = Calibration(self.program, self.deps, options)
         again.selection, again.cuts, again.found = self.selection, self.cuts, self.found
         again.fit, again.back = self.fit, self.back
@@ -124,7 +128,7 @@ class Session:
                 loss = importance == "auto" and request.allocation == "auto"
                 return curves, replace(request, allocation="loss") if loss else request
             if importance == "obs":
-                why = self.calibration.note if self.calibration else "an ONNX model"
+                why = self.calibration.note if self.calibration else "off"
                 raise GraphPruneError(
                     f"importance='obs' needs statistics of the layers' inputs, and there are none "
                     f"(compensation: {why}): pass data=, and leave compensate on"
@@ -200,6 +204,19 @@ class Session:
             names = (member.weight.name for member in group.members)
             if path and all(name.startswith(f"{path}.") for name in names):
                 yield group.axis
+
+    def runnable(self, smaller: bool) -> Any:
+        """The model, or the smaller one as chosen, to be timed: not checked, not compensated."""
+        original = self.program.original
+        if not smaller:
+            return self.program.model if original is None else original
+        module = lower(self.program, self.found).model
+        return module if original is None else whole(module, original)
+
+    def example(self, given: Inputs | None = None) -> Inputs:
+        """The inputs to time it on: the caller's where there are any."""
+        found: Inputs = given or self.program.given or self.program.inputs
+        return found
 
     def finish(self, verify: bool, seed: int, of: str) -> tuple[Any, Report]:
         """The smaller model and what is to be told of it.

@@ -49,7 +49,7 @@ def measure(name: str, ratio: float, of: str, onnx: bool) -> Row:
     report = plan.report
     assert report is not None and report.verification is not None and plan.inputs is not None
     args, kwargs = plan.inputs
-    deps = plan._session().deps
+    deps = plan.live().deps
     row |= {
         "achieved": report.achieved,
         "exact": report.verification.exact,
