@@ -185,7 +185,7 @@ class _Guide(TorchFunctionMode):
 
     def settle(self, op: Op, given: Any, wanted: Any) -> Any:
         """Compare a given size with the wanted one; learn from a difference."""
-        if given is None or -1 in (int(given), wanted):  # PyTorch works it out
+        if given is None or int(given) == -1:
             return given
         dim = self._wanted(op, wanted)
         other = None
