@@ -39,8 +39,9 @@ def save_model(model: nn.Module | ExportedProgram, inputs: Inputs, path: Path) -
             if path.suffix == ".pt":
                 torch.save(model, target)
             else:
-                whole = isinstance(model, ExportedProgram)
-                program = model if whole else _exported(model, args, kwargs)
+                program = (
+                    model if isinstance(model, ExportedProgram) else _exported(model, args, kwargs)
+                )
                 if path.suffix == ".pt2":
                     torch.export.save(program, target)
                 else:

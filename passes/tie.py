@@ -167,9 +167,9 @@ def _projections(deps: Dependencies) -> Iterator[Relation]:
     for value in deps.source.parameters():
         dims = deps.dims[value]
         for width in dims:
-            for product in (found for dim in dims if dim is not width for found in _products(dim)):
-                if len(leaves(width)) == 1 and length(width) == length(tuple(product)):
-                    yield width, tuple(product)
+            for found in (p for dim in dims if dim is not width for p in _products(dim)):
+                if len(leaves(width)) == 1 and length(width) == length(tuple(found)):
+                    yield width, tuple(found)
 
 
 def _roles(deps: Dependencies) -> Iterator[Relation]:

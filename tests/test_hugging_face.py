@@ -86,3 +86,47 @@ def test_a_config_that_cannot_tell_the_widths_is_a_warning() -> None:
     small = plan.apply()
     assert "the config cannot tell the new widths" in plan.report.warnings[-1]
     assert small.config.hidden_size == 64
+
+
+class _Match(torch.nn.Module):
+    """How well images and texts match, and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        vision = {**_SIZES, "image_size": 32, "patch_size": 8, "projection_dim": 32}
+        towers = {"text_config": {**_SIZES, "projection_dim": 32}, "vision_config": vision}
+        self.clip = _model("CLIPModel", {**towers, "projection_dim": 32})
+
+    def forward(self, ids: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        return self.clip(input_ids=ids, pixel_values=pixels).logits_per_image
+
+
+def test_two_towers_lose_the_same_indices_of_their_shared_embedding() -> None:
+    inputs = (torch.randint(3, 99, (2, 8)), torch.randn(2, 3, 32, 32))
+    plan = graphprune.plan(_Match(), 0.5, example_inputs=inputs)
+    small = plan.apply()
+    kept = plan.kept
+    text, vision = kept["clip.text_projection.weight"][0], kept["clip.visual_projection.weight"][0]
+    assert text is not None and vision is not None and len(text) < 32
+    assert text.tolist() == vision.tolist()
+    assert type(small.clip).__name__ == "CLIPModel" and small(*inputs).shape == (2, 2)
+
+
+def test_a_config_entry_that_is_none_is_filled_in(tmp_path: Any) -> None:
+    options = {"vocab_size": 99, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    model = _model("GPT2LMHeadModel", {**options, "bos_token_id": 1, "eos_token_id": 2})
+    assert model.config.n_inner is None
+    small = graphprune.shrink(model, 0.5)
+    small.save_pretrained(tmp_path)
+    again = type(small).from_pretrained(tmp_path).eval()
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(again(ids).logits, small(ids).logits)
+    assert small.config.n_inner == small.transformer.h[0].mlp.c_fc.nf
+
+
+def test_rotary_models_reload_where_heads_are_too_coarse(tmp_path: Any) -> None:
+    small = graphprune.shrink(_model("LlamaForCausalLM", _GROUPED), 0.5)
+    small.save_pretrained(tmp_path)
+    again = type(small).from_pretrained(tmp_path).eval()
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(again(ids).logits, small(ids).logits)

@@ -165,7 +165,7 @@ def _summary(rows: Sequence[Row], cost: str) -> Iterator[str]:
 
 def _one(name: str, of: str, options: argparse.Namespace) -> Row:
     limits = (options.seconds, options.gigabytes)
-    row = {"of": of} | isolated(measure, (name, options.ratio, of, options.onnx), *limits)
+    row: Row = {"of": of} | isolated(measure, (name, options.ratio, of, options.onnx), *limits)
     if options.peer:
         row["peer"] = isolated(peer, (name, options.ratio), *limits)
     return row
@@ -189,7 +189,7 @@ def main() -> int:
     rows: list[Row] = []
     with ThreadPoolExecutor(options.jobs) as pool:
         tasks = [(name, of) for of in options.of for name in names]
-        for row in pool.map(lambda task: _one(*task, options), tasks):
+        for row in pool.map(lambda task: _one(task[0], task[1], options), tasks):
             rows.append(row)
             print(f"| {' | '.join(_cells(row))} |", file=sys.stderr, flush=True)
             if options.out:

@@ -33,7 +33,7 @@ class Tagged(int):
     __hash__ = int.__hash__
 
     def __eq__(self, other: object) -> bool:
-        same = int.__eq__(self, other)  # type: ignore[operator]
+        same = int.__eq__(self, other)
         if same is False and type(other) is int:
             self.unequal.append((self, other))
         return same is True

@@ -21,13 +21,21 @@ def reshape(op: Site) -> list[Dims]:
 
 
 @axis_rule(
-    *(f"aten.{name}" for name in "flatten squeeze unsqueeze view_as reshape_as".split()),
-    *"Flatten Squeeze Unsqueeze".split(),
+    *(f"aten.{name}" for name in "flatten unsqueeze view_as reshape_as".split()),
+    *"Flatten Unsqueeze".split(),
 )
 def regrouped(op: Site) -> list[Dims]:
     """Reshapes whose arguments name dimensions, or another operand of that shape."""
     out = regroup(op.dims(), op.out_shape(), f"sizes do not divide at {op.op.name}")
     return [op.broadcast([out, op.dims(1)]) if op.has(1) else out]
+
+
+@axis_rule("aten.squeeze", "Squeeze")
+def squeeze(op: Site) -> list[Dims]:
+    """Dimensions of one index vanish: where none is named, no other may come down to one."""
+    if op.attr("dim", "axes", default=None) is None and not op.has(1):
+        op.effect.grains.extend((dim, 2) for dim in op.dims() if dim)
+    return regrouped(op)
 
 
 @axis_rule("aten.unflatten")

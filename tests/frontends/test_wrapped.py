@@ -84,3 +84,26 @@ def test_a_data_parallel_module_stays_one() -> None:
     assert type(small) is nn.DataParallel and small.module[0].out_features == 16
     assert model.module[0].out_features == 32
     assert small(torch.randn(3, 8)).shape == (3, 4)
+
+
+class _Checked(nn.Module):
+    """Code that looks at a width and compares it with an attribute."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[1] == self.width
+        if x.shape[-1] != self.width:
+            raise ValueError("wrong width")
+        return (x * self.scale).reshape(-1, x.shape[-1])
+
+
+def test_an_attribute_that_code_only_compares_gets_the_new_width() -> None:
+    model = nn.Sequential(nn.Linear(8, 32), _Checked(32), nn.Linear(32, 4))
+    plan = graphprune.plan(model, 0.5, example_inputs=torch.randn(2, 8))
+    small = plan.apply()
+    assert isinstance(small[1], _Checked) and small[1].width == small[0].out_features == 16
+    assert plan.report is not None and plan.report.edits == {"1.width": 16}

@@ -67,3 +67,43 @@ def test_repeated_blocks_keep_the_same_widths_where_asked() -> None:
     alike = preferences(deps, [], alike=True)[0]
     assert alike.followers[hidden[0]] == tuple(hidden[1:])
     assert not preferences(deps, [], alike=False)[0].followers
+
+
+def test_a_mismatch_in_proportion_teaches_a_relation_too() -> None:
+    deps = graphprune.analyze(
+        nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 4)),
+        torch.randn(2, 6),
+    )
+    first, second = (group.axis for group in deps.groups)
+    ((dim, other),) = learn(deps, {first: 16, second: 48}, [Mismatch((second,), 32)])
+    assert (leaves(dim), leaves(other)) == ([second], [first])
+    ties = preferences(deps, [(dim, other)], alike=False)[0]
+    assert ties.followers and not ties.frozen
+
+
+class _Segments(nn.Module):
+    """A sum of two segments, taken for a width of heads x head_dim."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(6, 32), nn.Linear(6, 32)
+        self.qkv, self.proj = nn.Linear(64, 64), nn.Linear(64, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.cat([self.left(x), self.right(x)], dim=-1)
+        z = self.qkv(y).reshape(*x.shape[:-1], 4, -1).mul(0.5)
+        return self.proj(z.reshape(y.shape))
+
+
+def test_a_product_follows_segments_of_the_same_length() -> None:
+    plan = graphprune.plan(_Segments(), 0.405, example_inputs=torch.randn(2, 7, 6))
+    small = plan.apply()
+    assert type(small) is _Segments and not plan.report.replaced
+    assert small.left.out_features + small.right.out_features == small.proj.in_features
+
+
+def test_models_that_a_config_describes_rather_leave_coarse_products_alone() -> None:
+    deps = graphprune.analyze(Attention(64, 8), torch.randn(2, 6, 10))
+    heads = {group.id for group in deps.groups if group.size == 8}
+    assert any(heads <= ties.frozen for ties in preferences(deps, [], alike=True))
+    assert not any(heads <= ties.frozen for ties in preferences(deps, [], alike=False))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
+import graphprune
 from tests.rules.cases import Case, case, check, each, t
 
 A = torch.ops.aten
@@ -99,3 +101,21 @@ CASES = [
 @each(CASES)
 def test_rule(case: Case) -> None:
     check(case)
+
+
+class _Squeezed(nn.Module):
+    """`squeeze()` without a dimension: whatever has one index vanishes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.wide, self.last = nn.Conv2d(3, 2, 3), nn.Linear(2, 40), nn.Linear(40, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = self.conv(x).mean((2, 3), keepdim=True).squeeze()
+        return self.last(self.wide(pooled).relu())
+
+
+def test_no_axis_comes_down_to_one_index_that_squeeze_would_drop() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    small = graphprune.shrink(_Squeezed(), 0.5, "channels", allocation="uniform", example_inputs=x)
+    assert small.conv.out_channels == 2 and small(x).shape == (2, 5)

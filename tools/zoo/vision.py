@@ -84,7 +84,7 @@ def build_timm(name: str) -> Any:
     import timm
     import torch
 
-    model = timm.create_model(name).eval()
+    model: Any = timm.create_model(name).eval()
     cfg = dict(model.pretrained_cfg)
     channels, *sides = cfg["input_size"]
     if cfg.get("fixed_input_size") or min(sides) <= _SIDE:
