@@ -20,19 +20,21 @@ from graphprune.frontends.onnx import is_onnx
 
 
 def load_model(name: str, weights: str | Path | None = None) -> Any:
-    """The model that a name or a file stands for: a module in eval mode, or an ONNX file's path.
+    """The model that a name or a file stands for.
+
+    That is a module in eval mode, or the path of an `.onnx` or `.pt2` file.
 
     Args:
         name: `timm:NAME`, `torchvision:NAME`, a bare name of either, `pkg.mod:factory` (called
-            without arguments), an `.onnx` file, or a `.pt`/`.pth` file that holds a whole pickled
-            module, which is unpickled: open only files you trust.
+            without arguments), an `.onnx` or `.pt2` file, or a `.pt`/`.pth` file that holds a whole
+            pickled module, which is unpickled: open only files you trust.
         weights: A `.safetensors` or `.pt` file with the model's state dict.
 
     Raises:
         GraphPruneError: There is no such model or file, or the weights do not fit.
     """
-    if is_onnx(name):
-        return _onnx(name, weights)
+    if is_onnx(name) or Path(name).suffix == ".pt2":
+        return _whole(name, weights)
     model = _resolve(name)
     if not isinstance(model, nn.Module):
         raise GraphPruneError(f"{name} is a {type(model).__name__}, not a torch.nn.Module")
@@ -78,7 +80,7 @@ def load_data(name: str, named: bool = False) -> Any:
     return tuple(arrays) if len(arrays) == 2 else arrays[0]
 
 
-def _onnx(name: str, weights: str | Path | None) -> Path:
+def _whole(name: str, weights: str | Path | None) -> Path:
     if weights is not None:
         raise GraphPruneError(f"{name} holds its own weights: leave out --weights")
     return Path(name)
@@ -92,10 +94,6 @@ def _resolve(name: str) -> Any:
         return _torchvision(rest)
     if Path(name).suffix in (".pt", ".pth"):
         return _unpickled(Path(name))
-    if Path(name).suffix == ".pt2":
-        raise GraphPruneError(
-            f"{name}: exported programs cannot be read yet; pass the PyTorch model"
-        )
     if colon:
         return _imported(library, rest)
     return _torchvision(name) if name in _torchvision_names() else _timm(name)

@@ -220,9 +220,9 @@ def check(model: nn.Module) -> None:
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise LiftError("a scripted module cannot be captured: pass the nn.Module it was made from")
-    if hasattr(model, "_guards_fn") or type(model).__name__ == "ExportedProgram":
+    if hasattr(model, "_guards_fn"):
         raise LiftError(
-            "an exported program cannot be captured again: pass the nn.Module it was made from"
+            "the module of an exported program cannot be captured again: pass the program itself"
         )
     for name, module in model.named_modules():
         where = f"{name or 'the model'} ({type(module).__name__})"

@@ -58,6 +58,17 @@ class OnnxSession(Session):
     def _alike(self) -> bool:
         return False  # no code equates widths in a file
 
+    def runnable(self, smaller: bool) -> Any:
+        """The model, or the smaller one as chosen, to be timed."""
+        cuts = self.cuts if smaller else narrow(self.deps, {})
+        return lower(self.program, cuts).proto()
+
+    def example(self, given: Inputs | None = None) -> Inputs:
+        """The inputs to time it on: those that the analysis assumes."""
+        program = self.program
+        arrays = inputs_for(program.traces.inputs[0], program.examples, 0)
+        return (), {name: torch.from_numpy(array) for name, array in arrays.items()}
+
     def finish(self, verify: bool, seed: int, of: str) -> tuple[Any, Report]:
         """The smaller model, of the kind that the caller gave, and what is to be told of it."""
         lowered, report = self._made(verify, seed, of)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from statistics import median
-from typing import Any
+from functools import partial
 
 import torch
 from onnx import ModelProto
 
-from graphprune.frontends.onnx.execute import has_runtime
+from graphprune.frontends.onnx.execute import has_runtime, session
 from graphprune.frontends.onnx.tensors import Array
+from graphprune.latency.timing import in_turns
 
-_MOST, _ENOUGH = 21, 1.5  # pairs of runs, and seconds after which there are no more
-_FEWEST = 3
+_FEWEST = 5  # runs of each model
 
 
 def speed(
@@ -33,36 +31,9 @@ def speed(
     if not has_runtime():
         return None
     try:
-        runners = [_deployed(model) for model in (before, after)]
-        _pair(runners, feeds)  # memory is laid out in the first run
-        times = [_pair(runners, feeds)]
-        while len(times) < _FEWEST or (len(times) < _MOST and _total(times) < _ENOUGH):
-            times.append(_pair(runners, feeds))
+        runners = [session(m.SerializeToString(), optimized=True).run for m in (before, after)]
+        calls = [partial(run, None, dict(feeds)) for run in runners]
+        slow, fast = in_turns(calls, torch.device("cpu"), _FEWEST)
     except Exception:  # its errors have no common type; other checks tell what is wrong
         return None
-    slow = median(a for a, _ in times)
-    return slow, slow / median(a / b for a, b in times)
-
-
-def _total(times: list[tuple[float, float]]) -> float:
-    return sum(a + b for a, b in times)
-
-
-def _pair(runners: list[Any], feeds: Mapping[str, Array]) -> tuple[float, float]:
-    found = []
-    for runner in runners:
-        start = time.perf_counter()
-        runner.run(None, dict(feeds))
-        found.append(time.perf_counter() - start)
-    return found[0], found[1]
-
-
-def _deployed(model: ModelProto) -> Any:
-    """A session with the runtime's own optimisations."""
-    import onnxruntime  # an extra
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = torch.get_num_threads()
-    data = model.SerializeToString()
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return slow, fast
