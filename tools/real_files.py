@@ -29,8 +29,6 @@ from graphprune.saving import silent
 Feeds: TypeAlias = "dict[str, Array]"
 Results: TypeAlias = "list[Array]"
 
-MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-
 
 @dataclass
 class Real:

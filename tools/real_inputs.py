@@ -30,10 +30,10 @@ def photographs(folder: Path) -> list[Image.Image]:
 
 def crops(folder: Path, number: int, seed: int, size: int = 224) -> Array:
     """Random crops of photographs, as ImageNet models take them."""
-    rng, photographs = np.random.default_rng(seed), photographs(folder)
+    rng, pictures = np.random.default_rng(seed), photographs(folder)
     out = []
     for i in range(number):
-        photograph = photographs[i % len(photographs)]
+        photograph = pictures[i % len(pictures)]
         side = int(min(photograph.size) * rng.uniform(0.4, 1.0))
         x, y = (int(rng.integers(0, length - side + 1)) for length in photograph.size)
         crop = photograph.crop((x, y, x + side, y + side)).resize((size, size))
@@ -57,9 +57,9 @@ def text() -> list[str]:
 
 
 def words(number: int, seed: int) -> list[str]:
-    words = sorted({w for s in text() for w in re.findall(r"[A-Za-z]{4,12}", s)})
+    known = sorted({w for s in text() for w in re.findall(r"[A-Za-z]{4,12}", s)})
     rng = np.random.default_rng(seed)
-    return [words[i] for i in rng.integers(0, len(words), number)]
+    return [known[i] for i in rng.integers(0, len(known), number)]
 
 
 @lru_cache
@@ -87,11 +87,11 @@ def rendered(words: list[str], seed: int, width: int, height: int = 48) -> list[
 def pages(folder: Path, number: int, seed: int, size: int = 320) -> list[Image.Image]:
     """Lines of words on paper or on photographs."""
     rng, out = np.random.default_rng(seed), []
-    photographs = photographs(folder)
+    pictures = photographs(folder)
     for i in range(number):
         page = Image.new("RGB", (size, size), (int(rng.integers(200, 256)),) * 3)
         if i % 2:
-            page = photographs[i // 2 % len(photographs)].resize((size, size))
+            page = pictures[i // 2 % len(pictures)].resize((size, size))
         draw = ImageDraw.Draw(page)
         for word in words(int(rng.integers(5, 12)), seed * 1000 + i):
             place = (int(rng.integers(0, size - 90)), int(rng.integers(0, size - 30)))
