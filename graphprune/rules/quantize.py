@@ -62,3 +62,39 @@ def matmul(op: Site) -> list[Dims]:
                 return op.opaque("scales of several dimensions")
             unify(dim, op.dims(i)[0])
     return [out]
+
+
+_PREFIX = "com.microsoft::"
+
+
+@axis_rule(f"{_PREFIX}QGemm")
+def gemm(op: Site) -> list[Dims]:
+    """ONNX Runtime's `Gemm` of integers: A, B and C, scales and zero points behind A and B."""
+    a = "k i" if op.attr("transA", default=0) else "i k"
+    b = "j k" if op.attr("transB", default=0) else "k j"
+    (out,) = op.apply(parse(f"{a}, , , {b} -> i j"))
+    for i in (4, 5):
+        if op.has(i) and op.rank(i) == 1 and op.shape(i)[0] > 1:
+            unify(out[-1], op.dims(i)[0])
+    return [op.broadcast([out, op.dims(6)]) if op.has(6) else out]
+
+
+@axis_rule(f"{_PREFIX}QLinearAdd", f"{_PREFIX}QLinearMul")
+def broadcast(op: Site) -> list[Dims]:
+    """Two operands, each with one scale and zero point for all."""
+    return [op.broadcast([op.dims(0), op.dims(3)])]
+
+
+@axis_rule(*(f"{_PREFIX}QLinear{name}" for name in ("LeakyRelu", "Sigmoid")))
+def unary(op: Site) -> list[Dims]:
+    """Each element by itself, one scale and zero point for all."""
+    return [op.dims()]
+
+
+@axis_rule(f"{_PREFIX}QLinearGlobalAveragePool")
+def global_pool(op: Site) -> list[Dims]:
+    """The mean over all positions of a channel."""
+    if op.attr("channels_last", default=0):
+        return op.opaque("channels last")
+    op.lock(op.dims()[2:], "consumed by a window")
+    return [[*op.dims()[:2], *op.fresh()[2:]]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from graphprune.axes import atoms
 from graphprune.batches import Batch
 from graphprune.calibration import Calibration, Options
-from graphprune.errors import GraphPruneError, LiftError, VerifyError
+from graphprune.dependencies import Dependencies
+from graphprune.errors import BudgetError, GraphPruneError, LiftError, VerifyError
 from graphprune.frontends.onnx.compare import compare, engine, valid
 from graphprune.frontends.onnx.data import examples_of, read_data
 from graphprune.frontends.onnx.execute import forget, has_runtime
@@ -27,15 +29,19 @@ from graphprune.frontends.onnx.write import write
 from graphprune.frontends.survey import Survey
 from graphprune.frontends.torch import Inputs
 from graphprune.graph import Value
+from graphprune.importance import Scores
 from graphprune.linear import is_batch_norm
 from graphprune.passes.couple import couple
 from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.select import Selection
+from graphprune.passes.tie import Ties
 from graphprune.passes.verify import Verification
 from graphprune.passes.verify import verify as verify_cuts
 from graphprune.report import Report
+from graphprune.request import Request
 from graphprune.session import Session, timed
 
+_NAMED = 2  # weights that an error names
 _LONG = 256  # numbers of a sample that make it a signal
 _WHOLE = 2**29  # bytes of weights up to which the smaller model is also run as a whole
 
@@ -54,6 +60,14 @@ class OnnxSession(Session):
         self.selection = selection
         self.cuts = timed(self.seconds, "narrow", narrow, self.deps, selection.keep)
         self.found = Survey(self.cuts)
+
+    def _explained(self, request: Request, scores: Sequence[Scores], ties: list[Ties]) -> Selection:
+        """Select; an error names the largest weights that must stay whole."""
+        try:
+            return super()._explained(request, scores, ties)
+        except BudgetError as error:
+            text = "; ".join([str(error), *_whole_weights(self.deps)])
+            raise BudgetError(text, closest=error.closest) from None
 
     def _alike(self) -> bool:
         return False  # no code equates widths in a file
@@ -188,6 +202,21 @@ def opened(
         if _signals(program):
             session.calibration.skip("noise does not stand in for signals: pass data")
     return session
+
+
+def _whole_weights(deps: Dependencies) -> list[str]:
+    """The largest weights that nothing can be removed from, and what locks them."""
+    free = {group.axis for group in deps.groups}
+    sizes = {value: prod(value.shape) for value in deps.source.parameters()}
+    out = []
+    for value in sorted(sizes, key=lambda v: -sizes[v])[:_NAMED]:
+        axes = [axis for dim in deps.dims[value] for axis in atoms(dim)]
+        share = sizes[value] / sum(sizes.values())
+        if share > 0.1 and not free.intersection(axes):
+            reasons = dict.fromkeys(axis.reason for axis in axes if axis.reason)
+            why = ", ".join(reasons) or "each index differs"
+            out.append(f"{value.name} ({share:.0%} of the parameters) stays whole: {why}")
+    return out
 
 
 def _signals(program: OnnxProgram) -> bool:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import ModelProto, helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from torch import nn
 
 import graphprune
-from tests.frontends.onnx.exports import Array, graph, normal, run, shapes
+from graphprune.saving import silent
+from tests.frontends.onnx.exports import Array, export, graph, normal, run, shapes
 
 
 def fused(
@@ -101,3 +106,34 @@ def test_fused_convolutions_are_cut_and_compensated() -> None:
         return float(np.linalg.norm(a - b) / np.linalg.norm(a))
 
     assert error(data=x) < 0.7 * error(compensate=False)
+
+
+class Images(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.left = iter([{"x": normal(2, 3, 8, 8)} for _ in range(3)])
+
+    def get_next(self) -> dict[str, Array] | None:
+        return next(self.left, None)
+
+
+@pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator], ids=["QDQ", "QOperator"])
+@pytest.mark.parametrize("per_channel", [False, True], ids=["per tensor", "per channel"])
+def test_what_the_runtime_quantizes_shrinks(
+    tmp_path: Path, form: QuantFormat, per_channel: bool
+) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 5),
+    )  # fmt: skip
+    axes = {"x": {0: "n"}}
+    model = export(net, (torch.randn(1, 3, 8, 8),), input_names=["x"], dynamic_axes=axes)
+    onnx.save(model, tmp_path / "float.onnx")
+    with silent():
+        quantize_static(
+            tmp_path / "float.onnx", tmp_path / "small.onnx", Images(), quant_format=form,
+            per_channel=per_channel,
+        )  # fmt: skip
+    plan = graphprune.plan(tmp_path / "small.onnx", 0.4)
+    small = plan.apply()
+    assert plan.report is not None and plan.report.unknown == {}
+    assert run(small, x=normal(3, 3, 8, 8))[0].shape == (3, 5)
