@@ -19,7 +19,7 @@ from graphprune.importance import Scores
 from graphprune.passes.compensate import Compensation, compensate
 from graphprune.passes.narrow import Cuts
 from graphprune.passes.polish import polish
-from graphprune.passes.sample import LONGEST, sample, seconds
+from graphprune.passes.sample import sample
 from graphprune.passes.score import score
 from graphprune.passes.weigh import weigh
 from graphprune.progress import progress
@@ -152,11 +152,8 @@ class Calibration:
         return self._polished(cuts, samples, found)
 
     def _polished(self, cuts: Cuts, samples: Samples, found: Compensation) -> Compensation:
-        """The solved weights after a descent, where that can be had in the time asked for."""
-        effort, number = self.options.effort, samples.number // len(samples.chunks)
-        if self._deps.source.run is not None or effort == "fast":  # no gradients, or no time
-            return found
-        if effort == "auto" and seconds(self._deps, number) > LONGEST:
+        """The solved weights after a descent, where that much time is granted."""
+        if self.options.effort != "best" or self._deps.source.run is not None:  # no gradients there
             return found
         with progress("polishing") as advance:
             try:

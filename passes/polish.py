@@ -1,8 +1,8 @@
-"""polish: fit all weights that stay at once, so that the narrowed graph does what the original does.
+"""polish: fit all weights that stay at once, so that the results are those of the original.
 
-`compensate` solves for one operation after the other. What errors are left add up behind products of
-activations, gates and recurrent states, which no linear solve sees. A short descent over the same
-unlabelled samples, on the squared difference of the graph's results and of what every linear
+`compensate` solves for one operation after the other. Errors that are left add up behind products
+of activations, gates and recurrent states, which no linear solve sees. A short descent over the
+same unlabelled samples, on the squared difference of the results and of what every linear
 operation reads, each relative to its variance, makes up for part of that (as reconstruction does
 after quantisation: Li et al., BRECQ, 2021). A quarter of the samples is held out: where the results
 on them do not come nearer to the original's, the weights stay as they were solved for.

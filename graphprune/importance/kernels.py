@@ -35,9 +35,7 @@ def _kernel(kind: int) -> Any:
     """The compiled sums of one kind; the others are compiled when they are asked for."""
 
     @numba.njit(cache=True, nogil=True, fastmath=_FAST)
-    def sums(
-        w: Any, start: int, stop: int, by_row: Any, by_column: Any
-    ) -> None:  # pragma: no cover
+    def sums(w: Any, start: int, stop: int, by_row: Any, by_column: Any) -> None:  # pragma: no cover
         """Add the row and column sums of some rows of a matrix, in one pass.
 
         Four streams, a quarter of the rows apart, keep more of the memory busy than one, and load
