@@ -18,6 +18,7 @@ from graphprune.frontends.scale import Fold
 from graphprune.importance import Scores
 from graphprune.passes.compensate import Compensation, compensate
 from graphprune.passes.narrow import Cuts
+from graphprune.passes.polish import polish
 from graphprune.passes.sample import sample
 from graphprune.passes.score import score
 from graphprune.passes.weigh import weigh
@@ -145,8 +146,23 @@ class Calibration:
             return None
         with progress("compensating") as advance:
             found = self._attempt(compensate, cuts, samples, advance)
-        self.left = {} if found is None else found.left
-        return found
+        if found is None:
+            return None
+        self.left = found.left
+        return self._polished(cuts, samples, found)
+
+    def _polished(self, cuts: Cuts, samples: Samples, found: Compensation) -> Compensation:
+        """The solved weights after a descent, where that much time is granted."""
+        if self.options.effort != "best" or self._deps.source.run is not None:  # no gradients there
+            return found
+        with progress("polishing") as advance:
+            try:
+                better = polish(cuts, samples, found, advance)
+            except RuntimeError:  # no gradient passes, or it does not run on so few samples
+                return found
+        if better is not found:
+            self.note += ", polished by gradient descent on them"
+        return better
 
     def _attempt(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
         """Run a stage; what the captured graph cannot do ends compensation, not the plan."""

@@ -10,15 +10,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from graphprune.axes import Axis
 from graphprune.dependencies import Dependencies
 from graphprune.frontends.execute import as_dtype, rewritten
 from graphprune.graph import Op, Value
+from graphprune.indices import Indices
 from graphprune.linear import epsilon, is_batch_norm
 from graphprune.sweep import Attrs, Chunk, resized
 
@@ -41,20 +43,35 @@ class Descent:
     seed: int = 0
 
 
-class _Trial:
-    """Runs the graph with gradients."""
+class Trial:
+    """Runs a graph with gradients.
 
-    def __init__(self, deps: Dependencies, batch: int) -> None:
+    Args:
+        deps: The analysis.
+        batch: Number of samples.
+        keep: Indices that stay, for each axis that loses some.
+        weights: Tensors of all weights in place of the original's.
+    """
+
+    def __init__(
+        self,
+        deps: Dependencies,
+        batch: int,
+        keep: Mapping[Axis, Indices] | None = None,
+        weights: Mapping[Value, torch.Tensor] | None = None,
+    ) -> None:
         self._graph = deps.source
-        self._attrs: Attrs = resized(deps, {}, batch)
+        self._attrs: Attrs = resized(deps, keep or {}, batch)
         self._last = {v: op for op in self._graph.ops for v in op.inputs if v is not None}
-        self._weights = {
+        self._weights = weights or {
             value: as_dtype(value.tensor.detach(), torch.float32)
             for value in self._graph.weights.values()
         }
 
     def run(
-        self, inputs: Sequence[torch.Tensor], watch: Callable[[Op, list[torch.Tensor | None]], None]
+        self,
+        inputs: Sequence[torch.Tensor],
+        watch: Callable[[Op, list[torch.Tensor | None]], None] = lambda op, operands: None,
     ) -> list[torch.Tensor]:
         """Outputs of the graph; `watch` sees every operation with its operands."""
         env: dict[Value, torch.Tensor] = dict(zip(self._graph.inputs, inputs, strict=True))
@@ -109,7 +126,7 @@ def match_norms(
         The inputs, and the loss that is left.
     """
     watched = set(norms(deps))
-    trial = _Trial(deps, batch)
+    trial = Trial(deps, batch)
     loss: list[torch.Tensor] = []
 
     def watch(op: Op, operands: list[torch.Tensor | None]) -> None:
@@ -147,13 +164,13 @@ def invert_classes(
 
     Args and returns as for `match_norms`.
     """
-    trial = _Trial(deps, batch)
+    trial = Trial(deps, batch)
     classes = deps.source.outputs[0].shape[-1]
     generator = torch.Generator().manual_seed(how.seed)
     labels = torch.randint(classes, (batch,), generator=generator)
 
     def step(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        logits, *_ = trial.run(inputs, lambda op, operands: None)
+        logits, *_ = trial.run(inputs)
         return F.cross_entropy(logits, labels.to(logits.device))
 
     return _descend(step, like, batch, how, 0.0, advance)

@@ -1,0 +1,73 @@
+"""Polish: nearer to the original on inputs that it has not seen, or else nothing changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import graphprune
+from graphprune.passes import polish as module
+from graphprune.passes.compensate import Compensation, compensate
+from graphprune.passes.narrow import Cuts, narrow
+from graphprune.passes.polish import polish
+from graphprune.samples import Samples, split
+
+
+class _Rows(nn.Module):
+    """A recurrent state, which no linear solve sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTM(4, 16, batch_first=True)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.cell(x)[0][:, -1])
+        return found
+
+
+def _solved() -> tuple[Cuts, Samples, Compensation]:
+    torch.manual_seed(0)
+    deps = graphprune.analyze(_Rows().eval(), torch.randn(2, 6, 4))
+    group = max(deps.groups, key=lambda g: g.size)
+    cuts = narrow(deps, {group.axis: np.arange(0, group.size, 2)})
+    samples = split(deps, [torch.randn(128, 6, 4)], "noise")
+    return cuts, samples, compensate(cuts, samples)
+
+
+def _off(cuts: Cuts, samples: Samples, found: Compensation) -> float:
+    size = samples.size
+    return module._Polisher(cuts, size, found)._off(samples.chunks)
+
+
+def test_results_come_nearer_on_other_inputs() -> None:
+    cuts, samples, solved = _solved()
+    polished = polish(cuts, samples, solved)
+    other = split(cuts.deps, [torch.randn(128, 6, 4)], "noise")
+    assert polished is not solved
+    assert _off(cuts, other, polished) < 0.9 * _off(cuts, other, solved)
+    for value, tensor in polished.values.items():
+        kept = cuts.kept(value)
+        sizes = [n if k is None else len(k) for n, k in zip(value.shape, kept, strict=True)]
+        assert list(tensor.shape) == sizes
+
+
+def test_the_same_samples_give_the_same_weights() -> None:
+    cuts, samples, solved = _solved()
+    first, again = (polish(cuts, samples, solved).values for _ in range(2))
+    assert all(torch.equal(tensor, again[value]) for value, tensor in first.items())
+
+
+def test_a_descent_that_strays_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts, samples, solved = _solved()
+    monkeypatch.setattr(module, "_RATE", 1e3)
+    assert polish(cuts, samples, solved) is solved
+
+
+def test_statistics_of_noise_are_no_ground_for_a_descent() -> None:
+    cuts, samples, solved = _solved()
+    weight = next(iter(cuts.deps.source.weights.values()))
+    samples.statistics = {weight: weight.tensor}
+    assert polish(cuts, samples, solved) is solved
