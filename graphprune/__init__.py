@@ -6,9 +6,10 @@ Example:
     >>> small = graphprune.shrink(net, ratio=0.5)
 """
 
+from graphprune.api import analyze, plan, shrink
 from graphprune.dependencies import Dependencies
 from graphprune.errors import AxisError, BudgetError, GraphPruneError, LiftError, VerifyError
-from graphprune.plan import Plan, analyze, load_plan, plan, shrink
+from graphprune.plan import Plan, load_plan
 from graphprune.recalibration import recalibrate
 from graphprune.report import Report
 from graphprune.rules import axis_rule

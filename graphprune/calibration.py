@@ -15,7 +15,6 @@ from graphprune.consumers import untrained
 from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError, first_line
 from graphprune.frontends.scale import Fold
-from graphprune.frontends.torch import TorchProgram
 from graphprune.importance import Scores
 from graphprune.passes.compensate import Compensation, compensate
 from graphprune.passes.narrow import Cuts
@@ -23,7 +22,7 @@ from graphprune.passes.sample import sample
 from graphprune.passes.score import score
 from graphprune.passes.weigh import weigh
 from graphprune.progress import progress
-from graphprune.samples import Samples, affordable, read
+from graphprune.samples import Program, Samples, affordable, read
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,7 +71,7 @@ class Calibration:
         options: What the caller asks for.
     """
 
-    def __init__(self, program: TorchProgram, deps: Dependencies, options: Options) -> None:
+    def __init__(self, program: Program, deps: Dependencies, options: Options) -> None:
         self.note = ""
         self.left: dict[str, str] = {}
         self._program = program
@@ -86,6 +85,11 @@ class Calibration:
             self._give_up("the model was captured in parts")
         elif options.compensate == "auto" and options.data is None and untrained(deps):
             self._give_up("the model looks untrained: its normalisation layers are as they start")
+
+    def skip(self, why: str) -> None:
+        """Do without, unless the caller insists or has brought data."""
+        if self._wanted and self.options.compensate == "auto" and self.options.data is None:
+            self._give_up(why)
 
     def _give_up(self, why: str) -> None:
         if self.options.compensate is True:

@@ -53,6 +53,9 @@ Data = Annotated[
 ]
 Compensate = Annotated[str, typer.Option(help="let what stays make up for it: auto, on or off")]
 Effort = Annotated[str, typer.Option(help="for compensation: auto, fast, balanced or best")]
+Backend = Annotated[
+    str, typer.Option(help="for latency: eager, compiled or onnxruntime; auto: eager for modules")
+]
 Allocation = Annotated[str, typer.Option(help="auto, uniform, global, isomorphic or erk")]
 Keep = Annotated[list[str] | None, typer.Option(help="layers to leave alone; * matches any")]
 RoundTo = Annotated[str, typer.Option(help="kept widths are multiples of this, or auto")]
@@ -88,6 +91,7 @@ def shrink(
     round_to: RoundTo = "auto",
     compensate: Compensate = "auto",
     effort: Effort = "auto",
+    backend: Backend = "auto",
     data: Data = None,
     weights: Weights = None,
     input_size: Size = None,
@@ -116,7 +120,7 @@ def shrink(
             raise GraphPruneError(f"cannot write {target}: there is no folder {target.parent}")
     made = _planned(
         model, weights, input_size, ratio, of, importance, allocation, keep, round_to, verify,
-        budget, data, _compensation(compensate, effort),
+        budget, data, _options(compensate, effort, backend),
     )  # fmt: skip
     made.write(out)
     if plan is not None:
@@ -136,6 +140,7 @@ def report(
     round_to: RoundTo = "auto",
     compensate: Compensate = "auto",
     effort: Effort = "auto",
+    backend: Backend = "auto",
     data: Data = None,
     weights: Weights = None,
     input_size: Size = None,
@@ -144,7 +149,7 @@ def report(
     """Print what a plan would do; write nothing."""
     made = _planned(
         model, weights, input_size, ratio, of, importance, allocation, keep, round_to, False,
-        budget, data, _compensation(compensate, effort),
+        budget, data, _options(compensate, effort, backend),
     )  # fmt: skip
     _print(made, as_json)
 
@@ -180,9 +185,9 @@ def inspect(
 ) -> None:
     """Print the coupled groups of a model, or why two layers are coupled."""
     from graphprune import inspecting
+    from graphprune.api import analyze
     from graphprune.files import write_whole
     from graphprune.models import load_model
-    from graphprune.plan import analyze
 
     deps = analyze(load_model(model, weights), _inputs(input_size))
     wanted: list[tuple[str | None, Callable[[Any], str]]] = [
@@ -258,15 +263,16 @@ def _planned(
     data: str | None,
     options: dict[str, Any],
 ) -> Plan[nn.Module]:
+    from graphprune.api import plan
+    from graphprune.frontends.onnx import is_onnx
     from graphprune.models import load_data, load_model
-    from graphprune.plan import plan
 
     return plan(
         load_model(model, weights),
         ratio,
         of,
         budget=_fractions(budget or []),
-        data=None if data is None else load_data(data),
+        data=None if data is None else load_data(data, is_onnx(model)),
         example_inputs=_inputs(size),
         importance=importance,
         allocation=allocation,
@@ -277,8 +283,8 @@ def _planned(
     )
 
 
-def _compensation(compensate: str, effort: str) -> dict[str, Any]:
-    """The options of `plan` that speak of compensation."""
+def _options(compensate: str, effort: str, backend: str) -> dict[str, Any]:
+    """Options of `plan` that need no reading but for one."""
     from graphprune.errors import GraphPruneError
 
     if compensate not in ("auto", "on", "off"):
@@ -286,6 +292,7 @@ def _compensation(compensate: str, effort: str) -> dict[str, Any]:
     return {
         "compensate": {"on": True, "off": False}.get(compensate, "auto"),
         "effort": effort,
+        "backend": backend,
     }
 
 

@@ -18,12 +18,10 @@ from graphprune.axes import Dim, leaves, length
 from graphprune.dependencies import Dependencies
 from graphprune.graph import Graph, Op, Value
 from graphprune.indices import Indices
+from graphprune.linear import Reading, epsilon, is_batch_norm, reading
 from graphprune.passes.narrow import Cuts
 
 _WIDEST = 4096  # more channels than this are not solved for at once
-_CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution")
-_TRANSPOSED = ("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
-_PRODUCTS = {"aten.matmul": (0, 1), "aten.mm": (0, 1), "aten.addmm": (1, 2)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +89,7 @@ class Consumer:
             return torch.ones(outputs, dtype=torch.float64)
         _, gain, _, _, variance = self.norm.inputs[:5]
         assert variance is not None
-        scale: torch.Tensor = (tensor(variance).double() + self.norm.attrs["eps"]).rsqrt()
+        scale: torch.Tensor = (tensor(variance).double() + epsilon(self.norm)).rsqrt()
         return scale if gain is None else scale * tensor(gain).double().abs()
 
 
@@ -166,53 +164,66 @@ def _consumer(
     op: Op, graph: Graph, uses: Counter[Value], users: dict[Value, list[Op]]
 ) -> Consumer | str | None:
     """The consumer that an operation is, or why it is none though it sums over channels."""
-    if op.type == "aten.linear":
-        x, weight, bias, channel, inner = *op.inputs[:2], _third(op), -1, 1
-    elif op.type in _CONVOLUTIONS + _TRANSPOSED:
-        transposed = op.type in _TRANSPOSED or bool(op.attrs.get("transposed"))
-        x, weight, bias, channel, inner = *op.inputs[:2], _third(op), 1, 0 if transposed else 1
-    elif op.type in _PRODUCTS:
-        at, other = _PRODUCTS[op.type]
-        x, weight, channel, inner = op.inputs[at], op.inputs[other], -1, 0
-        bias = op.inputs[0] if op.type == "aten.addmm" else None
-    else:
-        return None
-    if x is None or weight is None or len(x.shape) < 2 or x.is_weight:
+    read = reading(op)
+    if not isinstance(read, Reading):
+        return read
+    x, weight = read.source, read.weight
+    if len(x.shape) < 2 or x.is_weight:
         return None
     if not weight.is_weight:
-        return None if op.type in _PRODUCTS else "its weight is computed"
+        return None if read.product else "its weight is computed"
     if weight.kind != "parameter" or len(weight.shape) < 2:
         return None
+    if read.product and len(weight.shape) > 2:
+        return "its weight holds several matrices"
+    if read.windows and len(x.shape) != len(weight.shape):
+        return "its input has no batch"
+    bias = read.bias or _added_behind(op, read, graph, uses, users)
     if uses[weight] > 1 or (bias is not None and uses[bias] > 1):
         return "its weight serves several operations"
-    if op.type in _CONVOLUTIONS + _TRANSPOSED and len(x.shape) != len(weight.shape):
-        return "its input has no batch"
     if bias is not None and (bias.kind != "parameter" or len(bias.shape) != 1):
         return "its bias is computed"
-    norm = _norm_behind(op, graph, uses, users)
-    groups = int(op.attrs.get("groups", 1))
-    return Consumer(op, x, weight, bias, norm, channel, inner, groups)
+    norm = _norm_behind(op, read, graph, uses, users)
+    return Consumer(op, x, weight, bias, norm, read.channel, read.inner, read.groups)
 
 
-def _third(op: Op) -> Value | None:
-    return op.inputs[2] if len(op.inputs) > 2 else None
+def _reader_behind(op: Op, graph: Graph, users: dict[Value, list[Op]]) -> Op | None:
+    """The operation that alone reads an operation's result."""
+    (result,) = op.outputs
+    readers = users.get(result, [])
+    return readers[0] if len(readers) == 1 and result not in graph.outputs else None
+
+
+def _added_behind(
+    op: Op, read: Reading, graph: Graph, uses: Counter[Value], users: dict[Value, list[Op]]
+) -> Value | None:
+    """The bias that an operation of its own adds to a product."""
+    behind = _reader_behind(op, graph, users)
+    if behind is None or not read.product or read.output != -1:
+        return None
+    if behind.type not in ("Add", "aten.add") or behind.attrs.get("alpha", 1) != 1:
+        return None
+    (result,) = op.outputs
+    for value in behind.inputs:
+        if value is not None and value.kind == "parameter" and uses[value] == 1:
+            return value if value.shape == result.shape[-1:] else None
+    return None
 
 
 def _norm_behind(
-    op: Op, graph: Graph, uses: Counter[Value], users: dict[Value, list[Op]]
+    op: Op, read: Reading, graph: Graph, uses: Counter[Value], users: dict[Value, list[Op]]
 ) -> Op | None:
     """The batch norm that alone reads an operation's result, its statistics its own."""
+    norm = _reader_behind(op, graph, users)
     (result,) = op.outputs
-    readers = users.get(result, [])
-    if len(readers) != 1 or result in graph.outputs or readers[0].type != "aten.batch_norm":
+    if norm is None or not is_batch_norm(norm) or norm.inputs[0] is not result:
         return None
-    (norm,) = readers
-    if norm.inputs[0] is not result or norm.attrs.get("training"):
+    if not read.ends or read.output % len(result.shape) != 1:
         return None
     mean, variance = norm.inputs[3:5]
     if mean is None or variance is None or uses[mean] > 1 or uses[variance] > 1:
         return None
-    return norm if mean.is_weight and variance.is_weight else None
+    return norm
 
 
 def layout(consumer: Consumer, dim: Dim, cuts: Cuts | None, rows: int) -> Layout | None:
@@ -262,7 +273,7 @@ def kept_channels(consumer: Consumer, dim: Dim, how: Layout, cuts: Cuts) -> tupl
     return groups, channels
 
 
-_NORMS = ("batch_norm", "layer_norm", "group_norm", "rms_norm", "instance_norm")
+_NORMS = ("batchnorm", "layernorm", "groupnorm", "rmsnorm", "instancenorm")
 
 
 def untrained(deps: Dependencies) -> bool:
@@ -270,8 +281,13 @@ def untrained(deps: Dependencies) -> bool:
     held = [
         value.tensor
         for op in deps.source.ops
-        if op.type.removeprefix("aten.") in _NORMS
+        if _family(op) in _NORMS
         for value in op.inputs[1:]
         if value is not None and value.is_weight
     ]
     return bool(held) and all(bool((t == t.flatten()[0]).all()) for t in held if t.numel())
+
+
+def _family(op: Op) -> str:
+    """`batchnorm` for `aten.batch_norm` and `BatchNormalization`."""
+    return op.type.removeprefix("aten.").replace("_", "").lower().replace("malization", "m")

@@ -46,28 +46,33 @@ class Polynomial:
         monomials: Coefficient of each product, a product being the sorted ids of its groups,
             each repeated as often as its power.
         groups: Number of groups.
+
+    Attributes:
+        ids: The groups of each product, one row for each, padded with the number of groups.
+        coefficients: One for each product.
+        rows: For each group the products that hold it.
     """
 
     def __init__(self, monomials: Monomials, groups: int) -> None:
         degree = max((len(ids) for ids in monomials), default=0)
-        self._ids = np.full((len(monomials), max(degree, 1)), groups, dtype=np.int64)
+        self.ids = np.full((len(monomials), max(degree, 1)), groups, dtype=np.int64)
         for row, ids in enumerate(monomials):
-            self._ids[row, : len(ids)] = ids
-        self._coefficients = np.array(list(monomials.values()), dtype=np.float64)
-        rows, columns = np.nonzero(self._ids < groups)
-        order = np.argsort(self._ids[rows, columns], kind="stable")
-        bounds = np.searchsorted(self._ids[rows, columns][order], np.arange(groups + 1))
-        self._rows = [np.unique(rows[order[start:stop]]) for start, stop in pairwise(bounds)]
+            self.ids[row, : len(ids)] = ids
+        self.coefficients = np.array(list(monomials.values()), dtype=np.float64)
+        rows, columns = np.nonzero(self.ids < groups)
+        order = np.argsort(self.ids[rows, columns], kind="stable")
+        bounds = np.searchsorted(self.ids[rows, columns][order], np.arange(groups + 1))
+        self.rows = [np.unique(rows[order[start:stop]]) for start, stop in pairwise(bounds)]
 
     def __call__(self, counts: Counts) -> float:
         """The cost when group i keeps `counts[i]` indices."""
         padded = np.append(counts, 1.0)
-        return float(self._coefficients @ padded[self._ids].prod(axis=1))
+        return float(self.coefficients @ padded[self.ids].prod(axis=1))
 
     def change(self, counts: Counts, group: int, to: float) -> float:
         """By how much the cost changes when one group keeps `to` indices instead."""
-        rows = self._rows[group]
-        ids, coefficients = self._ids[rows], self._coefficients[rows]
+        rows = self.rows[group]
+        ids, coefficients = self.ids[rows], self.coefficients[rows]
         padded = np.append(counts, 1.0)
         before = coefficients @ padded[ids].prod(axis=1)
         padded[group] = to

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from graphprune.api import plan
 from graphprune.errors import GraphPruneError
-from graphprune.plan import plan
 from graphprune.report import show
 from graphprune.saving import save_model
 

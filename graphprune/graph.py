@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -77,6 +77,8 @@ class Graph:
         training: Further operations that only training mode reaches (auxiliary heads). They
             take part in the analysis, not in the cost.
         fixed: Weights that must keep their shapes, with the reason.
+        run: Runs one operation, `(op, operands, changed attributes, dtype) -> results`; None where
+            PyTorch runs it, with gradients if need be.
     """
 
     ops: list[Op]
@@ -85,6 +87,7 @@ class Graph:
     weights: dict[str, Value]
     training: list[Op] = field(default_factory=list)
     fixed: dict[Value, str] = field(default_factory=dict)
+    run: Callable[..., list[Any]] | None = None
 
     def parameters(self) -> Iterator[Value]:
         """The trainable weights, each tied tensor once."""

@@ -15,11 +15,12 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
+from graphprune.api import plan
 from graphprune.batches import read_batches
 from graphprune.errors import GraphPruneError
 from graphprune.files import write_whole
 from graphprune.passes.select import TOLERANCE
-from graphprune.plan import Plan, plan
+from graphprune.plan import Plan
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -20,19 +20,21 @@ from graphprune.frontends.onnx import is_onnx
 
 
 def load_model(name: str, weights: str | Path | None = None) -> Any:
-    """The model that a name or a file stands for: a module in eval mode, or an ONNX file's path.
+    """The model that a name or a file stands for.
+
+    That is a module in eval mode, or the path of an `.onnx` or `.pt2` file.
 
     Args:
         name: `timm:NAME`, `torchvision:NAME`, a bare name of either, `pkg.mod:factory` (called
-            without arguments), an `.onnx` file, or a `.pt`/`.pth` file that holds a whole pickled
-            module, which is unpickled: open only files you trust.
+            without arguments), an `.onnx` or `.pt2` file, or a `.pt`/`.pth` file that holds a whole
+            pickled module, which is unpickled: open only files you trust.
         weights: A `.safetensors` or `.pt` file with the model's state dict.
 
     Raises:
         GraphPruneError: There is no such model or file, or the weights do not fit.
     """
-    if is_onnx(name):
-        return _onnx(name, weights)
+    if is_onnx(name) or Path(name).suffix == ".pt2":
+        return _whole(name, weights)
     model = _resolve(name)
     if not isinstance(model, nn.Module):
         raise GraphPruneError(f"{name} is a {type(model).__name__}, not a torch.nn.Module")
@@ -41,13 +43,15 @@ def load_model(name: str, weights: str | Path | None = None) -> Any:
     return model.eval()
 
 
-def load_data(name: str) -> Any:
+def load_data(name: str, named: bool = False) -> Any:
     """The calibration data that a name or a file stands for.
 
     Args:
         name: `pkg.mod:factory` (an object, or a function called without arguments), a `.npy` or
             `.npz` file (its first array holds inputs, its second labels), or a `.pt` file of
             tensors.
+        named: Whether the arrays of a `.npz` file go by the names of the model's inputs, as those
+            of an ONNX model do; the result is then a dict of them.
 
     Raises:
         GraphPruneError: There is no such file or object, or it cannot be read.
@@ -70,11 +74,13 @@ def load_data(name: str) -> Any:
         raise GraphPruneError(f"cannot read {path}: {error}".splitlines()[0]) from error
     if path.suffix == ".npy":
         return found
+    if named:
+        return {key: found[key] for key in found.files}
     arrays = [found[key] for key in found.files[:2]]
     return tuple(arrays) if len(arrays) == 2 else arrays[0]
 
 
-def _onnx(name: str, weights: str | Path | None) -> Path:
+def _whole(name: str, weights: str | Path | None) -> Path:
     if weights is not None:
         raise GraphPruneError(f"{name} holds its own weights: leave out --weights")
     return Path(name)
@@ -88,10 +94,6 @@ def _resolve(name: str) -> Any:
         return _torchvision(rest)
     if Path(name).suffix in (".pt", ".pth"):
         return _unpickled(Path(name))
-    if Path(name).suffix == ".pt2":
-        raise GraphPruneError(
-            f"{name}: exported programs cannot be read yet; pass the PyTorch model"
-        )
     if colon:
         return _imported(library, rest)
     return _torchvision(name) if name in _torchvision_names() else _timm(name)

@@ -13,7 +13,7 @@ from graphprune.axes import leaves
 from graphprune.batches import Batch
 from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError
-from graphprune.frontends.execute import evaluate
+from graphprune.frontends.execute import as_dtype, evaluate
 from graphprune.graph import Op, Value
 from graphprune.passes.narrow import narrow
 
@@ -123,23 +123,30 @@ def _run(deps: Dependencies, batch: Batch, last: Mapping[Op, list[Value]], visit
     attrs = _resized(deps, batch)
     if attrs is None:
         raise RuntimeError("the batch size is fixed")
+    run = deps.source.run or evaluate
+    dtype = None if deps.source.run is None else torch.float32
     values: dict[Value, torch.Tensor] = dict(
         zip(deps.source.inputs, tensors(deps, batch), strict=True)
     )
     for value, tensor in values.items():
         visit(value, tensor)
     for op, done in last.items():
-        operands = [
-            None if v is None else v.tensor.detach() if v.is_weight else values[v]
-            for v in op.inputs
-        ]
-        for value, tensor in zip(
-            op.outputs, evaluate(op, operands, attrs.get(op, {})), strict=True
-        ):
+        operands = [_operand(v, values, dtype) for v in op.inputs]
+        found = run(op, operands, attrs.get(op, {}), dtype)
+        for value, tensor in zip(op.outputs, found, strict=True):
             values[value] = tensor
             visit(value, tensor)
         for value in done:
             del values[value]
+
+
+def _operand(
+    value: Value | None, values: Mapping[Value, torch.Tensor], dtype: torch.dtype | None
+) -> torch.Tensor | None:
+    if value is None or (value.is_weight and value.tensor is None):
+        return None
+    found: torch.Tensor = value.tensor.detach() if value.is_weight else values[value]
+    return found if dtype is None else as_dtype(found, dtype)
 
 
 def _runs(deps: Dependencies, batch: Batch, last: Mapping[Op, list[Value]]) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from torch import nn
 
+from graphprune.batches import Batch, read_batches
 from graphprune.calibration import Calibration, Options
 from graphprune.errors import GraphPruneError
 from graphprune.frontends.inputs import find_inputs
 from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.torch import Inputs, check, lift
+from graphprune.frontends.wrapped import Wrapped, unwrapped
 from graphprune.passes.couple import couple
 from graphprune.session import Session, timed
 
@@ -24,7 +27,8 @@ def opened(
     """Capture and analyse a model.
 
     Args:
-        model: A module, or an ONNX model or path.
+        model: A module, an exported program, an ONNX model, or a path of one of the latter two;
+            in its wrapper or out of it.
         inputs: Example inputs, or None to find some.
         keep: What to leave as it is.
         options: How the result is to be compensated, if it will be made.
@@ -33,15 +37,21 @@ def opened(
         LiftError: The model cannot be captured.
         GraphPruneError: It is of no kind that can be read.
     """
+    wrapped = model if isinstance(model, Wrapped) else unwrapped(model)
+    session = _opened(wrapped.model, inputs or wrapped.inputs, keep, options)
+    session.back = wrapped.back
+    return session
+
+
+def _opened(model: Any, inputs: Inputs | None, keep: Keep, options: Options | None) -> Session:
     if is_onnx(model):
         from graphprune.frontends.onnx.session import opened as opened_onnx
 
-        if options is not None and options.compensate is True:
-            raise GraphPruneError("compensate=True: ONNX models are not compensated yet")
-        return opened_onnx(model, inputs, keep)
+        return opened_onnx(model, inputs, keep, options)
     if not isinstance(model, nn.Module):
         raise GraphPruneError(
-            f"a torch.nn.Module or an ONNX model is needed, not a {type(model).__name__}"
+            "a torch.nn.Module, an exported program (.pt2) or an ONNX model is needed, not a "
+            f"{type(model).__name__}"
         )
     check(model)
     inputs = find_inputs(model) if inputs is None else inputs
@@ -54,8 +64,17 @@ def opened(
     return session
 
 
+def with_data(options: Options, data: Any, model: Any) -> tuple[Options, list[Batch]]:
+    """Options with calibration data; for ONNX models, whose inputs have names, not read yet."""
+    if is_onnx(model):
+        return replace(options, data=data), []
+    batches = read_batches(data, as_module(model, "data"), options.samples())
+    return options.reading(batches), batches
+
+
 def as_module(model: Any, what: str = "this") -> nn.Module:
     """The model, where something is asked for that ONNX models do not have yet."""
+    model = unwrapped(model).model
     if not isinstance(model, nn.Module):
         raise GraphPruneError(f"{what} needs a torch.nn.Module, not a {type(model).__name__}")
     return model

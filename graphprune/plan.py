@@ -1,9 +1,8 @@
-"""The public face: `shrink`, `plan`, `analyze`, and plans that travel as JSON."""
+"""Plans: made for a live model, or read from a file; they travel as JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -12,175 +11,20 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import nn
 
-from graphprune.batches import Batch, inputs_of, read_batches
 from graphprune.calibration import Options
-from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError
 from graphprune.files import write_whole
-from graphprune.frontends.inputs import as_inputs, describe, restore
+from graphprune.frontends.inputs import describe, restore
 from graphprune.frontends.torch import Inputs
-from graphprune.importance import Context, Criterion, Loss
 from graphprune.indices import Indices
-from graphprune.latency import meet
-from graphprune.opening import Keep, as_module, opened, patterns
+from graphprune.opening import opened, with_data
 from graphprune.passes.select import Selection
 from graphprune.recalibration import remember
 from graphprune.report import Report
-from graphprune.request import Limits, requested
 from graphprune.session import Session
 
 M = TypeVar("M")
 _FORMAT = 1
-
-
-def shrink(
-    model: M, ratio: float | None = None, of: str = "params", *, steps: int = 1, **options: Any
-) -> M:
-    """Return a smaller dense model of the same kind.
-
-    Args:
-        model: The model; it is not modified.
-        ratio: Fraction of the cost to remove, in [0, 1); a half where nothing else decides.
-        of: The cost, as for `plan`.
-        steps: In how many steps. With several, `schedule` (`"polynomial"`, `"linear"`,
-            `"exponential"`), `initial_ratio`, `callback(model, step)` for fine-tuning after each
-            step, and `state`, a file to go on from, may be given too.
-        **options: As for `plan`.
-
-    Returns:
-        A model of the same class, in the same train/eval mode, on the same device.
-
-    Raises:
-        BudgetError: The ratio cannot be reached, or is too small to remove anything.
-        LiftError: The model cannot be captured.
-        VerifyError: The result is not what it must be.
-
-    Example:
-        >>> from torch import nn
-        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
-        >>> shrink(net, ratio=0.5)[0]
-        Linear(in_features=8, out_features=8, bias=True)
-    """
-    if steps != 1 or options.keys() & {"schedule", "initial_ratio", "callback", "state"}:
-        from graphprune.iterative import shrink_in_steps
-
-        module = as_module(model, "several steps")
-        return shrink_in_steps(module, ratio, of, steps=steps, **options)  # type: ignore[return-value]
-    return plan(model, ratio, of, **options).apply()
-
-
-def plan(
-    model: M,
-    ratio: float | None = None,
-    of: str = "params",
-    *,
-    example_inputs: Any = None,
-    data: Any = None,
-    importance: str | Criterion = "auto",
-    loss: Loss | None = None,
-    reduction: str = "sum",
-    normalize: str = "mean",
-    allocation: str = "auto",
-    keep: Keep = (),
-    ratios: Mapping[str, float] | None = None,
-    limits: Limits | None = None,
-    budget: Mapping[str, float] | None = None,
-    round_to: int | str = "auto",
-    compensate: bool | str = "auto",
-    effort: str = "auto",
-    verify: bool = True,
-    seed: int = 0,
-) -> Plan[M]:
-    """Decide what to remove.
-
-    Args:
-        model: The model; it is not modified.
-        ratio: Fraction of the cost to remove, in [0, 1); a half where nothing else decides.
-        of: The cost: `"params"`, `"macs"`, `"channels"`, `"memory"` (peak of the activations)
-            or `"latency"` (measured on this machine).
-        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword
-            arguments for `forward`; found from the data or the model where not given.
-        data: Calibration data: batches of inputs, or of (inputs, labels); see `read_batches`. If
-            there are none, statistics come from inputs that are made from what weights remember.
-        importance: Name of a criterion (`graphprune.importance.CRITERIA`), or a function
-            `(weight, dim) -> scores`. `"obs"`: what the removal costs after compensation;
-            `"auto"`: the same, which then decides on every group's share too; without, `"l2"`.
-        loss: For criteria that follow gradients: a function (output, labels) -> scalar;
-            cross-entropy on the labels where not given.
-        reduction: How what the members of a group contribute becomes one score: `"sum"`,
-            `"mean"`, `"max"` or `"first"`.
-        normalize: What makes the scores of different groups comparable, for `"global"` and
-            `"isomorphic"`: `"mean"`, `"none"`, `"lamp"` or `"gaussian"`.
-        allocation: `"auto"`, `"uniform"` (the same fraction of every group), `"global"` (scores
-            decide), `"isomorphic"` (scores decide among groups of equal topology) or `"erk"`.
-        keep: What to leave as it is: name patterns of layers or weights, or module types.
-        ratios: Fraction of channels to remove from certain layers, by name pattern.
-        limits: What groups keep at least, or at least and at most, by name pattern: whole
-            numbers count channels, others are fractions.
-        budget: Several costs at once with the fraction to remove of each, at least.
-        round_to: Kept widths become multiples of this; `"auto"` takes the largest of 8, 4, 2, 1
-            that meets the budget.
-        compensate: Whether the weights that stay make up for what is removed; `"auto"`: unless
-            the model looks untrained.
-        effort: How long that may take: `"fast"`, `"balanced"`, `"best"`; `"auto"` is balanced where
-            that takes less than two minutes.
-        verify: Whether `apply` checks its result.
-        seed: For whatever a criterion draws and for the perturbations of the check.
-
-    Raises:
-        BudgetError: The ratio cannot be reached, or is too small to remove anything.
-        LiftError: The model cannot be captured, or no inputs for it can be found.
-    """
-    request = requested(
-        ratio, of, importance, round_to, budget,
-        allocation=allocation, ratios=ratios, limits=limits, normalize=normalize,
-    )  # fmt: skip
-    options = Options(compensate, effort, seed=seed)
-    batches: list[Batch] = []
-    if data is not None:
-        batches = read_batches(data, as_module(model, "data"), options.samples())
-        options = options.reading(batches)
-    inputs = as_inputs(example_inputs) or (
-        inputs_of(as_module(model), batches) if batches else None
-    )
-    session = opened(model, inputs, keep, options)
-    deps = session.deps
-    module = model if isinstance(model, nn.Module) else None
-    context = Context(deps, module, session.program.inputs, batches, loss, seed)
-    scores, request = session.scored(importance, request, context, reduction)
-    if "latency" in request.asked():
-        as_module(model, "of='latency'")
-        meet(session, request, scores)
-    else:
-        session.decide(request, scores)
-    keep_ = session.selection.keep
-    made: Plan[M] = Plan(
-        groups=[GroupChoice(g.name, g.size, keep_.get(g.axis)) for g in deps.groups],
-        inputs=session.program.given or session.program.inputs,
-        keep=patterns(model, keep),
-        of=session.selection.of,
-        asked=session.selection.asked,
-        verify=verify,
-        seed=seed,
-        options=options,
-    )
-    made._live = session
-    made.report = session.report(made.of)
-    return made
-
-
-def analyze(model: Any, example_inputs: Any = None, keep: Keep = ()) -> Dependencies:
-    """Find the coupled groups of a model.
-
-    Args:
-        model: The model; it is not modified.
-        example_inputs: As for `plan`.
-        keep: As for `plan`.
-
-    Returns:
-        Groups, locks with reasons, a networkx graph of the couplings, and `why(a, b)`.
-    """
-    return opened(model, as_inputs(example_inputs), keep).deps
 
 
 @dataclass
@@ -207,6 +51,7 @@ class Plan(Generic[M]):
         options: How the result is compensated; the data is not saved.
         report: What the plan removes and, after `apply`, what was proven; None for a plan that
             was loaded and not applied yet.
+        session: The captured model that it was made for or applied to; not saved.
     """
 
     groups: list[GroupChoice]
@@ -218,7 +63,7 @@ class Plan(Generic[M]):
     seed: int = 0
     options: Options = field(default_factory=Options, repr=False)
     report: Report | None = None
-    _live: Session | None = field(default=None, repr=False)
+    session: Session | None = field(default=None, repr=False)
 
     @property
     def kept(self) -> dict[str, list[Indices | None]]:
@@ -227,7 +72,7 @@ class Plan(Generic[M]):
         Raises:
             GraphPruneError: The plan was loaded and not applied to a model yet.
         """
-        return {value.name: kept for value, kept in self._session().cuts.weights.items()}
+        return {value.name: kept for value, kept in self.live().cuts.weights.items()}
 
     def apply(self, model: M | None = None, data: Any = None) -> M:
         """Make the smaller model.
@@ -246,14 +91,13 @@ class Plan(Generic[M]):
             GraphPruneError: The plan does not fit this model.
         """
         if data is not None:
-            subject = as_module(self._session().program.model if model is None else model, "data")
-            batches = read_batches(data, subject, self.options.samples())
-            self.options = self.options.reading(batches)
+            subject = self.live().program.model if model is None else model
+            self.options, _ = with_data(self.options, data, subject)
         if model is not None:
-            self._live = self._fitted(model)
+            self.session = self._fitted(model)
         elif data is not None:
-            self._live = self._session().recalibrated(self.options)
-        session = self._session()
+            self.session = self.live().recalibrated(self.options)
+        session = self.live()
         small, self.report = session.finish(self.verify, self.seed, self.of)
         if isinstance(small, nn.Module):
             remember(small, session)
@@ -268,7 +112,7 @@ class Plan(Generic[M]):
             VerifyError: The result is not what it must be.
             GraphPruneError: The format cannot hold the model, or the file cannot be written.
         """
-        self.report = self._session().write(Path(path), self.verify, self.seed, self.of)
+        self.report = self.live().write(Path(path), self.verify, self.seed, self.of)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON; the file is written whole or not at all."""
@@ -294,10 +138,11 @@ class Plan(Generic[M]):
             ],
         }
 
-    def _session(self) -> Session:
-        if self._live is None:
+    def live(self) -> Session:
+        """The session; an error where there is none."""
+        if self.session is None:
             raise GraphPruneError("a loaded plan needs a model: plan.apply(model)")
-        return self._live
+        return self.session
 
     def _fitted(self, model: M) -> Session:
         """Find the plan's groups in another instance of the model."""

@@ -144,9 +144,13 @@ def _notes(report: Report) -> list[str]:
         lines.append(f"class: {report.model}, as it was")
     elif report.kept_class is not None:
         lines.append(f"class: generated code stands in for {report.model}")
-    if report.latency is not None and report.predicted is not None:
+    if report.latency is not None:
         measured = report.latency[0] / report.latency[1]
-        lines.append(f"speed-up: {measured:.2f} x measured, {report.predicted:.2f} x predicted")
+        fewer = report.macs[0] / max(report.macs[1], 1)
+        beside = f"with {fewer:.2f} x fewer MACs"
+        if report.predicted is not None:
+            beside = f"{report.predicted:.2f} x predicted"
+        lines.append(f"speed-up: {measured:.2f} x measured, {beside}")
     if report.compensation:
         lines.append(f"compensation: {report.compensation}")
     for why, number in Counter(report.left.values()).items():

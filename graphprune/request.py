@@ -11,6 +11,9 @@ from graphprune.errors import GraphPruneError
 
 Limits = Mapping[str, "float | tuple[float, float]"]
 
+BACKENDS = ("auto", "eager", "compiled", "onnxruntime")
+"""What may run a model whose latency is measured."""
+
 THRESHOLDS = ("mu-2sigma",)
 """Criteria that decide by themselves how much goes."""
 
@@ -32,6 +35,7 @@ class Request:
         budget: Several costs with the fraction of each to remove at least, in place of `of`.
         limits: By name pattern the least, or the least and the most, that a group keeps.
         normalize: What makes the scores of different groups comparable.
+        backend: What runs the model where latency is asked for, a name in `BACKENDS`.
         costs: Costs that are measured, by name; the others follow from the analysis.
     """
 
@@ -43,12 +47,12 @@ class Request:
     budget: Mapping[str, float] = field(default_factory=dict)
     limits: Limits = field(default_factory=dict)
     normalize: str = "mean"
+    backend: str = "auto"
     costs: dict[str, Cost] = field(default_factory=dict)
 
     def nontrivial(self) -> bool:
-        """Whether ratios of the usual costs are asked for: not none, not what a criterion says."""
-        asked = self.asked()
-        return "latency" not in asked and any(asked.values())
+        """Whether something is asked for: not a ratio of none, not what a criterion says."""
+        return any(self.asked().values())
 
     def asked(self) -> Mapping[str, float]:
         """The fraction of each cost to remove; empty where the criterion decides."""
@@ -90,6 +94,10 @@ def requested(
         raise GraphPruneError(f"no cost {of!r}: choose from {', '.join(COSTS)}")
     if round_to != "auto" and (not isinstance(round_to, int) or round_to < 1):
         raise GraphPruneError(f"round_to is a positive integer or 'auto', not {round_to!r}")
+    if options.get("backend", "auto") not in BACKENDS:
+        raise GraphPruneError(
+            f"no backend {options['backend']!r}: choose from {', '.join(BACKENDS)}"
+        )
     given = {name: value for name, value in options.items() if value is not None}
     return Request(ratio, of, round_to=round_to, budget=budget or {}, **given)
 

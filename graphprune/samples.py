@@ -4,20 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils import _pytree as pytree
 
 from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError
-from graphprune.frontends.torch import TorchProgram
 from graphprune.graph import Value
 from graphprune.sweep import Chunk, Sweep, batch_axis, chunked, resized, sampled
 
 _MEMORY = 1 << 31  # bytes that the values of both graphs may take at once
 _CHUNK = 1 << 26  # bytes of one chunk's values
+
+
+class Program(Protocol):
+    """A lifted model, of either frontend."""
+
+    @property
+    def original(self) -> Any:
+        """What the model was captured of, where it is but a part of it."""
+
+    @property
+    def inputs(self) -> Any:
+        """Example inputs, positional and by name."""
+
+    def flat_inputs(self) -> list[torch.Tensor]:
+        """Example inputs, in the order of the graph's."""
 
 
 @dataclass
@@ -125,7 +140,7 @@ def _results(deps: Dependencies, chunk: Chunk, size: int) -> dict[Value, torch.T
     return out
 
 
-def read(program: TorchProgram, deps: Dependencies, data: Iterable[Any], most: int) -> Samples:
+def read(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -> Samples:
     """Samples from the caller's data.
 
     Args:
@@ -139,11 +154,12 @@ def read(program: TorchProgram, deps: Dependencies, data: Iterable[Any], most: i
         GraphPruneError: There are no samples, or they do not fit the model.
     """
     which = sampled(deps)
+    given = [data] if isinstance(data, torch.Tensor) else data
     if not any(which):
-        raise GraphPruneError("data: the model's inputs have no dimension of samples")
+        return _whole(program, deps, given, most)
     at, batch = which.index(True), captured(deps)
     items: list[list[torch.Tensor]] = []
-    for number, item in enumerate([data] if isinstance(data, torch.Tensor) else data):
+    for number, item in enumerate(given):
         items.append(_tensors(program, item, number, which))
         if sum(len(tensors[at]) for tensors in items) >= most:
             break
@@ -160,9 +176,30 @@ def read(program: TorchProgram, deps: Dependencies, data: Iterable[Any], most: i
     return split(deps, tensors, f"{number} inputs from data")
 
 
-def _tensors(
-    program: TorchProgram, item: Any, number: int, which: Sequence[bool]
-) -> list[torch.Tensor]:
+def _whole(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -> Samples:
+    """Samples for a model whose inputs have no dimension of samples: each item is one."""
+    which = sampled(deps)
+    likes = program.flat_inputs()
+    items = islice(chain.from_iterable(_pieces(item, likes) for item in data), most)
+    chunks = [tuple(_tensors(program, item, number, which)) for number, item in enumerate(items)]
+    if not chunks:
+        raise GraphPruneError("data: there is not a single sample in it")
+    return Samples(chunks, captured(deps), f"{len(chunks)} inputs from data")
+
+
+def _pieces(item: Any, likes: Sequence[torch.Tensor]) -> Iterable[Any]:
+    """An item in parts of as many samples as the model takes; as it is where that is unclear."""
+    tensors = [x for x in pytree.tree_leaves(item) if isinstance(x, torch.Tensor)]
+    if len(tensors) != len(likes) or any(not x.dim() for x in [*tensors, *likes]):
+        return [item]
+    number = len(tensors[0]) // max(len(likes[0]), 1)
+    if number < 2 or any(len(x) != number * len(y) for x, y in zip(tensors, likes, strict=True)):
+        return [item]
+    parts = [torch.split(x, len(y)) for x, y in zip(tensors, likes, strict=True)]
+    return zip(*parts, strict=True)
+
+
+def _tensors(program: Program, item: Any, number: int, which: Sequence[bool]) -> list[torch.Tensor]:
     """The graph's inputs in one item of the caller's data."""
     if isinstance(item, Mapping):
         item = [item[name] for name in program.inputs[1] if name in item]

@@ -11,17 +11,19 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from graphprune.errors import GraphPruneError, first_line
 from graphprune.files import write_whole
+from graphprune.frontends.older import mended
 from graphprune.frontends.torch import Inputs, quiet
 
 
-def save_model(model: nn.Module, inputs: Inputs, path: Path) -> None:
+def save_model(model: nn.Module | ExportedProgram, inputs: Inputs, path: Path) -> None:
     """Write a model.
 
     Args:
-        model: The module.
+        model: The module, or a program exported from it.
         inputs: Example inputs, for the formats that need a trace.
         path: `.pt` (the pickled module), `.pt2` (an exported program) or `.onnx`.
 
@@ -29,13 +31,16 @@ def save_model(model: nn.Module, inputs: Inputs, path: Path) -> None:
         GraphPruneError: The format cannot hold this model, or the file cannot be written.
     """
     args, kwargs = inputs
+    if path.suffix == ".pt" and isinstance(model, ExportedProgram):
+        raise GraphPruneError(f"{path}: an exported program is written as a .pt2 or .onnx file")
     with tempfile.TemporaryDirectory() as folder, silent():
         target = Path(folder) / f"model{path.suffix}"
         try:
             if path.suffix == ".pt":
                 torch.save(model, target)
             else:
-                program = _exported(model, args, kwargs)
+                whole = isinstance(model, ExportedProgram)
+                program = model if whole else _exported(model, args, kwargs)
                 if path.suffix == ".pt2":
                     torch.export.save(program, target)
                 else:
@@ -63,5 +68,5 @@ def _exported(model: nn.Module, args: Any, kwargs: Any) -> torch.export.Exported
 @contextmanager
 def silent() -> Iterator[None]:
     """Keep the exporters' chatter out of the output."""
-    with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+    with quiet(), mended(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         yield

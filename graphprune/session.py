@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 import numpy as np
 
 from graphprune.axes import Axis
+from graphprune.batches import Batch
 from graphprune.calibration import Calibration, Options
 from graphprune.calibration import write as write_weights
 from graphprune.cost import Counts, cost
@@ -21,6 +22,7 @@ from graphprune.frontends.config import Fit, describe, fit_config, has_config
 from graphprune.frontends.lower import Lowered, lower
 from graphprune.frontends.parts import whole
 from graphprune.frontends.survey import Survey, survey
+from graphprune.frontends.torch import Inputs
 from graphprune.importance import Context, Criterion, Scores
 from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.score import score
@@ -62,10 +64,12 @@ class Session:
         selection: Which indices stay.
         cuts: The narrowed graph.
         found: What the model's code can express.
+        back: Puts the smaller model into the wrapper that the given one came in.
         request: What was asked for; None for a choice that was loaded.
         latency: Seconds of a forward pass before and after, where they were measured.
         predicted: The speed-up that the table of operations predicted.
         calibration: Statistics, where what is removed is to be made up for.
+        batches: Calibration data, where its kind was not known before the model was read.
         fit: How well the model's config can describe the choice, where it has one.
     """
 
@@ -76,19 +80,21 @@ class Session:
     latency: tuple[float, float] | None = None
     predicted: float | None = None
     calibration: Calibration | None = None
+    batches: Sequence[Batch] = ()
     fit: Fit | None = None
 
     def __init__(self, program: Any, deps: Dependencies, seconds: dict[str, float]) -> None:
         self.program = program
         self.deps = deps
         self.seconds = seconds
+        self.back: Callable[[Any, Any], Any] = lambda model, _: model
 
     def recalibrated(self, options: Options) -> Session:
         """The same choice, with other statistics."""
-        again = Session(self.program, self.deps, {})
+        again = type(self)(self.program, self.deps, {})
         again.calibration = Calibration(self.program, self.deps, options)
         again.selection, again.cuts, again.found = self.selection, self.cuts, self.found
-        again.fit = self.fit
+        again.fit, again.back = self.fit, self.back
         return again
 
     def take(self, selection: Selection) -> None:
@@ -122,7 +128,7 @@ class Session:
                 loss = importance == "auto" and request.allocation == "auto"
                 return curves, replace(request, allocation="loss") if loss else request
             if importance == "obs":
-                why = self.calibration.note if self.calibration else "an ONNX model"
+                why = self.calibration.note if self.calibration else "off"
                 raise GraphPruneError(
                     f"importance='obs' needs statistics of the layers' inputs, and there are none "
                     f"(compensation: {why}): pass data=, and leave compensate on"
@@ -199,6 +205,19 @@ class Session:
             if path and all(name.startswith(f"{path}.") for name in names):
                 yield group.axis
 
+    def runnable(self, smaller: bool) -> Any:
+        """The model, or the smaller one as chosen, to be timed: not checked, not compensated."""
+        original = self.program.original
+        if not smaller:
+            return self.program.model if original is None else original
+        module = lower(self.program, self.found).model
+        return module if original is None else whole(module, original)
+
+    def example(self, given: Inputs | None = None) -> Inputs:
+        """The inputs to time it on: the caller's where there are any."""
+        found: Inputs = given or self.program.given or self.program.inputs
+        return found
+
     def finish(self, verify: bool, seed: int, of: str) -> tuple[Any, Report]:
         """The smaller model and what is to be told of it.
 
@@ -214,7 +233,7 @@ class Session:
         report.replaced = lowered.replaced
         report.edits = lowered.edits
         report.folded = [fold.weight.name for fold in lowered.folds]
-        return lowered.model, report
+        return self.back(lowered.model, self.program.given or self.program.inputs), report
 
     def write(self, path: Path, verify: bool, seed: int, of: str) -> Report:
         """Make the smaller model and write it to a file."""

@@ -43,6 +43,7 @@ class Sweep:
         self._weights = weights
         self._attrs = attrs
         self._dtype = dtype
+        self._run = graph.run or evaluate
         self._last = {value: op for op in graph.ops for value in op.inputs if value is not None}
         self._env: dict[Value, list[torch.Tensor]] = {}
         for number, value in enumerate(graph.inputs):
@@ -56,7 +57,7 @@ class Sweep:
     def step(self, op: Op) -> None:
         """Run one operation."""
         held = {
-            value: as_dtype(self._weights(value), self._dtype)
+            value: None if value.tensor is None else as_dtype(self._weights(value), self._dtype)
             for value in op.inputs
             if value is not None and value.is_weight
         }
@@ -67,7 +68,7 @@ class Sweep:
                 None if v is None else held[v] if v in held else self._env[v][number]
                 for v in op.inputs
             ]
-            results.append(evaluate(op, operands, changed, self._dtype))
+            results.append(self._run(op, operands, changed, self._dtype))
         for value, found in zip(op.outputs, zip(*results, strict=True), strict=True):
             self._env[value] = list(found)
 

@@ -62,7 +62,7 @@ class _Compensator:
         self._consumers = find_consumers(cuts.deps)
         self._out = Compensation()
         graph, chunks, batch = cuts.deps.source, samples.chunks, samples.size
-        double = any(v.dtype == "float64" for v in graph.parameters())
+        double = graph.run is None and any(v.dtype == "float64" for v in graph.parameters())
         dtype = torch.float64 if double else torch.float32
         self._samples = samples
         self._shifts: dict[Value, torch.Tensor] = {}
@@ -168,6 +168,10 @@ class _Compensator:
     def _shift(self, consumer: Consumer, added: torch.Tensor, outputs: torch.Tensor | None) -> None:
         """Add a constant to every output, through the bias or the batch norm behind."""
         if outputs is not None:
+            if consumer.inner == 0 and consumer.groups > 1:  # the same of each group
+                each = consumer.weight.shape[1]
+                starts = torch.arange(0, len(added), each)
+                outputs = (starts[:, None] + outputs).flatten()
             added = added[outputs.to(added.device)]
         if consumer.bias is not None:
             held, sign = consumer.bias, 1.0

@@ -3,15 +3,14 @@
 1. Every group may stop at a few counts only, the ends of steps.
 2. Again and again the move that saves the most for what it loses is made, over all groups and
    over several steps of one at once, so that plateaus are crossed (Shen et al., HALP, 2022).
-3. What a group loses is the mean of the levels of the indices that go.
+3. What a group loses is the mean of the levels of the indices that go, or what its loss curve
+   says.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
 
 from graphprune.cost import Counts
 from graphprune.importance import Scores
@@ -22,7 +21,7 @@ Move = tuple[float, int, float]
 def knapsack(
     start: Counts,
     stops: Mapping[int, Counts],
-    levels: Sequence[Scores],
+    losses: Sequence[Scores],
     saved: Callable[[Counts, int, float], float],
     slack: Callable[[Counts], float],
     complete: Callable[[Counts], Counts],
@@ -32,7 +31,7 @@ def knapsack(
     Args:
         start: The counts to begin with.
         stops: For each group that may move, the counts at which it may stop.
-        levels: For each group the levels of its indices, in the order in which they go.
+        losses: For each group what is lost once 0, 1, 2, ... of its indices are gone.
         saved: What a group's move to another count saves.
         slack: Negative while the budget is not met.
         complete: Lets the groups that follow others take their counts.
@@ -40,13 +39,11 @@ def knapsack(
     Returns:
         The first counts that meet the budget, or those where nothing saves any more.
     """
-    lowest = min(float(level[0]) for level in levels)
-    losses = [np.append(0.0, np.cumsum(level - lowest)) / len(level) for level in levels]
 
     def best(i: int) -> Move | None:
         """The move of a group that saves the most for what it loses."""
         moves: list[Move] = []
-        size, now = len(levels[i]), counts[i]
+        size, now = len(losses[i]) - 1, counts[i]
         for to in stops[i][stops[i] < now]:
             gain = saved(counts, i, to)
             loss = losses[i][int(size - to)] - losses[i][int(size - now)]

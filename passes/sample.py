@@ -29,6 +29,8 @@ _STEPS = {"best": 1000}
 _INVERTING = 60  # a longer descent makes images of a class alike
 _TYPICAL = 100  # steps that a descent usually takes
 _QUICK, _PASSES, _FEWEST = (4e11, 5e10), 4, 8  # multiply-accumulates without and with "fast"
+_SAME = ("Cast", "Identity", "aten.to", "aten._to_copy", "aten.clone")
+_LOOKUPS = ("Gather", "aten.embedding")
 _PER_MAC, _PER_ELEMENT, _PER_OP = 3e-10, 1e-8, 2e-4  # seconds, forwards and backwards, one core
 
 Synthesis: TypeAlias = Callable[
@@ -70,13 +72,30 @@ def sample(
                 kind = "class labels" if inverts else "batch-norm statistics"
                 source = f"{number} inputs synthesised from {kind} (loss {left:.2g})"
                 return split(deps, found, source)
-    number = _quick(deps, affordable(deps, wanted), effort)
-    tensors = [
-        _made(like, number, seed + i) if cut else like
-        for i, (like, cut) in enumerate(zip(likes, sampled(deps), strict=True))
-    ]
+    return _plain(deps, likes, _quick(deps, affordable(deps, wanted), effort), seed)
+
+
+def _plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed: int) -> Samples:
+    """Random tokens, or noise."""
     tokens = not any(like.is_floating_point() for like in likes)
-    out = split(deps, tensors, f"{number} {'random token' if tokens else 'noise'} inputs")
+    source = f"{number} {'random token' if tokens else 'noise'} inputs"
+    highs = [_indices(deps, value) for value in deps.source.inputs]
+    batched = sampled(deps)
+    whole = not any(batched)  # inputs without a dimension of samples: each is one
+    tensors = [
+        _made(like, number * (len(like) if whole else 1), high, seed + i)
+        if like.dim() and (whole or cut)
+        else like
+        for i, (like, high, cut) in enumerate(zip(likes, highs, batched, strict=True))
+    ]
+    if whole:
+        parts = [
+            torch.split(made, len(like)) if like.dim() else [made] * number
+            for made, like in zip(tensors, likes, strict=True)
+        ]
+        out = Samples(list(zip(*parts, strict=True)), captured(deps), source)
+    else:
+        out = split(deps, tensors, source)
     out.statistics = _met(deps, out)
     return out
 
@@ -106,6 +125,8 @@ def _met(deps: Dependencies, samples: Samples) -> dict[Value, torch.Tensor]:
 
 def _synthesis(deps: Dependencies, likes: Sequence[torch.Tensor]) -> Synthesis | None:
     """How inputs of these shapes can be made from what the weights remember, if they can."""
+    if deps.source.run is not None:  # no gradients
+        return None
     if len(likes) != 1 or not likes[0].is_floating_point() or not any(sampled(deps)):
         return None
     if norms(deps):
@@ -141,13 +162,31 @@ def _quick(deps: Dependencies, number: int, effort: str) -> int:
     return min(number, max(most, _FEWEST) // batch * batch or batch)
 
 
-def _made(like: torch.Tensor, number: int, seed: int) -> torch.Tensor:
+def _indices(deps: Dependencies, value: Value) -> int | None:
+    """How many rows the table holds that an input's numbers are looked up in, if they are."""
+    names, sizes = {value}, []
+    for op in deps.source.ops:
+        if not names.intersection(op.inputs):
+            continue
+        if op.type in _SAME:
+            names.update(op.outputs)
+        elif op.type in _LOOKUPS and op.inputs[1] in names:
+            table = op.inputs[0]
+            if table is not None and table.is_weight and op.attrs.get("axis", 0) == 0:
+                sizes.append(table.shape[0])
+    return min(sizes, default=None)
+
+
+def _made(like: torch.Tensor, number: int, high: int | None, seed: int) -> torch.Tensor:
     if like.is_floating_point():
-        made = noise(like, number, seed)
+        made = noise(like, number, seed).to(like.dtype)
         made[number // 2 :] = _smoothed(made[number // 2 :])
         return made
+    if high is None:
+        high = int(like.max()) + 1 if like.numel() else 2
+        if high <= 2:  # a mask: nothing is hidden
+            return torch.ones(number, *like.shape[1:], dtype=like.dtype, device=like.device)
     generator = torch.Generator().manual_seed(seed)
-    high = max(int(like.max()) + 1, 2) if like.numel() else 2
     return torch.randint(high, (number, *like.shape[1:]), generator=generator).to(like)
 
 

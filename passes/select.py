@@ -3,7 +3,7 @@
 1. Every removable index gets a *level* (`allocate`); all indices up to one common level go.
 2. The level is found by bisection on the exact costs.
 3. Single steps are then taken or given back wherever that brings the costs nearer to the budget,
-   until none does.
+   until none does (`descend`).
 4. Where a cost is a staircase (latency), counts are found by a knapsack instead (`knapsack`).
 """
 
@@ -24,6 +24,7 @@ from graphprune.errors import BudgetError
 from graphprune.importance import Scores
 from graphprune.indices import Indices
 from graphprune.passes.allocate import bounds, fixed, levels
+from graphprune.passes.descend import Ladder, descend, follow
 from graphprune.passes.knapsack import knapsack
 from graphprune.passes.tie import Ties
 from graphprune.request import Request
@@ -33,7 +34,6 @@ NEEDED = 10.0  # levels of loss curves from here on mean that hardly anything wo
 _AUTO_ROUNDING = (8, 4, 2, 1)
 _REACHES = (1 / 16, 1 / 4, 1 / 2, 1.0)  # how far a group may move from its level for the budget
 _MOST_STOPS = 16  # at which a group may stop on a staircase
-_MOST_PASSES = 64  # of single steps towards the budget
 
 Attempt: TypeAlias = tuple[float, Ties, int]
 
@@ -124,6 +124,7 @@ class _Problem:
         self.order = [np.argsort(found, kind="stable") for found in scores]
         ordered = [found[order] for found, order in zip(scores, self.order, strict=True)]
         self.levels = levels(deps, ordered, request.allocation, request.normalize)
+        self.ladder = Ladder(self.levels)
         self.curves = request.allocation == "loss"
         self.fixed = fixed(deps, request.ratios)
         self.least, self.most = bounds(deps, request.limits)
@@ -196,20 +197,27 @@ class _Problem:
         counts = knapsack(
             self._complete(self.most.copy()),
             stops,
-            self.levels,
+            self._losses(),
             lambda held, i, to: -self._changes(held, i, to)[0],
             self.budget.slack,
             self._complete,
         )
         return self._descend(counts, steps, list(stops), (self.least, self.most))
 
+    def _losses(self) -> list[Scores]:
+        """For each group what is lost once so many indices are gone, none first."""
+        if self.curves:
+            return [np.append(0.0, level) for level in self.levels]
+        lowest = min(float(level[0]) for level in self.levels)
+        sums = [np.cumsum(level - lowest) / len(level) for level in self.levels]
+        return [np.append(0.0, total) for total in sums]
+
     def _needed(self) -> Counts:
         """Indices whose level says that they should stay unless nothing else is left to go."""
         return np.array([float((levels >= NEEDED).sum()) for levels in self.levels])
 
     def _at(self, level: float, step: int) -> Counts:
-        gone = np.array([np.searchsorted(levels, level, side="right") for levels in self.levels])
-        counts = np.clip(self.sizes - gone, self.least, self.most)
+        counts = np.clip(self.sizes - self.ladder.up_to(level), self.least, self.most)
         steps = self._steps(step)
         rounded = np.maximum(np.round(counts / steps), 1.0) * steps
         rounded = np.clip(rounded, self.least, self.most)
@@ -226,39 +234,12 @@ class _Problem:
         """Let frozen groups and followers take the counts that their ties give them."""
         for i in self.ties.frozen:
             counts[i] = self.sizes[i]
-        for width, followers in self.ties.followers.items():
-            for i in followers:
-                counts[i] = counts[width] * self.sizes[i] // self.sizes[width]
-        return counts
+        return follow(counts, self.sizes, self.ties.followers)
 
     def _descend(
         self, counts: Counts, steps: Counts, free: Sequence[int], bounds: tuple[Counts, Counts]
     ) -> Counts:
-        """Take single steps towards the budget, large ones first, while any brings it nearer.
-
-        A pass looks at each group once, so that the time grows with the groups and not with
-        their square.
-        """
-        low, high = bounds
-        spent = self.budget.spent(counts)
-        for _ in range(_MOST_PASSES):
-            slack = self.budget.slack_of(spent)
-            sign = -1.0 if slack < 0 else 1.0
-            to = np.minimum(counts + sign * steps, self.sizes)
-            able = [i for i in free if low[i] <= to[i] <= high[i] and to[i] != counts[i]]
-            changes = {i: self._changes(counts, i, to[i]) for i in able}
-            able.sort(key=lambda i: -max(abs(change) for change in changes[i]))
-            moved = False
-            for i in able:
-                change = self._changes(counts, i, to[i]) if moved else changes[i]
-                after = [a + b for a, b in zip(spent, change, strict=True)]
-                if self.budget.better(self.budget.slack_of(after), slack):
-                    counts[i] = to[i]
-                    self._complete(counts)
-                    spent, slack, moved = after, self.budget.slack_of(after), True
-            if not moved:
-                break
-        return counts
+        return descend(counts, steps, free, bounds, self.sizes, self.budget, self.ties.followers)
 
     def _changes(self, counts: Counts, i: int, to: float) -> list[float]:
         if i not in self.ties.followers:

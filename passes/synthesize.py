@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from graphprune.dependencies import Dependencies
 from graphprune.frontends.execute import as_dtype, rewritten
 from graphprune.graph import Op, Value
+from graphprune.linear import epsilon, is_batch_norm
 from graphprune.sweep import Attrs, Chunk, resized
 
 ENOUGH = 0.02  # of the loss over all batch norms
@@ -79,13 +80,8 @@ class _Trial:
 
 def norms(deps: Dependencies) -> list[Op]:
     """Batch norms whose stored statistics were learned."""
-    found = [op for op in deps.source.ops if op.type == "aten.batch_norm" and _stored(op)]
+    found = [op for op in deps.source.ops if is_batch_norm(op)]
     return found if any(_trained(op) for op in found) else []
-
-
-def _stored(op: Op) -> bool:
-    held = op.inputs[3:5]
-    return not op.attrs.get("training") and all(v is not None and v.is_weight for v in held)
 
 
 def _trained(op: Op) -> bool:
@@ -120,7 +116,7 @@ def match_norms(
         if op in watched:
             x, mean, variance = operands[0], operands[3], operands[4]
             assert x is not None and mean is not None and variance is not None
-            loss.append(_mismatch(x, mean, variance, float(op.attrs["eps"])))
+            loss.append(_mismatch(x, mean, variance, epsilon(op)))
 
     def step(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         loss.clear()

@@ -7,7 +7,8 @@ Keeping their *counts* in proportion costs little, and lets the caller's code ex
 
 1. Where removable axes are multiplied (heads x head_dim, groups x channels), only one of them
    loses indices: the outermost, which keeps head_dim and with it the fast attention kernels and
-   the softmax scale; or, where heads are too coarse a step for the budget, the innermost.
+   the softmax scale; or, where heads are too coarse a step for the budget, the innermost; of
+   models that a config describes, rather neither.
 2. Where a weight maps a width onto a product of the same length, the two stay in proportion.
 3. So do lengths that the code was seen to take for one another (`learn`).
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from math import gcd
 from typing import TypeAlias
 
@@ -24,8 +26,10 @@ from graphprune.axes import Axis, Dim, leaves, length, segments
 from graphprune.dependencies import Dependencies
 from graphprune.indices import kept_length
 
+_OUTERMOST, _INNERMOST, _NEITHER = slice(1), slice(-1, None), slice(0)
+
 Relation: TypeAlias = "tuple[Dim, Dim]"
-"""Two dimensions that should keep the same length; the second is empty where it never changes."""
+"""Two dimensions that should keep their proportion; the second is empty if the first is to stay."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +74,17 @@ def preferences(deps: Dependencies, learned: Sequence[Relation], alike: bool) ->
     roles = [list(_roles(deps))] if alike else []
     found: list[Ties] = []
     for relations in (*(likely + each for each in roles), *roles, likely, []):
-        for outermost in (True, False):
-            ties = _Builder(deps, outermost).ties(relations, learned)
+        for varies in (_OUTERMOST, *((_NEITHER,) if relations and alike else ()), _INNERMOST):
+            ties = _Builder(deps, varies).ties(relations, learned)
             if ties not in found:
                 found.append(ties)
     return found
 
 
 class _Builder:
-    """Ties under one choice of which axis of a product varies."""
+    """Ties under one choice of which axis of a product varies: those of a slice of its axes."""
 
-    def __init__(self, deps: Dependencies, outermost: bool) -> None:
+    def __init__(self, deps: Dependencies, varies: slice) -> None:
         self._sizes = [group.size for group in deps.groups]
         self._ids = {group.axis: group.id for group in deps.groups}
         self._frozen: set[int] = set()
@@ -88,8 +92,10 @@ class _Builder:
         for value in deps.source.parameters():
             for factors in (found for dim in deps.dims[value] for found in _products(dim)):
                 free = [ids for axis in factors if (ids := list(self._groups((axis,))))]
-                stays = free[1:] if outermost else free[:-1]
-                self._frozen.update(group for ids in stays for group in ids)
+                if len(free) > 1:
+                    moving = free[varies]
+                    stays = (ids for ids in free if ids not in moving)
+                    self._frozen.update(group for ids in stays for group in ids)
 
     def ties(self, likely: Iterable[Relation], learned: Iterable[Relation]) -> Ties:
         for dim, other in likely:
@@ -115,10 +121,10 @@ class _Builder:
         return [group for group in found if group not in self._frozen]
 
     def _relate(self, first: Sequence[int], second: Sequence[int]) -> None:
-        same = [self._sizes[i] for i in first] == [self._sizes[i] for i in second]
-        if not same and (len(first) != 1 or len(second) != 1):
-            return
-        for a, b in zip(first, second, strict=True):
+        pairs: Iterable[tuple[int, int]] = zip(first, second, strict=False)
+        if [self._sizes[i] for i in first] != [self._sizes[i] for i in second]:
+            pairs = product(first, second)  # a sum of segments and a product of the same length
+        for a, b in pairs:
             self._leader[self._find(a)] = self._find(b)
 
     def _find(self, group: int) -> int:
@@ -194,14 +200,19 @@ def learn(
 
 
 def _alike(deps: Dependencies, counts: Mapping[Axis, int], found: Mismatch) -> Dim:
-    """A dimension of a weight that had the wanted length and now has the given one."""
-    wanted = set(leaves(found.dim))
-    best: tuple[bool, Dim] | None = None
+    """A dimension of a weight that had the wanted length and now has the given one.
+
+    Else one that lost the same share (a stage's width is twice that of the one before).
+    """
+    wanted, size = set(leaves(found.dim)), length(found.dim)
+    best: tuple[bool, bool, Dim] | None = None
     for value in deps.source.parameters():
         dims = deps.dims[value]
         near = any(wanted.intersection(leaves(dim)) for dim in dims)
         for dim in dims:
-            fits = length(dim) == length(found.dim) and kept_length(dim, counts) == found.given
-            if fits and leaves(dim) != leaves(found.dim) and (best is None or near > best[0]):
-                best = (near, dim)
-    return best[1] if best is not None else ()
+            kept = kept_length(dim, counts)
+            share = found.given * length(dim) == kept * size and kept < length(dim)
+            rank = (length(dim) == size, near)
+            if share and leaves(dim) != leaves(found.dim) and (best is None or rank > best[:2]):
+                best = (*rank, dim)
+    return best[2] if best is not None else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,14 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.axes import Axis
 from graphprune.latency import Latency, Timer, forward_seconds
+from graphprune.latency.aim import batch_sizes
+from graphprune.latency.backends import Eager
+from graphprune.latency.table import Table
+from graphprune.latency.timing import in_turns
+from graphprune.opening import opened
 from graphprune.passes.knapsack import knapsack
+from graphprune.saving import save_model
 from tests import blocks
 
 X = torch.randn(2, 3, 16, 16)
@@ -27,12 +33,13 @@ class Counted(Timer):
         super().__init__()
         self.calls: list[str] = []
 
-    def seconds(self, target: Any, args: Any, kwargs: Any) -> float:
-        target(*args, **kwargs)
-        self.calls.append(str(target))
-        if "conv2d" not in str(target):
+    def seconds(self, key: str, prepare: Any, device: torch.device) -> float:
+        call = prepare()
+        call()
+        self.calls.append(key)
+        if "conv2d" not in key:
             return 0.0
-        out, inner, *kernel = args[1].shape
+        out, inner, *kernel = call.args[1].shape
         whole = float(-(-out // 16) * 16 * -(-inner // 16) * 16)
         return whole * float(np.prod(kernel))
 
@@ -43,7 +50,19 @@ class Counted(Timer):
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GRAPHPRUNE_CACHE", str(tmp_path))
+    monkeypatch.setattr("graphprune.latency.aim._ROUNDS", 2)
+    monkeypatch.setattr("graphprune.latency.timing._LONG", 0.2)
+    monkeypatch.setattr("graphprune.latency.timing._MOST", 3)
     return tmp_path
+
+
+@pytest.fixture
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 48, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -85,7 +104,7 @@ def test_a_broken_cache_is_measured_anew(cache: Path) -> None:
     (path,) = cache.iterdir()
     path.write_text("{")
     timer = Timer()
-    timer.seconds(torch.ops.aten.relu.default, (torch.ones(3),), {})
+    timer.seconds("relu", lambda: partial(torch.relu, torch.ones(3)), torch.device("cpu"))
     assert timer.measured == 1
 
 
@@ -96,7 +115,7 @@ def test_the_knapsack_crosses_plateaus_and_takes_what_saves_most() -> None:
     found = knapsack(
         np.array([64.0, 64.0]),
         {i: np.arange(8.0, 64, 8) for i in range(2)},
-        [(np.arange(64) + 0.5) / 64] * 2,
+        [np.append(0.0, np.cumsum(np.arange(64) / 64))] * 2,
         lambda counts, i, to: cost(counts) - cost(np.where(np.arange(2) == i, to, counts)),
         lambda counts: 60 - cost(counts),
         lambda counts: counts,
@@ -114,16 +133,128 @@ def test_any_graph_can_be_measured(name: str, monkeypatch: pytest.MonkeyPatch) -
     cost = Latency(deps)
     full = np.array([group.size for group in deps.groups], dtype=np.float64)
     assert 0 < cost(np.ceil(full / 2)) < 10
-    assert all(isinstance(leaf, Axis) for leaf in cost._leaves)
+    assert cost(full) > 0
 
 
 def test_the_report_tells_measured_and_predicted(net: nn.Module) -> None:
-    plan = graphprune.plan(net, 0.5, "latency", example_inputs=torch.randn(2, 3, 32, 32))
+    x = torch.randn(2, 3, 32, 32)
+    plan = graphprune.plan(net, 0.5, "latency", example_inputs=x, compensate=False)
     before, after = plan.report.latency
     assert 0 < after < before
     assert plan.report.achieved == pytest.approx(1 - after / before)
     assert plan.report.predicted > 1
     assert "x measured" in str(plan.report)
     small = plan.apply()
-    assert forward_seconds([net, small], ((X,), {}), 3)[0] > 0
+    assert forward_seconds([net, small], ((X,), {}), least=3)[0] > 0
     assert plan.as_dict()["of"] == "latency"
+
+
+def test_one_sample_is_measured_where_one_is_given(net: nn.Module) -> None:
+    one = ((X[:1],), {})
+    session = opened(net, one, ())
+    assert session.deps.source.inputs[0].shape[0] == 2  # how it was captured
+    timer = Counted()
+    Latency(session.deps, timer, sizes=batch_sizes(session, one))
+    convolutions = [key for key in timer.calls if "conv2d" in key]
+    assert convolutions
+    assert all("float32[1, " in key for key in convolutions)
+
+
+def test_factors_that_a_kernel_sees_as_one_length_are_one_variable() -> None:
+    build, inputs = blocks.BLOCKS["attention"]
+    deps = graphprune.analyze(build(), inputs())
+    cost = Latency(deps, Counted())
+    linear = next(op for op in deps.source.ops if op.type == "aten.linear")
+    assert len(cost._free(linear)) <= 2
+
+
+def test_three_variables_are_taken_to_be_independent() -> None:
+    grid = (np.array([1.0, 2.0]),) * 3
+    rows = np.array([[0.5, 1.0], [0.25, 1.0], [1.0, 1.0]])
+    table = Table((0, 1, 2), grid, rows, whole=8.0)
+    assert table([2, 2, 2]) == 8
+    assert table([1, 2, 2]) == 4
+    assert table([1, 1, 1]) == 1
+    assert table([1.5, 2, 2]) == 6
+
+
+def test_the_operations_take_what_the_whole_model_takes(net: nn.Module) -> None:
+    deps = graphprune.analyze(net, X)
+    full = np.array([64.0, 96, 128])
+    cost = Latency(deps, Counted())
+    half = cost(full / 2) / cost(full)
+    cost.fit(3.0)
+    assert cost(full) == pytest.approx(3.0)
+    assert cost(full / 2) == pytest.approx(3.0 * half)
+
+
+def test_what_a_backend_fuses_fills_what_the_products_leave(net: nn.Module) -> None:
+    class Second(Counted):
+        def seconds(self, key: str, prepare: Any, device: torch.device) -> float:
+            return 1.0
+
+    backend = Eager()
+    backend.fuses = True
+    cost = Latency(graphprune.analyze(net, X), Second(), backend)
+    full = np.array([64.0, 96, 128])
+    cost.fit(4.0)  # three convolutions and the classifier
+    assert cost(full) == pytest.approx(4.0)
+    assert cost._joined.share == pytest.approx(0.0)
+    cost.fit(5.0)
+    assert cost._alone.share == pytest.approx(1.0)
+    assert 0 < cost._joined.share < 1
+
+
+def test_onnx_runtime_measures_modules(small: nn.Module) -> None:
+    x = torch.randn(1, 3, 64, 64)
+    plan = graphprune.plan(
+        small, 0.4, "latency", example_inputs=x, backend="onnxruntime", compensate=False
+    )
+    before, after = plan.report.latency
+    assert 0 < after < before
+    assert isinstance(plan.apply(), nn.Sequential)
+
+
+def test_onnx_files_are_measured_in_onnx_runtime(small: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    save_model(small.eval(), ((torch.randn(2, 3, 64, 64),), {}), path)
+    plan = graphprune.plan(path, 0.4, "latency")
+    before, after = plan.report.latency
+    assert 0 < after < before
+    assert "x measured" in str(plan.report)
+    with pytest.raises(graphprune.GraphPruneError, match="an ONNX model runs in ONNX Runtime"):
+        graphprune.plan(path, 0.4, "latency", backend="eager")
+
+
+def test_compiled_modules_are_measured() -> None:
+    net = nn.Sequential(nn.Linear(256, 1024), nn.ReLU(), nn.Linear(1024, 256))
+    x = torch.randn(256, 256)
+    expected = net(x)
+    options = {"example_inputs": x, "backend": "compiled", "compensate": False}
+    try:
+        plan = graphprune.plan(net, 0.4, "latency", **options)
+    except graphprune.GraphPruneError as error:
+        if "torch.compile fails" not in str(error):
+            raise
+        pytest.skip("no compiler")
+    assert plan.report.latency[1] < plan.report.latency[0]
+    assert torch.equal(net(x), expected)
+    assert net.training
+
+
+def test_an_unknown_backend_is_refused(net: nn.Module) -> None:
+    with pytest.raises(graphprune.GraphPruneError, match="no backend 'tensorrt': choose from auto"):
+        graphprune.plan(net, 0.4, "latency", example_inputs=X, backend="tensorrt")
+
+
+def test_ratios_of_the_same_turn_count() -> None:
+    ticks = iter([1.0, 2.0] * 3 + [10.0, 20.0] * 6)
+
+    def spend(call: Any, device: torch.device) -> float:
+        return next(ticks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("graphprune.latency.timing._once", spend)
+        patch.setattr("graphprune.latency.timing._LONG", 0.0)
+        first, second = in_turns([lambda: None] * 2, torch.device("cpu"), least=4)
+    assert second == 2 * first

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.torch_version import TorchVersion
 
 import graphprune
 from tests.blocks import BLOCKS, Attention, Encoder, Residual, images
@@ -141,6 +142,9 @@ def test_training_mode_that_cannot_be_captured_is_a_warning() -> None:
     assert "warning: training mode" in str(plan.report)
 
 
+@pytest.mark.skipif(
+    TorchVersion(torch.__version__) < "2.8", reason="torch.export refuses such a model"
+)
 def test_a_cache_kept_by_the_model_does_not_leak() -> None:
     class Caching(nn.Module):
         def __init__(self) -> None:

@@ -2,11 +2,13 @@
 
 Each model runs in a process of its own, with a time and a memory limit. The table says whether
 it runs, whether the output structure is the same, what verification found, what became of the
-class, the budget, the analysis and the times.
+class, the budget, the analysis, times and memory; with `--onnx`, whether the result exports and
+agrees in ONNX Runtime; with `--peer torch-pruning`, what the peer makes of the same model.
 
     python tools/bench_coverage.py torchvision timm --out coverage
     python tools/bench_coverage.py hf plain segmentation detection video optical_flow
-    python tools/bench_coverage.py timm:vit_tiny_patch16_224 torchvision:resnet18 hf:llama
+    python tools/bench_coverage.py families smp diffusers --of params macs
+    python tools/bench_coverage.py timm:vit_tiny_patch16_224 torchvision:resnet18 hf:llama --onnx
 """
 
 from __future__ import annotations
@@ -16,173 +18,48 @@ import json
 import multiprocessing
 import resource
 import sys
-import time
 import traceback
-import warnings
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
-from zoo import hf, plain
+from measure import Row, measure, peer
+from zoo import SETS, names_of
 
-Row = dict[str, Any]
-
-_SMALL = ("atto", "femto", "pico", "nano", "tiny", "xxs", "_xs", "small", "_s", "_b0", "050", "18")
-
-
-def torchvision_names(part: str | None = None) -> list[str]:
-    """The models of one part of torchvision (segmentation, detection, …), or its classifiers."""
-    import torchvision
-
-    models = torchvision.models
-    module = models if part is None else getattr(models, part)
-    return [f"torchvision:{name}" for name in models.list_models(module=module)]
+_COLUMNS = (
+    "model", "of", "output", "masking", "class", "achieved", "groups", "reachable", "trains",
+    "ONNX Runtime", "reloads / generates", "capture, analysis, all s", "shrink / capture",
+    "peak / model", "peer",
+)  # fmt: skip
 
 
-def timm_names() -> list[str]:
-    """One small variant of each of timm's model modules."""
-    import timm
-    from timm.models import _registry
-
-    by_module: dict[str, list[str]] = {}
-    for name in timm.list_models():
-        by_module.setdefault(_registry._model_to_module[name], []).append(name)
-    chosen = []
-    for names in by_module.values():
-        small = [name for name in names if any(mark in name for mark in _SMALL)]
-        chosen.append(f"timm:{(small or names)[0]}")
-    return sorted(chosen)
-
-
-SETS: dict[str, Callable[[], list[str]]] = {
-    "torchvision": torchvision_names,
-    "timm": timm_names,
-    "hf": hf.names,
-    "plain": plain.names,
-    **{
-        part: partial(torchvision_names, part)
-        for part in ("segmentation", "detection", "video", "optical_flow")
-    },
-}
-
-
-def build(name: str) -> tuple[Any, Any]:
-    """The model of a name like `timm:resnet18`, with random weights, in eval mode, and its inputs.
-
-    Inputs are None where graphprune is to find them.
-    """
-    library, _, rest = name.partition(":")
-    if library == "timm":
-        import timm
-
-        return timm.create_model(rest).eval(), None
-    if library == "hf":
-        return hf.build(rest), None
-    if library == "plain":
-        return plain.build(rest)
-    import torchvision
-
-    options: dict[str, Any] = {"weights": None}
-    if rest in ("googlenet", "inception_v3"):
-        options["init_weights"] = False
-    example = None
-    if f"torchvision:{rest}" in SETS["optical_flow"]():
-        import torch
-
-        example = (torch.randn(2, 3, 128, 128), torch.randn(2, 3, 128, 128))
-    if f"torchvision:{rest}" in SETS["segmentation"]() + SETS["detection"]():
-        options["weights_backbone"] = None
-    return torchvision.models.get_model(rest, **options).eval(), example
-
-
-def measure(name: str, ratio: float, of: str) -> Row:
-    """Shrink one model and describe what happened."""
-    import torch
-    from torch.utils import _pytree as pytree
-
-    import graphprune
-
-    warnings.filterwarnings("ignore")
-    model, example = build(name)
-    row: Row = {"model": name, "params": sum(p.numel() for p in model.parameters())}
-    start = time.perf_counter()
-    plan = graphprune.plan(model, ratio, of, example_inputs=example)
-    small = plan.apply()
-    row["seconds"] = time.perf_counter() - start
-    report = plan.report
-    assert report is not None and report.verification is not None and plan.inputs is not None
-    args, kwargs = plan.inputs
-    deps = graphprune.analyze(model, kwargs or args)
-    row |= {
-        "achieved": report.achieved,
-        "exact": report.verification.exact,
-        "mixing": len(report.verification.mixing),
-        "difference": report.verification.difference,
-        "lowered": report.verification.lowered,
-        "kept_class": type(small) is type(model),
-        "replaced": report.replaced,
-        "groups": len(report.groups),
-        "reachable": deps.reachable(),
-        "unknown": report.unknown,
-        "times": report.seconds,
-        "warnings": report.warnings,
-    }
-    with torch.no_grad():
-        before, after = model(*args, **kwargs), small.eval()(*args, **kwargs)
-    shapes = [
-        [tuple(x.shape) for x in pytree.tree_leaves(y) if isinstance(x, torch.Tensor)]
-        for y in (before, after)
-    ]
-    if report.warnings and "in parts" in report.warnings[0]:  # how much is found depends on values
-        shapes = [[(len(shape),) for shape in found] for found in shapes]
-    row["same_output"] = shapes[0] == shapes[1] and pytree.tree_structure(
-        before
-    ) == pytree.tree_structure(after)
-    row["trains"] = _trains(small, args, kwargs)
-    row["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return row
-
-
-def _trains(model: Any, args: Any, kwargs: Any) -> bool | str:
-    import torch
-    from torch.utils import _pytree as pytree
-
-    try:
-        model.train()
-        outputs = pytree.tree_leaves(model(*args, **kwargs))
-        floats = [y for y in outputs if isinstance(y, torch.Tensor) and y.is_floating_point()]
-        sum(y.square().mean() for y in floats).backward()  # type: ignore[union-attr]
-        torch.optim.SGD(model.parameters(), lr=1e-4).step()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    return True
-
-
-def _child(name: str, ratio: float, of: str, gigabytes: float, pipe: Any) -> None:
+def _child(work: Callable[..., Row], args: tuple[Any, ...], gigabytes: float, pipe: Any) -> None:
     limit = int(gigabytes * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     try:
-        pipe.send(measure(name, ratio, of))
+        pipe.send(work(*args))
     except BaseException as error:
         lines = str(error).splitlines() or [""]
         detail = traceback.format_exc().splitlines()[-4:]
-        pipe.send(
-            {"model": name, "error": f"{type(error).__name__}: {lines[0]}"[:400], "trace": detail}
-        )
+        told = f"{type(error).__name__}: {lines[0]}"[:400]
+        pipe.send({"model": args[0], "error": told, "trace": detail})
 
 
-def isolated(name: str, ratio: float, of: str, seconds: float, gigabytes: float) -> Row:
-    """Measure one model in a process of its own."""
+def isolated(
+    work: Callable[..., Row], args: tuple[Any, ...], seconds: float, gigabytes: float
+) -> Row:
+    """Measure one model, the first of `args`, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
-    process = context.Process(target=_child, args=(name, ratio, of, gigabytes, theirs))
+    process = context.Process(target=_child, args=(work, args, gigabytes, theirs))
     process.start()
     theirs.close()
     try:
-        row: Row = mine.recv() if mine.poll(seconds) else {"model": name, "error": "out of time"}
+        row: Row = mine.recv() if mine.poll(seconds) else {"model": args[0], "error": "out of time"}
     except EOFError:
-        row = {"model": name, "error": "the process died (out of memory?)"}
+        row = {"model": args[0], "error": "the process died (out of memory?)"}
     process.kill()
     process.join()
     return row
@@ -195,35 +72,103 @@ def verdict(row: Row) -> str:
     return "exact" if row["exact"] else f"exact but for {row['mixing']} norms"
 
 
-def lines(rows: list[Row]) -> Iterator[str]:
+def _cells(row: Row) -> Iterator[str]:
+    """One line of the table, cell by cell."""
+    yield row["model"]
+    if "error" in row:
+        yield row.get("of", "")
+        yield f"FAILED: {row['error']}"
+        yield from [""] * (len(_COLUMNS) - 4)
+        yield _peer(row)
+        return
+    kind = "kept" if not row["replaced"] else f"{len(row['replaced'])} generated"
+    yield row["of"]
+    yield "same" if row["same_output"] else "DIFFERENT"
+    yield verdict(row)
+    yield "generated" if "" in row["replaced"] else kind
+    yield f"{row['achieved']:.4f}"
+    yield str(row["groups"])
+    yield f"{row['reachable']:.3f}"
+    yield _said(row["trains"])
+    yield _said(row.get("onnx"))
+    yield " / ".join(_said(row[key]) for key in ("reloads", "generates") if key in row)
+    times = row["times"]
+    yield f"{times['capture']:.2f}, {times['couple']:.3f}, {row['seconds']:.1f}"
+    yield f"{row['lean_seconds'] / times['capture']:.2f}"
+    yield f"{row['memory_ratio']:.1f}"
+    yield _peer(row)
+
+
+def _said(found: Any) -> str:
+    if found is None:
+        return "-"
+    return "yes" if found is True else str(found).replace("|", "/")
+
+
+def _peer(row: Row) -> str:
+    found = row.get("peer")
+    if found is None:
+        return "-"
+    return found.get("error") or f"{found['achieved']:.2f} in {found['seconds']:.1f} s"
+
+
+def lines(rows: Sequence[Row]) -> Iterator[str]:
     """A markdown table and its summary."""
-    yield "| model | output | masking | class | achieved | groups | reachable | trains | s |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield f"| {' | '.join(_COLUMNS)} |"
+    yield "|" + "---|" * len(_COLUMNS)
     for row in rows:
-        if "error" in row:
-            yield f"| {row['model']} | FAILED: {row['error']} |||||||"
-            continue
-        kind = "kept" if not row["replaced"] else f"{len(row['replaced'])} generated"
-        if "" in row["replaced"]:
-            kind = "generated"
-        yield (
-            f"| {row['model']} | {'same' if row['same_output'] else 'DIFFERENT'} | {verdict(row)} "
-            f"| {kind} | {row['achieved']:.4f} | {row['groups']} | {row['reachable']:.3f} "
-            f"| {'yes' if row['trains'] is True else row['trains']} | {row['seconds']:.1f} |"
-        )
+        yield f"| {' | '.join(_cells(row))} |"
+    for cost in dict.fromkeys(row.get("of", "") for row in rows):
+        yield ""
+        yield from _summary([row for row in rows if row.get("of", "") == cost], cost)
+
+
+def _summary(rows: Sequence[Row], cost: str) -> Iterator[str]:
     good = [row for row in rows if "error" not in row]
+    yield f"Of {cost}: {len(good)} of {len(rows)} run."
     if not good:
         return
-    kept = sum(not row["replaced"] for row in good)
-    yield ""
+    for text, key in (
+        ("one training step works", "trains"),
+        ("agrees in ONNX Runtime", "onnx"),
+        ("reloads by its config", "reloads"),
+        ("generates the same with its cache", "generates"),
+    ):
+        found = [row[key] for row in good if row.get(key) is not None]
+        if found:
+            yield f"- {text}: {sum(value is True for value in found)} of {len(found)}"
+    yield f"- same output structure: {sum(row['same_output'] for row in good)}"
+    yield f"- class kept with no generated submodule: {sum(not row['replaced'] for row in good)}"
+    off = sum(abs(row["achieved"] - row["asked"]) > 0.01 for row in good)
+    yield f"- off the budget by more than 1 %: {off}"
+    yield f"- largest relative difference: {max(row['difference'] for row in good):.1e}"
+    yield f"- parameters reachable: {mean(row['reachable'] for row in good):.1%} on average"
+    for row in good:
+        if row["reachable"] < 0.9:
+            reasons = "; ".join(f"{n} x {why}" for why, n in list(row["locks"].items())[:3])
+            yield f"  - {row['model']}: {row['reachable']:.1%} ({reasons})"
+    ratios = [row["lean_seconds"] / row["times"]["capture"] for row in good]
     yield (
-        f"{len(good)} of {len(rows)} run; same output structure "
-        f"{sum(r['same_output'] for r in good)}; class kept with no generated submodule {kept}; "
-        f"one training step works {sum(r['trains'] is True for r in good)}; "
-        f"largest relative difference "
-        f"{max(r['difference'] for r in good):.1e}; parameters reachable "
-        f"{sum(r['reachable'] for r in good) / len(good):.1%} on average"
+        f"- shrink without check, in units of the capture: median {median(ratios):.2f}, "
+        f"{sum(ratio > 2 for ratio in ratios)} above 2"
     )
+    large = [row["memory_ratio"] for row in good if row["megabytes"] >= 100]
+    if large:
+        yield (
+            f"- peak memory over the model, {len(large)} models of 100 MB or more: median "
+            f"{median(large):.2f}, most {max(large):.2f}"
+        )
+    peers = [row["peer"] for row in rows if "peer" in row]
+    if peers:
+        yield f"- Torch-Pruning: {sum('error' not in found for found in peers)} of {len(peers)}"
+
+
+def _one(name: str, of: str, options: argparse.Namespace) -> Row:
+    limits = (options.seconds, options.gigabytes)
+    row = {"of": of} | isolated(measure, (name, options.ratio, of, options.onnx), *limits)
+    if options.peer:
+        row["peer"] = isolated(peer, (name, options.ratio), *limits)
+    return row
 
 
 def main() -> int:
@@ -231,23 +176,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", help="names, or sets: " + ", ".join(SETS))
     parser.add_argument("--ratio", type=float, default=0.5)
-    parser.add_argument("--of", default="params")
+    parser.add_argument("--of", nargs="+", default=["params"], help="params, macs or both")
+    parser.add_argument("--onnx", action="store_true", help="export every result to ONNX")
+    parser.add_argument("--peer", choices=["torch-pruning"], help="run the peer on the same models")
     parser.add_argument("--seconds", type=float, default=300, help="time limit for a model")
-    parser.add_argument("--gigabytes", type=float, default=16, help="memory limit for a model")
+    parser.add_argument("--gigabytes", type=float, default=8, help="memory limit for a model")
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time")
     parser.add_argument("--skip", nargs="*", default=[], help="leave out names that contain this")
     parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json")
     options = parser.parse_args()
-    names = [n for entry in options.models for n in (SETS[entry]() if entry in SETS else [entry])]
+    names = [n for n in names_of(options.models) if not any(part in n for part in options.skip)]
     rows: list[Row] = []
-    for name in names:
-        if any(part in name for part in options.skip):
-            continue
-        row = isolated(name, options.ratio, options.of, options.seconds, options.gigabytes)
-        rows.append(row)
-        print(*list(lines([row]))[2:3], file=sys.stderr, flush=True)
-        if options.out:
-            options.out.with_suffix(".json").write_text(json.dumps(rows, indent=1, default=str))
-            options.out.with_suffix(".md").write_text("\n".join(lines(rows)) + "\n")
+    with ThreadPoolExecutor(options.jobs) as pool:
+        tasks = [(name, of) for of in options.of for name in names]
+        for row in pool.map(lambda task: _one(*task, options), tasks):
+            rows.append(row)
+            print(f"| {' | '.join(_cells(row))} |", file=sys.stderr, flush=True)
+            if options.out:
+                options.out.with_suffix(".json").write_text(json.dumps(rows, indent=1, default=str))
+                options.out.with_suffix(".md").write_text("\n".join(lines(rows)) + "\n")
     print("\n".join(lines(rows)))
     return int(any("error" in row for row in rows))
 

@@ -4,6 +4,8 @@
     python tools/bench_onnx.py                        # the default models
     python tools/bench_onnx.py resnet18 timm:mixer_s16_224 --exporter trace
     python tools/bench_onnx.py resnet50 --speed       # MACs ratio and measured speed-up
+    python tools/bench_onnx.py --real FOLDER          # models of packages; see tools/real_files.py
+    python tools/bench_onnx.py --groups               # the same groups as in the module?
 
 Both are asked for half of the channels of every layer. *cosine* is that of the outputs of the
 original and of the smaller model on random images: the weights are untrained. onnxsim is used
@@ -46,7 +48,11 @@ PAIRS = 15  # runs of each of the two models, alternating
 def export(name: str, exporter: str) -> onnx.ModelProto:
     """A model as one of PyTorch's exporters writes it, at batch 1."""
     torch.manual_seed(0)
-    module, image = load_model(name), torch.randn(1, 3, 224, 224)
+    return exported(load_model(name), torch.randn(1, 3, 224, 224), exporter)
+
+
+def exported(module: torch.nn.Module, image: torch.Tensor, exporter: str) -> onnx.ModelProto:
+    """What one of PyTorch's exporters makes of a module."""
     with warnings.catch_warnings(), silent(), torch.no_grad():
         warnings.simplefilter("ignore")
         if exporter == "export":
@@ -131,12 +137,77 @@ def speed(model: onnx.ModelProto) -> tuple[float, float]:
     return macs[0] / macs[1], statistics.median(ratios)
 
 
+def real(folder: Path, only: list[str]) -> Table:
+    """Agreement of smaller models with the original on real inputs."""
+    from real_files import real_files
+
+    table = Table(title="agreement with the original, on inputs that no step has seen")
+    for column in ("model", "removed", "agreement", "plain", "no data", "with data", "speed-up"):
+        table.add_column(column)
+    for item in real_files(folder):
+        if only and item.name not in only:
+            continue
+        for ratio in (0.2, 0.5):
+            rows = [_agreeing(item, ratio, **how) for how in (
+                {"compensate": False}, {}, {"data": item.calibration})]  # fmt: skip
+            reports = [report for _, report in rows]
+            removed = f"{reports[0].achieved:.0%} of {item.of}"
+            slow, fast = reports[0].latency or (1.0, 1.0)
+            found = [f"{share:.1%}" for share, _ in rows]
+            table.add_row(item.name, removed, item.measure, *found, f"{slow / fast:.2f} x")
+            print(item.name, ratio, removed, *found, f"{slow / fast:.2f} x", flush=True)
+            print(*(report.compensation for report in reports[1:]), sep=" | ", flush=True)
+    return table
+
+
+def _agreeing(item: Any, ratio: float, **how: Any) -> tuple[float, Any]:
+    plan: Any = graphprune.plan(item.model, ratio, item.of, **how)
+    small = plan.apply()
+    original = onnx.load(item.model) if isinstance(item.model, Path) else item.model
+    first, second = session(original), session(small)
+    found = [
+        share
+        for feeds in item.tests
+        for share in item.agreement(first.run(None, feeds), second.run(None, feeds))
+    ]
+    return float(np.mean(found)), plan.report
+
+
+def _groups(models: list[str]) -> None:
+    """Print, for both exporters, how the groups of files compare with those of modules."""
+    from same_groups import MODELS as BOTH
+    from same_groups import both_ways
+
+    table = Table(title="groups of the file beside those of the module")
+    for column in ("model", "traced", "exported"):
+        table.add_column(column)
+    for name in models or BOTH.split():
+        found = []
+        for exporter in ("trace", "export"):
+            try:
+                found.append(both_ways(name, exporter, exported))
+            except Exception as error:
+                found.append(f"failed: {str(error).splitlines()[0][:60]}")
+        table.add_row(name, *found)
+        print(name, *found, sep=" | ", flush=True)
+    Console(width=150).print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=MODELS.split())
     parser.add_argument("--exporter", choices=["trace", "export", "both"], default="both")
     parser.add_argument("--speed", action="store_true", help="measure speed-up in ONNX Runtime")
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="models of packages")
+    parser.add_argument("--groups", action="store_true", help="the same groups as the module?")
+    parser.add_argument("--only", nargs="*", default=[], help="names of --real's models")
     options = parser.parse_args()
+    if options.real is not None:
+        Console(width=150).print(real(options.real, options.only))
+        return
+    if options.groups:
+        _groups(options.models if options.models != MODELS.split() else [])
+        return
     exporters = ["trace", "export"] if options.exporter == "both" else [options.exporter]
     console, table = Console(width=150), Table()
     columns = ["model", "exporter", "removed", "valid", "cosine", "s"]

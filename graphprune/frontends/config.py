@@ -2,15 +2,16 @@
 
 The smaller model is reloaded through its config, so the config's sizes are to be the new ones.
 Which entry holds which size is found by trying: an entry may take the new length of any dimension
-that had its value, and what counts is that the class, built anew from the config, has the shapes
-of the smaller model.
+that had its value, one that is None (`n_inner`, which is then four times the width) or a factor
+(`mlp_ratio`) what the shapes that are still wrong ask for. What counts is that the class, built
+anew from the config, has the shapes of the smaller model.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -29,7 +30,7 @@ Entry: TypeAlias = "tuple[tuple[str, ...], str, int | None]"
 Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
 
 _ROUNDS = 3  # over all entries
-_SECONDS = 10.0  # for the search; what is not found by then is told
+_SECONDS = 5.0  # for the search; what is not found by then is told
 _HOPELESS = 1 << 30  # wrong shapes of a config that the class refuses
 
 
@@ -48,7 +49,7 @@ class Fit:
         fits: Whether the class, built from the config, has the shapes of the narrowed model.
     """
 
-    values: Mapping[Entry, int]
+    values: Mapping[Entry, float]
     mismatches: list[Mismatch]
     fits: bool
 
@@ -76,10 +77,13 @@ def fit_config(model: nn.Module, cuts: Cuts) -> Fit:
     search = _Search(type(model), model.config, shapes)
     values = search.run(choices)
     wrong = search.wrong(values)
+    if wrong:
+        values = search.derived(values, wrong)
+        wrong = search.wrong(values)
     return Fit(values, list(_mismatches(wrong, shapes, cuts)), wrong is not None and not wrong)
 
 
-def describe(model: nn.Module, values: Mapping[Entry, int], inputs: Any) -> bool:
+def describe(model: nn.Module, values: Mapping[Entry, float], inputs: Any) -> bool:
     """Give a narrowed model's config its new sizes, if the class then computes the same.
 
     Numbers that the class derives from its config (softmax scales, rotary frequencies) are not
@@ -125,14 +129,37 @@ class _Search:
         self._shapes = shapes
         self._until = time.monotonic() + _SECONDS
 
-    def run(self, choices: Mapping[Entry, list[int]]) -> dict[Entry, int]:
+    def run(self, choices: Mapping[Entry, list[int]]) -> dict[Entry, float]:
         """The values with which most shapes are as wanted, entry by entry."""
-        starts: list[dict[Entry, int]] = [{e: found[0] for e, found in choices.items()}, {}]
-        count, best = min(((self._count(s), i) for i, s in enumerate(starts)))
-        values = starts[best]
-        for _ in range(_ROUNDS):
+        starts: list[dict[Entry, float]] = [{e: found[0] for e, found in choices.items()}, {}]
+        _, best = min((self._count(s), i) for i, s in enumerate(starts))
+        trials = [(entry, value) for entry, found in choices.items() for value in found]
+        return self._improved(starts[best], trials, _ROUNDS)
+
+    def derived(self, values: dict[Entry, float], wrong: Shapes) -> dict[Entry, float]:
+        """The same, with entries that are None or factors of other sizes."""
+        pairs = dict.fromkeys(
+            (given, wanted)
+            for name, shape in wrong.items()
+            for given, wanted in zip(shape, self._shapes[name], strict=False)
+            if given != wanted
+        )
+        trials: list[tuple[Entry, float]] = []
+        for entry, held in _held(self._config):
+            if held is None:
+                trials += [(entry, wanted) for wanted in dict.fromkeys(w for _, w in pairs)]
+            elif type(held) is float and held >= 1:
+                trials += [(entry, held * wanted / given) for given, wanted in pairs]
+        return self._improved(values, trials, 1)
+
+    def _improved(
+        self, values: dict[Entry, float], trials: Iterable[tuple[Entry, float]], rounds: int
+    ) -> dict[Entry, float]:
+        """Take single values that bring the count of wrong shapes down, while any does."""
+        count = self._count(values)
+        for _ in range(rounds):
             before = count
-            for entry, value in ((e, v) for e, found in choices.items() for v in found):
+            for entry, value in trials:
                 if count == 0 or time.monotonic() > self._until:
                     return values
                 trial = {**values, entry: value}
@@ -142,11 +169,11 @@ class _Search:
                 break
         return values
 
-    def _count(self, values: Mapping[Entry, int]) -> int:
+    def _count(self, values: Mapping[Entry, float]) -> int:
         wrong = self.wrong(values)
         return _HOPELESS if wrong is None else len(wrong)
 
-    def wrong(self, values: Mapping[Entry, int]) -> Shapes | None:
+    def wrong(self, values: Mapping[Entry, float]) -> Shapes | None:
         """Shapes that differ from the wanted ones; None where the class refuses the config."""
         changed = copy.deepcopy(self._config)
         _write(changed, values)
@@ -171,20 +198,27 @@ def _mismatches(wrong: Shapes | None, shapes: Shapes, cuts: Cuts) -> Iterator[Mi
         yield from (Mismatch(dim, have) for dim, have, wanted in dims if have != wanted)
 
 
-def _entries(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Entry, int]]:
+def _entries(config: Any) -> Iterator[tuple[Entry, int]]:
     """Integers above one in a config and in those that it holds."""
+    for entry, held in _held(config):
+        if type(held) is int and held > 1:
+            yield entry, held
+
+
+def _held(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Entry, Any]]:
+    """The entries of a config, those of configs that it holds, and elements of lists."""
     for name, held in vars(config).items():
         if name.startswith("_") or name.endswith("_id"):
             continue
-        if type(held) is int and held > 1:
-            yield (path, name, None), held
-        elif isinstance(held, list | tuple) and held and all(type(x) is int for x in held):
-            yield from (((path, name, i), x) for i, x in enumerate(held) if x > 1)
+        if isinstance(held, list | tuple):
+            yield from (((path, name, i), x) for i, x in enumerate(held))
         elif hasattr(held, "to_dict"):
-            yield from _entries(held, (*path, name))
+            yield from _held(held, (*path, name))
+        else:
+            yield (path, name, None), held
 
 
-def _write(config: Any, values: Mapping[Entry, int]) -> None:
+def _write(config: Any, values: Mapping[Entry, float]) -> None:
     for (path, name, index), value in values.items():
         holder = config
         for step in path:

@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 from graphprune.axes import Dim, length
 from graphprune.errors import first_line
 from graphprune.frontends.arguments import REWRITES
-from graphprune.frontends.tagged import Place, Tagged, assign, holders, tag
+from graphprune.frontends.tagged import Place, Tagged, Unequal, assign, holders, tag
 from graphprune.frontends.torch import TorchProgram, exporting, is_layer, preserved, quiet
 from graphprune.graph import Op, Value
 from graphprune.indices import kept_length
@@ -116,6 +116,7 @@ class _Guide(TorchFunctionMode):
         self._values: dict[int, tuple[torch.Tensor, Value]] = {}
         self._weights = _weights_by_id(program, model)
         self._stack: list[tuple[str, nn.Module]] = []
+        self._unequal: Unequal = []
         self._ops: dict[Any, list[Op]] = defaultdict(list)
         for op in program.graph.ops:
             self._ops[op.source.meta.get("torch_fn")].append(op)
@@ -277,6 +278,7 @@ class _Guide(TorchFunctionMode):
         def watched(*args: Any, **kwargs: Any) -> Any:
             self._stack.append((path, module))
             named = self._named((args, kwargs))
+            self._unequal.clear()
             try:
                 result = forward(*args, **kwargs)
             except Exception as error:
@@ -297,9 +299,18 @@ class _Guide(TorchFunctionMode):
         calls = self._known.calls.get(path, [])
         if number >= len(calls) or path == "":
             raise error
-        self.findings.offenders.setdefault(path, first_line(error))
+        if not self._checked():
+            self.findings.offenders.setdefault(path, first_line(error))
         self._counters = Counter(calls[number].counters)
         return pytree.tree_map_only(Value, self._stand_in, calls[number].result)
+
+    def _checked(self) -> bool:
+        """Whether code that failed had compared a length with an attribute: it gets that length."""
+        if not self._unequal:
+            return False
+        given, wanted = self._unequal[-1]
+        known = self.findings.edits.setdefault(given.place, wanted)
+        return known == wanted
 
     def _stand_in(self, value: Value) -> torch.Tensor:
         dtype = getattr(torch, value.dtype)
@@ -319,7 +330,7 @@ class _Guide(TorchFunctionMode):
                     continue  # a config that an outer module holds too
                 seen.add(id(holder))
                 for attr in [a for a in holder if a != "training" and not a.startswith("_")]:
-                    tag(path, prefix, holder, attr)
+                    tag(path, prefix, holder, attr, self._unequal)
         yield
 
 

@@ -9,20 +9,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from graphprune.errors import LiftError
 from graphprune.frontends.attributes import apply_edits
 from graphprune.frontends.emit import covered, emit, replace
-from graphprune.frontends.guide import Findings
+from graphprune.frontends.guide import Call, Findings
 from graphprune.frontends.rebuild import rebuild
 from graphprune.frontends.scale import Fold, fold_into
 from graphprune.frontends.survey import Survey, calls_of
 from graphprune.frontends.tagged import Place
-from graphprune.frontends.torch import TorchProgram
+from graphprune.frontends.torch import TorchProgram, preserved, quiet
 
 
 @dataclass
@@ -86,7 +89,7 @@ def _replace(
         path, why = todo.popitem()
         if covered(path, out.replaced):
             continue
-        calls = original.calls.get(path, [])
+        calls = original.calls.get(path, []) if path else [_whole(program)]
         try:
             if not calls:
                 raise LiftError(f"{path} is never called as a module")
@@ -99,3 +102,21 @@ def _replace(
         out.model = replace(out.model, path, new)
         out.replaced = {p: w for p, w in out.replaced.items() if not covered(p, {path})}
         out.replaced[path] = why
+
+
+def _whole(program: TorchProgram) -> Call:
+    """The call of the whole model, in terms of the graph's values."""
+    args, kwargs = program.inputs
+    with preserved(program.model), torch.no_grad(), quiet():
+        program.model.eval()
+        result = program.model(*args, **kwargs)
+    found = [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]
+    values = program.graph.outputs[: len(found)]
+    if [v.shape for v in values] != [tuple(x.shape) for x in found]:
+        raise LiftError("the model returns tensors that are not in the graph")
+    taken, made = iter(program.graph.inputs), iter(values)
+    return Call(
+        pytree.tree_map_only(torch.Tensor, lambda _: next(taken), program.inputs),
+        pytree.tree_map_only(torch.Tensor, lambda _: next(made), result),
+        Counter(),
+    )

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import LiftError, first_line
+from graphprune.frontends.older import mended
 
 Call: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
 
@@ -105,7 +106,8 @@ def _visit(
         trial = Parts([(path, call) for call in calls])
         view, (args, _) = in_parts(model, trial)
         try:
-            torch.export.export(view, args, strict=False)
+            with mended():
+                torch.export.export(view, args, strict=False)
             parts.calls += trial.calls
             return
         except Exception as error:

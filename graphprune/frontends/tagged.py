@@ -16,10 +16,30 @@ _OPAQUE = (nn.Module, torch.Tensor, type, types.FunctionType, types.MethodType, 
 
 
 class Tagged(int):
-    """An integer attribute that remembers its place; arithmetic yields plain integers."""
+    """An integer attribute that remembers its place; arithmetic yields plain integers.
+
+    Attributes:
+        holder: The dictionary that holds it.
+        place: Its place.
+        unequal: The numbers that it was last compared with and found to differ from, the last of
+            all attributes last: code that checks a width (`assert x.shape[1] == self.channels`)
+            tells so which width it looks for.
+    """
 
     holder: dict[str, Any]
     place: Place
+    unequal: list[tuple[Tagged, int]]
+
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        same = int.__eq__(self, other)  # type: ignore[operator]
+        if same is False and type(other) is int:
+            self.unequal.append((self, other))
+        return same is True
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
 
 def holders(module: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -36,32 +56,46 @@ def holders(module: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def is_config(held: Any) -> bool:
     """Whether an attribute is an object with attributes of its own, written in Python."""
-    if isinstance(held, _OPAQUE) or type(held).__module__.startswith(("torch.", "builtins")):
+    if isinstance(held, (*_OPAQUE, Tagged)) or type(held).__module__.startswith(
+        ("torch.", "builtins")
+    ):
         return False
     return isinstance(getattr(held, "__dict__", None), dict) and not callable(held)
 
 
-def tag(path: str, prefix: str, holder: dict[str, Any], attr: str) -> None:
-    """Tag an attribute's integers with their place."""
+Unequal: TypeAlias = "list[tuple[Tagged, int]]"
+
+
+def tag(path: str, prefix: str, holder: dict[str, Any], attr: str, unequal: Unequal) -> None:
+    """Tag an attribute's integers with their place.
+
+    Args:
+        path: The module's path.
+        prefix: What comes before the attribute's name in a `Place`.
+        holder: The dictionary that holds the attribute.
+        attr: Its name.
+        unequal: Where to note comparisons that find a difference.
+    """
     held = holder[attr]
     if type(held) in (tuple, list) and all(type(item) is int for item in held):
-        items = [_tagged(holder, (path, prefix + attr, i), item) for i, item in enumerate(held)]
+        places: list[Place] = [(path, prefix + attr, i) for i in range(len(held))]
+        items = [_tagged(holder, p, x, unequal) for p, x in zip(places, held, strict=True)]
         holder[attr] = type(held)(items)
     elif type(held) is int:
-        holder[attr] = _tagged(holder, (path, prefix + attr, None), held)
+        holder[attr] = _tagged(holder, (path, prefix + attr, None), held, unequal)
 
 
-def _tagged(holder: dict[str, Any], place: Place, held: int) -> int:
+def _tagged(holder: dict[str, Any], place: Place, held: int, unequal: Unequal) -> int:
     if held < 2:
         return held
     made = Tagged(held)
-    made.holder, made.place = holder, place
+    made.holder, made.place, made.unequal = holder, place, unequal
     return made
 
 
 def assign(given: Tagged, value: int) -> None:
     """Let later uses in the same pass see the new value."""
-    put(given.holder, given.place, _tagged(given.holder, given.place, value))
+    put(given.holder, given.place, _tagged(given.holder, given.place, value, given.unequal))
 
 
 def container(model: nn.Module, place: Place) -> dict[str, Any]:

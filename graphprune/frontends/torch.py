@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import GraphPruneError, LiftError
+from graphprune.frontends.older import mended
 from graphprune.frontends.parts import described, find_parts, in_parts, nothing_found
 from graphprune.frontends.reader import Reader, inline_wrappers
 from graphprune.frontends.tagged import holders
@@ -219,9 +220,9 @@ def check(model: nn.Module) -> None:
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise LiftError("a scripted module cannot be captured: pass the nn.Module it was made from")
-    if hasattr(model, "_guards_fn") or type(model).__name__ == "ExportedProgram":
+    if hasattr(model, "_guards_fn"):
         raise LiftError(
-            "an exported program cannot be captured again: pass the nn.Module it was made from"
+            "the module of an exported program cannot be captured again: pass the program itself"
         )
     for name, module in model.named_modules():
         where = f"{name or 'the model'} ({type(module).__name__})"
@@ -270,7 +271,7 @@ def _program(model: nn.Module, inputs: Inputs) -> TorchProgram:
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     args, kwargs = inputs
     try:
-        with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        with quiet(), mended(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             return torch.export.export(model, args, kwargs, strict=False)
     except GraphPruneError:
         raise

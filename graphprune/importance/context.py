@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from graphprune.axes import Axis, Dim, atoms, leaves
+from graphprune.axes import Axis, Dim, atoms, leaves, length, segments
 from graphprune.batches import Batch
 from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError
 from graphprune.graph import Value
 from graphprune.importance.kernels import Scores, slice_sum, slice_sums
-from graphprune.indices import holdings
 
 T = TypeVar("T")
 
@@ -107,11 +106,18 @@ def by_slice(
 def spread(dim: Dim, scores: Scores) -> Iterator[tuple[Axis, Scores]]:
     """The sums of a dimension's scores over the positions that each index of each atom owns."""
     factors = leaves(dim)
-    if len(factors) == 1 and factors[0].parts is None:
-        yield factors[0], scores
-        return
-    for axis, positions, indices in holdings(dim):
-        yield axis, np.bincount(indices, scores[positions], axis.size).astype(np.float64)
+    shaped = scores.reshape([factor.size for factor in factors])
+    for number, factor in enumerate(factors):
+        others = tuple(n for n in range(len(factors)) if n != number)
+        owned = shaped.sum(others) if others else scores
+        if factor.parts is None:
+            yield factor, owned
+            continue
+        start = 0
+        for part in segments(factor):
+            stop = start + length(part)
+            yield from spread(part, owned[start:stop])
+            start = stop
 
 
 def summing(kind: int) -> Sums:

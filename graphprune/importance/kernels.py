@@ -25,80 +25,53 @@ ABSOLUTE, SQUARED, SIGNED = 0, 1, 2
 
 _SMALL = 1 << 12  # elements; below, a call of PyTorch is as fast
 _THREADED = 1 << 19  # elements; below, starting threads costs more than it saves
+_DEEP = 32  # elements of a column in a row, from which on they are summed first
 _BLOCK = 1 << 20  # elements converted at a time
 _FAST = {"reassoc", "contract", "nsz"}
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _four_rows(w: Any, r: int, kind: int, by_row: Any, sums: Any) -> None:  # pragma: no cover
-    """Sums of four rows side by side: the column sums are loaded and stored once for all."""
-    a, b, c, d = w[r], w[r + 1], w[r + 2], w[r + 3]
-    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
-    for i in range(len(a)):
-        x0, x1, x2, x3 = np.float64(a[i]), np.float64(b[i]), np.float64(c[i]), np.float64(d[i])
-        if kind == 1:
-            x0, x1, x2, x3 = x0 * x0, x1 * x1, x2 * x2, x3 * x3
-        elif kind == 0:
-            x0, x1, x2, x3 = abs(x0), abs(x1), abs(x2), abs(x3)
-        s0 += x0
-        s1 += x1
-        s2 += x2
-        s3 += x3
-        sums[i] += (x0 + x1) + (x2 + x3)
-    by_row[r], by_row[r + 1], by_row[r + 2], by_row[r + 3] = s0, s1, s2, s3
+@lru_cache(maxsize=3)
+def _kernel(kind: int) -> Any:
+    """The compiled sums of one kind; the others are compiled when they are asked for."""
 
+    @numba.njit(cache=True, nogil=True, fastmath=_FAST)
+    def sums(w: Any, start: int, stop: int, by_row: Any, by_column: Any) -> None:  # pragma: no cover
+        """Add the row and column sums of some rows of a matrix, in one pass.
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _row(w: Any, r: int, kind: int, by_row: Any, sums: Any) -> None:  # pragma: no cover
-    a = w[r]
-    whole = 0.0
-    for i in range(len(a)):
-        x = np.float64(a[i])
-        x = x * x if kind == 1 else abs(x) if kind == 0 else x
-        whole += x
-        sums[i] += x
-    by_row[r] = whole
+        Four streams, a quarter of the rows apart, keep more of the memory busy than one, and load
+        and store the column sums less often.
+        """
+        apart = (stop - start) // 4
+        for r in range(start, start + apart):
+            a, b, c, d = w[r], w[r + apart], w[r + 2 * apart], w[r + 3 * apart]
+            s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
+            for i in range(len(a)):
+                x0, x1 = np.float64(a[i]), np.float64(b[i])
+                x2, x3 = np.float64(c[i]), np.float64(d[i])
+                if kind == SQUARED:
+                    x0, x1, x2, x3 = x0 * x0, x1 * x1, x2 * x2, x3 * x3
+                elif kind == ABSOLUTE:
+                    x0, x1, x2, x3 = abs(x0), abs(x1), abs(x2), abs(x3)
+                s0 += x0
+                s1 += x1
+                s2 += x2
+                s3 += x3
+                by_column[i] += (x0 + x1) + (x2 + x3)
+            by_row[r] = s0
+            by_row[r + apart] = s1
+            by_row[r + 2 * apart] = s2
+            by_row[r + 3 * apart] = s3
+        for r in range(start + 4 * apart, stop):
+            a = w[r]
+            s0 = 0.0
+            for i in range(len(a)):
+                x = np.float64(a[i])
+                x = x * x if kind == SQUARED else abs(x) if kind == ABSOLUTE else x
+                s0 += x
+                by_column[i] += x
+            by_row[r] = s0
 
-
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _deep_row(w: Any, r: int, kind: int, by_row: Any, sums: Any) -> None:  # pragma: no cover
-    """As `_row` for a row of columns that hold several elements each."""
-    whole = 0.0
-    for c in range(w.shape[1]):
-        part = 0.0
-        for k in range(w.shape[2]):
-            x = np.float64(w[r, c, k])
-            part += x * x if kind == 1 else abs(x) if kind == 0 else x
-        sums[c] += part
-        whole += part
-    by_row[r] = whole
-
-
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _sums(w: Any, kind: int, start: int, stop: int) -> Any:  # pragma: no cover
-    """Row and column sums of rows of a contiguous (rows, columns, inner) array in one pass.
-
-    Where columns hold few elements each, every element is summed as a column of its own first:
-    short loops inside would cost more. While the column sums fit the first cache, one stream
-    through memory is fastest; beyond, four rows at a time load and store them less often.
-    """
-    rows, columns, inner = w.shape
-    deep = inner >= 32
-    width = columns if deep else columns * inner
-    flat = w.reshape(rows, columns * inner)
-    by_row = np.zeros(rows)
-    sums = np.zeros(width)
-    r = start
-    while r + 4 <= stop and not deep and width > 2304:
-        _four_rows(flat, r, kind, by_row, sums)
-        r += 4
-    while r < stop:
-        if deep:
-            _deep_row(w, r, kind, by_row, sums)
-        else:
-            _row(flat, r, kind, by_row, sums)
-        r += 1
-    return by_row[start:stop], sums.reshape(columns, width // columns).sum(axis=1)
+    return sums
 
 
 def slice_sums(data: torch.Tensor, kind: int) -> list[Scores]:
@@ -161,16 +134,38 @@ def _blocks(data: torch.Tensor) -> Iterator[npt.NDArray[Any]]:
 
 
 def _compiled(array: npt.NDArray[Any], kind: int) -> tuple[Scores, Scores]:
-    """The sums of an array, its rows shared out to as many threads as PyTorch uses."""
-    rows = len(array)
+    """Sums over all but the first, and all but the second dimension of three.
+
+    Where columns hold few elements each, every element is a column of its own at first: short loops
+    inside would cost more. Else every column of every row is a row of its own.
+    """
+    rows, columns, inner = array.shape
+    if inner < _DEEP:
+        by_row, by_element = _matrix(array.reshape(rows, -1), kind)
+        return by_row, by_element if inner == 1 else by_element.reshape(columns, inner).sum(1)
+    each = _matrix(array.reshape(-1, inner), kind)[0].reshape(rows, columns)
+    return each.sum(1), each.sum(0)
+
+
+def _matrix(array: npt.NDArray[Any], kind: int) -> tuple[Scores, Scores]:
+    """Row and column sums, the rows shared out to as many threads as PyTorch uses."""
+    rows, columns = array.shape
+    sums = _kernel(kind)
+    by_row = np.empty(rows)
     threads = min(torch.get_num_threads(), rows) if array.size >= _THREADED else 1
     if threads == 1:
-        by_row, by_column = _sums(array, kind, 0, rows)
+        by_column = np.zeros(columns)
+        sums(array, 0, rows, by_row, by_column)
         return by_row, by_column
+    parts = np.zeros((threads, columns))
     bounds = [rows * i // threads for i in range(threads + 1)]
-    work = [_pool(threads).submit(_sums, array, kind, a, b) for a, b in pairwise(bounds)]
-    found = [task.result() for task in work]
-    return np.concatenate([rows for rows, _ in found]), np.sum([c for _, c in found], axis=0)
+    work = [
+        _pool(threads).submit(sums, array, start, stop, by_row, part)
+        for part, (start, stop) in zip(parts, pairwise(bounds), strict=True)
+    ]
+    for task in work:
+        task.result()
+    return by_row, parts.sum(0)
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,8 @@
 """Latency as a cost: measured kernels, tabled at the lengths that matter."""
 
+from graphprune.latency.aim import meet
+from graphprune.latency.backends import Backend, backend, forward_seconds
 from graphprune.latency.cost import Latency
-from graphprune.latency.meet import meet
-from graphprune.latency.timing import Timer, forward_seconds
+from graphprune.latency.timing import Timer
 
-__all__ = ["Latency", "Timer", "forward_seconds", "meet"]
+__all__ = ["Backend", "Latency", "Timer", "backend", "forward_seconds", "meet"]

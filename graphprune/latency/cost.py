@@ -1,58 +1,60 @@
 """The time of a forward pass as a function of how many indices each group keeps.
 
-Every operation is measured at a few lengths of each axis it depends on and interpolated between
-them; operations of the same shapes are measured once. The lengths are multiples of what the
-machine computes at a time, found by a probe: between two such lengths nothing is gained.
+Every operation is measured at a few lengths of each dimension it depends on and interpolated
+between them; operations of the same shapes are measured once. The lengths are multiples of what
+the machine computes at a time, found by a probe: between two such lengths nothing is gained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from math import prod
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from graphprune.axes import Axis, Dim, atoms, leaves, length
 from graphprune.cost import Counts, Polynomial, monomials
 from graphprune.dependencies import Dependencies
-from graphprune.frontends.execute import rewritten
 from graphprune.graph import Op, Value
 from graphprune.importance.context import tracked
 from graphprune.indices import kept_length
-from graphprune.latency.timing import Timer
+from graphprune.latency.backends import Backend, Eager
+from graphprune.latency.table import Array, Table
+from graphprune.latency.timing import Timer, steady
 from graphprune.memory import VIEWS
 from graphprune.passes.narrow import attributes
 
 _FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
 _STEPS = (16, 8, 4)
 _PROBED = 4  # kinds of operations that are probed for the steps of the staircase
-_MOST_AXES = 2  # that a table has; more are scaled together
 
-Array = npt.NDArray[np.float64]
+Sizes = Mapping[Axis, int]
 
 
 @dataclass
-class _Table:
-    """Seconds at lengths of one or two axes, interpolated between them."""
+class _Part:
+    """Operations that are scaled alike.
 
-    axes: tuple[int, ...]
-    grid: tuple[Array, ...]
-    seconds: Array
+    Attributes:
+        tables: By the variables that they depend on; of three and more, by the operation.
+        constant: Seconds of operations that no choice changes.
+        share: What the measured seconds count.
+    """
 
-    def __call__(self, lengths: Sequence[float]) -> float:
-        values = self.seconds
-        for points, wanted in zip(self.grid, lengths, strict=True):
-            if len(points) == 1:
-                values = values[0]
-                continue
-            at = int(np.clip(np.searchsorted(points, wanted) - 1, 0, len(points) - 2))
-            share = (wanted - points[at]) / (points[at + 1] - points[at])
-            values = values[at] + min(max(share, 0.0), 1.0) * (values[at + 1] - values[at])
-        return float(values)
+    tables: dict[object, Table]
+    constant: float = 0.0
+    share: float = 1.0
+
+    def seconds(self, lengths: Counts) -> float:
+        """Measured seconds, not yet scaled."""
+        found = (
+            table([float(lengths[v]) for v in table.variables]) for table in self.tables.values()
+        )
+        return self.constant + sum(found)
 
 
 class Latency:
@@ -61,51 +63,81 @@ class Latency:
     Args:
         deps: The analysis.
         timer: Measures, or remembers.
+        backend: What runs the operations.
+        sizes: Indices of axes that were captured longer than they are to be measured: a batch.
 
     Attributes:
         step: What lengths should be multiples of on this machine.
-        constant: Seconds that no choice changes.
     """
 
-    def __init__(self, deps: Dependencies, timer: Timer | None = None) -> None:
+    def __init__(
+        self,
+        deps: Dependencies,
+        timer: Timer | None = None,
+        backend: Backend | None = None,
+        sizes: Sizes | None = None,
+    ) -> None:
         self._deps = deps
         self._timer = timer or Timer()
+        self._backend = backend or Eager()
+        self._sizes = sizes or {}
         self._ids = {group.axis: group.id for group in deps.groups}
-        self._leaves: dict[Axis, int] = {}
+        self._variables: dict[Dim, int] = {}
         self._lengths: list[Polynomial] = []
-        self._tables: dict[tuple[int, ...], _Table] = {}
-        self.constant = 0.0
-        ops = [op for op in deps.source.ops if _name(op) not in VIEWS]
-        self.step = max(map(self._probe, self._heaviest(ops)), default=1)
-        for op in tracked(ops, "measuring this machine", len(ops)):
-            self._add(op)
+        self._alone, self._joined = _Part({}), _Part({})
+        ops = [op for op in deps.source.ops if _name(op) not in VIEWS and op.source is not None]
+        with steady():
+            self.step = max(map(self._probe, self._heaviest(ops)), default=1)
+            for op in tracked(ops, "measuring this machine", len(ops)):
+                joined = self._backend.fuses and not deps.effects[op].macs
+                self._add(op, self._joined if joined else self._alone)
         self._timer.save()
-        self._touching: list[list[_Table]] = [[] for _ in deps.groups]
-        for table in self._tables.values():
-            for group in sorted({g for leaf in table.axes for g in self._groups[leaf]}):
-                self._touching[group].append(table)
 
-    @property
-    def _groups(self) -> list[list[int]]:
-        """For each leaf the groups that its length depends on."""
-        return [
-            sorted({self._ids[a] for a in atoms((leaf,)) if a in self._ids})
-            for leaf in self._leaves
+    @cached_property
+    def _touching(self) -> list[list[tuple[_Part, Table]]]:
+        """For each group the tables that its count matters to."""
+        out: list[list[tuple[_Part, Table]]] = [[] for _ in self._deps.groups]
+        held = [
+            {self._ids[axis] for axis in atoms(dim) if axis in self._ids} for dim in self._variables
         ]
+        for part in (self._alone, self._joined):
+            for table in part.tables.values():
+                for group in sorted(set().union(*(held[v] for v in table.variables))):
+                    out[group].append((part, table))
+        return out
 
     def __call__(self, counts: Counts) -> float:
         """Seconds when group i keeps `counts[i]` indices."""
-        return self.constant + sum(self._at(table, counts) for table in self._tables.values())
+        lengths = np.array([length(counts) for length in self._lengths])
+        parts = (self._alone, self._joined)
+        return sum(part.share * part.seconds(lengths) for part in parts)
 
     def change(self, counts: Counts, group: int, to: float) -> float:
         """By how much the time changes when one group keeps `to` indices instead."""
         changed = counts.copy()
         changed[group] = to
-        tables = self._touching[group]
-        return sum(self._at(t, changed) - self._at(t, counts) for t in tables)
+        total = 0.0
+        for part, table in self._touching[group]:
+            lengths = [self._lengths[v] for v in table.variables]
+            before = table([length(counts) for length in lengths])
+            total += part.share * (table([length(changed) for length in lengths]) - before)
+        return total
 
-    def _at(self, table: _Table, counts: Counts) -> float:
-        return table([self._lengths[leaf](counts) for leaf in table.axes])
+    def fit(self, seconds: float) -> None:
+        """Scale the operations so that together they take what the whole model takes.
+
+        What the backend joins counts as far as the whole leaves room for it.
+
+        Args:
+            seconds: Of the whole model at full size.
+        """
+        full = np.array([group.size for group in self._deps.groups], dtype=np.float64)
+        lengths = np.array([length(full) for length in self._lengths])
+        alone, joined = self._alone.seconds(lengths), self._joined.seconds(lengths)
+        counted = min(max(seconds - alone, 0.0), joined)
+        whole = seconds / max(alone + counted, 1e-12)
+        self._alone.share = whole
+        self._joined.share = whole * counted / joined if joined else 1.0
 
     def _work(self, op: Op) -> float:
         """Multiply-accumulates, of operations that can become smaller."""
@@ -124,92 +156,135 @@ class Latency:
                 found[kind] = op
         return sorted(found.values(), key=self._work)[-_PROBED:]
 
-    def _free(self, op: Op) -> list[Axis]:
-        """The leaf factors of an operation's dimensions that can become shorter."""
-        values = [v for v in (*op.inputs, *op.outputs) if v is not None]
-        found = (leaf for v in values for dim in self._deps.dims[v] for leaf in leaves(dim))
-        unique = dict.fromkeys(found)
-        return [leaf for leaf in unique if any(axis in self._ids for axis in atoms((leaf,)))]
+    def _free(self, op: Op) -> list[Dim]:
+        """What of an operation's dimensions can become shorter.
 
-    def _counts(self, op: Op, fractions: Mapping[Axis, float]) -> dict[Axis, int]:
-        """How many indices each axis keeps where leaf factors shrink to fractions."""
+        Factors that only occur together, such as heads and head_dim of a projection, are one
+        variable: its length is what the kernel sees.
+        """
+        places: dict[Axis, list[tuple[int, int]]] = {}
+        values = [v for v in (*op.inputs, *op.outputs) if v is not None]
+        for number, value in enumerate(values):
+            for place, dim in enumerate(self._deps.dims[value]):
+                for leaf in dict.fromkeys(leaves(dim)):
+                    if any(axis in self._ids for axis in atoms((leaf,))):
+                        places.setdefault(leaf, []).append((number, place))
+        together: dict[tuple[tuple[int, int], ...], list[Axis]] = {}
+        for leaf, found in places.items():
+            together.setdefault(tuple(found), []).append(leaf)
+        return [tuple(sorted(held, key=lambda axis: axis.id)) for held in together.values()]
+
+    def _counts(self, wanted: Iterable[tuple[Dim, float]]) -> dict[Axis, int]:
+        """How many indices each axis keeps where variables shrink to fractions."""
         out: dict[Axis, int] = {}
-        for leaf, fraction in fractions.items():
-            for axis in atoms((leaf,)):
+        for dim, fraction in wanted:
+            largest = max(dim, key=lambda leaf: leaf.size)
+            for axis in atoms((largest,)):
                 if axis in self._ids:
                     out[axis] = max(round(axis.size * fraction), 1)
         return out
 
     def _probe(self, op: Op) -> int:
         """The largest step such that lengths short of a multiple take the multiple's time."""
-        axis = max(self._free(op), key=lambda leaf: leaf.size)
+        dim = max(self._free(op), key=length)
+        size = max(leaf.size for leaf in dim)
         for step in _STEPS:
-            top = axis.size // step * step
+            top = size // step * step
             if top < 4 * step:
                 continue
-            whole = self._seconds(op, {axis: top / axis.size})
-            short = self._seconds(op, {axis: (top - step // 4 - 1) / axis.size})
+            whole = self._seconds(op, self._counts([(dim, top / size)]))
+            short = self._seconds(op, self._counts([(dim, (top - step // 4 - 1) / size)]))
             if whole is not None and short is not None and short > whole * 0.99:
                 return step
         return 1
 
-    def _add(self, op: Op) -> None:
+    def _add(self, op: Op, part: _Part) -> None:
         free = self._free(op)
         whole = self._seconds(op, {})
-        if not free or len(free) > _MOST_AXES or whole is None:
-            self.constant += whole or 0.0
+        if not free or whole is None:
+            part.constant += whole or 0.0
             return
-        grids = [self._points(leaf.size) for leaf in free]
-        shape = tuple(len(points) for points in grids)
-        seconds = np.full(shape, whole)
-        for place in product(*(range(n) for n in shape)):
-            fractions = {
-                leaf: points[i] / leaf.size
-                for leaf, points, i in zip(free, grids, place, strict=True)
-            }
-            found = self._seconds(op, fractions)
-            seconds[place] = whole if found is None else found
-        key = tuple(self._leaf(leaf) for leaf in free)
-        if key in self._tables:
-            self._tables[key].seconds = self._tables[key].seconds + seconds
+        points = [self._points(dim) for dim in free]
+        variables = tuple(self._variable(dim) for dim in free)
+        grid = tuple(np.array(sorted(found), dtype=np.float64) for found in points)
+        key: object = variables
+        if len(free) <= 2:
+            seconds = self._measured(op, free, points, whole)
         else:
-            self._tables[key] = _Table(key, tuple(grids), seconds)
+            key = op  # products do not add up
+            rows = [self._measured(op, [d], [p], whole) for d, p in zip(free, points, strict=True)]
+            seconds = np.ones((len(rows), max(map(len, rows))))
+            for number, row in enumerate(rows):
+                seconds[number, : len(row)] = row / whole
+        if key in part.tables:
+            part.tables[key].seconds = part.tables[key].seconds + seconds
+        else:
+            part.tables[key] = Table(variables, grid, seconds, whole)
 
-    def _points(self, size: int) -> Array:
+    def _measured(
+        self, op: Op, free: Sequence[Dim], points: Sequence[Mapping[int, float]], whole: float
+    ) -> Array:
+        """Seconds at every point of a grid; the whole time where an operation does not run."""
+        seconds = np.full([len(found) for found in points], whole)
+        for place in product(*(range(n) for n in seconds.shape)):
+            fractions = [sorted(f.items())[i][1] for f, i in zip(points, place, strict=True)]
+            if all(fraction == 1 for fraction in fractions):
+                continue
+            counts = self._counts(zip(free, fractions, strict=True))
+            found = self._seconds(op, counts)
+            seconds[place] = whole if found is None else found
+        return seconds
+
+    def _points(self, dim: Dim) -> dict[int, float]:
+        """Lengths of a variable that are measured, with the fraction of its largest factor."""
+        size = max(leaf.size for leaf in dim)
         step = self.step if size >= 4 * self.step else 1
-        points = {max(round(size * f / step) * step, step) for f in _FRACTIONS if f < 1} | {size}
-        return np.array(sorted(p for p in points if p <= size), dtype=np.float64)
+        out = {}
+        for fraction in _FRACTIONS:
+            kept = size if fraction == 1 else max(round(size * fraction / step) * step, step)
+            found = kept / size
+            if kept <= size:
+                out[kept_length(dim, self._counts([(dim, found)]))] = found
+        return out
 
-    def _leaf(self, leaf: Axis) -> int:
-        if leaf not in self._leaves:
-            self._leaves[leaf] = len(self._leaves)
-            dims: list[list[Dim]] = [[(leaf,)]]
+    def _variable(self, dim: Dim) -> int:
+        if dim not in self._variables:
+            self._variables[dim] = len(self._variables)
+            dims: list[list[Dim]] = [[dim]]
             self._lengths.append(Polynomial(monomials(dims, self._ids), len(self._ids)))
-        return self._leaves[leaf]
+        return self._variables[dim]
 
-    def _seconds(self, op: Op, fractions: Mapping[Axis, float]) -> float | None:
+    def _seconds(self, op: Op, counts: Sizes) -> float | None:
         """Time of one operation, or None where it does not run at these lengths."""
-        counts = self._counts(op, fractions)
+        counts = {**self._sizes, **counts}
         made: dict[Value, torch.Tensor] = {}
-        operands = [None if v is None else self._operand(v, counts, made) for v in op.inputs]
         try:
-            call = rewritten(op, attributes(self._deps, op, counts), operands)
-            return self._timer.seconds(*call)
+            operands = [None if v is None else self._operand(v, counts, made) for v in op.inputs]
+            changed = attributes(self._deps, op, counts)
+            key, prepare = self._backend.operation(op, changed, operands)
+            return self._timer.seconds(key, prepare, self._device)
         except (RuntimeError, IndexError, ValueError, TypeError):
             return None
 
+    @cached_property
+    def _device(self) -> torch.device:
+        weights = (value.tensor for value in self._deps.source.parameters())
+        found: torch.device = next(
+            (w.device for w in weights if w is not None), torch.device("cpu")
+        )
+        return found
+
     def _operand(
-        self, value: Value, counts: Mapping[Axis, int], made: dict[Value, torch.Tensor]
+        self, value: Value, counts: Sizes, made: dict[Value, torch.Tensor]
     ) -> torch.Tensor:
         """A tensor of a value's type and narrowed shape; numbers stand in for what is computed."""
         if value not in made:
             shape = [kept_length(dim, counts) for dim in self._deps.dims[value]]
             dtype: torch.dtype = getattr(torch, value.dtype)
-            device = next((v.tensor.device for v in self._deps.source.parameters()), "cpu")
             if dtype.is_floating_point:
-                made[value] = torch.full(shape, 0.5, dtype=dtype, device=device)
+                made[value] = torch.full(shape, 0.5, dtype=dtype, device=self._device)
             else:
-                made[value] = torch.zeros(shape, dtype=dtype, device=device)
+                made[value] = torch.zeros(shape, dtype=dtype, device=self._device)
         return made[value]
 
 

@@ -1,29 +1,56 @@
-"""Timing operations and modules on this machine; what was measured is kept on disk."""
+"""Timing calls on this machine; what was measured is kept on disk."""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
 
 from graphprune.errors import GraphPruneError
 from graphprune.files import write_whole
-from graphprune.frontends.torch import Inputs, preserved, quiet
 
-_FEWEST, _MOST, _ENOUGH = 3, 12, 0.01  # runs of one operation, and seconds that are enough
-_WARM, _ROUNDS = 2, 11  # forward passes that do not count, and those that do
-_LONG = 1.5  # seconds for the forward passes of short models
+Call = Callable[[], Any]
+"""Something that is ready to run."""
+
+_FEWEST, _MOST, _ENOUGH = 3, 7, 0.01  # runs of one operation, and seconds that are enough
+_WARM, _ROUNDS = 2, 15  # forward passes that do not count, and those that do at least
+_LONG = 2.0  # seconds for the forward passes of short models
+
+_SCRATCH = 1 << 22  # floats written between runs of one operation, as its neighbours would
+_MMAP, _TRIM = -3, -1  # parameters of glibc's mallopt
+_FREE = 1 << 30  # bytes that the allocator may hold
+_LARGEST, _TRIMMED = 32 << 20, 64 << 20  # where glibc's own adaptive thresholds end
+
+
+@contextmanager
+def steady() -> Iterator[None]:
+    """Keep glibc from handing memory back and fetching it anew while times are taken.
+
+    Whether it does depends on what the process did before. It costs a fifth of the time of a
+    MobileNet, in steps, and would be mistaken for a gain of whatever is measured next.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP, _LARGEST)
+        libc.mallopt(_TRIM, _FREE)
+    except (OSError, AttributeError, TypeError):  # another allocator
+        yield
+        return
+    try:
+        yield
+    finally:
+        libc.mallopt(_TRIM, _TRIMMED)
+        libc.malloc_trim(0)
 
 
 def machine() -> str:
@@ -61,11 +88,16 @@ class Timer:
         except (OSError, ValueError):  # no cache yet, or a broken one: measure anew
             self._known = {}
 
-    def seconds(self, target: Callable[..., Any], args: Any, kwargs: Any) -> float:
-        """Least wall time of a call over a few runs."""
-        key = _key(target, args, kwargs)
+    def seconds(self, key: str, prepare: Callable[[], Call], device: torch.device) -> float:
+        """Least wall time of a call over a few runs.
+
+        Args:
+            key: What the call does, on which shapes, with which library.
+            prepare: Makes the call, where it has to be measured.
+            device: Where it runs.
+        """
         if key not in self._known:
-            self._known[key] = _least(lambda: target(*args, **kwargs), _device(args))
+            self._known[key] = _least(prepare(), device)
             self.measured += 1
         return self._known[key]
 
@@ -78,33 +110,19 @@ class Timer:
             pass
 
 
-def _key(target: Any, args: Any, kwargs: Any) -> str:
-    def show(x: Any) -> str:
-        if isinstance(x, torch.Tensor):
-            return f"{str(x.dtype)[6:]}{list(x.shape)}@{x.device.type}"
-        if isinstance(x, list | tuple):
-            return "[" + ",".join(map(show, x)) + "]"
-        return repr(x)
-
-    return f"{target}({show(list(args))},{show(sorted(kwargs.items()))})"
-
-
-def _device(args: Any) -> torch.device:
-    leaves = torch.utils._pytree.tree_leaves(args)
-    return next((x.device for x in leaves if isinstance(x, torch.Tensor)), torch.device("cpu"))
-
-
-def _least(call: Callable[[], Any], device: torch.device) -> float:
+def _least(call: Call, device: torch.device) -> float:
+    used = torch.zeros(_SCRATCH if device.type == "cpu" else 0)
     with torch.no_grad():
         call()  # the first call chooses kernels and lays out weights
         best, total, runs = float("inf"), 0.0, 0
         while runs < _FEWEST or (runs < _MOST and total < _ENOUGH):
+            used.add_(1)  # what fills the caches in a model is not this operation's own
             spent = _once(call, device)
             best, total, runs = min(best, spent), total + spent, runs + 1
     return best
 
 
-def _once(call: Callable[[], Any], device: torch.device) -> float:
+def _once(call: Call, device: torch.device) -> float:
     """Seconds of one call; of one thread, those that other processes did not take."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -117,26 +135,25 @@ def _once(call: Callable[[], Any], device: torch.device) -> float:
     return clock() - start
 
 
-def forward_seconds(
-    models: Sequence[nn.Module], inputs: Inputs, least: int = _ROUNDS
-) -> list[float]:
-    """Median wall time of a forward pass of each model, taken in turns on the same inputs.
+def in_turns(calls: Sequence[Call], device: torch.device, least: int = _ROUNDS) -> list[float]:
+    """Seconds of several calls, taken in turns.
+
+    The first one's are a median; the others' are that times the median of their ratios to the
+    first in the same turn, so that a machine which is slower for a while does not count.
 
     Args:
-        models: Modules; they run in eval mode and stay as they are.
-        inputs: Positional and keyword arguments for each.
-        least: How often each one runs at least; short passes run more often.
+        calls: What to run.
+        device: Where it runs.
+        least: How often each one runs at least; short calls run more often.
     """
-    device = _device(inputs)
-    times: list[list[float]] = [[] for _ in models]
-    with ExitStack() as stack, torch.no_grad(), quiet():
-        for model in models:
-            stack.enter_context(preserved(model, fused=True))
-            model.eval()
-        start = time.perf_counter()
+    times: list[list[float]] = [[] for _ in calls]
+    start = time.perf_counter()
+    with torch.no_grad(), steady():
         while len(times[0]) < least + _WARM or (
             len(times[0]) < 4 * least and time.perf_counter() - start < _LONG
         ):
-            for spent, model in zip(times, models, strict=True):
-                spent.append(_once(partial(model, *inputs[0], **inputs[1]), device))
-    return [median(spent[_WARM:]) for spent in times]
+            for spent, call in zip(times, calls, strict=True):
+                spent.append(_once(call, device))
+    first, *others = (spent[_WARM:] for spent in times)
+    ratios = (median(b / a for a, b in zip(first, other, strict=True)) for other in others)
+    return [median(first), *(median(first) * ratio for ratio in ratios)]

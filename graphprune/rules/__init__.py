@@ -3,6 +3,7 @@
 from graphprune.rules import (
     attention,
     concat,
+    contrib,
     conv,
     create,
     elementwise,
@@ -22,6 +23,7 @@ __all__ = [
     "attention",
     "axis_rule",
     "concat",
+    "contrib",
     "conv",
     "create",
     "elementwise",

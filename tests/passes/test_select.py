@@ -29,8 +29,8 @@ def net() -> nn.Module:
 
 
 def removed(plan: Any, of: str) -> float:
-    polynomial = cost(plan._live.deps, of)
-    return 1 - polynomial(plan._live.kept_counts()) / polynomial(plan._live.full_counts())
+    polynomial = cost(plan.session.deps, of)
+    return 1 - polynomial(plan.session.kept_counts()) / polynomial(plan.session.full_counts())
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ try:
 except ImportError:  # an extra
     onnxruntime = None
 
+_LARGE = 1 << 24  # bytes of operands for which a session is not kept
 _ONNX_TYPES = {torch_type: onnx_type for onnx_type, torch_type in FLOATS.items()}
 
 
@@ -66,7 +67,8 @@ def node_of(op: Op, changed: Mapping[str, Any], dtype: torch.dtype) -> NodeProto
 def _takes(source: Node, name: str) -> bool:
     proto = source.proto
     known = schema(proto.op_type, proto.domain, source.source.opsets.get(proto.domain, 0))
-    return known is not None and name in known.attributes
+    # Of ONNX Runtime's own operators there are no schemas: rules name attributes they have.
+    return name in known.attributes if known is not None else bool(proto.domain)
 
 
 def evaluate(
@@ -89,6 +91,18 @@ def evaluate(
     dtype = dtype or torch.float32
     if op.source is None:  # a value that follows from the sizes of inputs
         return [op.outputs[0].tensor]
+    node, feeds = prepared(op, operands, changed, dtype)
+    found = run_node(node, op.source.source.opsets, feeds, dtype)
+    return [tensor for tensor in map(as_torch, found) if tensor is not None]
+
+
+def prepared(
+    op: Op,
+    operands: Sequence[torch.Tensor | None],
+    changed: Mapping[str, Any],
+    dtype: torch.dtype,
+) -> tuple[NodeProto, dict[str, Array]]:
+    """An operation's node and what to feed it; see `evaluate`."""
     node = node_of(op, changed, dtype)
     feeds: dict[str, Array] = {}
     names: list[str] = []
@@ -115,8 +129,7 @@ def evaluate(
         _drop(node, "num_outputs")
     del node.input[:]
     node.input.extend(names)
-    found = run_node(node, source.source.opsets, feeds, dtype)
-    return [tensor for tensor in map(as_torch, found) if tensor is not None]
+    return node, feeds
 
 
 def _drop(node: NodeProto, name: str) -> None:
@@ -137,7 +150,9 @@ def run_node(
     try:
         if onnxruntime is not None and dtype == torch.float32:
             versions = tuple(opsets.items())
-            session = _session(node.SerializeToString(deterministic=True), versions, types)
+            large = sum(array.nbytes for array in feeds.values()) > _LARGE
+            made = _session.__wrapped__ if large else _session  # a session keeps its memory
+            session = made(node.SerializeToString(deterministic=True), versions, types)
             found = session.run(None, dict(feeds))
         else:
             inputs = [helper.make_value_info(name, TypeProto()) for name in feeds]
@@ -165,13 +180,20 @@ def _session(node: bytes, opsets: tuple[tuple[str, int], ...], types: tuple[Any,
     return session(model.SerializeToString())
 
 
-def session(model: bytes) -> Any:
-    """An ONNX Runtime session on the CPU, without its chatter; the graph is run as it stands."""
+def session(model: bytes, optimized: bool = False) -> Any:
+    """An ONNX Runtime session on the CPU, without its chatter.
+
+    Args:
+        model: The protobuf.
+        optimized: Whether operations are fused and memory kept, as in deployment; else the graph
+            runs as it stands.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.enable_cpu_mem_arena = False  # a session runs a node or two: nothing is reused
     options.intra_op_num_threads = torch.get_num_threads()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimized:
+        options.enable_cpu_mem_arena = False  # a session runs a node or two: nothing is reused
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

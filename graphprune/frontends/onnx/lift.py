@@ -59,6 +59,16 @@ class OnnxProgram:
         return (), {name: torch.from_numpy(item) for name, item in self.examples.items()}
 
     @property
+    def model(self) -> Any:
+        """The protobuf."""
+        return self.source.model
+
+    @property
+    def original(self) -> None:
+        """What a part was captured of: files are captured whole."""
+        return None
+
+    @property
     def given(self) -> None:
         """Inputs that were adapted before the capture: here they never are."""
         return None

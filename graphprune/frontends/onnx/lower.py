@@ -19,6 +19,7 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from graphprune.errors import LiftError
 from graphprune.frontends.onnx.arguments import Node, as_operand
+from graphprune.frontends.onnx.functions import closed
 from graphprune.frontends.onnx.lift import OnnxProgram
 from graphprune.frontends.onnx.model import Source, captured, without_initializers
 from graphprune.frontends.onnx.recompute import recompute
@@ -75,6 +76,8 @@ class _Writer:
         self._place()
         self._tensors()
         self._shapes()
+        if self.source.whole is not None:
+            closed(self.out.frame, self.source.model, self.source.whole)
         return self.out
 
     def _node(self, op: Op) -> Any:

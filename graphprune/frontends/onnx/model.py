@@ -38,6 +38,7 @@ class Source:
         origins: For each of these names the one under which the data is stored.
         nodes: All other nodes, in an order in which they can run.
         opsets: Version of each domain's operators.
+        whole: The protobuf before its calls of local functions were opened; None without any.
     """
 
     model: ModelProto
@@ -48,6 +49,7 @@ class Source:
     origins: dict[str, str] = field(default_factory=dict)
     nodes: list[NodeProto] = field(default_factory=list)
     opsets: dict[str, int] = field(default_factory=dict)
+    whole: ModelProto | None = None
     _arrays: dict[str, Array] = field(default_factory=dict)
 
     def array(self, name: str) -> Array:
@@ -86,6 +88,7 @@ def read_model(model: Any) -> Source:
         source = Source(gs.export_onnx(model), None, model.name or "the model", "graphsurgeon")
     try:
         if source.model.functions:
+            source.whole = source.model
             source.model = onnx.inliner.inline_local_functions(source.model)
         _check(source)
         _index(source)

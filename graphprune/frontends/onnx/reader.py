@@ -14,6 +14,7 @@ import torch
 from onnx import NodeProto
 
 from graphprune.frontends.onnx.arguments import Node, arguments_of, attributes, operand_name
+from graphprune.frontends.onnx.execute import evaluate
 from graphprune.frontends.onnx.model import Source, captured
 from graphprune.frontends.onnx.sizes import Traces
 from graphprune.frontends.onnx.tensors import INTEGERS, as_torch, dtype_name, is_float
@@ -21,6 +22,7 @@ from graphprune.graph import Graph, Kind, Op, Value
 
 SIZES = "values that follow from the sizes of inputs"
 
+_BIASED = ("Conv", "ConvTranspose", "Gemm")  # a bias of one number is one all the same
 _STATISTICS = (3, 4)  # operands of a BatchNormalization that training does not learn
 
 
@@ -49,7 +51,7 @@ class Reader:
     """Reads nodes into the neutral graph."""
 
     def __init__(self, source: Source, traces: Traces) -> None:
-        self.graph = Graph([], [], [], {})
+        self.graph = Graph([], [], [], {}, run=evaluate)
         self._source, self._traces, self._trace = source, traces, traces.first
         self.values: dict[str, Value] = {}
         self._uses: Counter[str] = Counter()
@@ -185,7 +187,8 @@ class Reader:
                 "Quantize" in node.op_type or "Linear" in node.op_type or "Integer" in node.op_type
             )
         )
-        return "parameter" if learned and prod(proto.dims) > 1 else "constant"
+        several = prod(proto.dims) > 1 or (place == 2 and node.op_type in _BIASED)
+        return "parameter" if learned and several else "constant"
 
     def _result(self, name: str) -> Value | None:
         shape = self._trace.shape(name)

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+import graphprune
 from tests.frontends.onnx.exports import normal, shapes, two_layers
 from tests.frontends.onnx.exports import run as computed
 from tests.test_cli import run
@@ -75,3 +76,15 @@ def test_exit_codes(
 ) -> None:
     assert run(monkeypatch, *(a.format(path) for a in arguments)) == code
     assert message in capsys.readouterr().err
+
+
+def test_the_speed_up_is_measured(tmp_path: Path) -> None:
+    onnx.save(two_layers(hidden=64), tmp_path / "model.onnx")
+    plan = graphprune.plan(tmp_path / "model.onnx", 0.5)
+    plan.apply()
+    assert plan.report is not None and plan.report.latency is not None
+    assert all(seconds > 0 for seconds in plan.report.latency)
+    assert "x measured, with" in str(plan.report)
+    plan = graphprune.plan(tmp_path / "model.onnx", 0.5, verify=False)
+    plan.apply()
+    assert plan.report is not None and plan.report.latency is None

@@ -18,7 +18,7 @@ from tests.frontends.onnx.exports import graph, normal, run, shapes, two_layers
 
 def _kept(model: ModelProto, weight: str = "w1", dim: int = 1) -> Any:
     """The plan's choice for a weight, and the smaller model."""
-    plan = graphprune.plan(model, 0.5)
+    plan = graphprune.plan(model, 0.5, compensate=False)
     return plan.kept[weight][dim], plan.apply()
 
 
@@ -248,3 +248,38 @@ def test_layers_are_kept_by_their_nodes_names() -> None:
     plan = graphprune.plan(_three_layers(), 0.2, keep=["first"])
     assert "w1" not in plan.kept
     assert shapes(plan.apply())["w3"][0] < 16
+
+
+def test_functions_that_no_removal_touches_stay() -> None:
+    """Of two functions one holds a reshape to a width that shrinks; the other fits any width."""
+    imports = [helper.make_opsetid("", 17)]
+    gate = helper.make_function(
+        "mine", "gate", ["a"], ["q"],
+        [helper.make_node("Sigmoid", ["a"], ["s"]), helper.make_node("Mul", ["a", "s"], ["q"])],
+        imports,
+    )  # fmt: skip
+    wide = helper.make_function(
+        "mine", "wide", ["a"], ["q"],
+        [
+            helper.make_node("Constant", [], ["shape"], value_ints=[-1, 16]),
+            helper.make_node("Reshape", ["a", "shape"], ["q"]),
+        ],
+        imports,
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"]),
+        helper.make_node("gate", ["h"], ["g"], name="call", domain="mine"),
+        helper.make_node("wide", ["g"], ["r"], domain="mine"),
+        helper.make_node("MatMul", ["r", "w2"], ["y"]),
+    ]
+    weights = {"w1": normal(8, 16), "w2": normal(16, 3)}
+    model = graph(nodes, weights, {"x": ["n", 8]}, {"y": ["n", 3]}, opset=17)
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    model.functions.extend([gate, wide])
+    small = graphprune.shrink(model, 0.5)
+    assert shapes(small)["w1"] == (8, 8)
+    assert [f.name for f in small.functions] == ["gate"]
+    kinds = [node.op_type for node in small.graph.node]
+    assert "gate" in kinds and "Sigmoid" not in kinds and "wide" not in kinds
+    assert run(small, x=normal(5, 8))[0].shape == (5, 3)
+    onnx.checker.check_model(small, full_check=True)

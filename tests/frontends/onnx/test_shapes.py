@@ -48,7 +48,7 @@ def test_dynamic_sizes_stay_dynamic(dynamic: onnx.ModelProto) -> None:
 
 def test_the_scale_of_the_softmax_stays(dynamic: onnx.ModelProto) -> None:
     """It is computed from head_dim, which shrinks; nothing mixes, so the masked model tells."""
-    plan = graphprune.plan(dynamic, 0.5, allocation="uniform", round_to=1)
+    plan = graphprune.plan(dynamic, 0.5, allocation="uniform", round_to=1, compensate=False)
     assert any(row.size == 8 and row.kept < 8 for row in plan.report.groups)  # type: ignore[union-attr]
     small = plan.apply()
     x = normal(3, 6, 32)
@@ -75,7 +75,7 @@ def test_computed_targets_are_mended_where_they_mention_widths() -> None:
         "last": np.array([-1]),
     }
     model = graph(nodes, weights, {"x": ["batch", 8]}, {"y": ["batch", 6]})
-    plan = graphprune.plan(model, 0.5)
+    plan = graphprune.plan(model, 0.5, compensate=False)
     small = plan.apply()
     assert shapes(small)["w1"] == (8, 12)
     for batch in (1, 5):
@@ -104,7 +104,7 @@ def test_either_layout(layout: str) -> None:
     image = ["n", 3, 9, 8] if layout == "NCHW" else ["n", 9, 8, 3]
     result = ["n", 4, 5, 4] if layout == "NCHW" else ["n", 5, 4, 4]
     model = graph(nodes, weights, {"x": image}, {"y": result})
-    plan = graphprune.plan(model, 0.5)
+    plan = graphprune.plan(model, 0.5, compensate=False)
     small = plan.apply()
     assert shapes(small)["w1"] == (8, 3, 3, 3)
     x = normal(2, 3, 9, 8) if layout == "NCHW" else normal(2, 9, 8, 3)
@@ -135,7 +135,7 @@ def test_products_of_a_width_and_the_batch_stay_computed() -> None:
         "rest": np.array([-1]),
     }
     model = graph(nodes, weights, {"x": ["batch", 8]}, {"y": ["batch", 3]})
-    plan = graphprune.plan(model, 0.5)
+    plan = graphprune.plan(model, 0.5, compensate=False)
     small = plan.apply()
     assert shapes(small)["w1"] == (8, 12)
     for batch in (1, 5):

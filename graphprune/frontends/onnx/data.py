@@ -1,0 +1,117 @@
+"""data: calibration data for an ONNX model, by the names of its inputs or in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from onnx import ValueInfoProto
+
+from graphprune.batches import Batch
+from graphprune.errors import GraphPruneError
+from graphprune.frontends.onnx.model import Source
+from graphprune.frontends.onnx.sizes import is_static
+from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
+
+_LABELS = ("labels", "label")
+
+
+def read_data(source: Source, data: Any, samples: int) -> list[Batch]:
+    """Read calibration data.
+
+    Args:
+        source: The model.
+        data: An array of inputs, a dict of arrays by input name, a tuple of arrays in the order of
+            the inputs (labels may stand behind them), or an iterable of any of these.
+        samples: Stop after that many samples.
+
+    Returns:
+        At least one batch; its arguments are in the order of the model's inputs.
+
+    Raises:
+        GraphPruneError: There is no data, or it does not name or fill the inputs.
+    """
+    inputs = source.inputs
+    out: list[Batch] = []
+    seen = 0
+    for number, item in enumerate(_items(data, len(inputs))):
+        batch = _batch(inputs, item, number)
+        out.append(batch)
+        seen += batch.samples
+        if seen >= samples:
+            break
+    if not out:
+        raise GraphPruneError("data: there is not a single batch in it (a generator used before?)")
+    return out
+
+
+def _items(data: Any, inputs: int) -> Iterator[Any]:
+    whole = isinstance(data, Mapping) or _is_array(data)
+    if isinstance(data, tuple) and len(data) in (inputs, inputs + 1):
+        whole = whole or all(_is_array(x) for x in data)
+    if whole:
+        yield data
+    elif isinstance(data, Iterable) and not isinstance(data, str | bytes):
+        yield from data
+    else:
+        raise GraphPruneError(
+            f"data is a {type(data).__name__}: pass an array, a dict of arrays by input name, or "
+            "an iterable of them"
+        )
+
+
+def _is_array(item: Any) -> bool:
+    return isinstance(item, np.ndarray | torch.Tensor)
+
+
+def _batch(inputs: list[ValueInfoProto], item: Any, number: int) -> Batch:
+    names = [entry.name for entry in inputs]
+    labels = None
+    if isinstance(item, Mapping):
+        labels = next((item[name] for name in _LABELS if name in item), None)
+        given = [item[name] for name in names if name in item]
+        if not given:  # files of arrays without names: their order counts
+            given = [x for name, x in item.items() if name not in _LABELS]
+    else:
+        given = list(item) if isinstance(item, list | tuple) else [item]
+    if len(given) == len(names) + 1:
+        labels = given.pop()
+    arrays = [as_array(x) if isinstance(x, torch.Tensor) else np.asarray(x) for x in given]
+    if len(arrays) != len(names):
+        raise GraphPruneError(
+            f"data: item {number} holds {len(arrays)} arrays; the model takes {names}"
+        )
+    tensors = [as_torch(array) for array in arrays]
+    if any(x is None or not x.dim() for x in tensors[:1]) or any(x is None for x in tensors):
+        raise GraphPruneError(f"data: item {number} holds what is no array of numbers")
+    for entry, array in zip(inputs, arrays, strict=True):
+        _check(entry, array, number)
+    return Batch(tuple(tensors), {}, labels, len(arrays[0]))
+
+
+def _check(item: ValueInfoProto, array: Array, number: int) -> None:
+    """Lengths behind the first must be those that the model states."""
+    dims = item.type.tensor_type.shape.dim
+    wanted = [dim.dim_value if is_static(dim) else dim.dim_param or "?" for dim in dims]
+    pairs = zip(wanted[1:], array.shape[1:], strict=False)
+    if array.ndim != len(wanted) or any(w != s for w, s in pairs if isinstance(w, int)):
+        shape = ", ".join(map(str, wanted))
+        raise GraphPruneError(
+            f"data: item {number} has the shape {array.shape} for input {item.name}, which takes "
+            f"({shape})"
+        )
+
+
+def examples_of(source: Source, batches: list[Batch]) -> dict[str, Array]:
+    """Example inputs from data: as many samples as the model takes, two where any number does."""
+    out = {}
+    for item, tensor in zip(source.inputs, batches[0].args, strict=True):
+        dims = item.type.tensor_type.shape.dim
+        array = as_array(tensor)
+        if len(dims) == array.ndim and array.ndim:
+            wanted = dims[0].dim_value if is_static(dims[0]) else 2
+            array = np.resize(array, (wanted, *array.shape[1:]))
+        out[item.name] = array
+    return out

@@ -1,0 +1,120 @@
+"""linear: how an operation reads a value through a weight, whichever frontend it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphprune.graph import Op, Value
+
+_CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution", "Conv")
+_TRANSPOSED = (
+    "aten.conv_transpose1d",
+    "aten.conv_transpose2d",
+    "aten.conv_transpose3d",
+    "ConvTranspose",
+)
+_FUSED_CONV, _FUSED_MATMUL = "com.microsoft::FusedConv", "com.microsoft::FusedMatMul"
+_PRODUCTS = {"aten.matmul": (0, 1), "aten.mm": (0, 1), "aten.addmm": (1, 2), "MatMul": (0, 1)}
+_BATCH_NORMS = ("aten.batch_norm", "BatchNormalization")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Operands of `y = W x + b`.
+
+    Attributes:
+        source: x.
+        weight: W, or None where the operation has none.
+        bias: b, or None.
+        channel: The dimension of x that is summed over.
+        inner: The dimension of W that it meets.
+        output: The dimension of y that holds the outputs.
+        groups: Groups of a grouped convolution.
+        product: Whether both operands may be computed, as in q kᵀ.
+        windows: Whether W has dimensions behind the first two.
+        ends: Whether y is the operation's result, with no activation behind it.
+    """
+
+    source: Value
+    weight: Value
+    bias: Value | None
+    channel: int
+    inner: int
+    output: int
+    groups: int = 1
+    product: bool = False
+    windows: bool = False
+    ends: bool = True
+
+
+def reading(op: Op) -> Reading | str | None:
+    """What a linear operation reads; a reason where it cannot be told, None for any other."""
+    if op.type == _FUSED_CONV:
+        if len(op.inputs) > 3 and op.inputs[3] is not None:
+            return "something else is added to it"
+        groups = int(op.attrs.get("group", 1))
+        return _of(op, 0, 1, 2, 1, 1, 1, groups=groups, windows=True, ends=False)
+    if op.type in _CONVOLUTIONS + _TRANSPOSED:
+        transposed = op.type in _TRANSPOSED or bool(op.attrs.get("transposed"))
+        groups = int(op.attrs.get("groups", op.attrs.get("group", 1)))
+        return _of(op, 0, 1, 2, 1, 0 if transposed else 1, 1, groups=groups, windows=True)
+    if op.type == "aten.linear":
+        return _of(op, 0, 1, 2, -1, 1, -1)
+    if op.type == "Gemm":
+        return _gemm(op)
+    if op.type == _FUSED_MATMUL:
+        if op.attrs.get("transA") or op.attrs.get("transBatchB"):
+            return "its input is transposed"
+        return _of(op, 0, 1, None, -1, 1 if op.attrs.get("transB") else 0, -1, product=True)
+    if op.type in _PRODUCTS:
+        at, other = _PRODUCTS[op.type]
+        left = op.inputs[at]
+        if left is not None and left.is_weight:
+            return _of(op, other, at, None, -2, 1, -2, product=True)
+        return _of(op, at, other, 0 if op.type == "aten.addmm" else None, -1, 0, -1, product=True)
+    return None
+
+
+def _gemm(op: Op) -> Reading | str | None:
+    if op.attrs.get("transA"):
+        return "its input is transposed"
+    if op.attrs.get("alpha", 1.0) != 1.0 or op.attrs.get("beta", 1.0) != 1.0:
+        return "it multiplies by a factor"
+    return _of(op, 0, 1, 2, -1, 1 if op.attrs.get("transB") else 0, -1)
+
+
+def _of(
+    op: Op,
+    source: int,
+    weight: int,
+    bias: int | None,
+    channel: int,
+    inner: int,
+    output: int,
+    *,
+    groups: int = 1,
+    product: bool = False,
+    windows: bool = False,
+    ends: bool = True,
+) -> Reading | None:
+    x, w = op.inputs[source], op.inputs[weight]
+    if x is None or w is None:
+        return None
+    b = op.inputs[bias] if bias is not None and len(op.inputs) > bias else None
+    return Reading(x, w, b, channel, inner, output, groups, product, windows, ends)
+
+
+def is_batch_norm(op: Op) -> bool:
+    """Whether an operation normalises by statistics that the model has stored.
+
+    Its operands are then x, gain, offset, mean and variance.
+    """
+    if op.type not in _BATCH_NORMS or len(op.outputs) != 1:
+        return False
+    training = op.attrs.get("training") or op.attrs.get("training_mode")
+    return not training and all(v is not None and v.is_weight for v in op.inputs[3:5])
+
+
+def epsilon(op: Op) -> float:
+    """What a batch norm adds to the variance."""
+    return float(op.attrs["eps"] if "eps" in op.attrs else op.attrs["epsilon"])

@@ -1,0 +1,74 @@
+"""Fused operations of ONNX Runtime (domain `com.microsoft`), as its optimiser writes them."""
+
+from __future__ import annotations
+
+from graphprune.axes import length, split
+from graphprune.rules.conv import conv
+from graphprune.rules.notation import parse
+from graphprune.rules.registry import axis_rule
+from graphprune.rules.site import Dims, Site
+
+_PREFIX = "com.microsoft::"
+
+
+@axis_rule(*(f"{_PREFIX}{name}" for name in ("Gelu", "FastGelu", "BiasGelu", "QuickGelu")))
+def gelu(op: Site) -> list[Dims]:
+    """Gaussian error linear units, some with a bias before them."""
+    return [op.broadcast(op.operands())]
+
+
+@axis_rule(f"{_PREFIX}FusedMatMul")
+def fused_matmul(op: Site) -> list[Dims]:
+    """A product of matrices, either of them transposed on demand."""
+    if op.attr("transBatchA", default=0) or op.attr("transBatchB", default=0):
+        return op.opaque("batches transposed")
+    a = "k i" if op.attr("transA", default=0) else "i k"
+    b = "j k" if op.attr("transB", default=0) else "k j"
+    if min(op.rank(0), op.rank(1)) < 2:
+        return op.opaque("a vector")
+    return op.apply(parse(f"... {a}, ... {b} -> ... i j"))
+
+
+@axis_rule(f"{_PREFIX}FusedConv")
+def fused_conv(op: Site) -> list[Dims]:
+    """A convolution, what is added to it, and an activation."""
+    found = op.apply(parse(conv(op)))
+    return [op.broadcast([found[0], op.dims(3)])] if op.has(3) else found
+
+
+@axis_rule(f"{_PREFIX}SkipLayerNormalization", f"{_PREFIX}SkipSimplifiedLayerNormalization")
+def skip_layer_norm(op: Site) -> list[Dims]:
+    """A sum, normalised over its last dimension; the sum itself is the last result."""
+    out = op.broadcast(op.operands())
+    op.mix(out[-1])
+    shapes = (value.shape for value in op.op.outputs)
+    return [out if shape[-1:] == op.shape()[-1:] else [*out[:-1], ()] for shape in shapes]
+
+
+@axis_rule(f"{_PREFIX}Attention")
+def attention(op: Site) -> list[Dims]:
+    """Self-attention with its projection: a weight of `inputs x (3 heads head_dim)`.
+
+    A scale that is not given follows from head_dim, and is pinned.
+    """
+    extras = any(op.has(i) for i in range(4, len(op.op.inputs))) or len(op.op.outputs) > 1
+    if extras or op.attr("qkv_hidden_sizes", "do_rotary", default=0):
+        return op.opaque("keys and values of their own")
+    heads = op.attr("num_heads")
+    (b, s, i), (i2, packed) = op.dims(0), op.dims(1)
+    parts = split(packed, (3, heads, length(packed) // (3 * heads)))
+    if parts is None:
+        return op.opaque("heads do not divide")
+    three, h, d = parts
+    op.lock([three], "queries, keys and values")
+    op.broadcast([[i], [i2]])
+    if op.has(2):
+        op.broadcast([[packed], op.dims(2)])
+    op.lock([s], "positions compared")
+    op.contract(i)
+    op.mix(d)
+    if not op.attr("scale", default=0.0):
+        op.pin("scale", length(d) ** -0.5, d)
+    op.resize("num_heads", h)
+    op.effect.macs = [(b, s, i, packed), (b, h, s, s, d), (b, h, s, s, d)]
+    return [[b, s, h + d]]

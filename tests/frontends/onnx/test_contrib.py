@@ -1,0 +1,103 @@
+"""Fused operations of ONNX Runtime: cut as the operations that they stand for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, helper
+
+import graphprune
+from tests.frontends.onnx.exports import Array, graph, normal, run, shapes
+
+
+def fused(
+    kind: str, operands: list[str], outputs: list[str] | None = None, **attrs: Any
+) -> onnx.NodeProto:
+    return helper.make_node(
+        kind, operands, outputs or ["m"], name=kind, domain="com.microsoft", **attrs
+    )
+
+
+def between(node: onnx.NodeProto, more: dict[str, Array], width: int = 16) -> ModelProto:
+    """A fused operation on the result of a product, with a product behind it."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"], name="first"),
+        node,
+        helper.make_node("MatMul", ["m", "w2"], ["y"], name="second"),
+    ]
+    weights = {"w1": normal(8, 16), "w2": normal(width, 3), **more}
+    model = graph(nodes, weights, {"x": ["b", "t", 8]}, {"y": ["b", "t", 3]}, opset=17)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+CASES = {
+    "Gelu": between(fused("Gelu", ["h"]), {}),
+    "QuickGelu": between(fused("QuickGelu", ["h"], alpha=1.7), {}),
+    "FastGelu": between(fused("FastGelu", ["h", "b1"]), {"b1": normal(16)}),
+    "BiasGelu": between(fused("BiasGelu", ["h", "b1"]), {"b1": normal(16)}),
+    "FusedMatMul": between(fused("FusedMatMul", ["h", "w"], alpha=0.5), {"w": normal(16, 16)}),
+    "FusedMatMul transposed": between(
+        fused("FusedMatMul", ["h", "w"], transB=1), {"w": normal(16, 16)}
+    ),
+    "SkipLayerNormalization": between(
+        fused("SkipLayerNormalization", ["h", "h", "g", "b1"], epsilon=1e-5),
+        {"g": normal(16), "b1": normal(16)},
+    ),
+    "SkipSimplifiedLayerNormalization": between(
+        fused("SkipSimplifiedLayerNormalization", ["h", "h", "g"], epsilon=1e-5),
+        {"g": normal(16)},
+    ),
+    "Attention": between(
+        fused("Attention", ["h", "qkv", "b1"], num_heads=4),
+        {"qkv": normal(16, 96), "b1": normal(96)},
+        width=32,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_fused_operations_shrink(name: str) -> None:
+    """The check of the plan compares removal with masking, operation by operation."""
+    model = CASES[name]
+    plan = graphprune.plan(model, 0.5)
+    small = plan.apply()
+    assert plan.report is not None and plan.report.unknown == {}
+    assert plan.report.verification is not None
+    assert shapes(small)["w1"][1] < 16
+    for batch, words in ((1, 4), (3, 5)):
+        assert run(small, x=normal(batch, words, 8))[0].shape == (batch, words, 3)
+
+
+def test_the_scale_of_fused_attention_stays() -> None:
+    plan = graphprune.plan(CASES["Attention"], 0.6, round_to=1, limits={"w1*": 16})
+    (node,) = [n for n in plan.apply().graph.node if n.op_type == "Attention"]
+    found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    kept = len(plan.kept["qkv"][1]) // 3 // found["num_heads"]  # type: ignore[arg-type]
+    assert kept == 8 or found["scale"] == pytest.approx(8**-0.5)
+
+
+def test_fused_convolutions_are_cut_and_compensated() -> None:
+    nodes = [
+        fused("FusedConv", ["x", "w1", "b1"], ["h"], activation="Relu"),
+        fused("FusedConv", ["h", "w2", "b2"], ["m"], activation="Relu"),
+        helper.make_node("Conv", ["m", "w3"], ["y"]),
+    ]
+    nodes[0].name, nodes[1].name = "one", "two"
+    weights = {
+        "w1": normal(16, 3, 3, 3), "b1": normal(16), "w2": normal(16, 16, 1, 1), "b2": normal(16),
+        "w3": normal(2, 16, 1, 1),
+    }  # fmt: skip
+    model = graph(nodes, weights, {"x": ["n", 3, 8, 8]}, {"y": ["n", 2, 6, 6]}, opset=17)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    x = normal(64, 3, 8, 8)
+
+    def error(**how: Any) -> float:
+        small = graphprune.shrink(model, 0.4, **how)
+        (a,), (b,) = run(model, x=x), run(small, x=x)
+        return float(np.linalg.norm(a - b) / np.linalg.norm(a))
+
+    assert error(data=x) < 0.7 * error(compensate=False)

@@ -1,0 +1,86 @@
+"""Exported programs and data-parallel modules: the same kind comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+import graphprune
+from graphprune.models import load_model
+from tests.blocks import Attention
+
+
+class _Pair(nn.Module):
+    """One positional and one keyword input, a dict of outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 32), nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor, *, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"z": self.last((self.first(x) + self.first(y)).relu())}
+
+
+def _program(dynamic: bool) -> ExportedProgram:
+    x = torch.randn(2, 8)
+    shapes: Any = {"x": {0: Dim.AUTO}, "y": {0: Dim.AUTO}} if dynamic else None
+    return torch.export.export(_Pair().eval(), (x,), {"y": x}, dynamic_shapes=shapes)
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_a_program_gives_a_program_with_the_same_dynamic_dimensions(dynamic: bool) -> None:
+    program = _program(dynamic)
+    before = {name: tensor.shape for name, tensor in program.state_dict.items()}
+    plan = graphprune.plan(program, 0.5)
+    small = plan.apply()
+    assert isinstance(small, ExportedProgram)
+    assert plan.report is not None and plan.report.verification is not None
+    assert small.state_dict["first.weight"].shape == (16, 8)
+    x = torch.randn(5 if dynamic else 2, 8)
+    assert small.module()(x, y=x)["z"].shape == (len(x), 4)
+    assert {name: tensor.shape for name, tensor in program.state_dict.items()} == before
+
+
+def test_code_that_fixes_its_widths_is_generated_anew() -> None:
+    batch = Dim("batch")
+    program = torch.export.export(
+        Attention().eval(), (torch.randn(2, 6, 10),), dynamic_shapes=({0: batch},)
+    )
+    small = graphprune.shrink(program, 0.5)
+    assert small.module()(torch.randn(3, 6, 10)).shape[0] == 3
+
+
+def test_a_file_of_a_program(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    torch.export.save(_program(True), path)
+    assert load_model(str(path)) == path
+    assert [group.size for group in graphprune.analyze(path).groups] == [32]
+    plan = graphprune.plan(path, 0.5)
+    plan.write(tmp_path / "small.pt2")
+    assert torch.export.load(tmp_path / "small.pt2").state_dict["last.weight"].shape == (4, 16)
+    with pytest.raises(graphprune.GraphPruneError, match=r"as a \.pt2 or \.onnx file"):
+        plan.write(tmp_path / "small.pt")
+    (tmp_path / "broken.pt2").write_bytes(b"no archive")
+    with pytest.raises(graphprune.GraphPruneError, match="cannot read"):
+        graphprune.shrink(tmp_path / "broken.pt2", 0.5)
+
+
+def test_a_plan_fits_the_program_again(tmp_path: Path) -> None:
+    program = _program(False)
+    plan = graphprune.plan(program, 0.5, compensate=False)
+    plan.save(tmp_path / "plan.json")
+    again = graphprune.load_plan(tmp_path / "plan.json").apply(program)
+    torch.testing.assert_close(dict(again.state_dict), dict(plan.apply().state_dict))
+
+
+def test_a_data_parallel_module_stays_one() -> None:
+    model = nn.DataParallel(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)))
+    small = graphprune.shrink(model, 0.5, example_inputs=torch.randn(2, 8))
+    assert type(small) is nn.DataParallel and small.module[0].out_features == 16
+    assert model.module[0].out_features == 32
+    assert small(torch.randn(3, 8)).shape == (3, 4)
