@@ -26,7 +26,7 @@ class Branching(nn.Module):
 
 def test_not_a_module() -> None:
     with pytest.raises(
-        GraphPruneError, match=r"torch\.nn\.Module or an ONNX model is needed, not a dict"
+        GraphPruneError, match=r"an exported program \(.pt2\) or an ONNX model is needed, not a dict"
     ):
         graphprune.shrink({}, 0.5)  # type: ignore[type-var]
 

@@ -170,8 +170,8 @@ def test_tokens_come_from_the_whole_table_and_masks_hide_nothing() -> None:
     )
     model.graph.output[0].type.tensor_type.elem_type = 1
     plan = graphprune.plan(model, 0.3)
-    assert plan._live is not None and plan._live.calibration is not None
-    samples = plan._live.calibration.samples()
+    assert plan.session is not None and plan.session.calibration is not None
+    samples = plan.session.calibration.samples()
     assert samples is not None and samples.source == "256 random token inputs"
     ids, masks = (torch.cat(parts) for parts in zip(*samples.chunks, strict=True))
     assert int(ids.max()) == 49
