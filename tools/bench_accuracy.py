@@ -59,10 +59,11 @@ def measured(blank: Cell, subject: Subject, task: Task | None, tune: int) -> Cel
     start = time.perf_counter()
     scores: dict[str, float] = {}
     failed = ""
-    seconds = 0.0
+    seconds, left = 0.0, 1.0
     try:
         small = METHODS[blank.method](subject, blank.of, blank.ratio)
         seconds = time.perf_counter() - start
+        left = size(small) / size(subject.model)
         scores["none"] = subject.score(small)
         if subject.normed:
             scores["synthetic"] = subject.score(recalibrated(small, subject.synthetic))
@@ -73,7 +74,12 @@ def measured(blank: Cell, subject: Subject, task: Task | None, tune: int) -> Cel
     except Exception as error:  # of any tool: the table tells, and goes on
         failed = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
         print(f"  {blank.net} {blank.method} {blank.of} {blank.ratio:g}: {failed}", file=sys.stderr)
-    return replace(blank, scores=scores, failed=failed, seconds=seconds)
+    return replace(blank, scores=scores, failed=failed, seconds=seconds, params=left)
+
+
+def size(model: nn.Module) -> int:
+    """How many parameters there are."""
+    return sum(p.numel() for p in model.parameters())
 
 
 def run(arguments: argparse.Namespace, results: Results) -> None:

@@ -22,6 +22,8 @@ def torch_pruning(importance: str) -> Method:
     """
 
     def prune(subject: Subject, of: str, ratio: float) -> nn.Module:
+        if importance == "BN scale" and not subject.normed:
+            raise ValueError("there are no batch norms to go by")  # it would remove nothing
         if of == "channels":
             return _pruned(subject, importance, ratio)
         full = _cost(subject.model, of, subject)

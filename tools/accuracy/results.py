@@ -25,6 +25,7 @@ class Cell:
         scores: By recalibration of the batch norms ("none", "synthetic", "real"), and "tuned".
         failed: What went wrong, if anything did.
         seconds: For the method alone.
+        params: Share of the parameters that is left.
     """
 
     task: str
@@ -37,6 +38,7 @@ class Cell:
     scores: dict[str, float] = field(default_factory=dict)
     failed: str = ""
     seconds: float = 0.0
+    params: float = 1.0
 
     @property
     def key(self) -> tuple[object, ...]:
