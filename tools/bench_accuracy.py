@@ -31,6 +31,7 @@ from accuracy.results import Cell, Results, table
 from accuracy.subject import Subject, recalibrated
 from accuracy.tasks import TASKS, Task
 from accuracy.training import accuracy, train, trained
+from torch import nn
 
 BUDGETS = ("params:0.5", "macs:0.5", "channels:0.3", "channels:0.5", "channels:0.7")
 LARGE_BUDGETS = ("macs:0.1", "macs:0.2", "macs:0.3")
