@@ -1,4 +1,4 @@
-"""Small networks for 8 x 8 digits, one for each way in which channels hold together."""
+"""Small networks, one for each way in which channels hold together."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+ALPHABET, LONGEST, LANGUAGES = 64, 16, 5
+"""Of words: letters that are told apart (0 fills, 1 begins), tokens of a word, classes."""
 
 
 def _conv(i: int, o: int, k: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -24,7 +27,7 @@ class Images(nn.Module):
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images `n x 1 x 8 x 8` to logits `n x 10`."""
+        """Images `n x 1 x s x s` to logits `n x 10`."""
         return cast(Tensor, self.head(self.body(x).mean((2, 3))))
 
 
@@ -147,17 +150,18 @@ class Block(nn.Module):
 class Patches(nn.Module):
     """Patches of 2 x 2 pixels as tokens: ViT (with a class token) or mixer."""
 
-    def __init__(self, mixer: bool, width: int = 64, depth: int = 4) -> None:
+    def __init__(self, size: int, mixer: bool, width: int = 64, depth: int = 4) -> None:
         super().__init__()
+        patches = (size // 2) ** 2
         self.patch = nn.Conv2d(1, width, 2, 2)
         self.token = None if mixer else nn.Parameter(torch.zeros(1, 1, width))
-        self.position = nn.Parameter(torch.randn(1, 16 if mixer else 17, width) * 0.02)
-        self.blocks = nn.Sequential(*(Block(width, 16 if mixer else 0) for _ in range(depth)))
+        self.position = nn.Parameter(torch.randn(1, patches + (not mixer), width) * 0.02)
+        self.blocks = nn.Sequential(*(Block(width, patches if mixer else 0) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images `n x 1 x 8 x 8` to logits `n x 10`."""
+        """Images `n x 1 x s x s` to logits `n x 10`."""
         x = self.patch(x).flatten(2).transpose(1, 2)
         if self.token is not None:
             x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
@@ -168,17 +172,56 @@ class Patches(nn.Module):
 class Rows(nn.Module):
     """An LSTM over the rows of an image."""
 
-    def __init__(self, hidden: int = 96) -> None:
+    def __init__(self, size: int, hidden: int = 96) -> None:
         super().__init__()
-        self.embed = nn.Linear(8, 64)
+        self.embed = nn.Linear(size, 64)
         self.lstm = nn.LSTM(64, hidden, batch_first=True)
         self.wide = nn.Linear(hidden, 128)
         self.head = nn.Linear(128, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images `n x 1 x 8 x 8` to logits `n x 10`."""
+        """Images `n x 1 x s x s` to logits `n x 10`."""
         y = self.lstm(F.relu(self.embed(x.squeeze(1))))[0].mean(1)
         return cast(Tensor, self.head(F.relu(self.wide(y))))
+
+
+class Encoder(nn.Module):
+    """BERT's layer: separate projections, normalised after each sum."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.output = nn.Linear(width, width)
+        self.mlp = _mlp(width, 4 * width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens in, tokens out."""
+        n, t, c = x.shape
+        shape = (n, t, self.num_heads, c // self.num_heads)
+        q, k, v = (p(x).view(shape).transpose(1, 2) for p in (self.query, self.key, self.value))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, -1)
+        x = self.norm1(x + self.output(y))
+        return cast(Tensor, self.norm2(x + self.mlp(x)))
+
+
+class Letters(nn.Module):
+    """A small BERT over the letters of a word; the first token's state is classified."""
+
+    def __init__(self, width: int = 64, depth: int = 3) -> None:
+        super().__init__()
+        self.letter = nn.Embedding(ALPHABET, width)
+        self.position = nn.Parameter(torch.randn(1, LONGEST, width) * 0.02)
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.Sequential(*(Encoder(width, 4) for _ in range(depth)))
+        self.pooler = nn.Linear(width, width)
+        self.head = nn.Linear(width, LANGUAGES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Letters `n x t` to logits `n x 5`."""
+        x = self.layers(self.norm(self.letter(x) + self.position))
+        return cast(Tensor, self.head(torch.tanh(self.pooler(x[:, 0]))))
 
 
 def _vgg() -> nn.Module:
@@ -221,14 +264,18 @@ def _shufflenet() -> nn.Module:
     return Images(nn.Sequential(*layers), 128)
 
 
-NETS: dict[str, Callable[[], nn.Module]] = {
-    "VGG-BN": _vgg,
-    "ResNet-BN": lambda: _resnet(False),
-    "SE-ResNet": lambda: _resnet(True),
-    "MobileNet": _mobilenet,
-    "DenseNet": _densenet,
-    "ShuffleNet": _shufflenet,
-    "ViT": lambda: Patches(False),
-    "Mixer": lambda: Patches(True),
+IMAGES: dict[str, Callable[[int], nn.Module]] = {
+    "VGG-BN": lambda _: _vgg(),
+    "ResNet-BN": lambda _: _resnet(False),
+    "SE-ResNet": lambda _: _resnet(True),
+    "MobileNet": lambda _: _mobilenet(),
+    "DenseNet": lambda _: _densenet(),
+    "ShuffleNet": lambda _: _shufflenet(),
+    "ViT": lambda size: Patches(size, False),
+    "Mixer": lambda size: Patches(size, True),
     "LSTM": Rows,
 }
+"""Classifiers of square images with ten classes, for a size of image."""
+
+WORDS: dict[str, Callable[[], nn.Module]] = {"BERT": Letters}
+"""Classifiers of words."""

@@ -1,0 +1,1 @@
+"""What the accuracy benchmark is made of: networks, data, methods, tables."""

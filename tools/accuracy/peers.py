@@ -1,0 +1,119 @@
+"""Other tools, as their users call them: Torch-Pruning, and ModelOpt where it is installed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from accuracy.subject import Method, Subject
+
+_ROUNDS = 8  # of the bisection to a budget
+
+
+def torch_pruning(importance: str) -> Method:
+    """Torch-Pruning's BasePruner: the same fraction of every layer, brought to the budget.
+
+    Fang et al., DepGraph, 2023. Importances are sums over the group.
+    """
+
+    def prune(subject: Subject, of: str, ratio: float) -> nn.Module:
+        if importance == "BN scale" and not subject.normed:
+            raise ValueError("there are no batch norms to go by")  # it would remove nothing
+        if of == "channels":
+            return _pruned(subject, importance, ratio)
+        full = _cost(subject.model, of, subject)
+
+        def fits(fraction: float) -> bool:
+            return _cost(_pruned(subject, importance, fraction), of, subject) <= full * (1 - ratio)
+
+        return _pruned(subject, importance, _least(fits))
+
+    return prune
+
+
+def _least(fits: Callable[[float], bool]) -> float:
+    """The least fraction of channels that meets a budget."""
+    low, high = 0.0, 1.0
+    for _ in range(_ROUNDS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
+
+
+def _cost(model: nn.Module, of: str, subject: Subject) -> float:
+    import torch_pruning as tp
+
+    macs, params = tp.utils.count_ops_and_params(copy.deepcopy(model), subject.inputs[:1])
+    return float(params if of == "params" else macs)
+
+
+def _pruned(subject: Subject, importance: str, ratio: float) -> nn.Module:
+    import torch_pruning as tp
+
+    small = copy.deepcopy(subject.model)
+    kinds: dict[str, Callable[[], Any]] = {
+        "L2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+        "BN scale": tp.importance.BNScaleImportance,
+        "Taylor": tp.importance.GroupTaylorImportance,
+    }
+    attentions = [m for m in small.modules() if hasattr(m, "num_heads")]
+    projections = [
+        (module, attention.num_heads)
+        for attention in attentions
+        for name, module in attention.named_children()
+        if name in ("qkv", "query", "key", "value")
+    ]
+    last = [module for module in small.modules() if isinstance(module, nn.Linear)][-1]
+    pruner = tp.pruner.BasePruner(
+        small,
+        subject.example,
+        kinds[importance](),
+        pruning_ratio=ratio,
+        ignored_layers=[last],
+        num_heads=dict(projections),
+    )
+    if importance == "Taylor":
+        assert subject.labels is not None
+        torch.autograd.backward(F.cross_entropy(small(subject.inputs), subject.labels))
+    pruner.step()
+    small(subject.example)
+    small.zero_grad()
+    return small
+
+
+def modelopt(subject: Subject, of: str, ratio: float) -> nn.Module:
+    """NVIDIA ModelOpt's FastNAS: a search scored by accuracy on the 256 labelled inputs.
+
+    Raises:
+        ImportError: It is not installed.
+        ValueError: It has no such budget.
+    """
+    import modelopt.torch.prune as mtp
+
+    costs = {"params": "params", "macs": "flops"}
+    if of not in costs or subject.labels is None:
+        raise ValueError(f"FastNAS has no budget of {of}")
+    inputs, labels = subject.inputs, subject.labels
+
+    def score(model: nn.Module) -> float:
+        with torch.no_grad():
+            return float((model.eval()(inputs).argmax(1) == labels).float().mean())
+
+    small, _ = mtp.prune(
+        copy.deepcopy(subject.model),
+        mode="fastnas",
+        constraints={costs[of]: f"{100 * (1 - ratio):g}%"},
+        dummy_input=subject.example,
+        config={
+            "data_loader": [(inputs, labels)],
+            "score_func": score,
+            "collect_func": lambda batch: batch[0],
+            "verbose": False,
+        },
+    )
+    return small.eval()  # type: ignore[no-any-return]
