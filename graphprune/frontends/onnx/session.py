@@ -24,7 +24,7 @@ from graphprune.frontends.onnx.model import Source, read_model
 from graphprune.frontends.onnx.sizes import inputs_for
 from graphprune.frontends.onnx.speed import speed
 from graphprune.frontends.onnx.stored import Lowered
-from graphprune.frontends.onnx.tensors import Array, as_array
+from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
 from graphprune.frontends.onnx.write import write
 from graphprune.frontends.survey import Survey
 from graphprune.frontends.torch import Inputs
@@ -81,7 +81,7 @@ class OnnxSession(Session):
         """The inputs to time it on: those that the analysis assumes."""
         program = self.program
         arrays = inputs_for(program.traces.inputs[0], program.examples, 0)
-        return (), {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return (), {name: as_torch(array) for name, array in arrays.items()}
 
     def finish(self, verify: bool, seed: int, of: str) -> tuple[Any, Report]:
         """The smaller model, of the kind that the caller gave, and what is to be told of it."""
