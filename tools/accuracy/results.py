@@ -89,20 +89,23 @@ def table(cells: Iterable[Cell], nets: list[str], title: str) -> Iterator[str]:
         row = []
         for of, ratio in budgets:
             found = [c for c in own if (c.method, c.of, c.ratio) == (name, of, ratio)]
-            row.append(_shown(found))
+            whole = {cell.net for cell in found} == set(nets)  # a mean over fewer is another mean
+            row.append(_shown(found) if whole else "-")
         yield f"| {name} | " + " | ".join(row) + " |"
 
 
 def _shown(cells: list[Cell]) -> str:
-    if any(cell.failed for cell in cells) or not cells:
-        failed = sum(bool(cell.failed) for cell in cells)
-        return f"failed {failed} of {len(cells)}" if cells else "-"
-    kinds = [kind for kind in ("synthetic", "real") if all(kind in c.scores for c in cells)]
-    again = " / ".join(f"{np.mean([c.scores[kind] for c in cells]):.1f}" for kind in kinds)
-    text = _number([c.scores["none"] for c in cells]) + (f" ({again})" if again else "")
-    if all("tuned" in c.scores for c in cells):
-        text += f" → {np.mean([c.scores['tuned'] for c in cells]):.1f}"
-    return text
+    """Scores of the cells that did not fail, and how many did."""
+    alive = [cell for cell in cells if not cell.failed]
+    failed = f"failed {len(cells) - len(alive)} of {len(cells)}"
+    if not alive:
+        return failed
+    kinds = [kind for kind in ("synthetic", "real") if all(kind in c.scores for c in alive)]
+    again = " / ".join(f"{np.mean([c.scores[kind] for c in alive]):.1f}" for kind in kinds)
+    text = _number([c.scores["none"] for c in alive]) + (f" ({again})" if again else "")
+    if all("tuned" in c.scores for c in alive):
+        text += f" → {np.mean([c.scores['tuned'] for c in alive]):.1f}"
+    return text if len(alive) == len(cells) else f"{text}, {failed}"
 
 
 def _number(values: list[float]) -> str:
