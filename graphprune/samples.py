@@ -154,8 +154,11 @@ def read(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -
         GraphPruneError: There are no samples, or they do not fit the model.
     """
     which = sampled(deps)
-    given = [data] if isinstance(data, torch.Tensor) else data
-    if not any(which):
+    given = iter([data] if isinstance(data, torch.Tensor) else data)
+    first = list(islice(given, 1))
+    given = chain(first, given)
+    # Samples that lie along several axes (those of tokens, of their mask) stay as many as captured.
+    if not any(which) or (not all(which) and any(len(_pieces(program, x)) > 1 for x in first)):
         return _whole(program, deps, given, most)
     at, batch = which.index(True), captured(deps)
     items: list[list[torch.Tensor]] = []
@@ -179,16 +182,18 @@ def read(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -
 def _whole(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -> Samples:
     """Samples for a model whose inputs have no dimension of samples: each item is one."""
     which = sampled(deps)
-    likes = program.flat_inputs()
-    items = islice(chain.from_iterable(_pieces(item, likes) for item in data), most)
+    items = islice(chain.from_iterable(_pieces(program, item) for item in data), most)
     chunks = [tuple(_tensors(program, item, number, which)) for number, item in enumerate(items)]
     if not chunks:
         raise GraphPruneError("data: there is not a single sample in it")
     return Samples(chunks, captured(deps), f"{len(chunks)} inputs from data")
 
 
-def _pieces(item: Any, likes: Sequence[torch.Tensor]) -> Iterable[Any]:
+def _pieces(program: Program, item: Any) -> list[Any]:
     """An item in parts of as many samples as the model takes; as it is where that is unclear."""
+    likes = program.flat_inputs()
+    if isinstance(item, Mapping):
+        item = [item[name] for name in program.inputs[1] if name in item]
     tensors = [x for x in pytree.tree_leaves(item) if isinstance(x, torch.Tensor)]
     if len(tensors) != len(likes) or any(not x.dim() for x in [*tensors, *likes]):
         return [item]
@@ -196,7 +201,7 @@ def _pieces(item: Any, likes: Sequence[torch.Tensor]) -> Iterable[Any]:
     if number < 2 or any(len(x) != number * len(y) for x, y in zip(tensors, likes, strict=True)):
         return [item]
     parts = [torch.split(x, len(y)) for x, y in zip(tensors, likes, strict=True)]
-    return zip(*parts, strict=True)
+    return list(zip(*parts, strict=True))
 
 
 def _tensors(program: Program, item: Any, number: int, which: Sequence[bool]) -> list[torch.Tensor]:

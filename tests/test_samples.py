@@ -114,3 +114,22 @@ def test_obs_removes_what_others_can_stand_in_for() -> None:
     assert {3, 7} <= set(kept["0.weight"][0].tolist())
     with pytest.raises(graphprune.GraphPruneError, match="'obs' needs statistics"):
         graphprune.plan(model, 0.5, importance="obs", example_inputs=x[:2], compensate=False)
+
+
+class _Masked(torch.nn.Module):
+    """A second input whose samples lie along an axis of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(4, 16), torch.nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.b(self.a(x).relu()), mask.cumsum(1)
+
+
+def test_samples_may_lie_along_several_axes() -> None:
+    inputs = (torch.randn(2, 4), torch.ones(2, 4))
+    data = [(torch.randn(64, 4), torch.ones(64, 4))]
+    plan = graphprune.plan(_Masked(), 0.5, example_inputs=inputs, data=data, compensate=True)
+    plan.apply()
+    assert "32 inputs from data" in str(plan.report)
