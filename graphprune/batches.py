@@ -19,7 +19,8 @@ SAMPLES = 256
 """Samples that are read where the caller names no number: more hardly changes a statistic."""
 
 _SIZE = 32  # samples in a batch where the data is one tensor or a data set
-_LABELS = ("labels", "label")
+LABELS = ("labels", "label")
+"""Names that labels go by in a batch that is a dict."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _items(data: Any) -> Iterable[Any]:
         data = torch.from_numpy(data)
     if isinstance(data, torch.Tensor):
         return torch.split(data, _SIZE)
-    if isinstance(data, tuple) and len(data) == 2 and all(_is_array(x) for x in data):
+    if isinstance(data, tuple) and len(data) == 2 and all(is_array(x) for x in data):
         pair = [torch.split(torch.as_tensor(x), _SIZE) for x in data]
         return zip(*pair, strict=False)
     if isinstance(data, Dataset) and hasattr(data, "__getitem__"):
@@ -109,7 +110,8 @@ def _items(data: Any) -> Iterable[Any]:
     )
 
 
-def _is_array(x: Any) -> bool:
+def is_array(x: Any) -> bool:
+    """Whether calibration data is an array by itself."""
     return isinstance(x, torch.Tensor | np.ndarray)
 
 
@@ -124,11 +126,11 @@ def _arguments(model: nn.Module) -> int:
 def _batch(item: Any, arguments: int) -> Batch:
     if isinstance(item, Batch):
         return item
-    if _is_array(item):
+    if is_array(item):
         return Batch((item,))
     if isinstance(item, Mapping):
-        labels = next((item[name] for name in _LABELS if name in item), None)
-        rest = {str(name): value for name, value in item.items() if name not in _LABELS}
+        labels = next((item[name] for name in LABELS if name in item), None)
+        rest = {str(name): value for name, value in item.items() if name not in LABELS}
         return Batch((), rest, labels)
     if isinstance(item, list | tuple) and item:
         if len(item) == arguments and not _labelled(item, arguments):
@@ -160,7 +162,7 @@ def _labelled(item: Any, arguments: int) -> bool:
     """Whether a pair holds all the arguments and the labels, rather than two arguments."""
     first = item[0]
     whole = isinstance(first, list | tuple) and len(first) == arguments
-    return len(item) == 2 and arguments == 2 and whole and all(map(_is_array, first))
+    return len(item) == 2 and arguments == 2 and whole and all(map(is_array, first))
 
 
 def _placed(batch: Batch, model: nn.Module) -> Batch:
@@ -176,7 +178,7 @@ def _placed(batch: Batch, model: nn.Module) -> Batch:
 
     args, kwargs = pytree.tree_map(placed, (batch.args, batch.kwargs))
     labels = batch.labels
-    if _is_array(labels) or _are_numbers(labels):
+    if is_array(labels) or _are_numbers(labels):
         labels = torch.as_tensor(labels)
         labels = labels.to(weights.device) if weights is not None else labels
     else:  # whatever the caller's loss understands: boxes, strings

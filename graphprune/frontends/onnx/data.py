@@ -9,13 +9,11 @@ import numpy as np
 import torch
 from onnx import ValueInfoProto
 
-from graphprune.batches import Batch
+from graphprune.batches import LABELS, Batch, is_array
 from graphprune.errors import GraphPruneError
 from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.sizes import is_static
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
-
-_LABELS = ("labels", "label")
 
 
 def read_data(source: Source, data: Any, samples: int) -> list[Batch]:
@@ -48,9 +46,9 @@ def read_data(source: Source, data: Any, samples: int) -> list[Batch]:
 
 
 def _items(data: Any, inputs: int) -> Iterator[Any]:
-    whole = isinstance(data, Mapping) or _is_array(data)
+    whole = isinstance(data, Mapping) or is_array(data)
     if isinstance(data, tuple) and len(data) in (inputs, inputs + 1):
-        whole = whole or all(_is_array(x) for x in data)
+        whole = whole or all(is_array(x) for x in data)
     if whole:
         yield data
     elif isinstance(data, Iterable) and not isinstance(data, str | bytes):
@@ -62,18 +60,14 @@ def _items(data: Any, inputs: int) -> Iterator[Any]:
         )
 
 
-def _is_array(item: Any) -> bool:
-    return isinstance(item, np.ndarray | torch.Tensor)
-
-
 def _batch(inputs: list[ValueInfoProto], item: Any, number: int) -> Batch:
     names = [entry.name for entry in inputs]
     labels = None
     if isinstance(item, Mapping):
-        labels = next((item[name] for name in _LABELS if name in item), None)
+        labels = next((item[name] for name in LABELS if name in item), None)
         given = [item[name] for name in names if name in item]
         if not given:  # files of arrays without names: their order counts
-            given = [x for name, x in item.items() if name not in _LABELS]
+            given = [x for name, x in item.items() if name not in LABELS]
     else:
         given = list(item) if isinstance(item, list | tuple) else [item]
     if len(given) == len(names) + 1:
