@@ -8,11 +8,14 @@ from typing import Any, TypeAlias
 import numba
 import numpy as np
 import numpy.typing as npt
+import torch
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 Vector: TypeAlias = npt.NDArray[np.float64]
 Indices: TypeAlias = npt.NDArray[np.int64]
 
+_STEPS = 32  # between two downdates of whole matrices
+_ROWS = 128  # of a triangle, downdated at a time
 _DAMPING = 1e-3  # of the mean variance, added to every variance before inversion
 
 
@@ -54,52 +57,115 @@ def eliminate(inverse: Matrix, weight: Matrix, count: int) -> Elimination:
         raise ValueError(f"H⁻¹ is {inverse.shape}, A is {weight.shape}: not square and alike")
     if not 0 <= count <= inverse.shape[1]:
         raise ValueError(f"{count} of {inverse.shape[1]} inputs cannot go")
-    # The kernel works in place, on copies.
+    # The work is done in place, on copies.
     h = np.array(inverse, dtype=np.float64, order="C")
     a = np.array(weight, dtype=np.float64, order="C")
-    return Elimination(*_eliminate(h, a, count))
+    return _eliminate(h, a, count)
+
+
+def _eliminate(h: Matrix, a: Matrix, count: int) -> Elimination:
+    """Lower triangles are downdated a block of steps at a time, by matrix products.
+
+    What a step needs in between, one row and the diagonals, is brought up to date by the steps that
+    are pending (the lazy updates of LAPACK's blocked factorisations, and of GPTQ, ICLR 2023).
+    """
+    layers, n = h.shape[:2]
+    name = np.arange(n)
+    order, losses = np.empty(count, dtype=np.int64), np.empty(count)
+    diagonals = np.stack([m.diagonal(axis1=1, axis2=2) for m in (h, a)], axis=1).copy()
+    pivots = np.empty((layers, _STEPS))
+    for done in range(0, count, _STEPS):
+        live, steps = n - done, min(_STEPS, count - done)
+        pending = np.empty((layers, 2, steps, live))
+        found = order[done : done + steps], losses[done : done + steps]
+        gaps = _steps(h, a, diagonals, name, pending, pivots, *found)
+        if done + steps < count:
+            kept = _close(gaps, live, name, diagonals, pending, h, a)
+            for s in range(layers):
+                _downdate(h[s], a[s], pending[s, :, :, :kept], pivots[s, :steps])
+    return Elimination(order, losses)
 
 
 @numba.njit(cache=True, fastmath={"contract", "nsz"})
-def _eliminate(h: Any, a: Any, count: int) -> Any:  # pragma: no cover
-    """Works on lower triangles; live inputs stand together, the last fills each gap."""
-    layers, n = h.shape[0], h.shape[1]
-    name = np.arange(n)
-    order = np.empty(count, dtype=np.int64)
-    losses = np.empty(count)
-    row = np.empty(n)
-    step = np.empty(n)
-    for done in range(count):
-        live = n - done
-        best, least = 0, np.inf
+def _steps(
+    h: Any,
+    a: Any,
+    diagonals: Any,
+    name: Any,
+    pending: Any,
+    pivots: Any,
+    order: Any,
+    losses: Any,
+) -> Any:  # pragma: no cover
+    """Remove some inputs, one after the other, and leave the downdates of the matrices pending.
+
+    Removing p takes `pivot * r rᵀ` from H⁻¹ and `r tᵀ + t rᵀ` from A.
+
+    Args:
+        h: H⁻¹ of each layer, `layers x n x n`; only lower triangles are read.
+        a: Likewise A.
+        diagonals: Of both, `layers x 2 x n`, brought up to date.
+        name: What each position holds.
+        pending: `layers x 2 x steps x live`; gets r and t of every step.
+        pivots: `layers x steps`; gets the pivots.
+        order: Gets the names.
+        losses: Gets what they cost.
+
+    Returns:
+        The positions that are free now.
+    """
+    layers, _, steps, live = pending.shape
+    gone = np.zeros(live, dtype=np.bool_)
+    gaps = np.empty(steps, dtype=np.int64)
+    for step in range(steps):
+        best, least = -1, np.inf
         for i in range(live):
-            loss = 0.0
-            for s in range(layers):
-                loss += a[s, i, i] / h[s, i, i]
-            if loss < least or (loss == least and name[i] < name[best]):
-                best, least = i, loss
-        order[done], losses[done] = name[best], least
-        last = live - 1
-        name[best] = name[last]
+            if not gone[i]:
+                loss = 0.0
+                for s in range(layers):
+                    loss += diagonals[s, 1, i] / diagonals[s, 0, i]
+                if best < 0 or loss < least or (loss == least and name[i] < name[best]):
+                    best, least = i, loss
+        gone[best], gaps[step] = True, best
+        order[step], losses[step] = name[best], least
         for s in range(layers):
-            pivot, own = h[s, best, best], a[s, best, best]
+            r, t = pending[s, 0, step], pending[s, 1, step]
             for k in range(live):
-                row[k] = h[s, best, k] if k <= best else h[s, k, best]
-                step[k] = a[s, best, k] if k <= best else a[s, k, best]
-            _fill(h[s], best, last)
-            _fill(a[s], best, last)
-            row[best], step[best] = row[last], step[last]
-            for k in range(last):
-                row[k] /= pivot
+                r[k] = h[s, best, k] if k <= best else h[s, k, best]
+                t[k] = a[s, best, k] if k <= best else a[s, k, best]
+            for e in range(step):
+                to_r, to_t = pending[s, 0, e], pending[s, 1, e]
+                x, y = to_r[best], to_t[best]
+                z = x * pivots[s, e]
+                for k in range(live):
+                    r[k] -= z * to_r[k]
+                    t[k] -= x * to_t[k] + y * to_r[k]
+            pivot, own = r[best], t[best]
+            pivots[s, step] = pivot
+            to_h, to_a = diagonals[s, 0], diagonals[s, 1]
+            for k in range(live):
+                r[k] /= pivot
                 # Half of the square, so that one product serves both cross terms.
-                step[k] -= 0.5 * own * row[k]
-            for j in range(last):
-                to_h, to_a = h[s, j], a[s, j]
-                r, t = row[j], step[j]
-                for k in range(j + 1):
-                    to_a[k] -= r * step[k] + t * row[k]
-                    to_h[k] -= pivot * r * row[k]
-    return order, losses
+                t[k] -= 0.5 * own * r[k]
+                to_h[k] -= pivot * r[k] * r[k]
+                to_a[k] -= 2.0 * r[k] * t[k]
+    return gaps
+
+
+@numba.njit(cache=True)
+def _close(
+    gaps: Any, live: int, name: Any, diagonals: Any, pending: Any, h: Any, a: Any
+) -> int:  # pragma: no cover
+    """Move the last live inputs to the gaps; returns how many live."""
+    for gap in -np.sort(-gaps):
+        live -= 1
+        name[gap] = name[live]
+        for s in range(len(h)):
+            diagonals[s, :, gap] = diagonals[s, :, live]
+            pending[s, :, :, gap] = pending[s, :, :, live]
+            _fill(h[s], gap, live)
+            _fill(a[s], gap, live)
+    return live
 
 
 @numba.njit(cache=True)
@@ -112,6 +178,19 @@ def _fill(matrix: Any, gap: int, last: int) -> None:  # pragma: no cover
     for k in range(gap + 1, last):
         matrix[k, gap] = matrix[last, k]
     matrix[gap, gap] = matrix[last, last]
+
+
+def _downdate(h: Matrix, a: Matrix, pending: Matrix, pivots: Vector) -> None:
+    """Take what is pending from two lower triangles, some rows at a time."""
+    both = torch.from_numpy(pending.reshape(-1, pending.shape[-1]))
+    r = both[: len(pivots)]
+    scaled, swapped = r * torch.from_numpy(pivots)[:, None], both.roll(len(pivots), 0)
+    to_h, to_a = torch.from_numpy(h), torch.from_numpy(a)
+    live = both.shape[1]
+    for start in range(0, live, _ROWS):
+        stop = min(start + _ROWS, live)
+        to_h[start:stop, :stop].addmm_(scaled[:, start:stop].t(), r[:, :stop], alpha=-1)
+        to_a[start:stop, :stop].addmm_(both[:, start:stop].t(), swapped[:, :stop], alpha=-1)
 
 
 def damped_inverse(covariance: Matrix, damping: float = _DAMPING) -> Matrix:

@@ -37,7 +37,7 @@ def _reference(inverse: Array, weight: Array, count: int) -> tuple[list[int], li
     return order, losses
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 33, 64])
+@pytest.mark.parametrize("n", [1, 2, 5, 33, 64, 150])
 @pytest.mark.parametrize("layers", [1, 3])
 def test_the_kernel_is_the_definition(n: int, layers: int) -> None:
     problems = [_problem(n, seed) for seed in range(layers)]
