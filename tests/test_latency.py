@@ -258,3 +258,35 @@ def test_ratios_of_the_same_turn_count() -> None:
         patch.setattr("graphprune.latency.timing._LONG", 0.0)
         first, second = in_turns([lambda: None] * 2, torch.device("cpu"), least=4)
     assert second == 2 * first
+
+
+def test_where_less_work_is_faster_than_the_table_knows_it_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The table is wrong: it takes the last convolution for all the time, the clock the first."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3), nn.Conv2d(64, 64, 1, stride=8), nn.Flatten(),
+        nn.Linear(256, 10),
+    )  # fmt: skip
+
+    class Wrong(Counted):
+        def seconds(self, key: str, prepare: Any, device: torch.device) -> float:
+            found = super().seconds(key, prepare, device)
+            return found if ", 1, 1]@" in key else found * 1e-3
+
+    def clock(models: list[nn.Module], inputs: Any, runs_in: Any) -> list[float]:
+        return [1e-6 * model[0].weight.numel() for model in models]
+
+    monkeypatch.setattr("graphprune.latency.aim.forward_seconds", clock)
+    monkeypatch.setattr("graphprune.latency.aim._ROUNDS", 1)
+    monkeypatch.setattr("graphprune.latency.aim.Latency", partial(Latency, timer=Wrong()))
+    options = {"example_inputs": X, "compensate": False}
+    plan = graphprune.plan(net, 0.3, "latency", **options)
+    monkeypatch.setattr("graphprune.latency.aim._decide_twin", lambda *_: False)
+    alone = graphprune.plan(net, 0.3, "latency", **options)
+    assert plan.report.achieved > alone.report.achieved + 0.02
+    assert plan.report.params[1] == pytest.approx(alone.report.params[1], rel=0.05)
+    small = plan.apply()
+    assert clock([net, small], None, None) == list(plan.report.latency)
+    assert [row.kept for row in plan.report.groups] == [layer.out_channels for layer in small[:3]]
