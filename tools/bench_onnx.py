@@ -6,6 +6,7 @@
     python tools/bench_onnx.py resnet50 --speed       # MACs ratio and measured speed-up
     python tools/bench_onnx.py --real FOLDER          # models of packages; see tools/real_files.py
     python tools/bench_onnx.py --groups               # the same groups as in the module?
+    python tools/bench_onnx.py --zoo                  # half of the parameters, no option set
 
 Both are asked for half of the channels of every layer. *cosine* is that of the outputs of the
 original and of the smaller model on random images: the weights are untrained. onnxsim is used
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import statistics
 import sys
 import time
@@ -194,31 +196,58 @@ def _groups(models: list[str]) -> None:
     Console(width=150).print(table)
 
 
-def main() -> None:
+def _zoo(models: list[str], exporters: list[str], out: Path | None) -> int:
+    """Shrink exports of many models, each in a process of its own."""
+    from bench_coverage import isolated
+    from exported_zoo import COLUMNS, cells, measure, names, summary
+
+    rows = []
+    print(*COLUMNS, sep=" | ")
+    for name in models or names():
+        for exporter in exporters:
+            row = {"exporter": exporter} | isolated(measure, (name, exporter), 600, 8)
+            rows.append(row)
+            print(*cells(row), sep=" | ", flush=True)
+            if out:
+                out.write_text(json.dumps(rows, indent=1, default=str))
+    print(summary(rows))
+    return int(any("error" in row or row["valid"] != "yes" for row in rows))
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=MODELS.split())
+    parser.add_argument("models", nargs="*")
     parser.add_argument("--exporter", choices=["trace", "export", "both"], default="both")
     parser.add_argument("--speed", action="store_true", help="measure speed-up in ONNX Runtime")
     parser.add_argument("--real", type=Path, metavar="FOLDER", help="models of packages")
     parser.add_argument("--groups", action="store_true", help="the same groups as the module?")
+    parser.add_argument("--zoo", action="store_true", help="half of the parameters, no option set")
+    parser.add_argument("--out", type=Path, help="where --zoo writes its rows as JSON")
     parser.add_argument("--only", nargs="*", default=[], help="names of --real's models")
     options = parser.parse_args()
+    exporters = ["trace", "export"] if options.exporter == "both" else [options.exporter]
+    if options.zoo:
+        return _zoo(options.models, exporters, options.out)
     if options.real is not None:
         Console(width=150).print(real(options.real, options.only))
-        return
-    if options.groups:
-        _groups(options.models if options.models != MODELS.split() else [])
-        return
-    exporters = ["trace", "export"] if options.exporter == "both" else [options.exporter]
+    elif options.groups:
+        _groups(options.models)
+    else:
+        _beside(options.models or MODELS.split(), exporters, options.speed)
+    return 0
+
+
+def _beside(models: list[str], exporters: list[str], speeds: bool) -> None:
+    """Print a table of graphprune and onnxsim, or of speed-ups."""
     console, table = Console(width=150), Table()
     columns = ["model", "exporter", "removed", "valid", "cosine", "s"]
     columns += ["onnxsim: removed", "valid", "cosine", "s"]
-    for column in ["model", "exporter", "MACs", "speed-up"] if options.speed else columns:
+    for column in ["model", "exporter", "MACs", "speed-up"] if speeds else columns:
         table.add_column(column)
-    for name in options.models:
+    for name in models:
         for exporter in exporters:
             model = export(name, exporter)
-            if options.speed:
+            if speeds:
                 row = [f"{ratio:.2f} x" for ratio in speed(model)]
             else:
                 row = [*tried(ours, model), *tried(onnxsim_pruned, model)]
@@ -228,4 +257,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -31,12 +31,12 @@ def measure(name: str, ratio: float, of: str, onnx: bool) -> Row:
 
     warnings.filterwarnings("ignore")
     graphprune.shrink(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)))  # loads and compiles once
-    start = _memory()
+    start = memory()
     model, example = build(name)
     size = sum(x.numel() * x.element_size() for x in model.state_dict().values())
     row: Row = {"model": name, "params": sum(p.numel() for p in model.parameters())}
     row |= {"megabytes": size / 2**20, "of": of, "asked": ratio}
-    _forget_peak()
+    forget_peak()
     started = time.perf_counter()
     plan = graphprune.plan(model, ratio, of, example_inputs=example, compensate=False)
     plan.verify = False
@@ -44,7 +44,7 @@ def measure(name: str, ratio: float, of: str, onnx: bool) -> Row:
     lean = time.perf_counter() - started
     assert plan.report is not None
     row["lean"] = [lean, plan.report.seconds["capture"]]
-    row["memory_ratio"] = (_memory() - start) / size
+    row["memory_ratio"] = (memory() - start) / size
     started = time.perf_counter()
     plan = graphprune.plan(model, ratio, of, example_inputs=example)
     small = plan.apply()
@@ -80,7 +80,7 @@ def measure(name: str, ratio: float, of: str, onnx: bool) -> Row:
     return row
 
 
-def _memory() -> float:
+def memory() -> float:
     """Most memory that this process has held, in bytes."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -89,7 +89,7 @@ def _memory() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2.0**10
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Begin to measure peak memory anew, where the kernel allows it."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
