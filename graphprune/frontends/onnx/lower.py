@@ -24,7 +24,7 @@ from graphprune.frontends.onnx.lift import OnnxProgram
 from graphprune.frontends.onnx.model import Source, captured, without_initializers
 from graphprune.frontends.onnx.recompute import recompute
 from graphprune.frontends.onnx.stored import Lowered, Stored, cut_array
-from graphprune.frontends.onnx.tensors import Array, read
+from graphprune.frontends.onnx.tensors import Array
 from graphprune.graph import Op, Value
 from graphprune.passes.narrow import Cuts
 
@@ -128,7 +128,7 @@ class _Writer:
 
     def _cut(self, name: str, origin: str, value: Value) -> Stored:
         proto = self.source.constants[origin]
-        elem_type, external = proto.data_type, proto.data_location == TensorProto.EXTERNAL
+        elem_type, external = proto.data_type, self.source.is_apart(origin)
         kept = self.cuts.weights.get(value) or [None] * len(value.shape)
         shape = tuple(
             size if k is None else len(k) for size, k in zip(value.shape, kept, strict=True)
@@ -295,14 +295,14 @@ class _Writer:
                 return
 
     def _kept(self, proto: TensorProto) -> Stored:
-        folder = self.source.folder
+        name = proto.name
         return Stored(
-            proto.name,
+            name,
             proto.data_type,
             tuple(proto.dims),
-            lambda: read(proto, folder),
+            lambda: self.source.array(name),
             proto,
-            proto.data_location == TensorProto.EXTERNAL,
+            self.source.is_apart(name),
         )
 
     def _in_place(self) -> None:

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from graphprune.errors import LiftError
+from graphprune.frontends.onnx.slim import OwnFile, is_inside
 from graphprune.frontends.onnx.tensors import Array, external_path, read
 
 OLDEST = 7  # the first opset with today's broadcasting, and with shape inference for its operators
@@ -39,6 +40,7 @@ class Source:
         nodes: All other nodes, in an order in which they can run.
         opsets: Version of each domain's operators.
         whole: The protobuf before its calls of local functions were opened; None without any.
+        file: The file that the protobuf was read from, where there is one.
     """
 
     model: ModelProto
@@ -50,20 +52,30 @@ class Source:
     nodes: list[NodeProto] = field(default_factory=list)
     opsets: dict[str, int] = field(default_factory=dict)
     whole: ModelProto | None = None
+    file: OwnFile | None = None
     _arrays: dict[str, Array] = field(default_factory=dict)
 
     def array(self, name: str) -> Array:
         """The elements of a constant."""
         origin = self.origins[name]
-        if self.is_external(origin):  # mapped anew each time: what was read before can go
-            return read(self.constants[origin], self.folder)
+        if self.is_external(origin):  # read anew each time: what was read before can go
+            proto = self.constants[origin]
+            return (
+                self.file.read(proto)
+                if self.file and is_inside(proto)
+                else read(proto, self.folder)
+            )
         if origin not in self._arrays:
             self._arrays[origin] = read(self.constants[origin], self.folder)
         return self._arrays[origin]
 
     def is_external(self, name: str) -> bool:
-        """Whether a constant's data lies in a file of its own."""
+        """Whether a constant's data was left in a file, and is read when it is used."""
         return self.constants[name].data_location == TensorProto.EXTERNAL
+
+    def is_apart(self, name: str) -> bool:
+        """Whether a constant's data lies in a file of its own."""
+        return self.is_external(name) and not is_inside(self.constants[name])
 
     @cached_property
     def inputs(self) -> list[onnx.ValueInfoProto]:
@@ -79,7 +91,8 @@ def read_model(model: Any) -> Source:
     """
     if isinstance(model, str | Path):
         path = Path(model)
-        source = Source(_parsed(path), path.parent, path.name, "file")
+        file = OwnFile(path)
+        source = Source(_parsed(file), path.parent, path.name, "file", file=file)
     elif isinstance(model, ModelProto):
         source = Source(model, None, model.graph.name or "the model", "proto")
     else:
@@ -97,18 +110,14 @@ def read_model(model: Any) -> Source:
     return source
 
 
-def _parsed(path: Path) -> ModelProto:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise LiftError(f"cannot read {path}: {error.strerror}") from error
+def _parsed(file: OwnFile) -> ModelProto:
     model = ModelProto()
     try:
-        model.ParseFromString(data)
+        model.ParseFromString(file.slim())
     except (DecodeError, RuntimeError) as error:
-        raise LiftError(f"{path} is not an ONNX file, or a damaged one") from error
+        raise LiftError(f"{file.path} is not an ONNX file, or a damaged one") from error
     if not model.HasField("graph"):
-        raise LiftError(f"{path} is not an ONNX file: it holds no graph")
+        raise LiftError(f"{file.path} is not an ONNX file: it holds no graph")
     return model
 
 
@@ -192,7 +201,7 @@ def _index(source: Source) -> None:
     """Sort the nodes; collect constants under all their names."""
     graph = source.model.graph
     for tensor in graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
+        if tensor.data_location == TensorProto.EXTERNAL and not is_inside(tensor):
             entries = {entry.key: entry.value for entry in tensor.external_data}
             external_path(entries.get("location", ""), source.folder)
         source.constants[tensor.name] = tensor

@@ -135,13 +135,18 @@ def _check_padding(node: NodeProto, trace: Trace) -> None:
         raise Misfit(f"Pad {node.name} mirrors more than the {shape} there is")
 
 
+def _apart(source: Source, name: str) -> bool:
+    """Whether a known tensor's elements are not in the protobuf."""
+    return name not in source.constants or source.is_external(name)
+
+
 def _inferred(source: Source, node: NodeProto, trace: Trace) -> Mapping[str, TypeProto]:
     known = schema(node.op_type, node.domain, source.opsets.get(node.domain, 0))
     given = [name for name in node.input if name]
     if known is None or any(name not in trace.types for name in given):
         return {}
     data = {
-        name: source.constants[name] if name in source.constants else _small(trace.known[name])
+        name: _small(trace.known[name]) if _apart(source, name) else source.constants[name]
         for name in given
         if name in trace.known
     }
