@@ -10,6 +10,7 @@ a group, whose values are kept. Costs are whole numbers, so that both ways find 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numba
@@ -58,30 +59,45 @@ def _up_to(flat: Any, starts: Any, level: float) -> Any:  # pragma: no cover
     return out
 
 
-def descend(
-    counts: Counts,
-    steps: Counts,
-    free: Sequence[int],
-    bounds: tuple[Counts, Counts],
-    sizes: Counts,
-    budget: Budget,
-    followers: Mapping[int, Sequence[int]],
-) -> Counts:
+@dataclass(frozen=True)
+class Moves:
+    """Which steps the counts may take.
+
+    Attributes:
+        steps: The step of each group.
+        free: The groups that may move.
+        low: The least of each group.
+        high: The most of each group.
+        sizes: The groups' full sizes.
+        followers: Groups whose counts are in proportion to another's.
+    """
+
+    steps: Counts
+    free: Sequence[int]
+    low: Counts
+    high: Counts
+    sizes: Counts
+    followers: Mapping[int, Sequence[int]]
+
+    def possible(self, counts: Counts, sign: float) -> tuple[Counts, list[int]]:
+        """Every group's count after a step up or down, and the groups that may take it."""
+        to = np.minimum(counts + sign * self.steps, self.sizes)
+        able = (to >= self.low) & (to <= self.high) & (to != counts)
+        return to, [i for i in self.free if able[i]]
+
+
+def descend(counts: Counts, moves: Moves, budget: Budget) -> Counts:
     """Counts whose costs are nearer to the budget.
 
     Args:
         counts: Where to start.
-        steps: The step of each group.
-        free: The groups that may move.
-        bounds: The least and the most of each group.
-        sizes: The groups' full sizes.
+        moves: Which steps may be taken.
         budget: The costs and what is asked of them.
-        followers: Groups whose counts are in proportion to another's.
     """
     exact = all(isinstance(target.cost, Polynomial) for target in budget.targets)
-    nested = any(i in followers for held in followers.values() for i in held)
-    work = compiled if exact and not nested and len(sizes) >= COMPILED else plain
-    return work(counts, steps, free, bounds, sizes, budget, followers)
+    nested = any(i in moves.followers for held in moves.followers.values() for i in held)
+    work = compiled if exact and not nested and len(moves.sizes) >= COMPILED else plain
+    return work(counts, moves, budget)
 
 
 def follow(counts: Counts, sizes: Counts, followers: Mapping[int, Sequence[int]]) -> Counts:
@@ -92,25 +108,14 @@ def follow(counts: Counts, sizes: Counts, followers: Mapping[int, Sequence[int]]
     return counts
 
 
-def plain(
-    counts: Counts,
-    steps: Counts,
-    free: Sequence[int],
-    bounds: tuple[Counts, Counts],
-    sizes: Counts,
-    budget: Budget,
-    followers: Mapping[int, Sequence[int]],
-) -> Counts:
+def plain(counts: Counts, moves: Moves, budget: Budget) -> Counts:
     """As `descend`, for costs of any kind."""
-    low, high = bounds
     counts = counts.copy()
-    changes_of = _changes(budget, sizes, followers)
+    changes_of = _changes(budget, moves)
     spent = budget.spent(counts)
     for _ in range(_MOST_PASSES):
         slack = budget.slack_of(spent)
-        sign = -1.0 if slack < 0 else 1.0
-        to = np.minimum(counts + sign * steps, sizes)
-        able = [i for i in free if low[i] <= to[i] <= high[i] and to[i] != counts[i]]
+        to, able = moves.possible(counts, -1.0 if slack < 0 else 1.0)
         changes = {i: changes_of(counts, i, to[i]) for i in able}
         able.sort(key=lambda i: -max(abs(change) for change in changes[i]))
         moved = False
@@ -119,45 +124,34 @@ def plain(
             after = [a + b for a, b in zip(spent, change, strict=True)]
             if budget.better(budget.slack_of(after), slack):
                 counts[i] = to[i]
-                follow(counts, sizes, followers)
+                follow(counts, moves.sizes, moves.followers)
                 spent, slack, moved = after, budget.slack_of(after), True
         if not moved:
             break
     return counts
 
 
-def _changes(
-    budget: Budget, sizes: Counts, followers: Mapping[int, Sequence[int]]
-) -> Callable[[Counts, int, float], list[float]]:
+def _changes(budget: Budget, moves: Moves) -> Callable[[Counts, int, float], list[float]]:
     def changes(counts: Counts, i: int, to: float) -> list[float]:
-        if i not in followers:
+        if i not in moves.followers:
             return [target.cost.change(counts, i, to) for target in budget.targets]
         changed = counts.copy()
         changed[i] = to
-        after = budget.spent(follow(changed, sizes, followers))
+        after = budget.spent(follow(changed, moves.sizes, moves.followers))
         return [a - b for a, b in zip(after, budget.spent(counts), strict=True)]
 
     return changes
 
 
-def compiled(
-    counts: Counts,
-    steps: Counts,
-    free: Sequence[int],
-    bounds: tuple[Counts, Counts],
-    sizes: Counts,
-    budget: Budget,
-    followers: Mapping[int, Sequence[int]],
-) -> Counts:
+def compiled(counts: Counts, moves: Moves, budget: Budget) -> Counts:
     """As `descend`, where every cost is a polynomial."""
-    form = _Form(budget, sizes, followers)
-    low, high = bounds
+    form = _Form(budget, moves.sizes, moves.followers)
     counts = np.append(counts, 1.0)  # what the products are padded with
     values, spent = form.spent(counts)
     for _ in range(_MOST_PASSES):
         sign = -1.0 if budget.slack_of(list(spent)) < 0 else 1.0
-        to = np.minimum(counts[:-1] + sign * steps, sizes)
-        able = np.array([i for i in free if low[i] <= to[i] <= high[i] and to[i] != counts[i]], int)
+        to, found = moves.possible(counts[:-1], sign)
+        able = np.array(found, dtype=np.int64)
         gains = np.empty(len(able))
         _walk(able, to, False, gains, counts, values, spent, *form.arrays)
         able = able[np.argsort(-gains, kind="stable")]

@@ -24,7 +24,7 @@ from graphprune.errors import BudgetError
 from graphprune.importance import Scores
 from graphprune.indices import Indices
 from graphprune.passes.allocate import bounds, fixed, levels
-from graphprune.passes.descend import Ladder, descend, follow
+from graphprune.passes.descend import Ladder, Moves, descend, follow
 from graphprune.passes.knapsack import knapsack
 from graphprune.passes.tie import Ties
 from graphprune.request import Request
@@ -239,7 +239,8 @@ class _Problem:
     def _descend(
         self, counts: Counts, steps: Counts, free: Sequence[int], bounds: tuple[Counts, Counts]
     ) -> Counts:
-        return descend(counts, steps, free, bounds, self.sizes, self.budget, self.ties.followers)
+        moves = Moves(steps, free, *bounds, self.sizes, self.ties.followers)
+        return descend(counts, moves, self.budget)
 
     def _changes(self, counts: Counts, i: int, to: float) -> list[float]:
         if i not in self.ties.followers:

@@ -7,7 +7,7 @@ import pytest
 
 from graphprune.budget import Budget
 from graphprune.cost import Monomials, Polynomial
-from graphprune.passes.descend import COMPILED, Ladder, compiled, descend, plain
+from graphprune.passes.descend import COMPILED, Ladder, Moves, compiled, descend, plain
 
 
 def _polynomial(rng: np.random.Generator, groups: int, degree: int) -> Polynomial:
@@ -33,9 +33,9 @@ def test_both_ways_find_the_same_counts(seed: int) -> None:
         for i in held:
             start[i] = start[width] * sizes[i] // sizes[width]
     steps = rng.choice([1.0, 2.0, 8.0], groups)
-    arguments = (steps, free, (np.ones(groups), sizes), sizes, budget, followers)
+    moves = Moves(steps, free, np.ones(groups), sizes, sizes, followers)
     before = start.copy()
-    expected, found = plain(start, *arguments), compiled(start, *arguments)
+    expected, found = plain(start, moves, budget), compiled(start, moves, budget)
     np.testing.assert_array_equal(found, expected)
     assert (found != start).any()
     np.testing.assert_array_equal(start, before)
@@ -55,9 +55,9 @@ def test_large_problems_are_compiled_and_other_costs_are_not() -> None:
         def change(self, counts: np.ndarray, group: int, to: float) -> float:
             return polynomial.change(counts, group, to)
 
-    arguments = (np.ones(groups), range(groups), (np.ones(groups), sizes), sizes)
+    moves = Moves(np.ones(groups), range(groups), np.ones(groups), sizes, sizes, {})
     found = [
-        descend(sizes.copy(), *arguments, Budget({"macs": cost}, {"macs": 0.3}, sizes), {})
+        descend(sizes.copy(), moves, Budget({"macs": cost}, {"macs": 0.3}, sizes))
         for cost in (polynomial, Opaque())
     ]
     np.testing.assert_array_equal(*found)
