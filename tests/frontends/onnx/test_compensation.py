@@ -229,7 +229,8 @@ def test_data_that_does_not_fit(data: Any, message: str | None) -> None:
         graphprune.shrink(two_layers(), 0.5, data=data)
 
 
-def test_signals_are_not_made_up() -> None:
+@pytest.mark.parametrize(("given", "result"), [(512, 63), ("samples", "frames")])
+def test_signals_are_not_made_up(given: int | str, result: int | str) -> None:
     """Noise says nothing about sound: without data nothing is solved for."""
     nodes = [
         helper.make_node("Conv", ["x", "w1"], ["h"], strides=[8]),
@@ -237,13 +238,13 @@ def test_signals_are_not_made_up() -> None:
     ]
     weights = {"w1": normal(16, 1, 16), "w2": normal(1, 16, 1), "b2": normal(1)}
     nodes[1].input.append("b2")
-    model = graph(nodes, weights, {"x": ["n", 1, 512]}, {"y": ["n", 1, 63]})
+    model = graph(nodes, weights, {"x": ["n", 1, given]}, {"y": ["n", 1, result]})
     plan = graphprune.plan(model, 0.4)
     plan.apply()
     assert plan.report is not None
     assert plan.report.compensation == "none: noise does not stand in for signals: pass data"
-    given = graphprune.plan(model, 0.4, data=normal(64, 1, 512))
-    given.apply()
-    assert given.report is not None and given.report.left == {}
+    brought = graphprune.plan(model, 0.4, data=normal(64, 1, 512))
+    brought.apply()
+    assert brought.report is not None and brought.report.left == {}
     insisted = graphprune.plan(model, 0.4, compensate=True)
     assert insisted.report is not None and "noise" in insisted.report.compensation
