@@ -8,6 +8,7 @@ import torch
 
 _ROWS = 32  # rows that are looked at for each channel; more tell little
 _FEWEST = 8192
+_SCARCE = 0.03
 
 
 def thinned(rows: torch.Tensor, share: float) -> torch.Tensor:
@@ -46,15 +47,26 @@ class Moments:
         x = inputs - self._shift[1]
         y = x if same else targets - self._shift[0]
         sums = y.sum(1).double(), x.sum(1).double()
-        own = (x.transpose(1, 2) @ x).double()
-        cross = own if same else (y.transpose(1, 2) @ x).double()
+        own = x.transpose(1, 2) @ x
+        cross = own if same else y.transpose(1, 2) @ x
         self.rows += targets.shape[1]
         if self._sums is None or self._own is None or self._cross is None:
-            self._sums, self._own, self._cross = sums, own, cross
+            self._sums, self._own = sums, own.double()
+            self._cross = self._own if same else cross.double()
             return
         self._sums = self._sums[0] + sums[0], self._sums[1] + sums[1]
-        self._own = self._own + own
-        self._cross = self._own if same else self._cross + cross
+        self._own += own
+        if not same:
+            self._cross += cross
+
+    def scarcity(self) -> float:
+        """By which share of their mean the inputs' variances are raised for want of rows.
+
+        As few rows as channels explain everything, and foretell nothing: the share grows with
+        the square of channels per row.
+        """
+        assert self._own is not None
+        return _SCARCE * (self._own.shape[-1] / max(self.rows, 1)) ** 2
 
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Means of targets and inputs, `groups x channels`."""
@@ -73,12 +85,15 @@ class Moments:
         """
         assert self._sums is not None and self._own is not None and self._cross is not None
         dy, dx = (total / self.rows for total in self._sums)
-        cross = self._cross / self.rows - dy[:, :, None] * dx[:, None, :]
-        own = self._own / self.rows - dx[:, :, None] * dx[:, None, :]
-        if central:
-            return cross, own
         my, mx = self.means()
-        return cross + my[:, :, None] * mx[:, None, :], own + mx[:, :, None] * mx[:, None, :]
+
+        def about(total: torch.Tensor, *means: torch.Tensor) -> torch.Tensor:
+            dy, dx, my, mx = (m.unsqueeze(2 - i % 2) for i, m in enumerate(means))
+            out = torch.baddbmm(total, dy, dx, beta=1 / self.rows, alpha=-1.0)
+            return out if central else out.baddbmm_(my, mx)
+
+        own = about(self._own, dx, dx, mx, mx)
+        return own if self._cross is self._own else about(self._cross, dy, dx, my, mx), own
 
 
 def observed(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Moments:

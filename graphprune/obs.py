@@ -203,9 +203,12 @@ def damped_inverse(covariance: Matrix, damping: float = _DAMPING) -> Matrix:
     n = len(covariance)
     mean = float(np.trace(covariance)) / max(n, 1)
     ridge = max(damping * mean, 1e-12)
-    raised = covariance + ridge * np.eye(n)
-    inverse = np.linalg.inv(raised)
-    return np.asarray((inverse + inverse.T) / 2, dtype=np.float64)
+    raised = torch.from_numpy(covariance + ridge * np.eye(n))
+    factor, failed = torch.linalg.cholesky_ex(raised)
+    if failed:  # no covariance, but for rounding: whatever inverse there is
+        inverse = np.linalg.inv(raised.numpy())
+        return np.asarray((inverse + inverse.T) / 2, dtype=np.float64)
+    return np.asarray(torch.cholesky_inverse(factor).numpy(), dtype=np.float64)
 
 
 def eliminate_blocks(

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError
-from graphprune.graph import Value
+from graphprune.graph import Op, Value
 from graphprune.sweep import Chunk, Sweep, batch_axis, chunked, resized, sampled
 
 _MEMORY = 1 << 31  # bytes that the values of both graphs may take at once
@@ -43,13 +43,16 @@ class Samples:
         chunks: Tensors for the graph's inputs, for each chunk.
         size: Samples in each chunk.
         source: Where they come from, for the report.
-        statistics: Stands in for the stored statistics of batch norms, where the samples are
-            not of the kind that those were taken from.
+        norms: Batch norms that should meet the samples with the samples' own statistics, by the
+            value that they normalise: where the samples are not of the kind that the stored
+            statistics were taken from.
+        statistics: Those statistics, as far as the samples have passed through the original.
     """
 
     chunks: list[Chunk]
     size: int
     source: str
+    norms: dict[Value, list[Op]] = field(default_factory=dict)
     statistics: dict[Value, torch.Tensor] = field(default_factory=dict)
 
     def weight(self, value: Value) -> torch.Tensor:
@@ -57,10 +60,38 @@ class Samples:
         found = self.statistics.get(value)
         return value.tensor.detach() if found is None else found
 
+    def meet(self, values: Iterable[Value | None], sweep: Sweep) -> None:
+        """Take the statistics of batch norms that normalise any of these values.
+
+        Args:
+            values: What was just computed.
+            sweep: A run of the original that holds them.
+        """
+        for value in values:
+            if value is None or value not in self.norms:
+                continue
+            found: tuple[torch.Tensor, torch.Tensor] | None = None
+            for norm in self.norms[value]:
+                mean, variance = norm.inputs[3:5]
+                if mean is None or variance is None or mean in self.statistics:
+                    continue
+                found = found or _spread(sweep.values(value))
+                self.statistics[mean] = found[0].to(mean.tensor.dtype)
+                self.statistics[variance] = found[1].to(variance.tensor.dtype)
+
     @property
     def number(self) -> int:
         """How many samples there are."""
         return self.size * len(self.chunks)
+
+
+def _spread(chunks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of every channel over chunks of equal size."""
+    dims = [dim for dim in range(chunks[0].dim()) if dim != 1]
+    pairs = [torch.var_mean(x, dims, correction=0) for x in chunks]
+    means = torch.stack([mean for _, mean in pairs]).double()
+    inside = torch.stack([variance for variance, _ in pairs]).double().mean(0)
+    return means.mean(0), inside + means.var(0, correction=0)
 
 
 def captured(deps: Dependencies) -> int:

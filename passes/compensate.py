@@ -74,6 +74,7 @@ class _Compensator:
 
     def run(self, advance: Callable[[float], None]) -> Compensation:
         ops = self._deps.source.ops
+        self._samples.meet(self._deps.source.inputs, self._dense)
         for number, op in enumerate(ops):
             differs = self._reads_fewer(op) or any(v in self._differs for v in op.inputs)
             if differs:
@@ -81,6 +82,7 @@ class _Compensator:
                 self._differs.update(op.outputs)
             for sweep in (self._dense, self._small):
                 sweep.step(op)
+            self._samples.meet(op.outputs, self._dense)
             for sweep in (self._dense, self._small):
                 sweep.release(op)
             advance((number + 1) / len(ops))
@@ -183,28 +185,28 @@ class _Compensator:
         self._out.values[held] = (old.double() + sign * added).to(old.dtype)
 
 
-def fit(
-    moments: Moments, kept: torch.Tensor, shifts: bool, damping: float = _DAMPING
-) -> tuple[torch.Tensor, torch.Tensor]:
+def fit(moments: Moments, kept: torch.Tensor, shifts: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """The linear map from the channels that stay to all channels, in least squares.
+
+    A ridge draws the solution to the identity on the channels that stay.
 
     Args:
         moments: Of the original's channels (targets) and of those that stay (inputs).
         kept: Which of the original's channels those are.
         shifts: Whether a constant may be added.
-        damping: Ridge, as a share of the inputs' mean variance; it draws the solution to the
-            identity on the channels that stay.
 
     Returns:
         B, `groups x channels x kept`, and c, `groups x channels`.
     """
     cross, own = moments.second(central=shifts)
-    plain = torch.zeros_like(cross)
-    plain[:, kept, torch.arange(len(kept))] = 1.0
-    ridge = damping * own.diagonal(dim1=1, dim2=2).mean(1) + 1e-12
-    raised = own + ridge[:, None, None] * torch.eye(own.shape[1], dtype=own.dtype)
-    rest = cross - plain @ own
-    solution = plain + torch.linalg.solve(raised, rest.transpose(1, 2)).transpose(1, 2)
+    ridge = _DAMPING * own.diagonal(dim1=1, dim2=2).mean(1) + 1e-12
+    cross[:, kept] -= own
+    own.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
+    factor, failed = torch.linalg.cholesky_ex(own)
+    rest = cross.transpose(1, 2)
+    solved = torch.linalg.solve(own, rest) if failed.any() else torch.cholesky_solve(rest, factor)
+    solution = solved.transpose(1, 2)
+    solution[:, kept, torch.arange(len(kept))] += 1.0
     if not shifts:
         return solution, torch.zeros(cross.shape[:2], dtype=cross.dtype)
     targets, inputs = moments.means()

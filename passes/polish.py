@@ -48,7 +48,7 @@ def polish(
         New weights, or those given where the results do not come nearer to the original's.
     """
     chunks, size = _parts(cuts.deps, samples)
-    if len(chunks) < _PARTS or samples.statistics:
+    if len(chunks) < _PARTS or samples.norms:
         return solved
     held = max(len(chunks) // _PARTS, 1)
     return _Polisher(cuts, size, solved).run(chunks[:-held], chunks[-held:], advance)

@@ -19,16 +19,15 @@ import torch
 from graphprune.cost import cost
 from graphprune.dependencies import Dependencies
 from graphprune.graph import Value
-from graphprune.moments import observed
 from graphprune.passes.synthesize import Descent, invert_classes, match_norms, noise, norms
 from graphprune.samples import Samples, affordable, captured, split
-from graphprune.sweep import Chunk, Sweep, resized, sampled
+from graphprune.sweep import Chunk, sampled
 
 LONGEST = 120.0  # seconds that `effort="auto"` may take for synthesis
 _STEPS = {"best": 1000}
 _INVERTING = 60  # a longer descent makes images of a class alike
 _TYPICAL = 100  # steps that a descent usually takes
-_QUICK, _PASSES, _FEWEST = (4e11, 5e10), 4, 8  # multiply-accumulates without and with "fast"
+_QUICK, _PASSES, _FEWEST = (4e11, 5e9), 4, 4  # multiply-accumulates without and with "fast"
 _SAME = ("Cast", "Identity", "aten.to", "aten._to_copy", "aten.clone")
 _LOOKUPS = ("Gather", "aten.embedding")
 _PER_MAC, _PER_ELEMENT, _PER_OP = 3e-10, 1e-8, 2e-4  # seconds, forwards and backwards, one core
@@ -96,30 +95,9 @@ def _plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed:
         out = Samples(list(zip(*parts, strict=True)), captured(deps), source)
     else:
         out = split(deps, tensors, source)
-    out.statistics = _met(deps, out)
-    return out
-
-
-def _met(deps: Dependencies, samples: Samples) -> dict[Value, torch.Tensor]:
-    """Means and variances that the samples show at every batch norm with learned statistics."""
-    out: dict[Value, torch.Tensor] = {}
-    watched = set(norms(deps))
-    if not watched:
-        return out
-    attrs = resized(deps, {}, samples.size)
-    sweep = Sweep(
-        deps.source, lambda v: out.get(v, v.tensor.detach()), samples.chunks, attrs, torch.float32
-    )
-    for op in deps.source.ops:
-        source, _, _, mean, variance = (*op.inputs, *[None] * 5)[:5]
-        if op in watched and source is not None and mean is not None and variance is not None:
-            rows = [x.transpose(0, 1).flatten(1) for x in sweep.values(source)]
-            moments = observed((r.t()[None], r.t()[None]) for r in rows)
-            _, square = moments.second(central=True)
-            out[mean] = moments.means()[1][0].to(mean.tensor.dtype)
-            out[variance] = square[0].diagonal().to(variance.tensor.dtype)
-        sweep.step(op)
-        sweep.release(op)
+    for op in norms(deps):
+        if op.inputs[0] is not None:
+            out.norms.setdefault(op.inputs[0], []).append(op)
     return out
 
 

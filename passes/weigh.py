@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +32,19 @@ from graphprune.samples import Samples
 from graphprune.sweep import Sweep, resized
 
 _MOST = 0.9  # of a group may go; beyond, the curve jumps
-_SYSTEMS = 8  # more layers than this share covariances
+_SYSTEMS, _WORK = 8, 1 << 31  # more layers than this, or of more cubed widths, share covariances
 
 Blocks = npt.NDArray[np.float64]  # n x size x n x size
+
+
+@dataclass
+class _System:
+    """Layers whose inputs have one covariance, and how many covariances were averaged for it."""
+
+    key: object
+    covariance: Blocks
+    weight: Blocks
+    merged: int = 1
 
 
 @dataclass
@@ -41,39 +52,53 @@ class _Systems:
     """The layers that read a group: covariance and weights' Gram of each, by owned inputs."""
 
     size: int
-    held: list[tuple[Blocks, Blocks]] = field(default_factory=list)
+    held: list[_System] = field(default_factory=list)
 
-    def add(self, covariance: Matrix, weight: Matrix, positions: npt.NDArray[np.int64]) -> None:
+    def add(
+        self, key: object, covariance: Matrix, weight: Matrix, positions: npt.NDArray[np.int64]
+    ) -> None:
+        """Add a layer; of the same key are those that read the same value."""
         each = positions.size // self.size
         shape = [self.size, each, self.size, each]
         flat = positions.ravel()
-        grid = np.ix_(flat, flat)
-        c, a = covariance[grid], weight[grid]
-        total = float((a * c).sum())
+        if not np.array_equal(flat, np.arange(len(covariance))):
+            grid = np.ix_(flat, flat)
+            covariance, weight = covariance[grid], weight[grid]
+        total = float(np.vdot(weight, covariance))
         if not 0 < total < np.inf:
             return
         # Relative to what the layer computes: an error in any of them harms alike.
-        c, a = c.reshape(shape), a.reshape(shape) / total
-        alike = [i for i, (other, _) in enumerate(self.held) if other.shape[1] == each]
-        if len(self.held) >= _SYSTEMS and alike:
-            at = alike[len(alike) // 2]
-            old = self.held[at]
-            self.held[at] = (old[0] + c, old[1] + a)
+        c, a = covariance.reshape(shape), weight.reshape(shape) / total
+        alike = [system for system in self.held if system.covariance.shape[1] == each]
+        same = next((system for system in alike if system.key == key), None)
+        if same is not None:
+            same.weight += a
+        elif alike and len(self.held) >= min(_SYSTEMS, _WORK // positions.size**3):
+            nearest = alike[len(alike) // 2]
+            nearest.merged += 1
+            nearest.covariance = nearest.covariance + (c - nearest.covariance) / nearest.merged
+            nearest.weight += a
         else:
-            self.held.append((c, a))
+            self.held.append(_System(key, c, a))
 
     def eliminated(self) -> Elimination:
         pairs: list[tuple[Blocks, Blocks]] = []
-        for c, a in self.held:
-            width = round(c.size**0.5)
-            flat = c.reshape(width, width)
-            pairs.append((damped_inverse(flat).reshape(c.shape), a))
-        if all(h.shape[1] == 1 for h, _ in pairs):
-            shape = (len(pairs), self.size, self.size)
-            inverse = np.stack([h for h, _ in pairs]).reshape(shape)
-            weight = np.stack([a for _, a in pairs]).reshape(shape)
-            return eliminate(inverse, weight, self.size)
-        return eliminate_blocks(pairs, self.size)
+        while self.held:
+            system = self.held.pop(0)
+            c, width = system.covariance, round(system.covariance.size**0.5)
+            inverse = damped_inverse(c.reshape(width, width)).reshape(c.shape)
+            pairs.append((inverse, system.weight))
+        if any(h.shape[1] > 1 for h, _ in pairs):
+            return eliminate_blocks(pairs, self.size)
+        shape = (len(pairs), self.size, self.size)
+        inverse, weight = (
+            (parts[0][None] if len(pairs) == 1 else np.stack(parts)).reshape(shape)
+            for parts in zip(*pairs, strict=True)
+        )
+        return eliminate(inverse, weight, self.size)
+
+
+_Seen: TypeAlias = dict[tuple[object, ...], npt.NDArray[np.float64]]
 
 
 def weigh(
@@ -98,12 +123,15 @@ def weigh(
     found: dict[Axis, Scores | None] = dict.fromkeys(systems)
     attrs = resized(deps, {}, samples.size)
     sweep = Sweep(graph, samples.weight, samples.chunks, attrs, torch.float32)
+    samples.meet(graph.inputs, sweep)
+    seen: _Seen = {}
     for number, op in enumerate(graph.ops):
+        sweep.step(op)
+        samples.meet(op.outputs, sweep)
         for consumer in consumers.get(op, ()):
-            _read(deps, consumer, sweep, systems, samples)
+            _read(deps, consumer, sweep, systems, samples, seen)
         for axis in due.get(op, ()):
             found[axis] = _levels(systems.pop(axis))
-        sweep.step(op)
         sweep.release(op)
         advance((number + 1) / len(graph.ops))
     for axis in _products(deps):
@@ -149,8 +177,18 @@ def _read(
     sweep: Sweep,
     systems: dict[Axis, _Systems],
     samples: Samples,
+    seen: _Seen,
 ) -> None:
-    """Add one consumer to the systems of the groups that it reads."""
+    """Add one consumer to the systems of the groups that it reads.
+
+    Args:
+        deps: The analysis.
+        consumer: The consumer.
+        sweep: The run, behind the consumer's operation.
+        systems: For each group's axis.
+        samples: Tell the statistics of batch norms.
+        seen: The covariances that were taken last: several layers often read one value.
+    """
     dim = deps.dims[consumer.source][consumer.channel]
     if not any(axis in systems for axis in atoms(dim)):
         return
@@ -159,9 +197,16 @@ def _read(
     how = layout(consumer, dim, None, rows)
     if how is None:
         return
-    pairs = ((r, r) for r in (how.rows(x, consumer.channel) for x in values))
-    _, own = observed(pairs).second(central=consumer.shifts)
-    covariance = own.cpu().numpy()
+    key = (consumer.source, consumer.channel, how, consumer.shifts)
+    if key not in seen:
+        seen.clear()
+        pairs = ((r, r) for r in (how.rows(x, consumer.channel) for x in values))
+        moments = observed(pairs)
+        own = moments.second(central=consumer.shifts)[1]
+        diagonal = own.diagonal(dim1=1, dim2=2)
+        diagonal += moments.scarcity() * diagonal.mean(1, keepdim=True)
+        seen[key] = own.cpu().numpy()
+    covariance = seen[key]
     weight = _gram(consumer, how, samples).cpu().numpy()
     for axis, positions, owners in holdings(dim):
         if axis not in systems:
@@ -169,17 +214,17 @@ def _read(
         for group in range(how.groups):
             places = _owned(how, group, axis, positions, owners)
             if places is not None:
-                systems[axis].add(covariance[group], weight[group], places)
+                systems[axis].add((key, group), covariance[group], weight[group], places)
 
 
 def _gram(consumer: Consumer, how: Layout, samples: Samples) -> torch.Tensor:
     """WᵀW over outputs and taps, outputs scaled as the batch norm behind scales them."""
-    taps = consumer.taps(consumer.weight.tensor.detach().double())
-    gains = consumer.gains(samples.weight).to(taps.device)
+    taps = consumer.taps(consumer.weight.tensor.detach().float())
+    gains = consumer.gains(samples.weight).to(taps)
     gains = gains.reshape(taps.shape[0], taps.shape[1], 1, 1)
     spread = how.spread(taps * gains)
     flat = spread.transpose(1, 2).flatten(2)
-    return flat @ flat.transpose(1, 2)
+    return (flat @ flat.transpose(1, 2)).double()
 
 
 def _owned(

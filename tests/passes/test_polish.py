@@ -68,6 +68,5 @@ def test_a_descent_that_strays_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 def test_statistics_of_noise_are_no_ground_for_a_descent() -> None:
     cuts, samples, solved = _solved()
-    weight = next(iter(cuts.deps.source.weights.values()))
-    samples.statistics = {weight: weight.tensor}
+    samples.norms = {cuts.deps.source.inputs[0]: []}
     assert polish(cuts, samples, solved) is solved

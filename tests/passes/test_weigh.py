@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 import graphprune
+from graphprune.passes import weigh as weigh_module
 from graphprune.passes.select import NEEDED, select
 from graphprune.passes.weigh import weigh
 from graphprune.request import Request
@@ -55,3 +57,36 @@ def test_products_of_two_computed_values_are_left_alone() -> None:
     inner = [name for name, size in sizes.items() if size == 8 and (by_name[name] >= NEEDED).all()]
     assert inner, "head_dim: nothing can make up for a term of q k^T"
     assert any((curve < NEEDED).any() for curve in by_name.values())
+
+
+def test_few_samples_do_not_make_channels_look_free() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 200), nn.ReLU(), nn.Linear(200, 5))
+    _, (few,) = _levels(model, torch.randn(40, 64))
+    _, (many,) = _levels(model, torch.randn(8000, 64))
+    at = len(few) // 2
+    assert np.sort(few)[at] > 0.3 * np.sort(many)[at]
+
+
+def test_layers_that_read_one_value_share_its_covariance() -> None:
+    torch.manual_seed(0)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(8, 12), nn.Linear(12, 4), nn.Linear(12, 3)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            x = torch.relu(self.a(x))
+            return self.b(x), self.c(x)
+
+    model, x = Twice(), torch.randn(300, 8)
+    _, (curve,) = _levels(model, x)
+    apart = weigh_module._Systems.add
+    keys = iter(range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            weigh_module._Systems, "add", lambda self, key, *rest: apart(self, next(keys), *rest)
+        )
+        _, (separate,) = _levels(model, x)
+    np.testing.assert_allclose(curve, separate, rtol=1e-9)
