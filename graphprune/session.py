@@ -18,7 +18,7 @@ from graphprune.cost import Counts, cost
 from graphprune.dependencies import Dependencies
 from graphprune.errors import BudgetError, GraphPruneError, VerifyError
 from graphprune.frontends.compare import compare
-from graphprune.frontends.config import Fit, describe, fit_config, has_config
+from graphprune.frontends.config import UNTOLD, Fit, describe, fit_config, has_config
 from graphprune.frontends.lower import Lowered, lower
 from graphprune.frontends.parts import whole
 from graphprune.frontends.survey import Survey, survey
@@ -106,7 +106,8 @@ class Session:
             self.seconds, "survey", survey, self.program, self.cuts, original=original
         )
         if has_config(self.program.model):
-            self.fit = timed(self.seconds, "config", fit_config, self.program.model, self.cuts)
+            given = self.program.model, self.cuts, self.found.edits
+            self.fit = timed(self.seconds, "config", fit_config, *given)
 
     def scored(
         self, importance: str | Criterion, request: Request, context: Context, reduction: str
@@ -263,17 +264,13 @@ class Session:
         """Give a config its new sizes, or say that it cannot tell them."""
         if self.fit is None:
             return
-        made = not lowered.replaced and self.fit.fits
+        made = not lowered.replaced and self.fit.shaped
         inputs = self.program.given or self.program.inputs
         if not (
             made and timed(self.seconds, "config", describe, lowered.model, self.fit.values, inputs)
         ):
-            text = (
-                "the config cannot tell the new widths: to load the weights again, apply the saved "
-                "plan to the original model"
-            )
-            if text not in self.program.warnings:  # a plan may be applied again
-                self.program.warnings.append(text)
+            if UNTOLD not in self.program.warnings:  # a plan may be applied again
+                self.program.warnings.append(UNTOLD)
 
     def _checked(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
         lowered = timed(self.seconds, "lower", lower, self.program, self.found)
