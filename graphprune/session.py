@@ -266,11 +266,12 @@ class Session:
             return
         made = not lowered.replaced and self.fit.shaped
         inputs = self.program.given or self.program.inputs
-        if not (
-            made and timed(self.seconds, "config", describe, lowered.model, self.fit.values, inputs)
+        if made and timed(
+            self.seconds, "config", describe, lowered.model, self.fit.values, inputs
         ):
-            if UNTOLD not in self.program.warnings:  # a plan may be applied again
-                self.program.warnings.append(UNTOLD)
+            return
+        if UNTOLD not in self.program.warnings:  # a plan may be applied again
+            self.program.warnings.append(UNTOLD)
 
     def _checked(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
         lowered = timed(self.seconds, "lower", lower, self.program, self.found)
