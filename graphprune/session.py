@@ -266,9 +266,7 @@ class Session:
             return
         made = not lowered.replaced and self.fit.shaped
         inputs = self.program.given or self.program.inputs
-        if made and timed(
-            self.seconds, "config", describe, lowered.model, self.fit.values, inputs
-        ):
+        if made and timed(self.seconds, "config", describe, lowered.model, self.fit.values, inputs):
             return
         if UNTOLD not in self.program.warnings:  # a plan may be applied again
             self.program.warnings.append(UNTOLD)

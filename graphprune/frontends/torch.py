@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, is_dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from io import StringIO
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ from graphprune.frontends.older import mended
 from graphprune.frontends.parts import described, find_parts, in_parts, nothing_found
 from graphprune.frontends.reader import Reader, inline_wrappers
 from graphprune.frontends.tagged import holders
+from graphprune.frontends.training import add_training, unreached
 from graphprune.graph import Graph
 
 Inputs: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
@@ -161,9 +162,10 @@ def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
             if not _register_results(model, inputs):
                 return _in_parts(model, inputs, error)
             program = _batched(model, inputs)
-        if _unreached(model, program.graph):
+        if unreached(model, program.graph):
             model.train()
-            _add_training(program, program.inputs)
+            capture = partial(_program, model, program.inputs)
+            add_training(model, program.graph, program.warnings, capture)
     return program
 
 
@@ -301,34 +303,3 @@ def _explained(model: nn.Module, inputs: Inputs, error: Exception) -> LiftError:
 def _first_line(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
-
-
-def _unreached(model: nn.Module, graph: Graph) -> bool:
-    reached = {id(value.tensor) for value in graph.weights.values()}
-    return any(id(parameter) not in reached for parameter in model.parameters())
-
-
-def _add_training(program: TorchProgram, inputs: Inputs) -> None:
-    """Let weights that only training mode reaches (auxiliary heads) take part in the analysis."""
-    try:
-        extra = _program(program.model, inputs).graph
-    except LiftError as error:
-        program.warnings.append(
-            "training mode could not be captured; weights that only it uses keep their widths: "
-            + str(error).splitlines()[0]
-        )
-        return
-    known = {id(value.tensor): value for value in program.graph.weights.values()}
-    swap = dict(zip(extra.inputs, program.graph.inputs, strict=True))
-    for value in extra.weights.values():
-        if id(value.tensor) in known:
-            swap[value] = known[id(value.tensor)]
-        else:
-            program.graph.weights.setdefault(value.name, value)
-    for op in extra.ops:
-        op.inputs = [swap.get(v, v) if v is not None else None for v in op.inputs]
-        op.name = f"training/{op.name}"
-        for value in op.outputs:
-            value.name = f"training/{value.name}"
-    program.graph.training = extra.ops
-    program.graph.outputs = program.graph.outputs + [swap.get(v, v) for v in extra.outputs]
