@@ -40,7 +40,7 @@ R = TypeVar("R")
 Choice: TypeAlias = tuple[int, Selection, Cuts, Survey, Fit | None]
 """What code cannot express, counted, and the choice that this is true of."""
 
-_ROUNDS = 5  # how often lengths that the code equates are learned and the choice is made again
+_ROUNDS = 8  # how often lengths that the code equates are learned and the choice is made again
 
 
 def timed(
@@ -155,16 +155,17 @@ class Session:
     def _best(self, request: Request, scores: Sequence[Scores]) -> Choice:
         """The choice that the model's own code can express best."""
         learned: list[Relation] = []
+        wished: list[Relation] = []
         best: Choice | None = None
         for _ in range(_ROUNDS):
             ties: list[Ties] = []
             if request.allocation in ("auto", "loss"):
-                ties = preferences(self.deps, learned, alike=self._alike())
+                ties = preferences(self.deps, learned, self._alike(), wished)
             self.take(self._explained(request, scores, ties))
             wrong = 2 * len(self.found.offenders) + (self.fit is not None and not self.fit.fits)
             if best is None or wrong < best[0]:
                 best = (wrong, self.selection, self.cuts, self.found, self.fit)
-            if not ties or not self._learn(learned):
+            if not ties or not self._learn(learned, wished):
                 break
         assert best is not None
         return best
@@ -185,19 +186,22 @@ class Session:
         """Whether parts of the model that are built alike should keep equal widths."""
         return has_config(self.program.model)
 
-    def _learn(self, learned: list[Relation]) -> bool:
-        """Whether the narrowed code teaches a relation that was not known.
+    def _learn(self, learned: list[Relation], wished: list[Relation]) -> bool:
+        """Whether the narrowed code, or its config, teaches a relation that was not known.
 
         Where a module goes on failing, the widths inside it are to stay.
         """
         counts = {axis: len(kept) for axis, kept in self.selection.keep.items()}
-        mismatches = [*self.found.mismatches, *(self.fit.mismatches if self.fit else ())]
-        found = learn(self.deps, counts, mismatches)
+        found = learn(self.deps, counts, self.found.mismatches)
         if all(relation in learned for relation in found):
-            found = [((axis,), ()) for path in self.found.offenders for axis in self._inside(path)]
+            inside = (axis for path in self.found.offenders for axis in self._inside(path))
+            found = [((axis,), ()) for axis in inside]
+        wishes = learn(self.deps, counts, self.fit.mismatches) if self.fit else []
         new = [relation for relation in found if relation not in learned]
+        wish = [relation for relation in wishes if relation not in wished]
         learned.extend(dict.fromkeys(new))
-        return bool(new)
+        wished.extend(dict.fromkeys(wish))
+        return bool(new or wish)
 
     def _inside(self, path: str) -> Iterator[Axis]:
         """Axes that only weights of one module hold; none for the whole model."""
