@@ -29,6 +29,8 @@ from graphprune.frontends.tagged import holders
 from graphprune.frontends.training import add_training, unreached
 from graphprune.graph import Graph
 
+DISTRIBUTED = ("torch.distributed", "torch.nn.parallel.distributed")
+
 Inputs: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
 
 
@@ -217,8 +219,8 @@ def check(model: nn.Module) -> None:
     """Refuse what cannot be pruned, by name.
 
     Raises:
-        LiftError: The module is scripted, quantized, on the meta device, holds no parameters,
-            or holds weights that are not finite.
+        LiftError: The module is scripted, quantized, distributed, on the meta device, holds no
+            parameters, or holds weights that are not finite.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise LiftError("a scripted module cannot be captured: pass the nn.Module it was made from")
@@ -230,6 +232,11 @@ def check(model: nn.Module) -> None:
         where = f"{name or 'the model'} ({type(module).__name__})"
         if isinstance(module, torch.jit.ScriptModule):
             raise LiftError(f"{where} is scripted: replace it by the nn.Module it was made from")
+        if type(module).__module__.startswith(DISTRIBUTED):
+            raise LiftError(
+                f"{where} is bound to its processes: put the module that it holds in its place, "
+                "and wrap the result"
+            )
         if ".quantized" in type(module).__module__:
             raise LiftError(
                 f"{where} is quantized: prune the float model, then quantize the result"
