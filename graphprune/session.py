@@ -329,10 +329,7 @@ class Session:
             of=of,
             asked=self.selection.asked,
             achieved=achieved,
-            params=(
-                round(params(full)) + self.program.outside(),
-                round(params(kept)) + self.program.outside(),
-            ),
+            params=(round(params(full)), round(params(kept))),
             macs=(round(macs(full) / batch), round(macs(kept) / batch)),
             memory=next(((round(c(full)), round(c(kept))) for c in others), None),
             latency=self.latency,

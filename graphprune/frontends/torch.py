@@ -73,11 +73,6 @@ class TorchProgram:
         first = self.graph.inputs[0].shape if self.graph.inputs else ()
         return first[0] if first else 1
 
-    def outside(self) -> int:
-        """Elements of the parameters that the graph does not reach."""
-        reached = {id(value.tensor) for value in self.graph.weights.values()}
-        return sum(p.numel() for p in self.model.parameters() if id(p) not in reached)
-
     def flat_inputs(self) -> list[torch.Tensor]:
         """The tensors among the example inputs, in the graph's order."""
         return [leaf for leaf in pytree.tree_leaves(self.inputs) if isinstance(leaf, torch.Tensor)]
@@ -158,17 +153,24 @@ def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
     """
     with preserved(model):
         model.eval()
-        try:
-            program = _batched(model, inputs)
-        except LiftError as error:
-            if not _register_results(model, inputs):
-                return _in_parts(model, inputs, error)
-            program = _batched(model, inputs)
-        if unreached(model, program.graph):
+        program = _lifted(model, inputs)
+        if program.original is None and unreached(model, program.graph):
             model.train()
             capture = partial(_program, model, program.inputs)
             add_training(model, program.graph, program.warnings, capture)
+        left = (model.get_parameter(name).numel() for name in unreached(model, program.graph))
+        program.graph.outside = sum(left)
     return program
+
+
+def _lifted(model: nn.Module, inputs: Inputs) -> TorchProgram:
+    """Capture a module whole, else in parts."""
+    try:
+        return _batched(model, inputs)
+    except LiftError as error:
+        if not _register_results(model, inputs):
+            return _in_parts(model, inputs, error)
+    return _batched(model, inputs)
 
 
 def _register_results(model: nn.Module, inputs: Inputs) -> bool:

@@ -60,6 +60,30 @@ def test_removal_equals_masking_through_the_whole_model() -> None:
     torch.testing.assert_close(small(x)["scores"], model(x)["scores"], rtol=1e-12, atol=1e-12)
 
 
+class _Left(Gated):
+    """Holds a weight that no captured part has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(40, 8))
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        return super().forward(x + self.table[: len(x)])
+
+
+def test_the_budget_is_of_all_parameters() -> None:
+    torch.manual_seed(0)
+    model, x = _Left().eval(), torch.randn(4, 8)
+    total = sum(p.numel() for p in model.parameters())
+    plan = graphprune.plan(model, 0.4, example_inputs=x)
+    left = sum(p.numel() for p in plan.apply().parameters())
+    assert abs(left / total - 0.6) < 0.01 and plan.report.params == (total, left)
+    assert plan.live().deps.reachable() < 1 - 320 / total
+    with pytest.raises(BudgetError) as error:
+        graphprune.shrink(model, 0.8, example_inputs=x)
+    assert 0.6 < error.value.closest < 1 - 320 / total
+
+
 def test_a_plan_of_parts_travels(tmp_path: Any) -> None:
     model, x = Gated().eval(), torch.randn(4, 8)
     plan = graphprune.plan(model, 0.4, example_inputs=x)

@@ -78,10 +78,6 @@ class OnnxProgram:
         first = self.graph.inputs[0].shape if self.graph.inputs else ()
         return first[0] if first else 1
 
-    def outside(self) -> int:
-        """Elements of the parameters that the graph does not reach."""
-        return 0
-
     def flat_inputs(self, seed: int = 0) -> list[torch.Tensor]:
         """Inputs of the sizes that the analysis assumes: the caller's, else random ones."""
         given = inputs_for(self.traces.inputs[0], self.examples, seed)
