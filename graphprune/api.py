@@ -143,6 +143,7 @@ def plan(
     options = session.calibration.options if session.calibration else options
     module = inner if isinstance(inner, nn.Module) else None
     context = Context(deps, module, session.example(), batches, loss, seed)
+    context.replay = session.program.replayed
     scores, request = session.scored(importance, request, context, reduction)
     if "latency" in request.asked():
         meet(session, request, scores, as_inputs(example_inputs))

@@ -10,7 +10,7 @@ import logging
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property, partial
@@ -21,10 +21,12 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from graphprune.batches import Batch
 from graphprune.errors import GraphPruneError, LiftError
 from graphprune.frontends.older import mended
-from graphprune.frontends.parts import described, find_parts, in_parts, nothing_found
+from graphprune.frontends.parts import Parts, described, find_parts, in_parts, nothing_found
 from graphprune.frontends.reader import Reader, inline_wrappers
+from graphprune.frontends.replay import replay
 from graphprune.frontends.tagged import holders
 from graphprune.frontends.training import add_training, unreached
 from graphprune.graph import Graph
@@ -47,6 +49,7 @@ class TorchProgram:
         warnings: What the caller should know.
         original: The caller's module, where `model` is a view of it.
         given: The caller's inputs, where `inputs` are those of parts.
+        parts: What was captured, where it is not the whole.
     """
 
     model: nn.Module
@@ -56,6 +59,7 @@ class TorchProgram:
     warnings: list[str] = field(default_factory=list)
     original: nn.Module | None = None
     given: Inputs | None = None
+    parts: Parts | None = None
 
     @cached_property
     def layers(self) -> frozenset[str]:
@@ -72,6 +76,18 @@ class TorchProgram:
         """Samples in the example inputs: the first dimension of the first of them, or 1."""
         first = self.graph.inputs[0].shape if self.graph.inputs else ()
         return first[0] if first else 1
+
+    def replayed(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Data as the graph takes it: where parts were captured, what they take.
+
+        Raises:
+            GraphPruneError: It does not fit what was captured.
+        """
+        if self.original is None or self.parts is None or self.given is None:
+            return batches
+        with preserved(self.original), quiet():
+            self.original.eval()
+            return replay(self.original, self.parts, self.given, batches)
 
     def flat_inputs(self) -> list[torch.Tensor]:
         """The tensors among the example inputs, in the graph's order."""
@@ -197,7 +213,7 @@ def _in_parts(model: nn.Module, inputs: Inputs, error: LiftError) -> TorchProgra
         raise nothing_found(error) from error
     view, arguments = in_parts(model, parts)
     program = _program(view, arguments)
-    program.original, program.given = model, inputs
+    program.original, program.given, program.parts = model, inputs, parts
     program.warnings.append(f"{described(parts)}\nreason: {error}")
     for value in program.graph.weights.values():
         if not {value.name, *value.aliases}.isdisjoint(parts.shared):

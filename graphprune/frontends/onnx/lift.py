@@ -8,12 +8,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from graphprune.batches import Batch
 from graphprune.errors import LiftError
 from graphprune.frontends.onnx.execute import observe
 from graphprune.frontends.onnx.model import Source
@@ -72,6 +73,10 @@ class OnnxProgram:
     def given(self) -> None:
         """Inputs that were adapted before the capture: here they never are."""
         return None
+
+    def replayed(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Data as the graph takes it: files are always captured whole."""
+        return batches
 
     def batch(self) -> int:
         """Samples in the inputs that the analysis assumes."""
