@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -95,17 +95,18 @@ def find_parts(model: nn.Module, inputs: Call) -> Parts:
     return parts
 
 
-def recorded(model: nn.Module, inputs: Call) -> dict[str, list[list[Call]]]:
-    """The arguments of all calls of submodules that torch.export might trace.
+def recorded(model: nn.Module, inputs: Call, paths: Collection[str]) -> dict[str, list[list[Call]]]:
+    """The arguments of all calls of some submodules, of those that torch.export might trace.
 
     Args:
         model: The model, in eval mode.
         inputs: Arguments for it.
+        paths: Which submodules.
 
     Returns:
         For each path its calls, those together that one capture stands for.
     """
-    recorder = _Recorder(model, every=True)
+    recorder = _Recorder(model, paths)
     with torch.no_grad(), recorder.recording(), recorder:
         model(*inputs[0], **inputs[1])
     return {
@@ -153,7 +154,7 @@ def _traceable(call: Call) -> bool:
 class _Recorder(TorchFunctionMode):
     """Records calls of modules, and which module's code uses which weight."""
 
-    def __init__(self, model: nn.Module, every: bool = False) -> None:
+    def __init__(self, model: nn.Module, every: Collection[str] | None = None) -> None:
         super().__init__()
         self.kinds: Mapping[str, dict[str, list[Call]]] = defaultdict(dict)
         self._every = every
@@ -185,12 +186,19 @@ class _Recorder(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
 
+    def _keeps(self, path: str, key: str) -> bool:
+        """Whether to keep a call: the first of each kind, or every one of certain modules."""
+        kinds = self.kinds[path]
+        if self._every is not None and path not in self._every:
+            return False
+        return self._every is not None if key in kinds else len(kinds) < _MOST_CALLS
+
     def _hooks(self, path: str) -> tuple[Any, Any]:
         def before(module: nn.Module, args: Any, kwargs: Any) -> None:
             self._stack.append(path)
             kinds = self.kinds[path]
             key = str(pytree.tree_map_only(torch.Tensor, lambda x: x.dim(), (args, kwargs)))
-            if (key in kinds and self._every) or (key not in kinds and len(kinds) < _MOST_CALLS):
+            if self._keeps(path, key):
                 held = pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
                 kinds.setdefault(key, []).append(held)
 

@@ -36,8 +36,9 @@ def replay(model: nn.Module, parts: Parts, given: Call, batches: Sequence[Batch]
     likes = [_tensors(call) for _, call in parts.calls]
     out: list[Batch] = []
     held = 0
+    paths = {path for path, _ in parts.calls}
     for piece in (piece for batch in batches for piece in _pieces(batch, given)):
-        calls = recorded(model, (piece.args, piece.kwargs))
+        calls = recorded(model, (piece.args, piece.kwargs), paths)
         most = max((len(same) for kinds in calls.values() for same in kinds), default=0)
         for turn in range(most):
             taken = _taken(parts, likes, calls, turn)
