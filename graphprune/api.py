@@ -10,6 +10,7 @@ from torch import nn
 from graphprune.batches import Batch, inputs_of
 from graphprune.calibration import Options
 from graphprune.dependencies import Dependencies
+from graphprune.frontends.inference import outside_inference_mode
 from graphprune.frontends.inputs import as_inputs
 from graphprune.frontends.wrapped import unwrapped
 from graphprune.importance import Context, Criterion, Loss
@@ -57,6 +58,7 @@ def shrink(
     return plan(model, ratio, of, **options).apply()
 
 
+@outside_inference_mode
 def plan(
     model: M,
     ratio: float | None = None,
@@ -141,6 +143,7 @@ def plan(
     options = session.calibration.options if session.calibration else options
     module = inner if isinstance(inner, nn.Module) else None
     context = Context(deps, module, session.example(), batches, loss, seed)
+    context.replay = session.program.replayed
     scores, request = session.scored(importance, request, context, reduction)
     if "latency" in request.asked():
         meet(session, request, scores, as_inputs(example_inputs))
@@ -162,6 +165,7 @@ def plan(
     return made
 
 
+@outside_inference_mode
 def analyze(model: Any, example_inputs: Any = None, keep: Keep = ()) -> Dependencies:
     """Find the coupled groups of a model.
 

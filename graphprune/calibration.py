@@ -82,8 +82,10 @@ class Calibration:
         self._wanted = options.compensate is not False
         if options.compensate is False:
             self.note = "off"
-        elif program.original is not None:
-            self._give_up("the model was captured in parts")
+        elif program.original is not None and options.data is None:
+            self._give_up(
+                "the model was captured in parts, for which no inputs are made: pass data="
+            )
         elif options.compensate == "auto" and options.data is None and untrained(deps):
             self._give_up("the model looks untrained: its normalisation layers are as they start")
 

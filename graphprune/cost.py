@@ -84,8 +84,9 @@ def cost(deps: Dependencies, of: str) -> Cost:
 
     Args:
         deps: The analysis.
-        of: `"params"` (elements of all parameters, tied ones once), `"macs"`
-            (multiply-accumulates of one forward pass of the captured inputs), `"channels"`
+        of: `"params"` (elements of all parameters, tied ones once, with those that were not
+            captured), `"macs"` (multiply-accumulates of one forward pass of what was captured),
+            `"channels"`
             (indices of all groups) or `"memory"` (bytes of activations alive at once).
     """
     if of == "memory":
@@ -95,12 +96,16 @@ def cost(deps: Dependencies, of: str) -> Cost:
     ids = {group.axis: group.id for group in deps.groups}
     if of == "channels":
         return Polynomial({(i,): 1 for i in ids.values()}, len(ids))
-    return Polynomial(monomials(_params(deps) if of == "params" else _macs(deps), ids), len(ids))
+    products = _params(deps) if of == "params" else _macs(deps)
+    constant = deps.source.outside if of == "params" else 0
+    return Polynomial(monomials(products, ids, constant), len(ids))
 
 
-def monomials(products: Iterable[Iterable[Dim]], ids: Mapping[Axis, int]) -> Monomials:
+def monomials(
+    products: Iterable[Iterable[Dim]], ids: Mapping[Axis, int], constant: int = 0
+) -> Monomials:
     """The sum of products of dimensions, as a polynomial in the sizes of the groups `ids`."""
-    total: Monomials = {}
+    total: Monomials = {(): constant} if constant else {}
     for product in products:
         for key, coefficient in _expand(product, ids).items():
             total[key] = total.get(key, 0) + coefficient

@@ -96,7 +96,7 @@ class Dependencies:
     def reachable(self) -> float:
         """Share of the parameters (elements) that have at least one removable axis."""
         free = {group.axis for group in self.groups}
-        total = reached = 0
+        total, reached = self.source.outside, 0
         for value in self.source.parameters():
             size = value.tensor.numel() if hasattr(value.tensor, "numel") else value.tensor.size
             total += size

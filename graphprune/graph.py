@@ -77,6 +77,7 @@ class Graph:
         training: Further operations that only training mode reaches (auxiliary heads). They
             take part in the analysis, not in the cost.
         fixed: Weights that must keep their shapes, with the reason.
+        outside: Elements of the model's parameters that no operation reaches: they cost, and stay.
         run: Runs one operation, `(op, operands, changed attributes, dtype) -> results`; None where
             PyTorch runs it, with gradients if need be.
     """
@@ -87,6 +88,7 @@ class Graph:
     weights: dict[str, Value]
     training: list[Op] = field(default_factory=list)
     fixed: dict[Value, str] = field(default_factory=dict)
+    outside: int = 0
     run: Callable[..., list[Any]] | None = None
 
     def parameters(self) -> Iterator[Value]:

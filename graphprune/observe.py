@@ -90,6 +90,8 @@ def _resized(deps: Dependencies, batch: Batch) -> Attrs | None:
     A larger batch is a choice of more indices than there are: shape attributes follow as they
     do when indices go.
     """
+    if batch.samples == deps.source.inputs[0].shape[0]:
+        return {}
     keep = {}
     for value in deps.source.inputs:
         if not value.shape or value.shape[0] == batch.samples:

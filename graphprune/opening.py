@@ -11,6 +11,7 @@ from torch import nn
 from graphprune.batches import Batch, read_batches
 from graphprune.calibration import Calibration, Options
 from graphprune.errors import GraphPruneError
+from graphprune.frontends.inference import ordinary_inputs
 from graphprune.frontends.inputs import find_inputs
 from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.torch import Inputs, check, lift
@@ -54,7 +55,7 @@ def _opened(model: Any, inputs: Inputs | None, keep: Keep, options: Options | No
             f"{type(model).__name__}"
         )
     check(model)
-    inputs = find_inputs(model) if inputs is None else inputs
+    inputs = find_inputs(model) if inputs is None else ordinary_inputs(inputs)
     seconds: dict[str, float] = {}
     program = timed(seconds, "capture", lift, model, inputs)
     deps = timed(seconds, "couple", couple, program.graph, patterns(model, keep))

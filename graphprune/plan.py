@@ -14,6 +14,7 @@ from torch import nn
 from graphprune.calibration import Options
 from graphprune.errors import GraphPruneError
 from graphprune.files import write_whole
+from graphprune.frontends.inference import outside_inference_mode
 from graphprune.frontends.inputs import describe, restore
 from graphprune.frontends.torch import Inputs
 from graphprune.indices import Indices
@@ -74,6 +75,7 @@ class Plan(Generic[M]):
         """
         return {value.name: kept for value, kept in self.live().cuts.weights.items()}
 
+    @outside_inference_mode
     def apply(self, model: M | None = None, data: Any = None) -> M:
         """Make the smaller model.
 
@@ -103,6 +105,7 @@ class Plan(Generic[M]):
             remember(small, session)
         return small  # type: ignore[no-any-return]
 
+    @outside_inference_mode
     def write(self, path: str | Path) -> None:
         """Make the smaller model and write it: `.pt`, `.pt2` or `.onnx`.
 

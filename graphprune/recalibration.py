@@ -11,6 +11,7 @@ from torch import nn
 
 from graphprune.batches import read_batches
 from graphprune.errors import GraphPruneError
+from graphprune.frontends.inference import outside_inference_mode
 
 if TYPE_CHECKING:
     from graphprune.session import Session
@@ -25,6 +26,7 @@ def remember(small: nn.Module, session: Session) -> None:
     _made[small] = session
 
 
+@outside_inference_mode
 def recalibrate(small: M, data: Iterable[Any]) -> M:
     """Fit a smaller model to other data, after a domain shift.
 

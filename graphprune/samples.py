@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from math import prod
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils import _pytree as pytree
 
+from graphprune.batches import Batch
 from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError
 from graphprune.graph import Op, Value
@@ -33,6 +34,9 @@ class Program(Protocol):
 
     def flat_inputs(self) -> list[torch.Tensor]:
         """Example inputs, in the order of the graph's."""
+
+    def replayed(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Data as the graph takes it, where parts of the model were captured."""
 
 
 @dataclass
@@ -184,6 +188,10 @@ def read(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -
     Raises:
         GraphPruneError: There are no samples, or they do not fit the model.
     """
+    if program.original is not None:
+        batches = [Batch((), dict(x)) if isinstance(x, Mapping) else Batch(tuple(x)) for x in data]
+        replayed = program.replayed([_counted(batch) for batch in batches])
+        return _whole(program, deps, [batch.args for batch in replayed], most)
     which = sampled(deps)
     given = iter([data] if isinstance(data, torch.Tensor) else data)
     first = list(islice(given, 1))
@@ -208,6 +216,13 @@ def read(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -
     index = torch.arange(whole) % number  # fewer than were captured: some serve twice
     tensors = [t[index.to(t.device)] if cut else t for t, cut in zip(joined, which, strict=True)]
     return split(deps, tensors, f"{number} inputs from data")
+
+
+def _counted(batch: Batch) -> Batch:
+    """A batch that knows how many samples it holds."""
+    tensors = pytree.tree_leaves((batch.args, batch.kwargs))
+    first = next(x for x in tensors if isinstance(x, torch.Tensor))
+    return replace(batch, samples=len(first))
 
 
 def _whole(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -> Samples:

@@ -18,7 +18,7 @@ from graphprune.cost import Counts, cost
 from graphprune.dependencies import Dependencies
 from graphprune.errors import BudgetError, GraphPruneError, VerifyError
 from graphprune.frontends.compare import compare
-from graphprune.frontends.config import Fit, describe, fit_config, has_config
+from graphprune.frontends.config import UNTOLD, Fit, describe, fit_config, has_config
 from graphprune.frontends.lower import Lowered, lower
 from graphprune.frontends.parts import whole
 from graphprune.frontends.survey import Survey, survey
@@ -40,7 +40,7 @@ R = TypeVar("R")
 Choice: TypeAlias = tuple[int, Selection, Cuts, Survey, Fit | None]
 """What code cannot express, counted, and the choice that this is true of."""
 
-_ROUNDS = 5  # how often lengths that the code equates are learned and the choice is made again
+_ROUNDS = 8  # how often lengths that the code equates are learned and the choice is made again
 
 
 def timed(
@@ -106,7 +106,8 @@ class Session:
             self.seconds, "survey", survey, self.program, self.cuts, original=original
         )
         if has_config(self.program.model):
-            self.fit = timed(self.seconds, "config", fit_config, self.program.model, self.cuts)
+            given = self.program.model, self.cuts, self.found.edits
+            self.fit = timed(self.seconds, "config", fit_config, *given)
 
     def scored(
         self, importance: str | Criterion, request: Request, context: Context, reduction: str
@@ -154,16 +155,17 @@ class Session:
     def _best(self, request: Request, scores: Sequence[Scores]) -> Choice:
         """The choice that the model's own code can express best."""
         learned: list[Relation] = []
+        wished: list[Relation] = []
         best: Choice | None = None
         for _ in range(_ROUNDS):
             ties: list[Ties] = []
             if request.allocation in ("auto", "loss"):
-                ties = preferences(self.deps, learned, alike=self._alike())
+                ties = preferences(self.deps, learned, self._alike(), wished)
             self.take(self._explained(request, scores, ties))
             wrong = 2 * len(self.found.offenders) + (self.fit is not None and not self.fit.fits)
             if best is None or wrong < best[0]:
                 best = (wrong, self.selection, self.cuts, self.found, self.fit)
-            if not ties or not self._learn(learned):
+            if not ties or not self._learn(learned, wished):
                 break
         assert best is not None
         return best
@@ -184,19 +186,22 @@ class Session:
         """Whether parts of the model that are built alike should keep equal widths."""
         return has_config(self.program.model)
 
-    def _learn(self, learned: list[Relation]) -> bool:
-        """Whether the narrowed code teaches a relation that was not known.
+    def _learn(self, learned: list[Relation], wished: list[Relation]) -> bool:
+        """Whether the narrowed code, or its config, teaches a relation that was not known.
 
         Where a module goes on failing, the widths inside it are to stay.
         """
         counts = {axis: len(kept) for axis, kept in self.selection.keep.items()}
-        mismatches = [*self.found.mismatches, *(self.fit.mismatches if self.fit else ())]
-        found = learn(self.deps, counts, mismatches)
+        found = learn(self.deps, counts, self.found.mismatches)
         if all(relation in learned for relation in found):
-            found = [((axis,), ()) for path in self.found.offenders for axis in self._inside(path)]
+            inside = (axis for path in self.found.offenders for axis in self._inside(path))
+            found = [((axis,), ()) for axis in inside]
+        wishes = learn(self.deps, counts, self.fit.mismatches) if self.fit else []
         new = [relation for relation in found if relation not in learned]
+        wish = [relation for relation in wishes if relation not in wished]
         learned.extend(dict.fromkeys(new))
-        return bool(new)
+        wished.extend(dict.fromkeys(wish))
+        return bool(new or wish)
 
     def _inside(self, path: str) -> Iterator[Axis]:
         """Axes that only weights of one module hold; none for the whole model."""
@@ -263,17 +268,12 @@ class Session:
         """Give a config its new sizes, or say that it cannot tell them."""
         if self.fit is None:
             return
-        made = not lowered.replaced and self.fit.fits
+        made = not lowered.replaced and self.fit.shaped
         inputs = self.program.given or self.program.inputs
-        if not (
-            made and timed(self.seconds, "config", describe, lowered.model, self.fit.values, inputs)
-        ):
-            text = (
-                "the config cannot tell the new widths: to load the weights again, apply the saved "
-                "plan to the original model"
-            )
-            if text not in self.program.warnings:  # a plan may be applied again
-                self.program.warnings.append(text)
+        if made and timed(self.seconds, "config", describe, lowered.model, self.fit.values, inputs):
+            return
+        if UNTOLD not in self.program.warnings:  # a plan may be applied again
+            self.program.warnings.append(UNTOLD)
 
     def _checked(self, verify: bool, seed: int) -> tuple[Lowered, Verification | None]:
         lowered = timed(self.seconds, "lower", lower, self.program, self.found)
@@ -329,10 +329,7 @@ class Session:
             of=of,
             asked=self.selection.asked,
             achieved=achieved,
-            params=(
-                round(params(full)) + self.program.outside(),
-                round(params(kept)) + self.program.outside(),
-            ),
+            params=(round(params(full)), round(params(kept))),
             macs=(round(macs(full) / batch), round(macs(kept) / batch)),
             memory=next(((round(c(full)), round(c(kept))) for c in others), None),
             latency=self.latency,

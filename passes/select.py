@@ -78,9 +78,12 @@ def select(
     rounding = problem.rounding(request.round_to)
     preferences = [*map(problem.without, ties), Ties()]
     best: tuple[float, Counts, int] | None = None
+    free = problem.solve(1, _REACHES[0]) if ties else problem.sizes
     for reach, preferred, step in _attempts(preferences, rounding):
         problem.ties = preferred
         counts = problem.solve(step, reach)
+        if ties and reach < 1 and _lopsided(counts, free):
+            continue
         slack = problem.budget.slack(counts)
         if best is None or problem.budget.better(slack, best[0]):
             best = (slack, counts, step)
@@ -102,6 +105,11 @@ def _attempts(preferences: Sequence[Ties], rounding: Sequence[int]) -> Iterator[
     for ties, reaches in [*near, *((ties, _REACHES[-1:]) for ties in preferences)]:
         for reach in reaches:
             yield from ((reach, ties, step) for step in rounding)
+
+
+def _lopsided(counts: Counts, free: Counts) -> bool:
+    """Whether some group keeps less than a third of what it would keep if nothing were tied."""
+    return bool((counts < np.floor(free / 3)).any())
 
 
 def _nothing(deps: Dependencies) -> str:

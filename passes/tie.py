@@ -62,14 +62,24 @@ class Ties:
     followers: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
 
-def preferences(deps: Dependencies, learned: Sequence[Relation], alike: bool) -> list[Ties]:
+def preferences(
+    deps: Dependencies,
+    learned: Sequence[Relation],
+    alike: bool,
+    wished: Sequence[Relation] = (),
+) -> list[Ties]:
     """Ties to try, the most wanted first.
 
     Args:
         deps: The analysis.
         learned: Lengths that the code was seen to equate.
         alike: Whether repeated blocks should keep the same widths.
+        wished: Lengths that a config equates, which are given up first.
     """
+    if wished:
+        best = preferences(deps, [*learned, *wished], alike)
+        rest = preferences(deps, learned, alike)
+        return [*best, *(ties for ties in rest if ties not in best)]
     likely = list(_projections(deps))
     roles = [list(_roles(deps))] if alike else []
     found: list[Ties] = []

@@ -79,13 +79,21 @@ def test_a_config_learns_the_new_sizes_so_that_the_model_reloads(tmp_path: Any) 
     assert model.config.to_dict() == before
 
 
-def test_a_config_that_cannot_tell_the_widths_is_a_warning() -> None:
+def test_a_config_that_cannot_tell_the_widths_is_a_warning_with_a_way_out(tmp_path: Any) -> None:
     plan = graphprune.plan(
         _model("LlamaForCausalLM", _GROUPED), 0.5, ratios={"*layers.1.mlp*": 0.7}
     )
     small = plan.apply()
     assert "the config cannot tell the new widths" in plan.report.warnings[-1]
     assert small.config.hidden_size == 64
+    # The way out that the warning names.
+    plan.save(tmp_path / "plan.json")
+    torch.save(small.state_dict(), tmp_path / "weights.pt")
+    fresh = type(small)(small.config)
+    again = graphprune.load_plan(tmp_path / "plan.json").apply(fresh)
+    again.load_state_dict(torch.load(tmp_path / "weights.pt"))
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(again.eval()(ids).logits, small(ids).logits)
 
 
 class _Match(torch.nn.Module):
@@ -124,8 +132,24 @@ def test_a_config_entry_that_is_none_is_filled_in(tmp_path: Any) -> None:
     assert small.config.n_inner == small.transformer.h[0].mlp.c_fc.nf
 
 
-def test_rotary_models_reload_where_heads_are_too_coarse(tmp_path: Any) -> None:
-    small = graphprune.shrink(_model("LlamaForCausalLM", _GROUPED), 0.5)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("LlamaForCausalLM", _GROUPED),
+        ("Qwen2ForCausalLM", _GROUPED),  # head_dim is an entry that its config lacks
+        ("GemmaForCausalLM", {**_GROUPED, "head_dim": 16}),  # a scale follows from the width
+        (
+            "GPTJForCausalLM",  # as many rotary entries as heads
+            {"vocab_size": 99, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64,
+             "rotary_dim": 4, "bos_token_id": 1, "eos_token_id": 2},
+        ),
+    ],
+    ids=["llama", "qwen2", "gemma", "gptj"],
+)  # fmt: skip
+def test_rotary_models_reload_where_heads_are_too_coarse(
+    name: str, options: dict[str, Any], tmp_path: Any
+) -> None:
+    small = graphprune.shrink(_model(name, options), 0.5)
     small.save_pretrained(tmp_path)
     again = type(small).from_pretrained(tmp_path).eval()
     ids = torch.tensor([[5, 6, 7]])

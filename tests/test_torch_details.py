@@ -132,7 +132,7 @@ def test_training_mode_that_cannot_be_captured_is_a_warning() -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y = self.a(x)
-            if self.training and y.sum() > 0:
+            if self.training and y.sum().item() > 0:
                 return self.aux(y)
             return self.b(y)
 
@@ -140,6 +140,33 @@ def test_training_mode_that_cannot_be_captured_is_a_warning() -> None:
     plan.apply()
     assert "training mode could not be captured" in plan.report.warnings[0]
     assert "warning: training mode" in str(plan.report)
+
+
+@pytest.mark.parametrize("likely", [False, True])
+def test_what_training_masks_and_leaves_out_at_random_is_narrowed(likely: bool) -> None:
+    class Masking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.other = nn.Linear(4, 16), nn.Linear(16, 16)
+            self.mask, self.out = nn.Parameter(torch.randn(16)), nn.Linear(16, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.inner(x)
+            if self.training:
+                rows = torch.rand(y.shape[:2]) < 0.5
+                if not likely:
+                    y[rows] = self.mask
+                elif torch.rand([]) < 0.9:
+                    y = torch.where(rows[..., None], self.mask, y)
+            if not (self.training and torch.rand([]) < 0.1):
+                y = y + self.other(y)
+            return self.out(y)
+
+    plan = graphprune.plan(Masking(), 0.4, example_inputs=torch.randn(2, 8, 4))
+    small = plan.apply().train()
+    assert not plan.report.warnings and small.mask.shape == (small.inner.out_features,)
+    for _ in range(20):
+        small(torch.randn(2, 8, 4)).sum().backward()
 
 
 @pytest.mark.skipif(

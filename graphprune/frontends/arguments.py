@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
 from graphprune.frontends.tagged import Tagged
@@ -58,14 +59,13 @@ def _scalar(*names: str) -> Rewrite:
 
 
 def _splits(guide: Settler, op: Op, wanted: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """A list of segment sizes, one size for all, or a number of chunks."""
-    name = next(
-        (n for n in ("split_size_or_sections", "split_size", "chunks") if n in kwargs), None
-    )
+    """A list of segment sizes or of the positions between them, one size for all, or a count."""
+    name = next((n for n in _SPLITS if n in kwargs), None)
     given = kwargs[name] if name else args[1]
     if isinstance(given, tuple | list):
-        new: Any = [guide.settle(op, g, w) for g, w in zip(given, wanted, strict=True)]
-    elif op.type.endswith("chunk"):
+        places = [*accumulate(wanted)][:-1] if op.type == "aten.tensor_split" else wanted
+        new: Any = [guide.settle(op, g, w) for g, w in zip(given, places, strict=True)]
+    elif op.type.endswith(("chunk", "tensor_split")):
         size = -(-sum(wanted) // int(given))
         if not _equal_segments(wanted, size):
             guide.unequal(op, wanted)
@@ -77,6 +77,12 @@ def _splits(guide: Settler, op: Op, wanted: Any, args: Any, kwargs: Any) -> tupl
     if name:
         return args, {**kwargs, name: new}
     return (args[0], new, *args[2:]), kwargs
+
+
+_SPLITS = (
+    *("split_size_or_sections", "split_size", "chunks"),
+    *("indices_or_sections", "indices", "sections"),
+)
 
 
 def _equal_segments(sizes: Sequence[int], size: int) -> bool:

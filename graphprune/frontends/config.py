@@ -4,22 +4,34 @@ The smaller model is reloaded through its config, so the config's sizes are to b
 Which entry holds which size is found by trying: an entry may take the new length of any dimension
 that had its value, one that is None (`n_inner`, which is then four times the width) or a factor
 (`mlp_ratio`) what the shapes that are still wrong ask for. What counts is that the class, built
-anew from the config, has the shapes of the smaller model.
+anew from the config as it is written and read, has the shapes of the smaller model; of configs
+that give the same shapes the one whose modules hold the same numbers (heads, scales) is taken.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isclose
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graphprune.axes import Axis, Dim, leaves, length, segments
+from graphprune.axes import length
+from graphprune.frontends.skeleton import (
+    Numbers,
+    derived,
+    missing,
+    numbers,
+    on_meta,
+    parts,
+    skeleton,
+)
+from graphprune.frontends.tagged import Place
 from graphprune.frontends.torch import preserved, quiet
 from graphprune.indices import kept_length
 from graphprune.passes.narrow import Cuts
@@ -31,6 +43,11 @@ Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
 
 _ROUNDS = 3  # over all entries
 _SECONDS = 5.0  # for the search; what is not found by then is told
+UNTOLD = (
+    "the config cannot tell the new widths: to load the weights again, keep the plan with them "
+    "(plan.save), make the original model from its config, and call "
+    "graphprune.load_plan(path).apply(model).load_state_dict(weights)"
+)
 _HOPELESS = 1 << 30  # wrong shapes of a config that the class refuses
 
 
@@ -45,21 +62,28 @@ class Fit:
 
     Attributes:
         values: New values of its entries.
-        mismatches: Lengths that the class takes for one another; none where the config fits.
-        fits: Whether the class, built from the config, has the shapes of the narrowed model.
+        mismatches: Lengths that the class takes for one another, and those that it derives other
+            numbers from; none where the config fits.
+        shaped: Whether the class, built from the config, has the shapes of the narrowed model.
     """
 
     values: Mapping[Entry, float]
     mismatches: list[Mismatch]
-    fits: bool
+    shaped: bool
+
+    @property
+    def fits(self) -> bool:
+        """Whether the class has the shapes, and the same numbers as far as can be seen."""
+        return self.shaped and not self.mismatches
 
 
-def fit_config(model: nn.Module, cuts: Cuts) -> Fit:
+def fit_config(model: nn.Module, cuts: Cuts, edits: Mapping[Place, int]) -> Fit:
     """Look for a config that describes a narrowed model.
 
     Args:
         model: The original model, which has a config.
         cuts: What was narrowed.
+        edits: New values of the modules' attributes.
     """
     kept = {name: cuts.kept(v) for v in cuts.weights for name in (v.name, *v.aliases)}
     shapes = {
@@ -74,13 +98,17 @@ def fit_config(model: nn.Module, cuts: Cuts) -> Fit:
         for entry, value in _entries(model.config)
         if len(found := [*dict.fromkeys([*_lengths(cuts, value), value])]) > 1
     }
-    search = _Search(type(model), model.config, shapes)
+    held = numbers(model) | {(p, a): n for (p, a, i), n in edits.items() if i is None}
+    search = _Search(type(model), model.config, shapes, held)
     values = search.run(choices)
     wrong = search.wrong(values)
     if wrong:
-        values = search.derived(values, wrong)
+        values = search.derived(values, _pairs(wrong, shapes), _runs(wrong, cuts))
         wrong = search.wrong(values)
-    return Fit(values, list(_mismatches(wrong, shapes, cuts)), wrong is not None and not wrong)
+    if wrong is None or wrong:
+        return Fit(values, list(_mismatches(wrong, shapes, cuts)), False)
+    built = search.built(values, skeleton)
+    return Fit(values, list(derived(model, built, cuts)), True)
 
 
 def describe(model: nn.Module, values: Mapping[Entry, float], inputs: Any) -> bool:
@@ -94,11 +122,9 @@ def describe(model: nn.Module, values: Mapping[Entry, float], inputs: Any) -> bo
         values: New values of the config's entries.
         inputs: Example inputs: positional and keyword arguments.
     """
-    config = copy.deepcopy(model.config)
-    _write(config, values)
     try:
         with quiet(), torch.no_grad():
-            built = type(model)(config)
+            built = type(model)(_changed(model.config, values))
             built.load_state_dict(model.state_dict())
             built.to(next(model.parameters()).device, next(model.parameters()).dtype).eval()
             with preserved(model):
@@ -123,10 +149,11 @@ def _is_float(x: Any) -> bool:
 class _Search:
     """Tries configs by building the class on the meta device, where tensors take no memory."""
 
-    def __init__(self, kind: type, config: Any, shapes: Shapes) -> None:
+    def __init__(self, kind: type, config: Any, shapes: Shapes, held: Numbers) -> None:
         self._kind = kind
         self._config = config
         self._shapes = shapes
+        self._held = held
         self._until = time.monotonic() + _SECONDS
 
     def run(self, choices: Mapping[Entry, list[int]]) -> dict[Entry, float]:
@@ -134,34 +161,52 @@ class _Search:
         starts: list[dict[Entry, float]] = [{e: found[0] for e, found in choices.items()}, {}]
         _, best = min((self._count(s), i) for i, s in enumerate(starts))
         trials = [(entry, value) for entry, found in choices.items() for value in found]
-        return self._improved(starts[best], trials, _ROUNDS)
+        return self._needed(self._improved(starts[best], trials, _ROUNDS))
 
-    def derived(self, values: dict[Entry, float], wrong: Shapes) -> dict[Entry, float]:
-        """The same, with entries that are None or factors of other sizes."""
-        pairs = dict.fromkeys(
-            (given, wanted)
-            for name, shape in wrong.items()
-            for given, wanted in zip(shape, self._shapes[name], strict=False)
-            if given != wanted
-        )
+    def _needed(self, values: dict[Entry, float]) -> dict[Entry, float]:
+        """The values that something depends on: equal lengths are no evidence."""
+        count = self._count(values)
+        for entry in list(values):
+            trial = {e: value for e, value in values.items() if e != entry}
+            if self._count(trial) <= count:
+                values = trial
+        return values
+
+    def derived(
+        self,
+        values: dict[Entry, float],
+        pairs: Collection[tuple[int, int]],
+        lengths: Collection[int],
+    ) -> dict[Entry, float]:
+        """The same, with entries that are factors of other sizes, that are None, or that lack.
+
+        Args:
+            values: What is known of the entries.
+            pairs: Lengths that are wrong, and what they should be.
+            lengths: What entries without a value may be.
+        """
         trials: list[tuple[Entry, float]] = []
         for entry, held in _held(self._config):
             if held is None:
                 trials += [(entry, wanted) for wanted in dict.fromkeys(w for _, w in pairs)]
             elif type(held) is float and held >= 1:
                 trials += [(entry, held * wanted / given) for given, wanted in pairs]
+        lacking = missing(self._kind, self._config)
+        trials += [((path, name, None), n) for path, name in lacking for n in lengths]
         return self._improved(values, trials, 1)
 
     def _improved(
         self, values: dict[Entry, float], trials: Iterable[tuple[Entry, float]], rounds: int
     ) -> dict[Entry, float]:
-        """Take single values that bring the count of wrong shapes down, while any does."""
+        """Take single values that bring the count of what is wrong down, while any does."""
         count = self._count(values)
         for _ in range(rounds):
             before = count
             for entry, value in trials:
-                if count == 0 or time.monotonic() > self._until:
+                if count == (0, 0) or time.monotonic() > self._until:
                     return values
+                if values.get(entry) == value:
+                    continue
                 trial = {**values, entry: value}
                 if (found := self._count(trial)) < count:
                     count, values = found, trial
@@ -169,23 +214,65 @@ class _Search:
                 break
         return values
 
-    def _count(self, values: Mapping[Entry, float]) -> int:
-        wrong = self.wrong(values)
-        return _HOPELESS if wrong is None else len(wrong)
+    def _count(self, values: Mapping[Entry, float]) -> tuple[int, int]:
+        """How many lengths, and how many numbers of the modules, are not as wanted."""
+        built = self.built(values)
+        wrong = self._wrong(built)
+        if built is None or wrong is None:
+            return _HOPELESS, 0
+        lengths = sum(_differing(shape, self._shapes[name]) for name, shape in wrong.items())
+        found = numbers(built, self._held)
+        return lengths, sum(
+            not isclose(found[place], n, rel_tol=1e-6)
+            for place, n in self._held.items()
+            if place in found
+        )
 
     def wrong(self, values: Mapping[Entry, float]) -> Shapes | None:
         """Shapes that differ from the wanted ones; None where the class refuses the config."""
-        changed = copy.deepcopy(self._config)
-        _write(changed, values)
+        return self._wrong(self.built(values))
+
+    def built(
+        self, values: Mapping[Entry, float], make: Callable[[type, Any], nn.Module] = on_meta
+    ) -> nn.Module | None:
+        """The class built from a config, or None where it refuses."""
         try:
-            with torch.device("meta"), quiet():
-                built = self._kind(changed).state_dict()
+            with quiet():
+                return make(self._kind, _changed(self._config, values))
         except Exception:
             return None
-        if built.keys() != self._shapes.keys():
+
+    def _wrong(self, built: nn.Module | None) -> Shapes | None:
+        state = built.state_dict() if built is not None else {}
+        if state.keys() != self._shapes.keys():
             return None
-        given = {name: tuple(x.shape) for name, x in built.items()}
+        given = {name: tuple(x.shape) for name, x in state.items()}
         return {name: shape for name, shape in given.items() if shape != self._shapes[name]}
+
+
+def _pairs(wrong: Shapes, shapes: Shapes) -> Collection[tuple[int, int]]:
+    """Lengths that are wrong, and what they should be."""
+    return dict.fromkeys(
+        (given, wanted)
+        for name, shape in wrong.items()
+        for given, wanted in zip(shape, shapes[name], strict=False)
+        if given != wanted
+    )
+
+
+def _runs(wrong: Shapes, cuts: Cuts) -> Collection[int]:
+    """New lengths of the dimensions of such weights, and of runs of factors in them."""
+    counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
+    values = [v for v in cuts.deps.source.weights.values() if v.name in wrong]
+    dims = {part for v in values for dim in cuts.deps.dims[v] for part in parts(dim)}
+    return sorted({kept_length(dim, counts) for dim in dims})
+
+
+def _differing(shape: tuple[int, ...], wanted: tuple[int, ...]) -> int:
+    """How many lengths differ."""
+    if len(shape) != len(wanted):
+        return len(shape) + len(wanted)
+    return sum(a != b for a, b in zip(shape, wanted, strict=True))
 
 
 def _mismatches(wrong: Shapes | None, shapes: Shapes, cuts: Cuts) -> Iterator[Mismatch]:
@@ -231,18 +318,16 @@ def _write(config: Any, values: Mapping[Entry, float]) -> None:
             vars(holder)[name] = type(vars(holder)[name])(items)
 
 
+def _changed(config: Any, values: Mapping[Entry, float]) -> Any:
+    """A config with new values, as it is once it was written to a file and read again."""
+    changed = copy.deepcopy(config)
+    _write(changed, values)
+    again = getattr(type(config), "from_dict", None)
+    return changed if again is None else again(copy.deepcopy(changed.to_dict()))
+
+
 def _lengths(cuts: Cuts, value: int) -> Iterator[int]:
     """New lengths of what had this length: dimensions, segments, runs of factors."""
     counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
     for dim in {dim for v in cuts.weights for dim in cuts.deps.dims[v] if cuts.touches(dim)}:
-        yield from (kept_length(part, counts) for part in _parts(dim) if length(part) == value)
-
-
-def _parts(dim: Dim) -> Iterator[Dim]:
-    factors: list[Axis] = leaves(dim)
-    for start in range(len(factors)):
-        for stop in range(start + 1, len(factors) + 1):
-            yield tuple(factors[start:stop])
-    for axis in factors:
-        for part in segments(axis) if axis.parts is not None else ():
-            yield from _parts(part)
+        yield from (kept_length(part, counts) for part in parts(dim) if length(part) == value)

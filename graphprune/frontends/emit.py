@@ -20,8 +20,8 @@ from torch.utils import _pytree as pytree
 from graphprune.axes import Axis, leaves
 from graphprune.errors import LiftError
 from graphprune.frontends.execute import cut_tensor, rewritten
+from graphprune.frontends.findings import Call
 from graphprune.frontends.generated import generated
-from graphprune.frontends.guide import Call
 from graphprune.frontends.torch import TorchProgram
 from graphprune.graph import Op, Value
 from graphprune.indices import kept_length

@@ -10,10 +10,9 @@ express the new widths and its module is reported.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from math import isclose
 from typing import Any
 
@@ -27,44 +26,13 @@ from torch.utils import _pytree as pytree
 from graphprune.axes import Dim, length
 from graphprune.errors import first_line
 from graphprune.frontends.arguments import REWRITES
+from graphprune.frontends.findings import Call, Findings, calls, constants
 from graphprune.frontends.tagged import Place, Tagged, Unequal, assign, holders, tag
 from graphprune.frontends.torch import TorchProgram, exporting, is_layer, preserved, quiet
 from graphprune.graph import Op, Value
 from graphprune.indices import kept_length
 from graphprune.passes.narrow import Cuts
 from graphprune.passes.tie import Mismatch
-
-
-@dataclass
-class Call:
-    """One call of a module, in terms of the graph's values.
-
-    Attributes:
-        args: Positional and keyword arguments; each tensor replaced by its `Value`.
-        result: What it returned, likewise.
-        counters: How often each torch function had been called when it returned.
-    """
-
-    args: tuple[Any, Any]
-    result: Any
-    counters: Counter[Any]
-
-
-@dataclass
-class Findings:
-    """What a guided pass has found.
-
-    Attributes:
-        edits: New values of attributes: (module path, attribute, index in a tuple or None).
-        offenders: Paths of modules whose code cannot express the new widths, with the reason.
-        mismatches: Lengths that the code took for others.
-        calls: Every call of each module, by path.
-    """
-
-    edits: dict[Place, int] = field(default_factory=dict)
-    offenders: dict[str, str] = field(default_factory=dict)
-    mismatches: list[Mismatch] = field(default_factory=list)
-    calls: dict[str, list[Call]] = field(default_factory=lambda: defaultdict(list))
 
 
 def guide(
@@ -117,9 +85,8 @@ class _Guide(TorchFunctionMode):
         self._weights = _weights_by_id(program, model)
         self._stack: list[tuple[str, nn.Module]] = []
         self._unequal: Unequal = []
-        self._ops: dict[Any, list[Op]] = defaultdict(list)
-        for op in program.graph.ops:
-            self._ops[op.source.meta.get("torch_fn")].append(op)
+        self._ops = calls(program.graph.ops)
+        self._constants = constants(program.graph.ops)
 
     # --- torch functions --------------------------------------------------------------------
 
@@ -128,15 +95,36 @@ class _Guide(TorchFunctionMode):
         self._counters[func] += 1
         name = getattr(func, "__name__", "")
         key = (f"{name}_{self._counters[func]}", f"{func.__class__.__name__}.{name}")
-        ops = self._ops.get(key, [])
+        ops = self._became(key, (args, kwargs))
         for op in ops:
             if name == "multi_head_attention_forward":  # its inner calls are out of reach
                 self._pinned(op, {})
+            elif func is torch.tensor:
+                args = self._same_constant(op, args)
             elif self._cuts.keep:
                 args, kwargs = self._corrected(op, args, kwargs)
         result = func(*args, **kwargs)
         self._label_results(ops, result)
         return result
+
+    def _became(self, key: Any, given: Any) -> list[Op]:
+        """The operations that a call became.
+
+        `torch.split` and `Tensor.split` are counted apart, but share their name: of the calls
+        with the same key the next one that takes a tensor of this shape is meant.
+        """
+        runs = self._ops.get(key, [])
+        if len(runs) < 2:
+            return runs[0] if runs else []
+        shapes = [x.shape for x in pytree.tree_leaves(given) if isinstance(x, torch.Tensor)]
+        fitting = (
+            run
+            for run in runs
+            if any(v is not None and self._shape(v) in shapes[:1] for v in run[0].inputs)
+        )
+        found = next(fitting, runs[0])
+        runs.remove(found)
+        return found
 
     def _corrected(self, op: Op, args: Any, kwargs: Any) -> tuple[Any, Any]:
         changed = self._cuts.attrs.get(op, {})
@@ -175,9 +163,19 @@ class _Guide(TorchFunctionMode):
                     return (*args[:i], captured, *args[i + 1 :]), kwargs
         return args, kwargs
 
+    def _same_constant(self, op: Op, args: Any) -> Any:
+        """Report tensors that the code makes of a length (`torch.tensor(q.shape[-1])`)."""
+        number = self._constants.get(op)
+        if number is None or not isinstance(args[0], int | float):
+            return args
+        if number != args[0]:
+            self.offend(op, f"{op.type} makes a tensor of the new width")
+            self._numbered(op, float(number))
+        return (number, *args[1:])
+
     def _numbered(self, op: Op, number: float) -> None:
         """Keep the lengths in this module that a number is the root or the inverse of."""
-        near = (o for ops in self._ops.values() for o in ops if o.module == op.module)
+        near = (o for o in self._cuts.deps.source.ops if o.module == op.module)
         for dim in {d for o in near for v in o.outputs for d in self._cuts.deps.dims[v]}:
             powers = (length(dim) ** power for power in (0.5, -0.5, 1, -1))
             if self._cuts.touches(dim) and any(isclose(number, power) for power in powers):
@@ -195,6 +193,8 @@ class _Guide(TorchFunctionMode):
                 if given != wanted:
                     self.findings.edits[given.place] = wanted
                     assign(given, wanted)
+                if wanted == 1 and dim is not None:  # for which code often has a branch
+                    self.findings.ones[given.place] = dim
                 return wanted
         if given == wanted:
             return given

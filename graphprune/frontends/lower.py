@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from graphprune.errors import LiftError
 from graphprune.frontends.attributes import apply_edits
 from graphprune.frontends.emit import covered, emit, replace
-from graphprune.frontends.guide import Call, Findings
+from graphprune.frontends.findings import Call, Findings
 from graphprune.frontends.rebuild import rebuild
 from graphprune.frontends.scale import Fold, fold_into
 from graphprune.frontends.survey import Survey, calls_of

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -95,13 +95,34 @@ def find_parts(model: nn.Module, inputs: Call) -> Parts:
     return parts
 
 
+def recorded(model: nn.Module, inputs: Call, paths: Collection[str]) -> dict[str, list[list[Call]]]:
+    """The arguments of all calls of some submodules, of those that torch.export might trace.
+
+    Args:
+        model: The model, in eval mode.
+        inputs: Arguments for it.
+        paths: Which submodules.
+
+    Returns:
+        For each path its calls, those together that one capture stands for.
+    """
+    recorder = _Recorder(model, paths)
+    with torch.no_grad(), recorder.recording(), recorder:
+        model(*inputs[0], **inputs[1])
+    return {
+        path: [calls for calls in kinds.values() if _traceable(calls[0])]
+        for path, kinds in recorder.kinds.items()
+    }
+
+
 def _visit(
     path: str, module: nn.Module, recorder: _Recorder, model: nn.Module, parts: Parts
 ) -> None:
     if not any(True for _ in module.parameters()):
         return
     why = "it is never called as a module"
-    calls = [call for call in recorder.calls[path] if _traceable(call)]
+    known = [held[0] for held in recorder.kinds[path].values()]
+    calls = [call for call in known if _traceable(call)]
     if calls:
         trial = Parts([(path, call) for call in calls])
         view, (args, _) = in_parts(model, trial)
@@ -112,7 +133,7 @@ def _visit(
             return
         except Exception as error:
             why = first_line(error)
-    elif recorder.calls[path]:
+    elif known:
         why = "it takes objects or empty tensors"
     before = len(parts.calls)
     for name, child in module.named_children():
@@ -133,12 +154,12 @@ def _traceable(call: Call) -> bool:
 class _Recorder(TorchFunctionMode):
     """Records calls of modules, and which module's code uses which weight."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, every: Collection[str] | None = None) -> None:
         super().__init__()
-        self.calls: Mapping[str, list[Call]] = defaultdict(list)
+        self.kinds: Mapping[str, dict[str, list[Call]]] = defaultdict(dict)
+        self._every = every
         self.users: Mapping[int, set[str]] = defaultdict(set)
         self._model = model
-        self._seen: set[tuple[str, str]] = set()
         self._stack: list[str] = []
         self._weights = {id(parameter) for parameter in model.parameters()}
 
@@ -165,14 +186,21 @@ class _Recorder(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
 
+    def _keeps(self, path: str, key: str) -> bool:
+        """Whether to keep a call: the first of each kind, or every one of certain modules."""
+        kinds = self.kinds[path]
+        if self._every is not None and path not in self._every:
+            return False
+        return self._every is not None if key in kinds else len(kinds) < _MOST_CALLS
+
     def _hooks(self, path: str) -> tuple[Any, Any]:
         def before(module: nn.Module, args: Any, kwargs: Any) -> None:
             self._stack.append(path)
-            key = (path, str(pytree.tree_map_only(torch.Tensor, lambda x: x.dim(), (args, kwargs))))
-            if key not in self._seen and len(self.calls[path]) < _MOST_CALLS:
-                self._seen.add(key)
+            kinds = self.kinds[path]
+            key = str(pytree.tree_map_only(torch.Tensor, lambda x: x.dim(), (args, kwargs)))
+            if self._keeps(path, key):
                 held = pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
-                self.calls[path].append(held)
+                kinds.setdefault(key, []).append(held)
 
         def after(*_: Any) -> None:
             self._stack.pop()

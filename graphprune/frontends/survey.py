@@ -6,12 +6,15 @@ memory, until no attribute changes any more.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
 
+from graphprune.axes import Dim, length
 from graphprune.frontends.attributes import apply_edits, described
-from graphprune.frontends.guide import Findings, guide
+from graphprune.frontends.findings import Findings
+from graphprune.frontends.guide import guide
 from graphprune.frontends.rebuild import rebuild
 from graphprune.frontends.scale import Fold, find_folds
 from graphprune.frontends.tagged import Place, container, get
@@ -80,7 +83,8 @@ def survey(
 def _takes_lengths(op: Op, program: TorchProgram, cuts: Cuts) -> bool:
     """Whether Python code may give an operation a number that depends on a width."""
     effect = cuts.deps.effects[op]
-    if not (effect.sizes or effect.pins or isinstance(op.attrs.get("other"), float)):
+    number = isinstance(op.attrs.get("other"), float) or op.type.startswith("aten.lift_fresh")
+    if not (effect.sizes or effect.pins or number):
         return False
     return op.module not in program.layers
 
@@ -100,17 +104,33 @@ def _settle(
 ) -> Findings:
     """Guided passes until no attribute changes any more."""
     out.edits = dict(edits)
+    ones: dict[Place, Dim] = {}
     new: dict[Place, int] = {}
     for _ in range(3):
         apply_edits(model, out.edits)
         found = _guided(program, out, model)
+        ones |= found.ones
         new = {p: value for p, value in found.edits.items() if out.edits.get(p) != value}
         if not new:
-            return found
+            break
         out.edits.update(new)
     for path, attr, _index in new:
         found.offenders.setdefault(path, f"{attr} would need two values at once")
+    _single(program, out, found, ones)
     return found
+
+
+def _single(program: TorchProgram, out: Survey, found: Findings, ones: Mapping[Place, Dim]) -> None:
+    """Keep counts that fell to one where the code then fails, or has a branch for one."""
+    if not ones:
+        return
+    known = calls_of(program, out)
+    for (path, attr, _), dim in ones.items():
+        before, after = ([c.counters for c in held.calls[path]] for held in (known, found))
+        if before and before != after:
+            found.offenders.setdefault(path, f"another branch is taken where {attr} is one")
+        if path in found.offenders:
+            found.mismatches.append(Mismatch(dim, length(dim), ()))
 
 
 def _guided(program: TorchProgram, out: Survey, model: nn.Module) -> Findings:

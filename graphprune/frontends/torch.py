@@ -10,10 +10,10 @@ import logging
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, is_dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from io import StringIO
 from typing import Any, TypeAlias
 
@@ -21,12 +21,17 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from graphprune.batches import Batch
 from graphprune.errors import GraphPruneError, LiftError
 from graphprune.frontends.older import mended
-from graphprune.frontends.parts import described, find_parts, in_parts, nothing_found
+from graphprune.frontends.parts import Parts, described, find_parts, in_parts, nothing_found
 from graphprune.frontends.reader import Reader, inline_wrappers
+from graphprune.frontends.replay import replay
 from graphprune.frontends.tagged import holders
+from graphprune.frontends.training import add_training, unreached
 from graphprune.graph import Graph
+
+DISTRIBUTED = ("torch.distributed", "torch.nn.parallel.distributed")
 
 Inputs: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
 
@@ -44,6 +49,7 @@ class TorchProgram:
         warnings: What the caller should know.
         original: The caller's module, where `model` is a view of it.
         given: The caller's inputs, where `inputs` are those of parts.
+        parts: What was captured, where it is not the whole.
     """
 
     model: nn.Module
@@ -53,6 +59,7 @@ class TorchProgram:
     warnings: list[str] = field(default_factory=list)
     original: nn.Module | None = None
     given: Inputs | None = None
+    parts: Parts | None = None
 
     @cached_property
     def layers(self) -> frozenset[str]:
@@ -70,10 +77,17 @@ class TorchProgram:
         first = self.graph.inputs[0].shape if self.graph.inputs else ()
         return first[0] if first else 1
 
-    def outside(self) -> int:
-        """Elements of the parameters that the graph does not reach."""
-        reached = {id(value.tensor) for value in self.graph.weights.values()}
-        return sum(p.numel() for p in self.model.parameters() if id(p) not in reached)
+    def replayed(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Data as the graph takes it: where parts were captured, what they take.
+
+        Raises:
+            GraphPruneError: It does not fit what was captured.
+        """
+        if self.original is None or self.parts is None or self.given is None:
+            return batches
+        with preserved(self.original), quiet():
+            self.original.eval()
+            return replay(self.original, self.parts, self.given, batches)
 
     def flat_inputs(self) -> list[torch.Tensor]:
         """The tensors among the example inputs, in the graph's order."""
@@ -155,16 +169,24 @@ def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
     """
     with preserved(model):
         model.eval()
-        try:
-            program = _batched(model, inputs)
-        except LiftError as error:
-            if not _register_results(model, inputs):
-                return _in_parts(model, inputs, error)
-            program = _batched(model, inputs)
-        if _unreached(model, program.graph):
+        program = _lifted(model, inputs)
+        if program.original is None and unreached(model, program.graph):
             model.train()
-            _add_training(program, program.inputs)
+            capture = partial(_program, model, program.inputs)
+            add_training(model, program.graph, program.warnings, capture)
+        left = (model.get_parameter(name).numel() for name in unreached(model, program.graph))
+        program.graph.outside = sum(left)
     return program
+
+
+def _lifted(model: nn.Module, inputs: Inputs) -> TorchProgram:
+    """Capture a module whole, else in parts."""
+    try:
+        return _batched(model, inputs)
+    except LiftError as error:
+        if not _register_results(model, inputs):
+            return _in_parts(model, inputs, error)
+    return _batched(model, inputs)
 
 
 def _register_results(model: nn.Module, inputs: Inputs) -> bool:
@@ -191,7 +213,7 @@ def _in_parts(model: nn.Module, inputs: Inputs, error: LiftError) -> TorchProgra
         raise nothing_found(error) from error
     view, arguments = in_parts(model, parts)
     program = _program(view, arguments)
-    program.original, program.given = model, inputs
+    program.original, program.given, program.parts = model, inputs, parts
     program.warnings.append(f"{described(parts)}\nreason: {error}")
     for value in program.graph.weights.values():
         if not {value.name, *value.aliases}.isdisjoint(parts.shared):
@@ -215,8 +237,8 @@ def check(model: nn.Module) -> None:
     """Refuse what cannot be pruned, by name.
 
     Raises:
-        LiftError: The module is scripted, quantized, on the meta device, holds no parameters,
-            or holds weights that are not finite.
+        LiftError: The module is scripted, quantized, distributed, on the meta device, holds no
+            parameters, or holds weights that are not finite.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise LiftError("a scripted module cannot be captured: pass the nn.Module it was made from")
@@ -228,6 +250,11 @@ def check(model: nn.Module) -> None:
         where = f"{name or 'the model'} ({type(module).__name__})"
         if isinstance(module, torch.jit.ScriptModule):
             raise LiftError(f"{where} is scripted: replace it by the nn.Module it was made from")
+        if type(module).__module__.startswith(DISTRIBUTED):
+            raise LiftError(
+                f"{where} is bound to its processes: put the module that it holds in its place, "
+                "and wrap the result"
+            )
         if ".quantized" in type(module).__module__:
             raise LiftError(
                 f"{where} is quantized: prune the float model, then quantize the result"
@@ -301,34 +328,3 @@ def _explained(model: nn.Module, inputs: Inputs, error: Exception) -> LiftError:
 def _first_line(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
-
-
-def _unreached(model: nn.Module, graph: Graph) -> bool:
-    reached = {id(value.tensor) for value in graph.weights.values()}
-    return any(id(parameter) not in reached for parameter in model.parameters())
-
-
-def _add_training(program: TorchProgram, inputs: Inputs) -> None:
-    """Let weights that only training mode reaches (auxiliary heads) take part in the analysis."""
-    try:
-        extra = _program(program.model, inputs).graph
-    except LiftError as error:
-        program.warnings.append(
-            "training mode could not be captured; weights that only it uses keep their widths: "
-            + str(error).splitlines()[0]
-        )
-        return
-    known = {id(value.tensor): value for value in program.graph.weights.values()}
-    swap = dict(zip(extra.inputs, program.graph.inputs, strict=True))
-    for value in extra.weights.values():
-        if id(value.tensor) in known:
-            swap[value] = known[id(value.tensor)]
-        else:
-            program.graph.weights.setdefault(value.name, value)
-    for op in extra.ops:
-        op.inputs = [swap.get(v, v) if v is not None else None for v in op.inputs]
-        op.name = f"training/{op.name}"
-        for value in op.outputs:
-            value.name = f"training/{value.name}"
-    program.graph.training = extra.ops
-    program.graph.outputs = program.graph.outputs + [swap.get(v, v) for v in extra.outputs]

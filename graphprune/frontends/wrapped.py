@@ -3,6 +3,7 @@
 1. An exported program, or the `.pt2` file of one, is opened as a module of its operations and
    exported again, with the same dimensions dynamic.
 2. `nn.DataParallel` calls the module that it holds.
+3. A model whose tensors were made in inference mode is copied, for ordinary ones.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import GraphPruneError, LiftError, first_line
-from graphprune.frontends.torch import Inputs, quiet
+from graphprune.frontends.inference import ordinary
+from graphprune.frontends.torch import DISTRIBUTED, Inputs, quiet
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,13 @@ def unwrapped(model: Any) -> Wrapped:
         args, kwargs = model.example_inputs
         return Wrapped(_opened(model), (args, kwargs), partial(_exported, model))
     if isinstance(model, nn.DataParallel):
-        return Wrapped(model.module, None, partial(_parallel, model))
-    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return Wrapped(ordinary(model.module), None, partial(_parallel, model))
+    if isinstance(model, nn.Module) and type(model).__module__.startswith(DISTRIBUTED):
         raise LiftError(
-            "a DistributedDataParallel module is bound to its processes: shrink model.module, then "
-            "wrap the result"
+            f"a {type(model).__name__} module is bound to its processes: shrink the module that it "
+            "holds (model.module), then wrap the result"
         )
-    return Wrapped(model)
+    return Wrapped(ordinary(model) if isinstance(model, nn.Module) else model)
 
 
 def _loaded(path: Path) -> ExportedProgram:

@@ -7,11 +7,9 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree
 
 from graphprune.axes import atoms
 from graphprune.dependencies import Dependencies
-from graphprune.errors import GraphPruneError
 from graphprune.graph import Value
 from graphprune.importance.context import Context, Parts, by_slice, spread, summing, tracked
 from graphprune.importance.kernels import ABSOLUTE, SIGNED, SQUARED, Scores, slice_sum
@@ -140,19 +138,10 @@ def taps(deps: Dependencies) -> list[list[Tap]]:
 
 
 def _run(context: Context, wanted: Collection[Value], visit: Visit) -> None:
-    given = _tensors(context.inputs)
-    if given and len(given) != len(context.deps.source.inputs):
-        raise GraphPruneError(
-            f"importance={context.name!r} follows data through the captured graph, and this model "
-            "was captured in parts: use a criterion of weights (l2) or of gradients (taylor)"
-        )
-    runs = observe(context.deps, context.data(), wanted, visit)
-    for _ in tracked(runs, f"importance {context.name}", len(context.data())):
+    batches = context.replay(context.data())
+    runs = observe(context.deps, batches, wanted, visit)
+    for _ in tracked(runs, f"importance {context.name}", len(batches)):
         pass
-
-
-def _tensors(tree: object) -> list[torch.Tensor]:
-    return [x for x in pytree.tree_leaves(tree) if isinstance(x, torch.Tensor)]
 
 
 def _mean_of(total: Callable[[torch.Tensor, int], Scores]) -> Callable[[torch.Tensor, int], Scores]:

@@ -42,6 +42,7 @@ class Context:
         loss: The caller's loss, or None: cross-entropy on the labels.
         seed: For whatever is drawn.
         name: Name of the criterion, for messages.
+        replay: Turns data into what the graph takes, where that is not what the module takes.
     """
 
     deps: Dependencies
@@ -51,6 +52,7 @@ class Context:
     loss: Loss | None = None
     seed: int = 0
     name: str = "the criterion"
+    replay: Callable[[Sequence[Batch]], Sequence[Batch]] = lambda batches: batches
 
     def data(self) -> Sequence[Batch]:
         """The calibration data.

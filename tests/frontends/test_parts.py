@@ -60,6 +60,30 @@ def test_removal_equals_masking_through_the_whole_model() -> None:
     torch.testing.assert_close(small(x)["scores"], model(x)["scores"], rtol=1e-12, atol=1e-12)
 
 
+class _Left(Gated):
+    """Holds a weight that no captured part has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(40, 8))
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        return super().forward(x + self.table[: len(x)])
+
+
+def test_the_budget_is_of_all_parameters() -> None:
+    torch.manual_seed(0)
+    model, x = _Left().eval(), torch.randn(4, 8)
+    total = sum(p.numel() for p in model.parameters())
+    plan = graphprune.plan(model, 0.4, example_inputs=x)
+    left = sum(p.numel() for p in plan.apply().parameters())
+    assert abs(left / total - 0.6) < 0.01 and plan.report.params == (total, left)
+    assert plan.live().deps.reachable() < 1 - 320 / total
+    with pytest.raises(BudgetError) as error:
+        graphprune.shrink(model, 0.8, example_inputs=x)
+    assert 0.6 < error.value.closest < 1 - 320 / total
+
+
 def test_a_plan_of_parts_travels(tmp_path: Any) -> None:
     model, x = Gated().eval(), torch.randn(4, 8)
     plan = graphprune.plan(model, 0.4, example_inputs=x)
@@ -67,6 +91,54 @@ def test_a_plan_of_parts_travels(tmp_path: Any) -> None:
     again = graphprune.load_plan(tmp_path / "plan.json").apply(model)
     small = plan.apply()
     assert [p.shape for p in again.parameters()] == [p.shape for p in small.parameters()]
+
+
+def test_what_parts_take_is_recorded_for_compensation_and_criteria() -> None:
+    torch.manual_seed(0)
+    model, x = Gated().eval(), torch.randn(4, 8)
+    data = torch.randn(256, 8) * torch.linspace(0.1, 2, 8)
+    test = torch.randn(64, 8) * torch.linspace(0.1, 2, 8)
+
+    def gap(**options: Any) -> float:
+        small = graphprune.shrink(model, 0.4, example_inputs=x, **options)
+        with torch.no_grad():
+            return float((small(test)["scores"] - model(test)["scores"]).square().mean())
+
+    plain = gap(data=data, importance="l2", compensate=False)
+    assert gap(data=data) < plain / 4
+    assert gap(data=data, importance="activation", compensate=False) != plain
+    assert gap(data=data, importance="wanda", compensate=False) != plain
+    plan = graphprune.plan(model, 0.4, example_inputs=x)
+    assert "pass data=" in plan.report.compensation
+
+
+class _Counting(nn.Module):
+    """Looks at as many rows as the data says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = _mlp(), _mlp()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        chosen = y[: 1 + int((x[:, 0] > 0).sum())]
+        return self.second(chosen).sum(0) + self.second(2 + y.flip(0)).sum(0)
+
+
+def test_rows_that_depend_on_data_are_left_out_or_serve_twice() -> None:
+    torch.manual_seed(0)
+    model, x = _Counting().eval(), torch.tensor([[1.0] * 8] * 2 + [[-1.0] * 8] * 2)
+    batches = [torch.randn(4, 8) for _ in range(64)]
+    plan = graphprune.plan(model, 0.4, example_inputs=x, data=batches)
+    small = plan.apply()
+    assert "from data" in plan.report.compensation
+    plain = graphprune.shrink(model, 0.4, example_inputs=x, importance="l2", compensate=False)
+    with torch.no_grad():
+        gaps = [
+            sum(float((net(batch) - model(batch)).square().mean()) for batch in batches)
+            for net in (small, plain)
+        ]
+    assert gaps[0] < gaps[1] / 2
 
 
 class Borrowing(Gated):

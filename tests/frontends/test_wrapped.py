@@ -11,6 +11,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 import graphprune
+from graphprune import LiftError
 from graphprune.models import load_model
 from tests.blocks import Attention
 
@@ -107,3 +108,34 @@ def test_an_attribute_that_code_only_compares_gets_the_new_width() -> None:
     small = plan.apply()
     assert isinstance(small[1], _Checked) and small[1].width == small[0].out_features == 16
     assert plan.report is not None and plan.report.edits == {"1.width": 16}
+
+
+@pytest.mark.parametrize("inside", ["weights", "inputs", "call"])
+def test_inference_mode_gives_ordinary_tensors(inside: str) -> None:
+    def made() -> tuple[nn.Module, torch.Tensor]:
+        layers = nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4)
+        return nn.Sequential(*layers), torch.randn(2, 8)
+
+    with torch.inference_mode():
+        inner = made()
+    outer = made()
+    model = (inner if inside == "weights" else outer)[0]
+    x = (inner if inside == "inputs" else outer)[1]
+    with torch.inference_mode(inside == "call"):
+        small = graphprune.shrink(model, 0.5, example_inputs=x)
+    assert small[0].out_features == 16
+    small(torch.randn(2, 8)).sum().backward()
+    assert model[0].weight.is_inference() == (inside == "weights")
+
+
+def test_distributed_modules_tell_the_way_out(tmp_path: Path) -> None:
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(nn.Linear(8, 4))
+        with pytest.raises(LiftError, match=r"shrink the module that it holds \(model\.module\)"):
+            graphprune.shrink(wrapped, 0.5)
+        with pytest.raises(LiftError, match=r"0 \(DistributedDataParallel\) is bound to"):
+            graphprune.shrink(nn.Sequential(wrapped), 0.5)
+    finally:
+        torch.distributed.destroy_process_group()

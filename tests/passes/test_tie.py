@@ -107,3 +107,13 @@ def test_models_that_a_config_describes_rather_leave_coarse_products_alone() -> 
     heads = {group.id for group in deps.groups if group.size == 8}
     assert any(heads <= ties.frozen for ties in preferences(deps, [], alike=True))
     assert not any(heads <= ties.frozen for ties in preferences(deps, [], alike=False))
+
+
+def test_what_a_config_equates_is_given_up_before_what_the_code_does() -> None:
+    deps = graphprune.analyze(Attention(64, 8), torch.randn(2, 6, 10))
+    width, heads = (next(g for g in deps.groups if g.size == size) for size in (64, 8))
+    code, config = ((heads.axis,), ()), ((width.axis,), ())
+    found = preferences(deps, [code], alike=False, wished=[config])
+    frozen = [{width.id, heads.id} & ties.frozen for ties in found if heads.id in ties.frozen]
+    assert {width.id, heads.id} in frozen and frozen[-1] == {heads.id}
+    assert all(heads.id in ties.frozen for ties in found)

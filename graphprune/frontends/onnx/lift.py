@@ -8,12 +8,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from graphprune.batches import Batch
 from graphprune.errors import LiftError
 from graphprune.frontends.onnx.execute import observe
 from graphprune.frontends.onnx.model import Source
@@ -73,14 +74,14 @@ class OnnxProgram:
         """Inputs that were adapted before the capture: here they never are."""
         return None
 
+    def replayed(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Data as the graph takes it: files are always captured whole."""
+        return batches
+
     def batch(self) -> int:
         """Samples in the inputs that the analysis assumes."""
         first = self.graph.inputs[0].shape if self.graph.inputs else ()
         return first[0] if first else 1
-
-    def outside(self) -> int:
-        """Elements of the parameters that the graph does not reach."""
-        return 0
 
     def flat_inputs(self, seed: int = 0) -> list[torch.Tensor]:
         """Inputs of the sizes that the analysis assumes: the caller's, else random ones."""

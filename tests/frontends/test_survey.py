@@ -1,0 +1,93 @@
+"""Classes that are kept, whatever way their code gives lengths to torch functions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import graphprune
+
+
+class _Splits(nn.Module):
+    """`torch.split` and `Tensor.split`, which torch.export counts apart under one name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes, self.more = [8, 24], [12, 4]
+        self.a, self.b, self.c = nn.Linear(6, 32), nn.Linear(24, 16), nn.Linear(8, 4)
+        self.d, self.e = nn.Linear(12, 5), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = torch.split(self.a(x), self.sizes, -1)
+        third, fourth = F.relu(self.b(second)).split(self.more, -1)
+        return self.d(third) + self.e(fourth + self.c(first))
+
+
+class _Positions(nn.Module):
+    """Segments told by the positions between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = (8, 20)
+        self.a = nn.Linear(6, 32)
+        self.heads = nn.ModuleList(nn.Linear(n, 5) for n in (8, 12, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = torch.tensor_split(self.a(x), indices=self.places, dim=-1)
+        return sum(head(part) for head, part in zip(self.heads, parts, strict=True))
+
+
+class _Constant(nn.Module):
+    """A scale that is made as a tensor of a width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(16, 12), nn.Linear(16, 12), nn.Linear(16, 64)
+        self.out = nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.q(x), self.k(x)
+        weights = q @ k.transpose(1, 2) / torch.sqrt(torch.tensor(q.shape[-1]))
+        return self.out(weights.softmax(-1) @ self.v(x))
+
+
+class _Radix(nn.Module):
+    """Branches that are summed, and code of its own for a single one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.radix = 2
+        self.inner = nn.Conv2d(3, 128, 1)
+        self.gate = nn.Linear(64, 128)
+        self.out = nn.Conv2d(64, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inner(x)
+        b, c, h, w = x.shape
+        if self.radix > 1:
+            x = x.reshape(b, self.radix, c // self.radix, h, w)
+            gate = self.gate(x.sum(1).mean((2, 3))).view(b, self.radix, -1)
+            x = (x * gate.softmax(1)[..., None, None]).sum(1)
+        else:
+            x = x * self.gate(x.mean((2, 3))).sigmoid()[..., None, None]
+        return self.out(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "ratio"),
+    [
+        (_Splits, (2, 6), 0.4),
+        (_Positions, (2, 6), 0.4),
+        (_Constant, (2, 7, 16), 0.4),
+        (_Radix, (2, 3, 8, 8), 0.71),
+    ],
+)
+def test_the_class_is_kept(kind: type[nn.Module], shape: tuple[int, ...], ratio: float) -> None:
+    torch.manual_seed(0)
+    model = kind()
+    plan = graphprune.plan(model, ratio, example_inputs=torch.randn(shape), compensate=False)
+    small = plan.apply()
+    assert type(small) is kind and not plan.report.replaced, plan.report.replaced
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
