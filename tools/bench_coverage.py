@@ -34,6 +34,9 @@ _COLUMNS = (
     "peak / model", "peer",
 )  # fmt: skip
 
+# What every process needs, imported once.
+_IMPORTED = ["torch", "torchvision", "timm", "transformers", "onnxruntime", "graphprune", "measure"]
+
 
 def _child(work: Callable[..., Row], args: tuple[Any, ...], gigabytes: float, pipe: Any) -> None:
     limit = int(gigabytes * 2**30)
@@ -51,7 +54,8 @@ def isolated(
     work: Callable[..., Row], args: tuple[Any, ...], seconds: float, gigabytes: float
 ) -> Row:
     """Measure one model, the first of `args`, in a process of its own."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
     mine, theirs = context.Pipe()
     process = context.Process(target=_child, args=(work, args, gigabytes, theirs))
     process.start()
