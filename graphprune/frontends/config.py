@@ -42,7 +42,8 @@ Entry: TypeAlias = "tuple[tuple[str, ...], str, int | None]"
 Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
 
 _ROUNDS = 3  # over all entries
-_SECONDS = 5.0  # for the search; what is not found by then is told
+_SECONDS = 5.0  # for all searches of a plan; what is not found by then is told
+_LEAST = 0.5  # seconds for each
 UNTOLD = (
     "the config cannot tell the new widths: to load the weights again, keep the plan with them "
     "(plan.save), make the original model from its config, and call "
@@ -77,13 +78,14 @@ class Fit:
         return self.shaped and not self.mismatches
 
 
-def fit_config(model: nn.Module, cuts: Cuts, edits: Mapping[Place, int]) -> Fit:
+def fit_config(model: nn.Module, cuts: Cuts, edits: Mapping[Place, int], spent: float = 0.0) -> Fit:
     """Look for a config that describes a narrowed model.
 
     Args:
         model: The original model, which has a config.
         cuts: What was narrowed.
         edits: New values of the modules' attributes.
+        spent: Seconds that other choices for the same plan have taken already.
     """
     kept = {name: cuts.kept(v) for v in cuts.weights for name in (v.name, *v.aliases)}
     shapes = {
@@ -99,7 +101,7 @@ def fit_config(model: nn.Module, cuts: Cuts, edits: Mapping[Place, int]) -> Fit:
         if len(found := [*dict.fromkeys([*_lengths(cuts, value), value])]) > 1
     }
     held = numbers(model) | {(p, a): n for (p, a, i), n in edits.items() if i is None}
-    search = _Search(type(model), model.config, shapes, held)
+    search = _Search(type(model), model.config, shapes, held, max(_SECONDS - spent, _LEAST))
     values = search.run(choices)
     wrong = search.wrong(values)
     if wrong:
@@ -149,12 +151,14 @@ def _is_float(x: Any) -> bool:
 class _Search:
     """Tries configs by building the class on the meta device, where tensors take no memory."""
 
-    def __init__(self, kind: type, config: Any, shapes: Shapes, held: Numbers) -> None:
+    def __init__(
+        self, kind: type, config: Any, shapes: Shapes, held: Numbers, seconds: float
+    ) -> None:
         self._kind = kind
         self._config = config
         self._shapes = shapes
         self._held = held
-        self._until = time.monotonic() + _SECONDS
+        self._until = time.monotonic() + seconds
 
     def run(self, choices: Mapping[Entry, list[int]]) -> dict[Entry, float]:
         """The values with which most shapes are as wanted, entry by entry."""
@@ -205,8 +209,8 @@ class _Search:
             for entry, value in trials:
                 if count == (0, 0) or time.monotonic() > self._until:
                     return values
-                if values.get(entry) == value:
-                    continue
+                if values.get(entry) == value or (count[0] == 0 and entry not in values):
+                    continue  # once the lengths are right, only what was changed is in doubt
                 trial = {**values, entry: value}
                 if (found := self._count(trial)) < count:
                     count, values = found, trial

@@ -37,6 +37,7 @@ class Findings:
         offenders: Paths of modules whose code cannot express the new widths, with the reason.
         mismatches: Lengths that the code took for others.
         ones: Dimensions of which a single index remains, by the attribute that says how many.
+        numbers: Attributes of operations that the code gave another number, and that number.
         calls: Every call of each module, by path.
     """
 
@@ -44,6 +45,7 @@ class Findings:
     offenders: dict[str, str] = field(default_factory=dict)
     mismatches: list[Mismatch] = field(default_factory=list)
     ones: dict[Place, Dim] = field(default_factory=dict)
+    numbers: dict[Op, tuple[str, float]] = field(default_factory=dict)
     calls: dict[str, list[Call]] = field(default_factory=lambda: defaultdict(list))
 
 

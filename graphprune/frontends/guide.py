@@ -137,7 +137,8 @@ class _Guide(TorchFunctionMode):
                 args, kwargs = edit(self, op, wanted, args, kwargs)
         for attr, captured in op.attrs.items():
             if isinstance(captured, float):
-                args, kwargs = self._same_number(op, attr, captured, args, kwargs)
+                number = changed.get(attr, captured)
+                args, kwargs = self._same_number(op, attr, number, args, kwargs)
         return args, self._pinned(op, kwargs)
 
     def _pinned(self, op: Op, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -149,19 +150,22 @@ class _Guide(TorchFunctionMode):
                 kwargs = {**kwargs, attr: value}
         return kwargs
 
-    def _same_number(self, op: Op, attr: str, captured: float, args: Any, kwargs: Any) -> Any:
+    def _same_number(self, op: Op, attr: str, number: float, args: Any, kwargs: Any) -> Any:
         """Report numbers that the code derives from a length (`q.shape[-1] ** -0.5`)."""
-        if type(kwargs.get(attr)) is float and kwargs[attr] != captured:
-            self.offend(op, f"{op.type} takes its {attr} from the new width")
-            self._numbered(op, captured)
-            return args, {**kwargs, attr: captured}
+        if type(kwargs.get(attr)) is float and kwargs[attr] != number:
+            self._derived(op, attr, number, kwargs[attr])
+            return args, {**kwargs, attr: number}
         if attr == "other" and len(args) == 2:
             for i, arg in enumerate(args):
-                if type(arg) is float and arg != captured:
-                    self.offend(op, f"{op.type} takes a number from the new width")
-                    self._numbered(op, captured)
-                    return (*args[:i], captured, *args[i + 1 :]), kwargs
+                if type(arg) is float and arg != number:
+                    self._derived(op, attr, number, arg)
+                    return (*args[:i], number, *args[i + 1 :]), kwargs
         return args, kwargs
+
+    def _derived(self, op: Op, attr: str, number: float, given: float) -> None:
+        self.offend(op, f"{op.type} takes its {attr} from the new width")
+        self.findings.numbers[op] = (attr, given)
+        self._numbered(op, number)
 
     def _same_constant(self, op: Op, args: Any) -> Any:
         """Report tensors that the code makes of a length (`torch.tensor(q.shape[-1])`)."""

@@ -1,7 +1,8 @@
-"""Softmax scales that PyTorch derives from head_dim, folded into the query weights.
+"""Softmax scales that are derived from head_dim, folded into the query weights.
 
-`scaled_dot_product_attention` without a scale divides by the square root of the *new* head_dim.
-Multiplying the queries by sqrt(new / old) restores the temperature and keeps the caller's code.
+1. `scaled_dot_product_attention` without a scale divides by the square root of the *new* head_dim.
+   Multiplying the queries by sqrt(new / old) restores the temperature and keeps the caller's code.
+2. So it is with code that derives the number itself (`scores / math.sqrt(q.shape[-1])`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _MOVES = frozenset(
 )
 _SUMS = frozenset({"aten.add", "aten.sub", "aten.cat", "aten.stack"})
 _SCALED = frozenset({"aten.mul", "aten.div", "aten.neg"})
+_PRODUCTS = frozenset({"aten.matmul", "aten.bmm"})
 _LINEAR = {"aten.linear": -1, "aten.conv1d": 1, "aten.conv2d": 1}
 
 
@@ -62,15 +64,46 @@ def find_folds(program: TorchProgram, cuts: Cuts) -> tuple[list[Fold], Cuts]:
         pin = cuts.deps.effects[op].pins.get("scale")
         if pin is None or "scale" not in changed:
             continue
-        found = tracer.query_rows(op)
+        query, *others = op.inputs[:3]
+        found = tracer.rows(query, others, op)
         if found is None:
             continue
-        linear, rows = found
         factor = (kept_length(pin[1], counts) / length(pin[1])) ** 0.5
-        weights = [v for v in linear.inputs[1:] if v is not None]
-        folds.extend(Fold(weight, rows, factor) for weight in weights)
+        folds.extend(_folds(found, factor))
         attrs[op] = {name: value for name, value in changed.items() if name != "scale"}
     return folds, Cuts(cuts.deps, cuts.keep, cuts.weights, attrs)
+
+
+def fold_numbers(
+    program: TorchProgram, cuts: Cuts, numbers: Mapping[Op, tuple[str, float]]
+) -> tuple[list[Fold], Cuts]:
+    """Where numbers that the code derives from widths can be made up for in the queries.
+
+    Args:
+        program: The captured model.
+        cuts: The narrowed graph.
+        numbers: Attributes of operations, and the number that the narrowed code gives them.
+
+    Returns:
+        The folds, and the cuts with those numbers.
+    """
+    folds: list[Fold] = []
+    attrs = dict(cuts.attrs)
+    tracer = _Tracer(program, cuts)
+    for op, (attr, given) in numbers.items():
+        found = tracer.scaled_rows(op, attr)
+        number = attrs.get(op, {}).get(attr, op.attrs[attr])
+        if found is None or not given or not number:
+            continue
+        factor = given / number if op.type == "aten.div" else number / given
+        folds.extend(_folds(found, factor))
+        attrs[op] = {**attrs.get(op, {}), attr: given}
+    return folds, Cuts(cuts.deps, cuts.keep, cuts.weights, attrs)
+
+
+def _folds(found: tuple[Op, tuple[int, ...]], factor: float) -> list[Fold]:
+    linear, rows = found
+    return [Fold(value, rows, factor) for value in linear.inputs[1:] if value is not None]
 
 
 def fold_into(model: nn.Module, folds: Sequence[Fold]) -> None:
@@ -104,17 +137,41 @@ class _Tracer:
                     self._users.setdefault(value, []).append(op)
         self._traced: dict[Value, tuple[Op, list[torch.Tensor]] | None] = {}
 
-    def query_rows(self, attention: Op) -> tuple[Op, tuple[int, ...]] | None:
-        """The linear layer behind an attention's queries, and its rows that make them."""
-        query, *others = (value for value in attention.inputs[:3])
-        assert query is not None
+    def scaled_rows(self, op: Op, attr: str) -> tuple[Op, tuple[int, ...]] | None:
+        """The linear layer, and its rows, behind what an operation scales by a number."""
+        if attr == "scale":
+            query, *others = op.inputs[:3]
+            return self.rows(query, others, op)
+        if op.type not in ("aten.div", "aten.mul") or op.inputs[0] is None:
+            return None
+        scaled = op.inputs[0]
+        product = self._makers.get(scaled)
+        if product is None or product.type not in _PRODUCTS:
+            return self.rows(scaled, [], op)
+        if self._users[scaled] != [op]:
+            return None
+        first, second = product.inputs[:2]
+        return self.rows(first, [second], product) or self.rows(second, [first], product)
+
+    def rows(
+        self, query: Value | None, others: Sequence[Value | None], reader: Op
+    ) -> tuple[Op, tuple[int, ...]] | None:
+        """The linear layer behind a value, and its rows that make it and nothing else.
+
+        Args:
+            query: The value.
+            others: What must not be made by the same rows.
+            reader: The only operation that may read the value.
+        """
+        if query is None:
+            return None
         found = self._trace(query)
         if found is None or not all(w is None or w.is_weight for w in found[0].inputs[1:]):
             return None
         linear, maps = found
         rows = _distinct(maps)
         path = self._path(query)
-        on_path = {self._makers[value] for value in path} | {attention}
+        on_path = {self._makers[value] for value in path} | {reader}
         for value, held in path.items():
             if held <= rows and any(user not in on_path for user in self._users.get(value, [])):
                 return None  # the queries serve something else as well

@@ -16,7 +16,7 @@ from graphprune.frontends.attributes import apply_edits, described
 from graphprune.frontends.findings import Findings
 from graphprune.frontends.guide import guide
 from graphprune.frontends.rebuild import rebuild
-from graphprune.frontends.scale import Fold, find_folds
+from graphprune.frontends.scale import Fold, find_folds, fold_numbers
 from graphprune.frontends.tagged import Place, container, get
 from graphprune.frontends.torch import TorchProgram
 from graphprune.graph import Op
@@ -66,6 +66,11 @@ def survey(
         return out
     model = rebuild(program, out.cuts, blank=True)
     first = _settle(program, out, model, guesses)
+    if fold and first.numbers:
+        folds, out.cuts = fold_numbers(program, out.cuts, first.numbers)
+        if folds:
+            out.folds += folds
+            first = _settle(program, out, model, out.edits)
     if first.offenders and guesses:
         # Attributes that agree with a module's weights are set first; where modules fail all
         # the same, it is tried without them, and the better outcome counts.

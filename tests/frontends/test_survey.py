@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,6 +77,48 @@ class _Radix(nn.Module):
         return self.out(x)
 
 
+class _Rooted(nn.Module):
+    """A temperature that the code derives from the width of the heads, which goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.size = 2, 240
+        self.q, self.k, self.v = (nn.Linear(16, 480) for _ in range(3))
+        self.out = nn.Linear(480, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            f(x).view(*x.shape[:2], self.heads, self.size).transpose(1, 2)
+            for f in (self.q, self.k, self.v)
+        )
+        weights = (q @ k.transpose(-1, -2) / math.sqrt(self.size)).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+class _Scaled(_Rooted):
+    """The same, where the queries are scaled."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            f(x).view(*x.shape[:2], self.heads, self.size).transpose(1, 2)
+            for f in (self.q, self.k, self.v)
+        )
+        weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+class _Given(_Rooted):
+    """The same, given to the attention of PyTorch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            f(x).view(*x.shape[:2], self.heads, self.size).transpose(1, 2)
+            for f in (self.q, self.k, self.v)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, scale=self.size**-0.5)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
 @pytest.mark.parametrize(
     ("kind", "shape", "ratio"),
     [
@@ -82,6 +126,9 @@ class _Radix(nn.Module):
         (_Positions, (2, 6), 0.4),
         (_Constant, (2, 7, 16), 0.4),
         (_Radix, (2, 3, 8, 8), 0.71),
+        (_Rooted, (2, 7, 16), 0.4),
+        (_Scaled, (2, 7, 16), 0.4),
+        (_Given, (2, 7, 16), 0.4),
     ],
 )
 def test_the_class_is_kept(kind: type[nn.Module], shape: tuple[int, ...], ratio: float) -> None:
