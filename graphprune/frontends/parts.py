@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.errors import LiftError, first_line
 from graphprune.frontends.older import mended
+from graphprune.frontends.reader import check_sizes
 
 Call: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
 
@@ -128,7 +129,7 @@ def _visit(
         view, (args, _) = in_parts(model, trial)
         try:
             with mended():
-                torch.export.export(view, args, strict=False)
+                check_sizes(torch.export.export(view, args, strict=False))
             parts.calls += trial.calls
             return
         except Exception as error:

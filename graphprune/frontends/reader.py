@@ -138,6 +138,17 @@ def _where(node: fx.Node) -> str:
     return next(reversed(stack.values()))[0] or "the top-level module"
 
 
+def check_sizes(program: torch.export.ExportedProgram) -> None:
+    """See that every tensor of a captured program has a size that is known.
+
+    Raises:
+        LiftError: The size of one depends on the data; the message names the operation.
+    """
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            _check_sizes(node, node.meta.get("val"))
+
+
 def _check_sizes(node: fx.Node, fake: Any) -> None:
     for item in fake if isinstance(fake, list | tuple) else [fake]:
         sizes = item.shape if isinstance(item, torch.Tensor) else ()

@@ -175,3 +175,31 @@ def test_no_part_at_all_is_an_error_that_says_so() -> None:
 def test_a_ratio_that_the_parts_cannot_reach_is_an_error() -> None:
     with pytest.raises(BudgetError, match="cannot be reached"):
         graphprune.shrink(Borrowing().eval(), 0.9, example_inputs=torch.randn(4, 8))
+
+
+class Picking(nn.Module):
+    """Goes on with the distinct rows, however many there are."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.unique(x.round(), dim=0)
+
+
+class Mixed(nn.Module):
+    """Branches on what its first part makes, which holds an operation without a fixed size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(8, 8), Picking())
+        self.second = _mlp()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.first(x)
+        return self.second(x) if len(rows) > 1 and rows.sum() > -1e9 else x
+
+
+def test_parts_whose_sizes_depend_on_the_data_are_left_alone() -> None:
+    torch.manual_seed(0)
+    plan = graphprune.plan(Mixed().eval(), 0.3, example_inputs=torch.randn(4, 8))
+    assert plan.apply().second[0].out_features < 32
+    (told,) = [text for text in plan.report.warnings if "in parts" in text]
+    assert "first (aten._unique2" in told or "first.0" in told
