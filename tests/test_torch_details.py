@@ -151,9 +151,9 @@ def test_what_training_masks_and_leaves_out_at_random_is_narrowed(likely: bool) 
             self.mask, self.out = nn.Parameter(torch.randn(16)), nn.Linear(16, 2)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = self.inner(x)
-            if self.training:
-                rows = torch.rand(y.shape[:2]) < 0.5
+            y = self.inner(x) * torch.tensor([0.5, 0.25]).sum()
+            if self.training:  # with constants of its own, whose names are the same
+                rows = (torch.rand(y.shape[:2]) < 0.5) & torch.tensor([True] * 8)
                 if not likely:
                     y[rows] = self.mask
                 elif torch.rand([]) < 0.9:

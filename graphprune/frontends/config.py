@@ -87,6 +87,8 @@ def fit_config(model: nn.Module, cuts: Cuts, edits: Mapping[Place, int], spent: 
         edits: New values of the modules' attributes.
         spent: Seconds that other choices for the same plan have taken already.
     """
+    if spent > _SECONDS:
+        return Fit({}, [], False)
     kept = {name: cuts.kept(v) for v in cuts.weights for name in (v.name, *v.aliases)}
     shapes = {
         name: tuple(

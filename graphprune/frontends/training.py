@@ -63,7 +63,9 @@ def _add(graph: Graph, extra: Graph) -> None:
         if id(value.tensor) in known:
             swap[value] = known[id(value.tensor)]
         else:
-            graph.weights.setdefault(value.name, value)
+            while value.name in graph.weights:  # another constant that code makes of literals
+                value.name = f"training/{value.name}"
+            graph.weights[value.name] = value
     for op in extra.ops:
         op.inputs = [swap.get(v, v) if v is not None else None for v in op.inputs]
         op.name = f"training/{op.name}"
