@@ -82,7 +82,7 @@ def select(
     for reach, preferred, step in _attempts(preferences, rounding):
         problem.ties = preferred
         counts = problem.solve(step, reach)
-        if ties and reach < 1 and _lopsided(counts, free):
+        if preferred.wish and reach < 1 and _lopsided(counts, free):
             continue
         slack = problem.budget.slack(counts)
         if best is None or problem.budget.better(slack, best[0]):
@@ -147,7 +147,7 @@ class _Problem:
             width: held for width, held in ties.followers.items() if not bound & {width, *held}
         }
         steps = {width: ties.steps[width] for width in followers}
-        return Ties(ties.frozen - bound, steps, followers)
+        return Ties(ties.frozen - bound, steps, followers, ties.wish)
 
     def rounding(self, round_to: int | str) -> Sequence[int]:
         """What kept counts may be multiples of, the best first."""

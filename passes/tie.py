@@ -55,11 +55,14 @@ class Ties:
         frozen: Groups that keep all their indices.
         steps: For groups that lead others: what their counts are multiples of.
         followers: For groups that lead others: those whose counts stay in proportion to theirs.
+        wish: Whether they are given up where the other groups would lose too much: the code does
+            not need them.
     """
 
     frozen: set[int] = field(default_factory=set)
     steps: dict[int, int] = field(default_factory=dict)
     followers: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    wish: bool = False
 
 
 def preferences(
@@ -76,10 +79,14 @@ def preferences(
         alike: Whether repeated blocks should keep the same widths.
         wished: Lengths that a config equates, which are given up first.
     """
-    if wished:
-        best = preferences(deps, [*learned, *wished], alike)
-        rest = preferences(deps, learned, alike)
-        return [*best, *(ties for ties in rest if ties not in best)]
+    wishes = _preferences(deps, [*learned, *wished], alike)
+    for ties in wishes:
+        ties.wish = alike and (bool(wished) or not learned)
+    rest = _preferences(deps, learned, alike) if wished else []
+    return [*wishes, *rest]
+
+
+def _preferences(deps: Dependencies, learned: Sequence[Relation], alike: bool) -> list[Ties]:
     likely = list(_projections(deps))
     roles = [list(_roles(deps))] if alike else []
     found: list[Ties] = []

@@ -158,7 +158,7 @@ def test_incremental_costs_are_exact(net: nn.Module, of: str) -> None:
         assert polynomial.change(counts, i, 7) == pytest.approx(expected)
 
 
-def test_ties_are_given_up_where_the_rest_would_lose_too_much(net: nn.Module) -> None:
+def test_wishes_are_given_up_where_the_rest_would_lose_too_much(net: nn.Module) -> None:
     from graphprune.passes.select import select
     from graphprune.passes.tie import Ties
     from graphprune.request import requested
@@ -168,7 +168,9 @@ def test_ties_are_given_up_where_the_rest_would_lose_too_much(net: nn.Module) ->
     request = requested(0.6, "params", "l2", "auto", None)
     widest = max(deps.groups, key=lambda group: group.size)
     mild, harsh = {widest.id}, {group.id for group in deps.groups[:-1]}
-    kept = select(deps, scores, request, [Ties(frozen=mild)]).keep
+    kept = select(deps, scores, request, [Ties(frozen=mild, wish=True)]).keep
     assert widest.axis not in kept
     kept = select(deps, scores, request, [Ties(frozen=harsh)]).keep
+    assert len(kept[widest.axis]) < 32, "the code needs them"
+    kept = select(deps, scores, request, [Ties(frozen=harsh, wish=True)]).keep
     assert len(kept[widest.axis]) > 32, "not all that goes is taken from one group"
