@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import resource
 import tempfile
 import time
@@ -109,6 +110,8 @@ def _same_output(model: Any, small: Any, args: Any, kwargs: Any, warned: bool) -
 
 
 def _trains(model: Any, args: Any, kwargs: Any) -> bool | str:
+    if "targets" in inspect.signature(model.forward).parameters:
+        kwargs = {**kwargs, "targets": [_target(image) for image in args[0]]}
     try:
         model.train()
         outputs = pytree.tree_leaves(model(*args, **kwargs))
@@ -118,6 +121,18 @@ def _trains(model: Any, args: Any, kwargs: Any) -> bool | str:
     except Exception as error:
         return _told(error)
     return True
+
+
+def _target(image: torch.Tensor) -> dict[str, torch.Tensor]:
+    """One object in an image, as detectors ask for it: whatever kind of detector it is."""
+    height, width = image.shape[-2:]
+    keypoints = torch.tensor([[[width / 3, height / 3, 1.0]] * 17])
+    return {
+        "boxes": torch.tensor([[0.0, 0.0, width / 2, height / 2]]),
+        "labels": torch.tensor([1]),
+        "masks": torch.ones(1, height, width, dtype=torch.uint8),
+        "keypoints": keypoints,
+    }
 
 
 def _exports(model: Any, args: Any, kwargs: Any) -> bool | str:

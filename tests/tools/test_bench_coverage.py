@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "tools"))
 
 import bench_coverage
 import zoo
-from measure import measure
+from measure import _trains, measure
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -30,3 +33,20 @@ def test_a_model_becomes_a_row_and_a_failure_is_counted() -> None:
 def test_sets_and_single_names_make_one_list() -> None:
     names = zoo.names_of(["plain", "timm:resnet18"])
     assert names[-1] == "timm:resnet18" and "plain:lstm" in names
+
+
+def test_detectors_are_trained_on_an_object_in_each_image() -> None:
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.boxes = nn.Linear(3, 4)
+
+        def forward(self, images: list[torch.Tensor], targets: Any = None) -> Any:
+            assert not self.training or len(targets) == len(images)
+            found = [self.boxes(image.mean((1, 2))) for image in images]
+            if not self.training:
+                return found
+            pairs = zip(found, targets, strict=True)
+            return {"loss": sum((a - b["boxes"][0]).abs().sum() for a, b in pairs)}
+
+    assert _trains(Detector(), ([torch.rand(3, 8, 9), torch.rand(3, 7, 7)],), {}) is True
