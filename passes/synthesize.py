@@ -140,7 +140,8 @@ def match_norms(
         trial.run(inputs, watch)
         return torch.stack(loss).sum()
 
-    return _descend(step, noise(like[0], batch, how.seed), how, ENOUGH, advance)
+    start = half_smooth(noise(like[0], batch, how.seed))
+    return _descend(step, start, how, ENOUGH, advance)
 
 
 def _mismatch(
