@@ -18,8 +18,8 @@ from graphprune.frontends.scale import Fold
 from graphprune.importance import Scores
 from graphprune.passes.compensate import Compensation, compensate
 from graphprune.passes.narrow import Cuts
-from graphprune.passes.polish import polish
-from graphprune.passes.sample import sample
+from graphprune.passes.polish import STEPS, parts, polish
+from graphprune.passes.sample import LONGEST, sample, seconds
 from graphprune.passes.score import score
 from graphprune.passes.weigh import weigh
 from graphprune.progress import progress
@@ -155,11 +155,15 @@ class Calibration:
 
     def _polished(self, cuts: Cuts, samples: Samples, found: Compensation) -> Compensation:
         """The solved weights after a descent, where that much time is granted."""
-        if self.options.effort != "best" or self._deps.source.run is not None:  # no gradients there
+        if self._deps.source.run is not None or self.options.effort == "fast":  # no gradients there
+            return found
+        steps = 4 * STEPS if self.options.effort == "best" else STEPS
+        each = parts(self._deps, samples)[1]
+        if self.options.effort == "auto" and seconds(self._deps, each, 2 * steps) > LONGEST:
             return found
         with progress("polishing") as advance:
             try:
-                better = polish(cuts, samples, found, advance)
+                better = polish(cuts, samples, found, steps, advance)
             except RuntimeError:  # no gradient passes, or it does not run on so few samples
                 return found
         if better is not found:

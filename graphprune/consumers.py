@@ -7,7 +7,7 @@ the weights of products and convolutions; everything else between two of them is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -18,7 +18,7 @@ from graphprune.axes import Dim, leaves, length
 from graphprune.dependencies import Dependencies
 from graphprune.graph import Graph, Op, Value
 from graphprune.indices import Indices
-from graphprune.linear import Reading, epsilon, is_batch_norm, reading
+from graphprune.linear import Reading, epsilon, is_batch_norm, reading, recurrent
 from graphprune.passes.narrow import Cuts
 
 _WIDEST = 4096  # more channels than this are not solved for at once
@@ -30,7 +30,7 @@ class Consumer:
 
     Attributes:
         op: The operation.
-        source: What it reads.
+        source: What it reads; its own result where it is recurrent.
         weight: W; its dimensions are seen as `groups x outputs x channels x taps`.
         bias: b, or None.
         norm: The batch norm that alone reads the result, or None.
@@ -152,19 +152,24 @@ def find_consumers(deps: Dependencies) -> Consumers:
                 users.setdefault(value, []).append(op)
     out = Consumers()
     for op in graph.ops:
-        found = _consumer(op, graph, uses, users)
-        if isinstance(found, Consumer):
-            out.by_op[op] = [found]
-        elif found:
-            out.left[op.name] = found
+        reads: Sequence[Reading | str | None] = recurrent(op) or [reading(op)]
+        for read in reads:
+            found = _consumer(op, read, graph, uses, users)
+            if isinstance(found, Consumer):
+                out.by_op.setdefault(op, []).append(found)
+            elif found:
+                out.left[op.name] = found
     return out
 
 
 def _consumer(
-    op: Op, graph: Graph, uses: Counter[Value], users: dict[Value, list[Op]]
+    op: Op,
+    read: Reading | str | None,
+    graph: Graph,
+    uses: Counter[Value],
+    users: dict[Value, list[Op]],
 ) -> Consumer | str | None:
     """The consumer that an operation is, or why it is none though it sums over channels."""
-    read = reading(op)
     if not isinstance(read, Reading):
         return read
     x, weight = read.source, read.weight
@@ -198,8 +203,8 @@ def _added_behind(
     op: Op, read: Reading, graph: Graph, uses: Counter[Value], users: dict[Value, list[Op]]
 ) -> Value | None:
     """The bias that an operation of its own adds to a product."""
-    behind = _reader_behind(op, graph, users)
-    if behind is None or not read.product or read.output != -1:
+    behind = _reader_behind(op, graph, users) if read.product and read.output == -1 else None
+    if behind is None:
         return None
     if behind.type not in ("Add", "aten.add") or behind.attrs.get("alpha", 1) != 1:
         return None
@@ -214,11 +219,11 @@ def _norm_behind(
     op: Op, read: Reading, graph: Graph, uses: Counter[Value], users: dict[Value, list[Op]]
 ) -> Op | None:
     """The batch norm that alone reads an operation's result, its statistics its own."""
-    norm = _reader_behind(op, graph, users)
-    (result,) = op.outputs
+    norm = _reader_behind(op, graph, users) if read.ends else None
+    result = op.outputs[0]
     if norm is None or not is_batch_norm(norm) or norm.inputs[0] is not result:
         return None
-    if not read.ends or read.output % len(result.shape) != 1:
+    if read.output % len(result.shape) != 1:
         return None
     mean, variance = norm.inputs[3:5]
     if mean is None or variance is None or uses[mean] > 1 or uses[variance] > 1:

@@ -15,6 +15,7 @@ _TRANSPOSED = (
 )
 _FUSED_CONV, _FUSED_MATMUL = "com.microsoft::FusedConv", "com.microsoft::FusedMatMul"
 _PRODUCTS = {"aten.matmul": (0, 1), "aten.mm": (0, 1), "aten.addmm": (1, 2), "MatMul": (0, 1)}
+_RECURRENT = {"aten.lstm": 2, "aten.gru": 1, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}
 _BATCH_NORMS = ("aten.batch_norm", "BatchNormalization")
 
 
@@ -73,6 +74,33 @@ def reading(op: Op) -> Reading | str | None:
             return _of(op, other, at, None, -2, 1, -2, product=True)
         return _of(op, at, other, 0 if op.type == "aten.addmm" else None, -1, 0, -1, product=True)
     return None
+
+
+def recurrent(op: Op) -> list[Reading]:
+    """How a recurrent layer reads its input and, where its result shows them, its own states.
+
+    The states of the layer are its result; only those of the step before are read.
+    """
+    first = 1 + _RECURRENT.get(op.type, 0)
+    biased, layers = op.attrs.get("has_biases"), op.attrs.get("num_layers")
+    if first == 1 or not isinstance(layers, int) or len(op.inputs) < first + (4 if biased else 2):
+        return []
+    states, own = op.inputs[1], op.inputs[first + 1]
+    gates = {"aten.lstm": 4, "aten.gru": 3}.get(op.type, 1)
+    if states is None or own is None or states.shape[-1] * gates != own.shape[0]:
+        return []  # projected states
+    sides = 2 if op.attrs.get("bidirectional") else 1
+    per = 4 if biased else 2
+    out: list[Reading] = []
+    for at in range(first, first + sides * per, per):
+        b = op.inputs[at + 2] if biased else None
+        source, weight = op.inputs[0], op.inputs[at]
+        if source is not None and weight is not None:
+            out.append(Reading(source, weight, b, -1, 1, -1, ends=False))
+    if sides == layers == 1:
+        b = op.inputs[first + 3] if biased else None
+        out.append(Reading(op.outputs[0], own, b, -1, 1, -1, ends=False))
+    return out
 
 
 def _gemm(op: Op) -> Reading | str | None:

@@ -77,12 +77,12 @@ class _Compensator:
         self._samples.meet(self._deps.source.inputs, self._dense)
         for number, op in enumerate(ops):
             differs = self._reads_fewer(op) or any(v in self._differs for v in op.inputs)
+            self._dense.step(op)
+            self._samples.meet(op.outputs, self._dense)
             if differs:
                 self._solve_for(op)
                 self._differs.update(op.outputs)
-            for sweep in (self._dense, self._small):
-                sweep.step(op)
-            self._samples.meet(op.outputs, self._dense)
+            self._small.step(op)
             for sweep in (self._dense, self._small):
                 sweep.release(op)
             advance((number + 1) / len(ops))
@@ -115,7 +115,12 @@ class _Compensator:
 
     def _solve(self, consumer: Consumer) -> None:
         dim = self._deps.dims[consumer.source][consumer.channel]
-        dense, small = self._dense.values(consumer.source), self._small.values(consumer.source)
+        dense = self._dense.values(consumer.source)
+        if consumer.source in consumer.op.outputs:  # recurrent: what stays will be as it was
+            kept = self._cuts.kept(consumer.source)
+            small = [cut_tensor(x, kept) for x in dense]
+        else:
+            small = self._small.values(consumer.source)
         rows = sum(x.numel() // max(x.shape[consumer.channel], 1) for x in dense)
         how = layout(consumer, dim, self._cuts, rows)
         if how is None:

@@ -4,14 +4,16 @@
 of activations, gates and recurrent states, which no linear solve sees. A short descent over the
 same unlabelled samples, on the squared difference of the results and of what every linear
 operation reads, each relative to its variance, makes up for part of that (as reconstruction does
-after quantisation: Li et al., BRECQ, 2021). A quarter of the samples is held out: where the results
-on them do not come nearer to the original's, the weights stay as they were solved for.
+after quantisation: Li et al., BRECQ, 2021). First both are done with a quarter of the samples held
+out: where the descent does not bring the results on them nearer to the original's than the solve
+did, the weights stay as they were solved for.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -19,7 +21,7 @@ from graphprune.consumers import find_consumers
 from graphprune.dependencies import Dependencies
 from graphprune.frontends.execute import as_dtype, cut_tensor
 from graphprune.graph import Op, Value
-from graphprune.passes.compensate import Compensation
+from graphprune.passes.compensate import Compensation, compensate
 from graphprune.passes.narrow import Cuts
 from graphprune.passes.synthesize import Trial
 from graphprune.samples import Samples, captured
@@ -34,6 +36,7 @@ def polish(
     cuts: Cuts,
     samples: Samples,
     solved: Compensation,
+    steps: int = STEPS,
     advance: Callable[[float], None] = lambda _: None,
 ) -> Compensation:
     """Improve on the weights that were solved for.
@@ -42,20 +45,27 @@ def polish(
         cuts: The narrowed graph.
         samples: Inputs that stored statistics fit to.
         solved: The weights to start from.
+        steps: Of the descent, which is done twice.
         advance: Called with the share of the work that is done.
 
     Returns:
         New weights, or those given where the results do not come nearer to the original's.
     """
-    chunks, size = _parts(cuts.deps, samples)
+    chunks, size = parts(cuts.deps, samples)
     if len(chunks) < _PARTS or samples.norms:
         return solved
     held = max(len(chunks) // _PARTS, 1)
-    return _Polisher(cuts, size, solved).run(chunks[:-held], chunks[-held:], advance)
+    seen = replace(samples, chunks=chunks[:-held], size=size)
+    trial = _Polisher(cuts, size, compensate(cuts, seen))
+    before = trial.off(chunks[-held:])
+    trial.run(seen.chunks, steps, lambda done: advance(done / 2))
+    if not trial.off(chunks[-held:]) < before:  # nor where it is not a number
+        return solved
+    return _Polisher(cuts, size, solved).run(chunks, steps, lambda done: advance((1 + done) / 2))
 
 
-def _parts(deps: Dependencies, samples: Samples) -> tuple[list[Chunk], int]:
-    """The samples in chunks, some of which can be held out."""
+def parts(deps: Dependencies, samples: Samples) -> tuple[list[Chunk], int]:
+    """The samples in chunks, some of which can be held out, and the size of a chunk."""
     size = samples.size
     if len(samples.chunks) >= _PARTS or size == captured(deps) or size % _PARTS:
         return samples.chunks, size
@@ -87,23 +97,20 @@ class _Polisher:
         return as_dtype(tensor, torch.float32).clone()
 
     def run(
-        self, chunks: Sequence[Chunk], held: Sequence[Chunk], advance: Callable[[float], None]
+        self, chunks: Sequence[Chunk], steps: int, advance: Callable[[float], None]
     ) -> Compensation:
-        before = self._off(held)
         start = {value: tensor.clone() for value, tensor in self._free.items()}
         for tensor in self._free.values():
             tensor.requires_grad_()
         optimizer = torch.optim.Adam(self._free.values(), _RATE)
-        for done in range(STEPS):
-            rate = _RATE * (1 + math.cos(math.pi * done / STEPS)) / 2
+        for done in range(steps):
+            rate = _RATE * (1 + math.cos(math.pi * done / steps)) / 2
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
             with torch.enable_grad():
                 torch.autograd.backward(self._loss(chunks[done % len(chunks)]))
             optimizer.step()
-            advance((done + 1) / STEPS)
-        if not self._off(held) < before:  # nor where it is not a number
-            return self._solved
+            advance((done + 1) / steps)
         new = {
             value: tensor.detach().to(value.tensor.dtype)
             for value, tensor in self._free.items()
@@ -135,7 +142,7 @@ class _Polisher:
             outputs = trial.run(chunk, watch)
         return read, [x for x in outputs if x.is_floating_point()]
 
-    def _off(self, chunks: Sequence[Chunk]) -> float:
+    def off(self, chunks: Sequence[Chunk]) -> float:
         """The mean difference of the results."""
         total = 0.0
         with torch.no_grad():

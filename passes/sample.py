@@ -19,7 +19,14 @@ import torch
 from graphprune.cost import cost
 from graphprune.dependencies import Dependencies
 from graphprune.graph import Value
-from graphprune.passes.synthesize import Descent, invert_classes, match_norms, noise, norms
+from graphprune.passes.synthesize import (
+    Descent,
+    half_smooth,
+    invert_classes,
+    match_norms,
+    noise,
+    norms,
+)
 from graphprune.samples import Samples, affordable, captured, split
 from graphprune.sweep import Chunk, sampled
 
@@ -62,7 +69,7 @@ def sample(
         inverts = make is invert_classes
         number = affordable(deps, 2 * wanted) if inverts else number
         how = Descent(_INVERTING if inverts else _STEPS.get(effort, 200), seed)
-        if effort != "auto" or seconds(deps, number) <= LONGEST:
+        if effort != "auto" or seconds(deps, number, min(how.steps, _TYPICAL)) <= LONGEST:
             try:
                 found, left = make(deps, likes, number, how, advance)
             except RuntimeError:  # no gradient reaches the inputs, or it does not run on so many
@@ -114,17 +121,18 @@ def _synthesis(deps: Dependencies, likes: Sequence[torch.Tensor]) -> Synthesis |
     return invert_classes if classifies else None
 
 
-def seconds(deps: Dependencies, number: int) -> float:
+def seconds(deps: Dependencies, number: int, steps: int = _TYPICAL) -> float:
     """Estimated time of a descent, from counts alone, so that no choice depends on a clock.
 
     Args:
         deps: The analysis.
         number: How many inputs.
+        steps: Of the descent.
     """
     elements = sum(prod(value.shape) for op in deps.source.ops for value in op.outputs)
     each = _macs(deps) * _PER_MAC + elements / captured(deps) * _PER_ELEMENT
     step = number * each
-    return _TYPICAL * (step + len(deps.source.ops) * _PER_OP)
+    return steps * (step + len(deps.source.ops) * _PER_OP)
 
 
 def _macs(deps: Dependencies) -> float:
@@ -157,19 +165,10 @@ def _indices(deps: Dependencies, value: Value) -> int | None:
 
 def _made(like: torch.Tensor, number: int, high: int | None, seed: int) -> torch.Tensor:
     if like.is_floating_point():
-        made = noise(like, number, seed).to(like.dtype)
-        made[number // 2 :] = _smoothed(made[number // 2 :])
-        return made
+        return half_smooth(noise(like, number, seed)).to(like.dtype)
     if high is None:
         high = int(like.max()) + 1 if like.numel() else 2
         if high <= 2:  # a mask: nothing is hidden
             return torch.ones(number, *like.shape[1:], dtype=like.dtype, device=like.device)
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(high, (number, *like.shape[1:]), generator=generator).to(like)
-
-
-def _smoothed(x: torch.Tensor) -> torch.Tensor:
-    """Noise whose neighbours are alike, of the same variance; of images, half are such."""
-    for dim in range(2, x.dim()):
-        x = (x.roll(1, dim) + x + x.roll(-1, dim)) / 3**0.5
-    return x

@@ -140,7 +140,8 @@ def match_norms(
         trial.run(inputs, watch)
         return torch.stack(loss).sum()
 
-    return _descend(step, like, batch, how, ENOUGH, advance)
+    start = half_smooth(noise(like[0], batch, how.seed))
+    return _descend(step, start, how, ENOUGH, advance)
 
 
 def _mismatch(
@@ -173,18 +174,18 @@ def invert_classes(
         logits, *_ = trial.run(inputs)
         return F.cross_entropy(logits, labels.to(logits.device))
 
-    return _descend(step, like, batch, how, 0.0, advance)
+    start = half_smooth(noise(like[0], batch, how.seed))
+    return _descend(step, start, how, 0.0, advance)
 
 
 def _descend(
     step: Callable[[Sequence[torch.Tensor]], torch.Tensor],
-    like: Sequence[torch.Tensor],
-    batch: int,
+    start: torch.Tensor,
     how: Descent,
     enough: float,
     advance: Callable[[float], None],
 ) -> tuple[Chunk, float]:
-    x = noise(like[0], batch, how.seed).requires_grad_()
+    x = start.requires_grad_()
     optimizer = torch.optim.Adam([x], _RATE, _BETAS)
     left, losses = math.inf, list[float]()
     for done in range(how.steps):
@@ -212,3 +213,11 @@ def noise(like: torch.Tensor, batch: int, seed: int) -> torch.Tensor:
     """Standard normal inputs of the shape of an example."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, *like.shape[1:], generator=generator).to(like.device)
+
+
+def half_smooth(x: torch.Tensor) -> torch.Tensor:
+    """Half of the inputs with neighbours that are alike, of the same variance."""
+    rest, smooth = x.tensor_split([len(x) // 2])
+    for dim in range(2, x.dim()):
+        smooth = (smooth.roll(1, dim) + smooth + smooth.roll(-1, dim)) / 3**0.5
+    return torch.cat([rest, smooth])

@@ -142,6 +142,45 @@ def test_half_of_doubled_channels_cost_nothing(case: str) -> None:
     torch.testing.assert_close(found, wanted, rtol=0, atol=0.02 * scale)
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer whose states and inputs each stand twice."""
+
+    def __init__(self, kind: type[nn.RNNBase], bias: bool) -> None:
+        super().__init__()
+        self.embed = nn.Linear(5, 16)
+        self.cell = kind(16, 12, bias=bias, batch_first=True)
+        self.head = nn.Linear(12, 4)
+        with torch.no_grad():
+            for tensor in self.embed.parameters():
+                tensor[8:] = tensor[:8]
+            for tensor in self.cell.parameters():
+                gates = tensor.view(-1, 12, *tensor.shape[1:])
+                gates[:, 6:] = gates[:, :6]
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.cell(torch.tanh(self.embed(x)))[0])
+        return found
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_states_that_go_are_made_up_for(kind: type[nn.RNNBase], bias: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Recurrent(kind, bias).double().eval(), torch.randn(64, 7, 5).double()
+    options = {"example_inputs": x[:2], "ratios": {"*": 0.5}, "round_to": 1, "of": "channels"}
+    plain = graphprune.shrink(model, 0.5, compensate=False, **options)
+    plan = graphprune.plan(model, 0.5, data=[x], compensate=True, effort="fast", **options)
+    small = plan.apply()
+    assert small.cell.hidden_size == 6
+    assert plan.report is not None
+    assert plan.report.left == {}
+    with torch.no_grad():
+        wanted, found, lost = model(x), small(x), plain(x)
+    scale = float(wanted.abs().max())
+    assert float((lost - wanted).abs().max()) > 0.05 * scale
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.02 * scale)
+
+
 def test_the_fit_is_that_of_least_squares() -> None:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3)).double()

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import graphprune
+from graphprune import calibration
 from graphprune.passes import polish as module
 from graphprune.passes.compensate import Compensation, compensate
 from graphprune.passes.narrow import Cuts, narrow
@@ -39,7 +40,7 @@ def _solved() -> tuple[Cuts, Samples, Compensation]:
 
 def _off(cuts: Cuts, samples: Samples, found: Compensation) -> float:
     size = samples.size
-    return module._Polisher(cuts, size, found)._off(samples.chunks)
+    return module._Polisher(cuts, size, found).off(samples.chunks)
 
 
 def test_results_come_nearer_on_other_inputs() -> None:
@@ -70,3 +71,37 @@ def test_statistics_of_noise_are_no_ground_for_a_descent() -> None:
     cuts, samples, solved = _solved()
     samples.norms = {cuts.deps.source.inputs[0]: []}
     assert polish(cuts, samples, solved) is solved
+
+
+def test_effort_decides_whether_there_is_time_for_a_descent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model, x = _Rows().eval(), torch.randn(128, 6, 4)
+
+    def note(effort: str) -> str:
+        plan = graphprune.plan(model, 0.4, example_inputs=x[:2], data=[x], effort=effort)
+        plan.apply()
+        assert plan.report is not None
+        return plan.report.compensation
+
+    assert "polished" in note("auto")
+    assert "polished" not in note("fast")
+    monkeypatch.setattr(calibration, "LONGEST", 0.0)
+    assert "polished" not in note("auto")
+    assert "polished" in note("balanced")
+
+
+def test_the_descent_is_judged_by_inputs_that_the_solve_did_not_see_either() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 48), nn.Tanh(), nn.Linear(48, 24), nn.Tanh())
+    model.append(nn.Linear(24, 5)).eval()
+    x = torch.randn(96, 12)
+    deps = graphprune.analyze(model, x[:2])
+    cuts = narrow(deps, {g.axis: np.arange(0, g.size, 2) for g in deps.groups if g.size > 12})
+    samples = split(deps, [x], "few: the solve explains most of their noise")
+    solved = compensate(cuts, samples)
+    other = split(deps, [torch.randn(1024, 12)], "unseen")
+    polished = polish(cuts, samples, solved)
+    assert polished is not solved
+    assert _off(cuts, other, polished) < _off(cuts, other, solved)

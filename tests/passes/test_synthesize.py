@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import graphprune
 from graphprune.passes.sample import LONGEST, sample, seconds
-from graphprune.passes.synthesize import ENOUGH, Descent, invert_classes, match_norms, norms
+from graphprune.passes.synthesize import (
+    ENOUGH,
+    Descent,
+    half_smooth,
+    invert_classes,
+    match_norms,
+    norms,
+)
 
 
 def _trained() -> nn.Module:
@@ -86,3 +94,12 @@ def test_large_networks_are_not_synthesised_unasked() -> None:
 
     deps = graphprune.analyze(torchvision.models.resnet18(), torch.randn(2, 3, 224, 224))
     assert seconds(deps, 256) > LONGEST
+    assert seconds(deps, 256, 50) == pytest.approx(seconds(deps, 256, 100) / 2)
+
+
+def test_half_of_the_noise_is_smooth() -> None:
+    x = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    made = half_smooth(x)
+    assert torch.equal(made[:32], x[:32])
+    assert made[32:].var() == pytest.approx(1.0, abs=0.1)
+    assert (made[32:].diff(dim=3).square().mean() / x.diff(dim=3).square().mean()) < 0.5
