@@ -30,7 +30,13 @@ class Tagged(int):
     place: Place
     unequal: list[tuple[Tagged, int]]
 
-    __hash__ = int.__hash__
+    def __hash__(self) -> int:
+        """Another one than a plain integer's.
+
+        Caches by equal arguments (`lru_cache`; einops has such) would hand out what they were given
+        first, plain or of another place.
+        """
+        return hash((int(self), self.place, id(self.unequal)))
 
     def __eq__(self, other: object) -> bool:
         same = int.__eq__(self, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import pytest
 import torch
@@ -138,3 +139,51 @@ def test_the_class_is_kept(kind: type[nn.Module], shape: tuple[int, ...], ratio:
     small = plan.apply()
     assert type(small) is kind and not plan.report.replaced, plan.report.replaced
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+@lru_cache
+def _split(batch: int, tokens: int, heads: int) -> tuple[int, ...]:
+    """A cache for all models, as einops has one: an equal length comes back as it first came."""
+    return batch, tokens, heads, -1
+
+
+class _Cached(nn.Module):
+    """Attention whose shapes come out of a cache."""
+
+    def __init__(self, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(16, 48, bias=False), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = _split(len(x), x.shape[1], self.heads)
+        q, k, v = (y.reshape(shape).transpose(1, 2) for y in self.qkv(x).chunk(3, -1))
+        scores = q @ k.transpose(2, 3) / math.sqrt(4)
+        return x + self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class _Inner(nn.Module):
+    """The same, one module further inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Sequential(_Cached(), _Cached())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inside(x)
+
+
+def test_lengths_out_of_a_cache_belong_to_the_code_that_runs() -> None:
+    x = torch.randn(2, 5, 16)
+    for build in (_Inner, lambda: nn.Sequential(_Cached(), _Cached())):
+        torch.manual_seed(0)
+        model = nn.Sequential(build(), nn.Linear(16, 3)).eval()
+        model(x)  # the cache knows plain lengths by now
+        plan = graphprune.plan(
+            model, 0.5, example_inputs=x, allocation="uniform", round_to=1, compensate=False
+        )
+        small = plan.apply()
+        assert plan.report.replaced == {}
+        attention = [m for m in small.modules() if isinstance(m, _Cached)]
+        assert all(m.heads < 4 for m in attention)
+        assert small(x).shape == (2, 5, 3)
