@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isclose
 from typing import Any, TypeAlias
 
@@ -42,7 +42,7 @@ Entry: TypeAlias = "tuple[tuple[str, ...], str, int | None]"
 Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
 
 _ROUNDS = 3  # over all entries
-_SECONDS = 5.0  # for all searches of a plan; what is not found by then is told
+_SECONDS = 5.0  # of this thread, for all searches of a plan; what is not found by then is told
 _LEAST = 0.5  # seconds for each
 UNTOLD = (
     "the config cannot tell the new widths: to load the weights again, keep the plan with them "
@@ -66,11 +66,13 @@ class Fit:
         mismatches: Lengths that the class takes for one another, and those that it derives other
             numbers from; none where the config fits.
         shaped: Whether the class, built from the config, has the shapes of the narrowed model.
+        seconds: What this search took, and those before it for the same plan.
     """
 
     values: Mapping[Entry, float]
     mismatches: list[Mismatch]
     shaped: bool
+    seconds: float = 0.0
 
     @property
     def fits(self) -> bool:
@@ -88,7 +90,13 @@ def fit_config(model: nn.Module, cuts: Cuts, edits: Mapping[Place, int], spent: 
         spent: Seconds that other choices for the same plan have taken already.
     """
     if spent > _SECONDS:
-        return Fit({}, [], False)
+        return Fit({}, [], False, spent)
+    start = time.thread_time()
+    found = _fitted(model, cuts, edits, max(_SECONDS - spent, _LEAST))
+    return replace(found, seconds=spent + time.thread_time() - start)
+
+
+def _fitted(model: nn.Module, cuts: Cuts, edits: Mapping[Place, int], seconds: float) -> Fit:
     kept = {name: cuts.kept(v) for v in cuts.weights for name in (v.name, *v.aliases)}
     shapes = {
         name: tuple(
@@ -103,7 +111,7 @@ def fit_config(model: nn.Module, cuts: Cuts, edits: Mapping[Place, int], spent: 
         if len(found := [*dict.fromkeys([*_lengths(cuts, value), value])]) > 1
     }
     held = numbers(model) | {(p, a): n for (p, a, i), n in edits.items() if i is None}
-    search = _Search(type(model), model.config, shapes, held, max(_SECONDS - spent, _LEAST))
+    search = _Search(type(model), model.config, shapes, held, seconds)
     values = search.run(choices)
     wrong = search.wrong(values)
     if wrong:
@@ -160,7 +168,7 @@ class _Search:
         self._config = config
         self._shapes = shapes
         self._held = held
-        self._until = time.monotonic() + seconds
+        self._until = time.thread_time() + seconds
 
     def run(self, choices: Mapping[Entry, list[int]]) -> dict[Entry, float]:
         """The values with which most shapes are as wanted, entry by entry."""
@@ -209,7 +217,7 @@ class _Search:
         for _ in range(rounds):
             before = count
             for entry, value in trials:
-                if count == (0, 0) or time.monotonic() > self._until:
+                if count == (0, 0) or time.thread_time() > self._until:
                     return values
                 if values.get(entry) == value or (count[0] == 0 and entry not in values):
                     continue  # once the lengths are right, only what was changed is in doubt
@@ -335,5 +343,6 @@ def _changed(config: Any, values: Mapping[Entry, float]) -> Any:
 def _lengths(cuts: Cuts, value: int) -> Iterator[int]:
     """New lengths of what had this length: dimensions, segments, runs of factors."""
     counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
-    for dim in {dim for v in cuts.weights for dim in cuts.deps.dims[v] if cuts.touches(dim)}:
+    touched = (d for v in cuts.weights for d in cuts.deps.dims[v] if cuts.touches(d))
+    for dim in dict.fromkeys(touched):
         yield from (kept_length(part, counts) for part in parts(dim) if length(part) == value)

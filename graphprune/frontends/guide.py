@@ -180,7 +180,9 @@ class _Guide(TorchFunctionMode):
     def _numbered(self, op: Op, number: float) -> None:
         """Keep the lengths in this module that a number is the root or the inverse of."""
         near = (o for o in self._cuts.deps.source.ops if o.module == op.module)
-        for dim in {d for o in near for v in o.outputs for d in self._cuts.deps.dims[v]}:
+        for dim in dict.fromkeys(
+            d for o in near for v in o.outputs for d in self._cuts.deps.dims[v]
+        ):
             powers = (length(dim) ** power for power in (0.5, -0.5, 1, -1))
             if self._cuts.touches(dim) and any(isclose(number, power) for power in powers):
                 self._stays(dim)

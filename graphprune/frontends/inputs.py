@@ -74,10 +74,21 @@ def rejects(model: nn.Module, inputs: Inputs, training: bool = False) -> str | N
             with exporting(), fake:
                 model(*args, **kwargs)
         except Exception as error:
-            if _needs_values(error):
+            if not _needs_values(error):
+                return _told(error)
+            if training:
                 return None  # it reads values, which fake tensors lack; its shapes were accepted
-            return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        else:
+            return None
+        try:
+            model(*inputs[0], **inputs[1])
+        except Exception as error:
+            return _told(error)
     return None
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def _needs_values(error: Exception) -> bool:
@@ -116,7 +127,7 @@ def _from_config(model: Any, device: torch.device, dtype: torch.dtype) -> Iterat
     names = inspect.signature(model.forward).parameters
     ids = _tokens(config, device)
     known: dict[str, list[torch.Tensor]] = {
-        "input_ids": [ids],
+        "input_ids": [ids, *_around_images(config, ids)],
         "decoder_input_ids": [ids],
         "pixel_values": [_floats_like(s, device, dtype) for s in _pixels(config)],
         "input_features": [_floats_like(s, device, dtype) for s in _features(config)],
@@ -176,6 +187,15 @@ def _tokens(config: Any, device: torch.device) -> torch.Tensor:
     text = getattr(config, "text_config", config)
     vocabulary = getattr(text, "vocab_size", None) or 2
     return torch.arange(BATCH * _TOKENS, device=device).view(BATCH, _TOKENS) % vocabulary
+
+
+def _around_images(config: Any, ids: torch.Tensor) -> list[torch.Tensor]:
+    """Tokens behind those that stand for an image, where a config tells which and how many."""
+    token = _within(config, "image_token_id", "image_token_index")
+    number = _within(config, "image_seq_length", "mm_tokens_per_image")
+    if not (isinstance(token, int) and isinstance(number, int)):
+        return []
+    return [torch.cat([torch.full_like(ids[:, :1], token).expand(-1, number), ids], 1)]
 
 
 def _pixels(config: Any) -> list[tuple[int, ...]]:

@@ -155,7 +155,7 @@ def _sources(cuts: Cuts, path: str, number: float) -> Iterator[Mismatch]:
     while True:
         prefix = f"{path}." if path else ""
         near = (v for name, v in cuts.deps.source.weights.items() if name.startswith(prefix))
-        dims = {part for v in near for dim in cuts.deps.dims[v] for part in parts(dim)}
+        dims = dict.fromkeys(part for v in near for dim in cuts.deps.dims[v] for part in parts(dim))
         found = [
             dim
             for dim in dims

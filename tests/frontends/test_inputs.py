@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,3 +99,29 @@ def test_inputs_as_plain_data() -> None:
     assert args[1][0].dtype == torch.int64
     assert int(args[1][0].max()) < 5
     assert kwargs == {"mask": None, "scale": 2.0}
+
+
+class _Seeing(nn.Module):
+    """A language model that wants as many tokens for images as there are patches of them."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = {"vocab_size": 40, "image_size": 8, "image_token_id": 39, "image_seq_length": 4}
+        self.config = SimpleNamespace(**sizes)
+        self.words, self.patches = nn.Embedding(40, 16), nn.Conv2d(3, 16, 4, stride=4)
+        self.head = nn.Linear(16, 40)
+
+    def forward(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        x = self.words(input_ids)
+        patches = self.patches(pixel_values).flatten(2).mT
+        mask = (input_ids == self.config.image_token_id)[..., None]
+        torch._check_value(bool(mask.sum() * 16 == patches.numel()), lambda: "they do not match")
+        return self.head(x.masked_scatter(mask, patches))
+
+
+def test_inputs_whose_values_a_model_checks_are_tried_for_real() -> None:
+    _, kwargs = find_inputs(_Seeing())
+    assert kwargs["input_ids"].shape == (2, 20) and (kwargs["input_ids"] == 39).sum() == 8
+    assert kwargs["pixel_values"].shape == (2, 3, 8, 8)
