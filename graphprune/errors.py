@@ -41,6 +41,12 @@ class VerifyError(GraphPruneError):
         self.difference = difference
 
 
+def named_line(error: Exception) -> str:
+    """The type of an error, and the first line of what it says."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
 def first_line(error: Exception) -> str:
     """What an error says, in a line; its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

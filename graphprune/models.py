@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from graphprune.errors import GraphPruneError
+from graphprune.errors import GraphPruneError, named_line
 from graphprune.frontends.onnx import is_onnx
 
 
@@ -151,18 +151,13 @@ def _imported(module: str, attribute: str) -> Any:
     except AttributeError:
         raise GraphPruneError(f"{module} has no {attribute}") from None
     except Exception as error:
-        raise GraphPruneError(f"cannot import {module}: {_told(error)}") from error
+        raise GraphPruneError(f"cannot import {module}: {named_line(error)}") from error
     if isinstance(found, nn.Module) or not callable(found):
         return found
     try:
         return found()
     except Exception as error:
-        raise GraphPruneError(f"{module}:{attribute}() failed: {_told(error)}") from error
-
-
-def _told(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+        raise GraphPruneError(f"{module}:{attribute}() failed: {named_line(error)}") from error
 
 
 def _unpickled(path: Path) -> Any:

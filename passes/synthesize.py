@@ -140,8 +140,7 @@ def match_norms(
         trial.run(inputs, watch)
         return torch.stack(loss).sum()
 
-    start = half_smooth(noise(like[0], batch, how.seed))
-    return _descend(step, start, how, ENOUGH, advance)
+    return _descend(step, like[0], batch, how, ENOUGH, advance)
 
 
 def _mismatch(
@@ -174,18 +173,18 @@ def invert_classes(
         logits, *_ = trial.run(inputs)
         return F.cross_entropy(logits, labels.to(logits.device))
 
-    start = half_smooth(noise(like[0], batch, how.seed))
-    return _descend(step, start, how, 0.0, advance)
+    return _descend(step, like[0], batch, how, 0.0, advance)
 
 
 def _descend(
     step: Callable[[Sequence[torch.Tensor]], torch.Tensor],
-    start: torch.Tensor,
+    like: torch.Tensor,
+    batch: int,
     how: Descent,
     enough: float,
     advance: Callable[[float], None],
 ) -> tuple[Chunk, float]:
-    x = start.requires_grad_()
+    x = half_smooth(noise(like, batch, how.seed)).requires_grad_()
     optimizer = torch.optim.Adam([x], _RATE, _BETAS)
     left, losses = math.inf, list[float]()
     for done in range(how.steps):

@@ -41,13 +41,15 @@ MODELS = (
 )
 
 
-def median(work: Callable[[], object], runs: int) -> float:
-    """Median wall time of a call, in seconds."""
+def median(
+    work: Callable[[], object], runs: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Median time of a call, in seconds of a clock."""
     times = []
     for _ in range(runs):
-        start = time.perf_counter()
+        start = clock()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return statistics.median(times)
 
 
@@ -118,13 +120,8 @@ def compensated(name: str, runs: int) -> str:
     inputs: Inputs = ((torch.randn(2, 3, 224, 224),), {})
 
     def seconds(work: Callable[[], object]) -> float:
-        work()
-        times = []
-        for _ in range(runs):
-            start = time.process_time()
-            work()
-            times.append(time.process_time() - start)
-        return statistics.median(times)
+        work()  # loads and compiles
+        return median(work, runs, time.process_time)
 
     def shrink(compensate: bool) -> None:
         graphprune.shrink(

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
-from graphprune.errors import GraphPruneError, LiftError
+from graphprune.errors import GraphPruneError, LiftError, named_line
 from graphprune.frontends.torch import Inputs, exporting, preserved, quiet
 
 BATCH = 2  # a batch of one could not be told from other dimensions of length one
@@ -75,7 +75,7 @@ def rejects(model: nn.Module, inputs: Inputs, training: bool = False) -> str | N
                 model(*args, **kwargs)
         except Exception as error:
             if not _needs_values(error):
-                return _told(error)
+                return named_line(error)
             if training:
                 return None  # it reads values, which fake tensors lack; its shapes were accepted
         else:
@@ -83,12 +83,8 @@ def rejects(model: nn.Module, inputs: Inputs, training: bool = False) -> str | N
         try:
             model(*inputs[0], **inputs[1])
         except Exception as error:
-            return _told(error)
+            return named_line(error)
     return None
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def _needs_values(error: Exception) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from graphprune.axes import Axis, Dim, leaves, length, segments
 from graphprune.frontends.execute import cut_tensor
@@ -78,19 +79,16 @@ def _spy(
 @contextmanager
 def _weightless() -> Iterator[None]:
     """Put parameters on the meta device as modules take them in."""
-    register = nn.Module.register_parameter
 
-    def on_the_way(self: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        register(self, name, parameter)
-        if parameter is not None:
-            moved = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-            self._parameters[name] = moved
+    def moved(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
 
-    nn.Module.register_parameter = on_the_way  # type: ignore[method-assign,assignment]
+    # What a hook returns is taken, though PyTorch's annotation has none return anything.
+    handle = register_module_parameter_registration_hook(moved)  # type: ignore[arg-type]
     try:
         yield
     finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+        handle.remove()
 
 
 def numbers(model: nn.Module, wanted: Numbers | None = None) -> dict[tuple[str, str], float]:

@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.batches import Batch
-from graphprune.errors import GraphPruneError, LiftError
+from graphprune.errors import GraphPruneError, LiftError, named_line
 from graphprune.frontends.older import mended
 from graphprune.frontends.parts import Parts, described, find_parts, in_parts, nothing_found
 from graphprune.frontends.reader import Reader, inline_wrappers
@@ -314,17 +314,12 @@ def _explained(model: nn.Module, inputs: Inputs, error: Exception) -> LiftError:
             model(*inputs[0], **inputs[1])
     except Exception as eager:
         return LiftError(
-            f"the model rejects example inputs of shapes {shapes}: {_first_line(eager)}\n"
+            f"the model rejects example inputs of shapes {shapes}: {named_line(eager)}\n"
             "Pass inputs that it accepts: graphprune.shrink(model, ratio, example_inputs=(x,))"
         )
     return LiftError(
-        f"torch.export cannot capture {type(model).__name__}: {_first_line(error)}\n"
+        f"torch.export cannot capture {type(model).__name__}: {named_line(error)}\n"
         "Rewrite the operation named above without data-dependent Python control flow, or shrink "
         "the submodule that holds the weights: model.backbone = graphprune.shrink(model.backbone, "
         "ratio, example_inputs=(x,))"
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

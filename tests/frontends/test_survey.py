@@ -87,11 +87,14 @@ class _Rooted(nn.Module):
         self.q, self.k, self.v = (nn.Linear(16, 480) for _ in range(3))
         self.out = nn.Linear(480, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
+    def split(self, x: Tensor) -> list[Tensor]:
+        return [
             f(x).view(*x.shape[:2], self.heads, self.size).transpose(1, 2)
             for f in (self.q, self.k, self.v)
-        )
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
         weights = (q @ k.transpose(-1, -2) / math.sqrt(self.size)).softmax(-1)
         return self.out((weights @ v).transpose(1, 2).flatten(2))
 
@@ -100,10 +103,7 @@ class _Scaled(_Rooted):
     """The same, where the queries are scaled."""
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            f(x).view(*x.shape[:2], self.heads, self.size).transpose(1, 2)
-            for f in (self.q, self.k, self.v)
-        )
+        q, k, v = self.split(x)
         weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
         return self.out((weights @ v).transpose(1, 2).flatten(2))
 
@@ -112,10 +112,7 @@ class _Given(_Rooted):
     """The same, given to the attention of PyTorch."""
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            f(x).view(*x.shape[:2], self.heads, self.size).transpose(1, 2)
-            for f in (self.q, self.k, self.v)
-        )
+        q, k, v = self.split(x)
         y = F.scaled_dot_product_attention(q, k, v, scale=self.size**-0.5)
         return self.out(y.transpose(1, 2).flatten(2))
 

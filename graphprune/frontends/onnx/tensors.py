@@ -14,7 +14,7 @@ import onnx
 import torch
 from onnx import TensorProto
 
-from graphprune.errors import LiftError
+from graphprune.errors import LiftError, first_line
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -58,7 +58,7 @@ def read(proto: TensorProto, folder: Path | None = None) -> Array:
             return _mapped(proto, folder)
         return onnx.numpy_helper.to_array(proto)
     except (ValueError, TypeError, KeyError, OSError) as error:
-        raise LiftError(f"cannot read tensor {proto.name}: {_line(error)}") from error
+        raise LiftError(f"cannot read tensor {proto.name}: {first_line(error)}") from error
 
 
 def _mapped(proto: TensorProto, folder: Path | None) -> Array:
@@ -131,8 +131,3 @@ def to_proto(array: Array, name: str, elem_type: int) -> TensorProto:
     proto = TensorProto(name=name, data_type=elem_type, dims=array.shape)
     proto.raw_data = np.ascontiguousarray(array).tobytes()
     return proto
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
