@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -53,7 +54,16 @@ class Transposed(nn.Module):
 
 
 def _net(*layers: nn.Module) -> Callable[[], nn.Module]:
-    return lambda: nn.Sequential(*layers)
+    """Layers whose weights are drawn when they are asked for, behind the test's seed."""
+
+    def build() -> nn.Module:
+        net = nn.Sequential(*copy.deepcopy(layers))
+        for layer in net:
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+        return net
+
+    return build
 
 
 def _image() -> Tensor:
