@@ -157,9 +157,8 @@ class Calibration:
         """The solved weights after a descent, where that much time is granted."""
         if self._deps.source.run is not None or self.options.effort == "fast":  # no gradients there
             return found
-        steps = 4 * STEPS if self.options.effort == "best" else STEPS
-        each = parts(self._deps, samples)[1]
-        if self.options.effort == "auto" and seconds(self._deps, each, 2 * steps) > LONGEST:
+        steps = self._steps(parts(self._deps, samples)[1])
+        if not steps:
             return found
         with progress("polishing") as advance:
             try:
@@ -169,6 +168,13 @@ class Calibration:
         if better is not found:
             self.note += ", polished by gradient descent on them"
         return better
+
+    def _steps(self, each: int) -> int:
+        """Of the descent, with so many samples at a time: as many as time allows, 0 for none."""
+        if self.options.effort != "auto":
+            return 4 * STEPS if self.options.effort == "best" else STEPS
+        able = (n for n in (STEPS, STEPS // 3) if seconds(self._deps, each, 2 * n) <= LONGEST)
+        return next(able, 0)
 
     def _attempt(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
         """Run a stage; what the captured graph cannot do ends compensation, not the plan."""

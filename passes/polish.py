@@ -27,7 +27,7 @@ from graphprune.passes.synthesize import Trial
 from graphprune.samples import Samples, captured
 from graphprune.sweep import Chunk, chunked, sampled
 
-STEPS = 100
+STEPS = 300
 _RATE = 1e-3
 _PARTS = 4  # of the samples, one of which is held out
 
@@ -108,7 +108,7 @@ class _Polisher:
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
             with torch.enable_grad():
-                torch.autograd.backward(self._loss(chunks[done % len(chunks)]))
+                torch.autograd.backward(self._loss(self._chunk(chunks, done)))
             optimizer.step()
             advance((done + 1) / steps)
         new = {
@@ -117,6 +117,12 @@ class _Polisher:
             if not torch.equal(tensor, start[value])
         }
         return Compensation({**self._solved.values, **new}, self._solved.left)
+
+    def _chunk(self, chunks: Sequence[Chunk], step: int) -> Chunk:
+        """The samples of a step, in every other pass over them mixtures."""
+        rounds, at = divmod(step, len(chunks))
+        which = sampled(self._cuts.deps)
+        return _mixed(chunks[at], which, step) if rounds % 2 else chunks[at]
 
     def _loss(self, chunk: Chunk) -> torch.Tensor:
         """Differences of the results and of what linear operations read."""
@@ -150,6 +156,22 @@ class _Polisher:
                 pairs = zip(self._dense.run(chunk), self._small.run(chunk), strict=True)
                 total += sum(float(_relative(b, a)) for a, b in pairs if a.is_floating_point())
         return total / len(chunks)
+
+
+def _mixed(chunk: Chunk, which: Sequence[bool], seed: int) -> Chunk:
+    """Every sample with up to half of another one; samples of whole numbers as they are."""
+    own = [x for x, cut in zip(chunk, which, strict=True) if cut]
+    if not own or not all(x.is_floating_point() for x in own):
+        return chunk
+    generator = torch.Generator().manual_seed(seed)
+    other = torch.randperm(len(own[0]), generator=generator)
+    share = torch.rand(len(other), generator=generator) / 2
+
+    def mix(x: torch.Tensor) -> torch.Tensor:
+        part = share.to(x).reshape(-1, *[1] * (x.dim() - 1))
+        return torch.lerp(x, x[other.to(x.device)], part)
+
+    return tuple(mix(x) if cut else x for x, cut in zip(chunk, which, strict=True))
 
 
 def _relative(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -63,13 +63,12 @@ def sample(
         seed: Inputs are the same for the same seed.
         advance: Called with the share of the work that is done.
     """
-    number = affordable(deps, wanted)
     make = _synthesis(deps, likes)
     if make is not None and effort != "fast":
         inverts = make is invert_classes
-        number = affordable(deps, 2 * wanted) if inverts else number
         how = Descent(_INVERTING if inverts else _STEPS.get(effort, 200), seed)
-        if effort != "auto" or seconds(deps, number, min(how.steps, _TYPICAL)) <= LONGEST:
+        number = _synthesised(deps, wanted, how.steps, effort)
+        if number:
             try:
                 found, left = make(deps, likes, number, how, advance)
             except RuntimeError:  # no gradient reaches the inputs, or it does not run on so many
@@ -79,6 +78,14 @@ def sample(
                 source = f"{number} inputs synthesised from {kind} (loss {left:.2g})"
                 return split(deps, found, source)
     return _plain(deps, likes, _quick(deps, affordable(deps, wanted), effort), seed)
+
+
+def _synthesised(deps: Dependencies, wanted: int, steps: int, effort: str) -> int:
+    """How many inputs are synthesised: twice as many as of real ones, if time allows, or none."""
+    for number in (affordable(deps, 2 * wanted), affordable(deps, wanted)):
+        if effort != "auto" or seconds(deps, number, min(steps, _TYPICAL)) <= LONGEST:
+            return number
+    return 0
 
 
 def _plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed: int) -> Samples:
