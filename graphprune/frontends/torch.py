@@ -10,7 +10,7 @@ import logging
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property, partial
@@ -169,13 +169,41 @@ def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
     """
     with preserved(model):
         model.eval()
-        program = _lifted(model, inputs)
-        if program.original is None and unreached(model, program.graph):
-            model.train()
-            capture = partial(_program, model, program.inputs)
-            add_training(model, program.graph, program.warnings, capture)
-        left = (model.get_parameter(name).numel() for name in unreached(model, program.graph))
-        program.graph.outside = sum(left)
+        return _with_training(_lifted(model, inputs))
+
+
+def lift_guessed(
+    model: nn.Module, inputs: Inputs, trains: Callable[[], bool]
+) -> TorchProgram | None:
+    """Capture a module with inputs that may be wrong, which the capture itself tells.
+
+    Args:
+        model: Any module.
+        inputs: Positional and keyword arguments that its `forward` may accept, a batch of two.
+        trains: Whether it accepts them in training mode, asked for where only that reaches some
+            of its weights: an auxiliary head may take larger ones.
+
+    Returns:
+        The captured module; None where it cannot be captured whole, or with these inputs.
+    """
+    with preserved(model):
+        model.eval()
+        try:
+            program = _program(model, inputs, _traced)
+        except Exception:
+            return None
+        if unreached(model, program.graph) and not trains():
+            return None
+        return _with_training(program)
+
+
+def _with_training(program: TorchProgram) -> TorchProgram:
+    """Add what only training mode reaches to a capture in eval mode."""
+    model, graph = program.model, program.graph
+    if program.original is None and unreached(model, graph):
+        model.train()
+        add_training(model, graph, program.warnings, partial(_program, model, program.inputs))
+    graph.outside = sum(model.get_parameter(name).numel() for name in unreached(model, graph))
     return program
 
 
@@ -279,9 +307,11 @@ def _broken(tensor: torch.Tensor) -> bool:
     return not finite and not bool(torch.isfinite(tensor).all())
 
 
-def _program(model: nn.Module, inputs: Inputs) -> TorchProgram:
+def _program(
+    model: nn.Module, inputs: Inputs, capture: Callable[[nn.Module, Inputs], Any] | None = None
+) -> TorchProgram:
     start = time.perf_counter()
-    exported = _export(model, inputs)
+    exported = (capture or _export)(model, inputs)
     seconds = time.perf_counter() - start
     inline_wrappers(exported.graph_module)
     reader = Reader(model, exported)
@@ -295,11 +325,15 @@ def _program(model: nn.Module, inputs: Inputs) -> TorchProgram:
     )
 
 
-def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+def _traced(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     args, kwargs = inputs
+    with quiet(), mended(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        return torch.export.export(model, args, kwargs, strict=False)
+
+
+def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     try:
-        with quiet(), mended(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            return torch.export.export(model, args, kwargs, strict=False)
+        return _traced(model, inputs)
     except GraphPruneError:
         raise
     except Exception as error:
