@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import replace
-from itertools import islice
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -73,7 +72,8 @@ def _captured(model: nn.Module, inputs: Inputs | None, seconds: dict[str, float]
     """
     if inputs is not None:
         return timed(seconds, "capture", lift, model, ordinary_inputs(inputs))
-    for guess in islice(candidates(model), 1):
+    guess = next(candidates(model), None)
+    if guess is not None:
         start = time.perf_counter()
         program = lift_guessed(model, guess, lambda: not rejects(model, guess, training=True))
         seconds["capture" if program else "inputs"] = time.perf_counter() - start

@@ -50,6 +50,7 @@ class TorchProgram:
         original: The caller's module, where `model` is a view of it.
         given: The caller's inputs, where `inputs` are those of parts.
         parts: What was captured, where it is not the whole.
+        on_meta: Whether its code runs on meta tensors, as far as is known.
     """
 
     model: nn.Module
@@ -60,6 +61,7 @@ class TorchProgram:
     original: nn.Module | None = None
     given: Inputs | None = None
     parts: Parts | None = None
+    on_meta: bool = True
 
     @cached_property
     def layers(self) -> frozenset[str]:
@@ -322,6 +324,7 @@ def _program(
         inputs=inputs,
         graph=reader.graph,
         seconds=seconds,
+        on_meta=all(x.is_cpu for x in model.parameters()),
     )
 
 
