@@ -15,7 +15,8 @@ from graphprune.errors import GraphPruneError
 from graphprune.frontends.inference import ordinary_inputs
 from graphprune.frontends.inputs import candidates, find_inputs, rejects
 from graphprune.frontends.onnx import is_onnx
-from graphprune.frontends.torch import Inputs, TorchProgram, check, lift, lift_guessed
+from graphprune.frontends.refuse import check
+from graphprune.frontends.torch import Inputs, TorchProgram, lift, lift_guessed
 from graphprune.frontends.wrapped import Wrapped, unwrapped
 from graphprune.passes.couple import couple
 from graphprune.session import Session, timed

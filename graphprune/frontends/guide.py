@@ -12,20 +12,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from math import isclose
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from graphprune.axes import Dim, length
 from graphprune.errors import first_line
 from graphprune.frontends.arguments import REWRITES
+from graphprune.frontends.blank import without_values
 from graphprune.frontends.findings import Call, Findings, calls, constants
 from graphprune.frontends.tagged import Place, Tagged, Unequal, assign, holders, tag
 from graphprune.frontends.torch import TorchProgram, exporting, is_layer, preserved, quiet
@@ -50,7 +49,7 @@ def guide(
         Exception: Whatever the model raises where `known` is not given.
     """
     mode = _Guide(program, model, cuts, known)
-    without, blank = _without_values(program)
+    without, blank = without_values(program)
     args, kwargs = pytree.tree_map_only(torch.Tensor, blank, program.inputs)
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     for value, tensor in zip(program.graph.inputs, tensors, strict=True):
@@ -65,20 +64,6 @@ def guide(
                     raise
                 mode.findings.offenders.setdefault("", first_line(error))
     return mode.findings
-
-
-def _without_values(
-    program: TorchProgram,
-) -> tuple[AbstractContextManager[Any], Callable[[torch.Tensor], torch.Tensor]]:
-    """What makes new tensors such that have no values, and what turns others into such.
-
-    Meta tensors take a third of the time of fake ones, which know their device, and what may be
-    known of values that the code looks at.
-    """
-    if program.on_meta:
-        return torch.device("meta"), lambda x: x.detach().to("meta")
-    fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
-    return fake, lambda x: fake.from_tensor(x, static_shapes=True)
 
 
 class _Guide(TorchFunctionMode):
