@@ -31,6 +31,8 @@ from graphprune.frontends.tagged import holders
 from graphprune.frontends.training import add_training, unreached
 from graphprune.graph import Graph
 
+# What code that looks at values becomes.
+_VALUES = {torch.ops.aten.item.default, torch.ops.aten._assert_scalar.default}
 DISTRIBUTED = ("torch.distributed", "torch.nn.parallel.distributed")
 
 Inputs: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
@@ -191,7 +193,7 @@ def lift_guessed(
     with preserved(model):
         model.eval()
         try:
-            program = _program(model, inputs, _traced)
+            program = _program(model, inputs, _traced_on_trial)
         except Exception:
             return None
         if unreached(model, program.graph) and not trains():
@@ -286,6 +288,15 @@ def _traced(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     args, kwargs = inputs
     with quiet(), mended(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         return torch.export.export(model, args, kwargs, strict=False)
+
+
+def _traced_on_trial(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    """Trace, and run where the code looks at values, which may be refused: a trace has none."""
+    exported = _traced(model, inputs)
+    if any(node.target in _VALUES for node in exported.graph_module.graph.nodes):
+        with torch.no_grad(), quiet():
+            model(*inputs[0], **inputs[1])
+    return exported
 
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:

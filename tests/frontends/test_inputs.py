@@ -155,3 +155,18 @@ def test_what_a_model_says_is_captured_without_a_trial() -> None:
 def test_inputs_too_small_for_what_only_training_reaches_are_passed_over() -> None:
     session = opened(_Auxiliary(), None, ())
     assert session.program.inputs[0][0].shape == (2, 3, 224, 224)
+
+
+class _Checking(_Seeing):
+    """Checks the number of its tokens in a way that a capture puts off."""
+
+    def forward(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        patches = self.patches(pixel_values).flatten(2).mT
+        found = (input_ids == self.config.image_token_id).sum()
+        torch._check_tensor_all(found == patches.shape[0] * patches.shape[1])
+        return self.head(self.words(input_ids).mean(1) + patches.mean(1))
+
+
+def test_inputs_whose_values_a_model_checks_are_not_captured_without_a_trial() -> None:
+    _, kwargs = opened(_Checking(), None, ()).program.inputs
+    assert (kwargs["input_ids"] == 39).sum() == 8
