@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -12,9 +13,10 @@ from graphprune.batches import Batch, read_batches
 from graphprune.calibration import Calibration, Options
 from graphprune.errors import GraphPruneError
 from graphprune.frontends.inference import ordinary_inputs
-from graphprune.frontends.inputs import find_inputs
+from graphprune.frontends.inputs import candidates, find_inputs, rejects
 from graphprune.frontends.onnx import is_onnx
-from graphprune.frontends.torch import Inputs, check, lift
+from graphprune.frontends.refuse import check
+from graphprune.frontends.torch import Inputs, TorchProgram, lift, lift_guessed
 from graphprune.frontends.wrapped import Wrapped, unwrapped
 from graphprune.passes.couple import couple
 from graphprune.session import Session, timed
@@ -55,14 +57,31 @@ def _opened(model: Any, inputs: Inputs | None, keep: Keep, options: Options | No
             f"{type(model).__name__}"
         )
     check(model)
-    inputs = find_inputs(model) if inputs is None else ordinary_inputs(inputs)
     seconds: dict[str, float] = {}
-    program = timed(seconds, "capture", lift, model, inputs)
+    program = _captured(model, inputs, seconds)
     deps = timed(seconds, "couple", couple, program.graph, patterns(model, keep))
     session = Session(program, deps, seconds)
     if options is not None:
         session.calibration = Calibration(program, deps, options)
     return session
+
+
+def _captured(model: nn.Module, inputs: Inputs | None, seconds: dict[str, float]) -> TorchProgram:
+    """Capture a model on the caller's inputs, or on those that are found.
+
+    The first guess is mostly right: to capture with it costs less than to try it before.
+    """
+    if inputs is not None:
+        return timed(seconds, "capture", lift, model, ordinary_inputs(inputs))
+    guess = next(candidates(model), None)
+    if guess is not None:
+        start = time.perf_counter()
+        program = lift_guessed(model, guess, lambda: not rejects(model, guess, training=True))
+        seconds["capture" if program else "inputs"] = time.perf_counter() - start
+        if program is not None:
+            return program
+    inputs = timed(seconds, "inputs", find_inputs, model)
+    return timed(seconds, "capture", lift, model, inputs)
 
 
 def with_data(options: Options, data: Any, model: Any) -> tuple[Options, list[Batch]]:

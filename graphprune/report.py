@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from graphprune.dependencies import Dependencies
+from graphprune.dependencies import Dependencies, Lock
 from graphprune.passes.verify import Verification
 
 
@@ -89,12 +89,14 @@ class Report:
 
 def lock_reasons(deps: Dependencies) -> dict[str, int]:
     """How many axes of weights, kernels apart, are locked for each reason."""
-    reasons = (
-        re.sub(r" at \S+$", "", lock.reason)
-        for lock in deps.locks
-        if not lock.reason.startswith("consumed by a window")  # the kernels of convolutions
-    )
+    reasons = (re.sub(r" at \S+$", "", lock.reason) for lock in deps.locks if not _is_kernel(lock))
     return dict(Counter(reasons).most_common())
+
+
+def _is_kernel(lock: Lock) -> bool:
+    """Whether an axis is a side of a window; windows may run along channels too (ECA)."""
+    window = lock.reason.startswith("consumed by a window")
+    return window and all(member.dim >= 2 for member in lock.members)
 
 
 def show(report: Report, console: Console, rows: Iterable[tuple[str, str, str]] = ()) -> None:

@@ -15,6 +15,7 @@ import graphprune
 from graphprune import inspecting
 from graphprune.dependencies import Dependencies
 from graphprune.errors import AxisError
+from graphprune.report import lock_reasons
 
 
 class Net(nn.Module):
@@ -151,3 +152,23 @@ def test_dot_draws_what_groups_hold(deps: Dependencies) -> None:
     assert edges
     assert {end for a, b, _ in edges for end in (a, b)} <= nodes
     assert "aten.conv2d" in {label for *_, label in edges}
+
+
+class _ChannelAttention(nn.Module):
+    """ECA (Wang et al. 2020): a window runs along the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(3, 8, 3), nn.Conv1d(1, 1, 3, padding=1, bias=False)
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        gate = self.gate(y.mean((2, 3))[:, None])[:, 0].sigmoid()
+        return self.head(y * gate[..., None, None])
+
+
+def test_a_window_along_channels_is_told_and_kernels_are_not() -> None:
+    reasons = lock_reasons(graphprune.analyze(_ChannelAttention(), torch.randn(2, 3, 8, 8)))
+    assert reasons.pop("consumed by a window") == 1
+    assert all(reason.startswith("model ") for reason in reasons)

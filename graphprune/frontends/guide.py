@@ -1,11 +1,11 @@
 """Which Python attributes hold which lengths: found by watching one forward pass.
 
-The narrowed copy of the model runs on fake tensors, its integer attributes replaced by integers
-that remember where they live. Every call of a torch function is matched with the operations
-that it became when the model was captured (torch.export counts calls in the same way), so the
-sizes that a call *should* be given are known. Where a size is wrong and comes from an attribute,
-the attribute gets a new value; where it comes from the Python code itself, the code cannot
-express the new widths and its module is reported.
+The narrowed copy of the model runs on tensors without values, its integer attributes replaced by
+integers that remember where they live. Every call of a torch function is matched with the
+operations that it became when the model was captured (torch.export counts calls in the same way),
+so the sizes that a call *should* be given are known. Where a size is wrong and comes from an
+attribute, the attribute gets a new value; where it comes from the Python code itself, the code
+cannot express the new widths and its module is reported.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from graphprune.axes import Dim, length
 from graphprune.errors import first_line
 from graphprune.frontends.arguments import REWRITES
+from graphprune.frontends.blank import without_values
 from graphprune.frontends.findings import Call, Findings, calls, constants
 from graphprune.frontends.tagged import Place, Tagged, Unequal, assign, holders, tag
 from graphprune.frontends.torch import TorchProgram, exporting, is_layer, preserved, quiet
@@ -38,11 +37,11 @@ from graphprune.passes.tie import Mismatch
 def guide(
     program: TorchProgram, model: nn.Module, cuts: Cuts, known: Findings | None = None
 ) -> Findings:
-    """Run a model on fake tensors and compare what it does with what the graph says.
+    """Run a model on tensors without values and compare what it does with what the graph says.
 
     Args:
         program: The captured original.
-        model: The original itself, or a narrowed copy of it.
+        model: The original itself, or a blank copy of it, narrowed or not.
         cuts: What was narrowed: nothing, for the original.
         known: Findings on the original, to step over modules that fail on their own.
 
@@ -50,14 +49,12 @@ def guide(
         Exception: Whatever the model raises where `known` is not given.
     """
     mode = _Guide(program, model, cuts, known)
-    fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
-    args, kwargs = pytree.tree_map_only(
-        torch.Tensor, lambda x: fake.from_tensor(x, static_shapes=True), program.inputs
-    )
+    without, blank = without_values(program)
+    args, kwargs = pytree.tree_map_only(torch.Tensor, blank, program.inputs)
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     for value, tensor in zip(program.graph.inputs, tensors, strict=True):
         mode.label(tensor, value)
-    with preserved(model), torch.enable_grad(), quiet(), exporting(), fake:
+    with preserved(model), torch.enable_grad(), quiet(), exporting(), without:
         model.eval()
         with mode.tags(), mode.watched(), mode:
             try:

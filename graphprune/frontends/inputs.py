@@ -42,7 +42,7 @@ def find_inputs(model: nn.Module) -> Inputs:
     """
     last = "no layer tells what goes in"
     second_best: Inputs | None = None
-    for inputs in _candidates(model):
+    for inputs in candidates(model):
         reason = rejects(model, inputs)
         if reason is None and rejects(model, inputs, training=True) is None:
             return inputs
@@ -92,7 +92,8 @@ def _needs_values(error: Exception) -> bool:
     return "DataDependent" in name or "DynamicOutput" in name or "data-dependent" in str(error)
 
 
-def _candidates(model: nn.Module) -> Iterator[Inputs]:
+def candidates(model: nn.Module) -> Iterator[Inputs]:
+    """Inputs that a model may accept, a batch of two, the likeliest first."""
     device, dtype = _place(model)
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = config.get("input_size") if isinstance(config, dict) else None

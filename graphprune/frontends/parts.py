@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -82,12 +83,14 @@ def find_parts(model: nn.Module, inputs: Call) -> Parts:
     Raises:
         Exception: Whatever the model raises.
     """
-    recorder = _Recorder(model)
+    fake = FakeTensorMode(allow_non_fake_inputs=True)  # arguments of all modules would fill memory
+    recorder = _Recorder(model, fake.from_tensor)
     with torch.no_grad(), recorder.recording(), recorder:
         model(*inputs[0], **inputs[1])
     parts = Parts()
     for name, child in model.named_children():
         _visit(name, child, recorder, model, parts)
+    parts.calls = _for_real(model, inputs, parts)
     inside = tuple(f"{path}." for path, _ in parts.calls)
     names = {id(p): name for name, p in model.named_parameters()}
     for key, users in recorder.users.items():
@@ -96,24 +99,34 @@ def find_parts(model: nn.Module, inputs: Call) -> Parts:
     return parts
 
 
-def recorded(model: nn.Module, inputs: Call, paths: Collection[str]) -> dict[str, list[list[Call]]]:
+def recorded(
+    model: nn.Module, inputs: Call, paths: Collection[str], calls: int | None = None
+) -> dict[str, list[list[Call]]]:
     """The arguments of all calls of some submodules, of those that torch.export might trace.
 
     Args:
         model: The model, in eval mode.
         inputs: Arguments for it.
         paths: Which submodules.
+        calls: How many of those that one capture stands for; all where not given.
 
     Returns:
         For each path its calls, those together that one capture stands for.
     """
-    recorder = _Recorder(model, paths)
+    recorder = _Recorder(model, torch.clone, paths, calls)
     with torch.no_grad(), recorder.recording(), recorder:
         model(*inputs[0], **inputs[1])
     return {
         path: [calls for calls in kinds.values() if _traceable(calls[0])]
         for path, kinds in recorder.kinds.items()
     }
+
+
+def _for_real(model: nn.Module, inputs: Call, parts: Parts) -> list[tuple[str, Call]]:
+    """The calls of the parts, their tensors with values."""
+    found = recorded(model, inputs, {path for path, _ in parts.calls}, calls=1)
+    firsts = {path: iter(kinds) for path, kinds in found.items()}
+    return [(path, next(firsts[path])[0]) for path, _ in parts.calls]
 
 
 def _visit(
@@ -153,12 +166,26 @@ def _traceable(call: Call) -> bool:
 
 
 class _Recorder(TorchFunctionMode):
-    """Records calls of modules, and which module's code uses which weight."""
+    """Records calls of modules, and which module's code uses which weight.
 
-    def __init__(self, model: nn.Module, every: Collection[str] | None = None) -> None:
+    Args:
+        model: The model.
+        hold: Makes what is kept of a tensor, which may be written to later.
+        paths: Which modules; all where not given, and of each a few calls of different kinds.
+        most: How many calls of a kind to keep of these.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        hold: Callable[[torch.Tensor], torch.Tensor],
+        paths: Collection[str] | None = None,
+        most: int | None = None,
+    ) -> None:
         super().__init__()
         self.kinds: Mapping[str, dict[str, list[Call]]] = defaultdict(dict)
-        self._every = every
+        self._hold = hold
+        self._paths, self._most = paths, most
         self.users: Mapping[int, set[str]] = defaultdict(set)
         self._model = model
         self._stack: list[str] = []
@@ -188,11 +215,12 @@ class _Recorder(TorchFunctionMode):
                 handle.remove()
 
     def _keeps(self, path: str, key: str) -> bool:
-        """Whether to keep a call: the first of each kind, or every one of certain modules."""
+        """Whether to keep a call."""
         kinds = self.kinds[path]
-        if self._every is not None and path not in self._every:
-            return False
-        return self._every is not None if key in kinds else len(kinds) < _MOST_CALLS
+        if self._paths is None:
+            return key not in kinds and len(kinds) < _MOST_CALLS
+        wanted = self._most is None or len(kinds.get(key, ())) < self._most
+        return path in self._paths and wanted
 
     def _hooks(self, path: str) -> tuple[Any, Any]:
         def before(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -200,7 +228,7 @@ class _Recorder(TorchFunctionMode):
             kinds = self.kinds[path]
             key = str(pytree.tree_map_only(torch.Tensor, lambda x: x.dim(), (args, kwargs)))
             if self._keeps(path, key):
-                held = pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
+                held = pytree.tree_map_only(torch.Tensor, self._hold, (args, kwargs))
                 kinds.setdefault(key, []).append(held)
 
         def after(*_: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,16 +28,20 @@ def rebuild(program: TorchProgram, cuts: Cuts, blank: bool = False) -> nn.Module
     Args:
         program: The captured model.
         cuts: The narrowed graph.
-        blank: Whether tensors only need the right shapes; they then take no memory.
+        blank: Whether tensors only need the right shapes; they then take no memory, and are on the
+            meta device where the model's code runs there.
 
     Raises:
         LiftError: The model cannot be deep-copied.
     """
     memo: dict[int, Any] = {}
-    for value in program.graph.weights.values() if blank else cuts.weights:
-        old: torch.Tensor = value.tensor
-        kept = cuts.weights.get(value, [None] * old.dim())
-        new = _blank(old, kept) if blank else cut_tensor(old.detach(), kept).contiguous()
+    kept = {id(value.tensor): (value.tensor, found) for value, found in cuts.weights.items()}
+    for old in _tensors(program) if blank else (old for old, _ in kept.values()):
+        dims: Kept = kept[id(old)][1] if id(old) in kept else [None] * old.dim()
+        if blank:
+            new = _blank(old, dims, program.on_meta)
+        else:
+            new = cut_tensor(old.detach(), dims).contiguous()
         memo[id(old)] = (
             nn.Parameter(new, requires_grad=old.requires_grad)
             if isinstance(old, nn.Parameter)
@@ -66,9 +71,17 @@ def rebuild(program: TorchProgram, cuts: Cuts, blank: bool = False) -> nn.Module
     return model
 
 
-def _blank(old: torch.Tensor, kept: Kept) -> torch.Tensor:
+def _tensors(program: TorchProgram) -> Iterator[torch.Tensor]:
+    """The tensors that the graph knows; where all are to be on one device, the others too."""
+    yield from (value.tensor for value in program.graph.weights.values())
+    if program.on_meta:
+        yield from program.model.parameters()
+        yield from program.model.buffers()
+
+
+def _blank(old: torch.Tensor, kept: Kept, on_meta: bool) -> torch.Tensor:
     shape = [n if k is None else len(k) for n, k in zip(old.shape, kept, strict=True)]
-    return old.new_zeros(()).expand(shape)
+    return old.new_empty(shape, device="meta") if on_meta else old.new_zeros(()).expand(shape)
 
 
 def _set_groups(model: nn.Module, cuts: Cuts) -> None:

@@ -45,6 +45,14 @@ class Survey:
     original: Findings | None = None
 
 
+class _NotOnMetaError(Exception):
+    """The model's code needs more than meta tensors, as its original turned out to do."""
+
+    def __init__(self, original: Findings) -> None:
+        super().__init__()
+        self.original = original
+
+
 def survey(
     program: TorchProgram, cuts: Cuts, fold: bool = True, original: Findings | None = None
 ) -> Survey:
@@ -57,6 +65,13 @@ def survey(
             on a length that changes counts as an offender.
         original: Findings on the original model, if there are any yet.
     """
+    try:
+        return _survey(program, cuts, fold, original)
+    except _NotOnMetaError as error:
+        return _survey(program, cuts, fold, error.original)
+
+
+def _survey(program: TorchProgram, cuts: Cuts, fold: bool, original: Findings | None) -> Survey:
     out = Survey(cuts, original=original)
     if fold:
         out.folds, out.cuts = find_folds(program, cuts)
@@ -97,11 +112,20 @@ def _takes_lengths(op: Op, program: TorchProgram, cuts: Cuts) -> bool:
 def calls_of(program: TorchProgram, found: Survey) -> Findings:
     """Every module call of the original model, in terms of the graph's values."""
     if found.original is None:
-        try:
-            found.original = guide(program, program.model, Cuts(found.cuts.deps, {}))
-        except Exception:  # it ran for real, but not on fake tensors: nothing is known of its calls
-            found.original = Findings()
+        found.original = _calls(program, Cuts(found.cuts.deps, {}))
     return found.original
+
+
+def _calls(program: TorchProgram, nothing: Cuts) -> Findings:
+    if program.on_meta:
+        try:
+            return guide(program, rebuild(program, nothing, blank=True), nothing)
+        except Exception:
+            program.on_meta = False
+    try:
+        return guide(program, program.model, nothing)
+    except Exception:  # it ran for real, but not on fake tensors: nothing is known of its calls
+        return Findings()
 
 
 def _settle(
@@ -139,9 +163,13 @@ def _single(program: TorchProgram, out: Survey, found: Findings, ones: Mapping[P
 
 
 def _guided(program: TorchProgram, out: Survey, model: nn.Module) -> Findings:
+    on_meta = program.on_meta
     if out.original is None:
         try:
             return guide(program, model, out.cuts)
         except Exception:  # once more, stepping over what fails
             pass
-    return guide(program, model, out.cuts, calls_of(program, out))
+    known = calls_of(program, out)
+    if program.on_meta != on_meta:
+        raise _NotOnMetaError(known)
+    return guide(program, model, out.cuts, known)

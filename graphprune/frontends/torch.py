@@ -10,7 +10,7 @@ import logging
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property, partial
@@ -31,6 +31,8 @@ from graphprune.frontends.tagged import holders
 from graphprune.frontends.training import add_training, unreached
 from graphprune.graph import Graph
 
+# What code that looks at values becomes.
+_VALUES = {torch.ops.aten.item.default, torch.ops.aten._assert_scalar.default}
 DISTRIBUTED = ("torch.distributed", "torch.nn.parallel.distributed")
 
 Inputs: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
@@ -50,6 +52,7 @@ class TorchProgram:
         original: The caller's module, where `model` is a view of it.
         given: The caller's inputs, where `inputs` are those of parts.
         parts: What was captured, where it is not the whole.
+        on_meta: Whether its code runs on meta tensors, as far as is known.
     """
 
     model: nn.Module
@@ -60,6 +63,7 @@ class TorchProgram:
     original: nn.Module | None = None
     given: Inputs | None = None
     parts: Parts | None = None
+    on_meta: bool = True
 
     @cached_property
     def layers(self) -> frozenset[str]:
@@ -169,13 +173,41 @@ def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
     """
     with preserved(model):
         model.eval()
-        program = _lifted(model, inputs)
-        if program.original is None and unreached(model, program.graph):
-            model.train()
-            capture = partial(_program, model, program.inputs)
-            add_training(model, program.graph, program.warnings, capture)
-        left = (model.get_parameter(name).numel() for name in unreached(model, program.graph))
-        program.graph.outside = sum(left)
+        return _with_training(_lifted(model, inputs))
+
+
+def lift_guessed(
+    model: nn.Module, inputs: Inputs, trains: Callable[[], bool]
+) -> TorchProgram | None:
+    """Capture a module with inputs that may be wrong, which the capture itself tells.
+
+    Args:
+        model: Any module.
+        inputs: Positional and keyword arguments that its `forward` may accept, a batch of two.
+        trains: Whether it accepts them in training mode, asked for where only that reaches some
+            of its weights: an auxiliary head may take larger ones.
+
+    Returns:
+        The captured module; None where it cannot be captured whole, or with these inputs.
+    """
+    with preserved(model):
+        model.eval()
+        try:
+            program = _program(model, inputs, _traced_on_trial)
+        except Exception:
+            return None
+        if unreached(model, program.graph) and not trains():
+            return None
+        return _with_training(program)
+
+
+def _with_training(program: TorchProgram) -> TorchProgram:
+    """Add what only training mode reaches to a capture in eval mode."""
+    model, graph = program.model, program.graph
+    if program.original is None and unreached(model, graph):
+        model.train()
+        add_training(model, graph, program.warnings, partial(_program, model, program.inputs))
+    graph.outside = sum(model.get_parameter(name).numel() for name in unreached(model, graph))
     return program
 
 
@@ -233,55 +265,11 @@ def _batched(model: nn.Module, inputs: Inputs) -> TorchProgram:
     return _program(model, inputs)
 
 
-def check(model: nn.Module) -> None:
-    """Refuse what cannot be pruned, by name.
-
-    Raises:
-        LiftError: The module is scripted, quantized, distributed, on the meta device, holds no
-            parameters, or holds weights that are not finite.
-    """
-    if isinstance(model, torch.jit.ScriptModule):
-        raise LiftError("a scripted module cannot be captured: pass the nn.Module it was made from")
-    if hasattr(model, "_guards_fn"):
-        raise LiftError(
-            "the module of an exported program cannot be captured again: pass the program itself"
-        )
-    for name, module in model.named_modules():
-        where = f"{name or 'the model'} ({type(module).__name__})"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise LiftError(f"{where} is scripted: replace it by the nn.Module it was made from")
-        if type(module).__module__.startswith(DISTRIBUTED):
-            raise LiftError(
-                f"{where} is bound to its processes: put the module that it holds in its place, "
-                "and wrap the result"
-            )
-        if ".quantized" in type(module).__module__:
-            raise LiftError(
-                f"{where} is quantized: prune the float model, then quantize the result"
-            )
-    parameters = list(model.named_parameters())
-    if not parameters:
-        raise LiftError("the model has no parameters: there is nothing to prune")
-    for name, tensor in [*parameters, *model.named_buffers()]:
-        if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
-            raise LiftError(f"{name} is not initialized: run one forward pass first (lazy module)")
-        if tensor.is_meta:
-            raise LiftError(
-                f"{name} is on the meta device: load the weights first (model.to_empty)"
-            )
-        if isinstance(tensor, nn.Parameter) and _broken(tensor):
-            raise LiftError(f"{name} holds NaN or infinite values: repair the weights first")
-
-
-def _broken(tensor: torch.Tensor) -> bool:
-    """Whether a tensor holds NaN or infinity; the sum tells in one pass where it does not."""
-    finite = not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum()))
-    return not finite and not bool(torch.isfinite(tensor).all())
-
-
-def _program(model: nn.Module, inputs: Inputs) -> TorchProgram:
+def _program(
+    model: nn.Module, inputs: Inputs, capture: Callable[[nn.Module, Inputs], Any] | None = None
+) -> TorchProgram:
     start = time.perf_counter()
-    exported = _export(model, inputs)
+    exported = (capture or _export)(model, inputs)
     seconds = time.perf_counter() - start
     inline_wrappers(exported.graph_module)
     reader = Reader(model, exported)
@@ -292,14 +280,28 @@ def _program(model: nn.Module, inputs: Inputs) -> TorchProgram:
         inputs=inputs,
         graph=reader.graph,
         seconds=seconds,
+        on_meta=all(x.is_cpu for x in model.parameters()),
     )
 
 
-def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+def _traced(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     args, kwargs = inputs
+    with quiet(), mended(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        return torch.export.export(model, args, kwargs, strict=False)
+
+
+def _traced_on_trial(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    """Trace, and run where the code looks at values, which may be refused: a trace has none."""
+    exported = _traced(model, inputs)
+    if any(node.target in _VALUES for node in exported.graph_module.graph.nodes):
+        with torch.no_grad(), quiet():
+            model(*inputs[0], **inputs[1])
+    return exported
+
+
+def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     try:
-        with quiet(), mended(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            return torch.export.export(model, args, kwargs, strict=False)
+        return _traced(model, inputs)
     except GraphPruneError:
         raise
     except Exception as error:

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+import graphprune
 from graphprune.frontends.inputs import describe, find_inputs, restore
+from graphprune.opening import opened
 
 
 def shapes(model: nn.Module) -> list[tuple[int, ...]]:
@@ -125,3 +127,46 @@ def test_inputs_whose_values_a_model_checks_are_tried_for_real() -> None:
     _, kwargs = find_inputs(_Seeing())
     assert kwargs["input_ids"].shape == (2, 20) and (kwargs["input_ids"] == 39).sum() == 8
     assert kwargs["pixel_values"].shape == (2, 3, 8, 8)
+
+
+class _Auxiliary(nn.Module):
+    """Only training mode reaches its second head, which pools by eight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image_size = 8
+        self.conv, self.head, self.aux = nn.Conv2d(3, 8, 3), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.conv(x)
+        if self.training:
+            return self.head(y.mean((2, 3))), self.aux(nn.functional.avg_pool2d(y, 8).mean((2, 3)))
+        return self.head(y.mean((2, 3)))
+
+
+def test_what_a_model_says_is_captured_without_a_trial() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(2), nn.AdaptiveAvgPool1d(1))
+    runs: list[int] = []
+    model.register_forward_hook(lambda *_: runs.append(1))
+    graphprune.analyze(model)
+    assert len(runs) == 1
+
+
+def test_inputs_too_small_for_what_only_training_reaches_are_passed_over() -> None:
+    session = opened(_Auxiliary(), None, ())
+    assert session.program.inputs[0][0].shape == (2, 3, 224, 224)
+
+
+class _Checking(_Seeing):
+    """Checks the number of its tokens in a way that a capture puts off."""
+
+    def forward(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        patches = self.patches(pixel_values).flatten(2).mT
+        found = (input_ids == self.config.image_token_id).sum()
+        torch._check_tensor_all(found == patches.shape[0] * patches.shape[1])
+        return self.head(self.words(input_ids).mean(1) + patches.mean(1))
+
+
+def test_inputs_whose_values_a_model_checks_are_not_captured_without_a_trial() -> None:
+    _, kwargs = opened(_Checking(), None, ()).program.inputs
+    assert (kwargs["input_ids"] == 39).sum() == 8

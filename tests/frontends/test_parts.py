@@ -10,6 +10,7 @@ from torch import nn
 
 import graphprune
 from graphprune.errors import BudgetError, LiftError
+from graphprune.frontends.parts import find_parts
 
 
 def _mlp(width: int = 32) -> nn.Sequential:
@@ -203,3 +204,17 @@ def test_parts_whose_sizes_depend_on_the_data_are_left_alone() -> None:
     assert plan.apply().second[0].out_features < 32
     (told,) = [text for text in plan.report.warnings if "in parts" in text]
     assert "first (aten._unique2" in told or "first.0" in told
+
+
+def test_only_the_arguments_of_parts_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Gated().eval(), torch.randn(4, 8)
+    held, clone = [], torch.clone
+    monkeypatch.setattr(torch, "clone", lambda y: held.append(y) or clone(y))
+    parts = find_parts(model, ((x,), {}))
+    with torch.no_grad():
+        first = model.first(x)
+        second = model.second(first)
+    taken = [args[0] for _, (args, _) in parts.calls]
+    for found, wanted in zip(taken, (x, first, second), strict=True):
+        assert torch.equal(found, wanted)
+    assert len(held) == len(taken)

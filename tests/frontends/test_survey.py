@@ -184,3 +184,29 @@ def test_lengths_out_of_a_cache_belong_to_the_code_that_runs() -> None:
         attention = [m for m in small.modules() if isinstance(m, _Cached)]
         assert all(m.heads < 4 for m in attention)
         assert small(x).shape == (2, 5, 3)
+
+
+class _Heads(nn.Module):
+    """Heads told by an attribute; signs that are made on the CPU, or on any device."""
+
+    def __init__(self, device: str | None) -> None:
+        super().__init__()
+        self.heads, self.device = 4, device
+        self.qkv, self.out = nn.Linear(16, 96), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x * torch.ones(16, device=self.device)).chunk(3, -1)
+        n, t, _ = q.shape
+        q, k, v = (y.view(n, t, self.heads, -1).transpose(1, 2) for y in (q, k, v))
+        mixed = (q @ k.mT).softmax(-1) @ v
+        return self.out(mixed.transpose(1, 2).reshape(n, t, -1))
+
+
+@pytest.mark.parametrize("device", ["cpu", None])
+def test_code_that_does_not_run_on_meta_tensors_is_watched_on_fake_ones(device: str | None) -> None:
+    model, x = _Heads(device), torch.randn(2, 5, 16)
+    plan = graphprune.plan(model, 0.5, example_inputs=x)
+    small = plan.apply()
+    assert plan.live().program.on_meta is (device is None)
+    assert type(small) is _Heads and not plan.report.replaced
+    assert plan.report.verification.exact
