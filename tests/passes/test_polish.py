@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from graphprune.passes import polish as module
 from graphprune.passes.compensate import Compensation, compensate
 from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.polish import polish
+from graphprune.passes.sample import seconds
 from graphprune.samples import Samples, split
 
 
@@ -105,3 +108,30 @@ def test_the_descent_is_judged_by_inputs_that_the_solve_did_not_see_either() -> 
     polished = polish(cuts, samples, solved)
     assert polished is not solved
     assert _off(cuts, other, polished) < _off(cuts, other, solved)
+
+
+def test_mixtures_leave_whole_numbers_and_what_holds_no_samples() -> None:
+    x, tokens, table = torch.eye(8), torch.arange(8), torch.ones(5)
+    mixed, same = module._mixed((x, table), [True, False], 0)
+    assert same is table
+    nearest = (mixed[:, None] - x).norm(dim=2).argmin(1)
+    assert (nearest == torch.arange(8)).all()  # at most half of another sample
+    assert not torch.equal(mixed, x)
+    assert module._mixed((x, tokens), [True, True], 0)[0] is x  # they belong together
+
+
+def test_steps_are_as_many_as_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    deps = _solved()[0].deps
+    full = seconds(deps, 32, 2 * calibration.STEPS)
+    program = Mock(original=None)
+
+    def steps(effort: str, longest: float) -> int:
+        monkeypatch.setattr(calibration, "LONGEST", longest)
+        options = calibration.Options(compensate=True, effort=effort)
+        return calibration.Calibration(program, deps, options)._steps(32)
+
+    assert steps("auto", full) == calibration.STEPS
+    assert 0 < steps("auto", full / 2) < calibration.STEPS
+    assert steps("auto", 0.0) == 0
+    assert steps("balanced", 0.0) == calibration.STEPS
+    assert steps("best", 0.0) > calibration.STEPS

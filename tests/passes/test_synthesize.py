@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphprune
+from graphprune.passes import sample as module
 from graphprune.passes.sample import LONGEST, sample, seconds
 from graphprune.passes.synthesize import (
     ENOUGH,
@@ -103,3 +104,15 @@ def test_half_of_the_noise_is_smooth() -> None:
     assert torch.equal(made[:32], x[:32])
     assert made[32:].var() == pytest.approx(1.0, abs=0.1)
     assert (made[32:].diff(dim=3).square().mean() / x.diff(dim=3).square().mean()) < 0.5
+
+
+def test_twice_as_many_are_synthesised_where_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    like = torch.randn(2, 2, 10, 10)
+    deps = graphprune.analyze(_trained(), like)
+
+    def number(longest: float) -> int:
+        monkeypatch.setattr(module, "LONGEST", longest)
+        return sample(deps, [like], 16, "auto", 0).number
+
+    assert number(seconds(deps, 32)) == 32
+    assert number(seconds(deps, 16)) == 16
