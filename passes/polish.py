@@ -78,6 +78,7 @@ class _Polisher:
     def __init__(self, cuts: Cuts, size: int, solved: Compensation) -> None:
         self._cuts = cuts
         self._solved = solved
+        self._sampled = sampled(cuts.deps)
         self._graph = cuts.deps.source
         weights = {value: self._start(value) for value in self._graph.weights.values()}
         self._free = {
@@ -121,8 +122,7 @@ class _Polisher:
     def _chunk(self, chunks: Sequence[Chunk], step: int) -> Chunk:
         """The samples of a step, in every other pass over them mixtures."""
         rounds, at = divmod(step, len(chunks))
-        which = sampled(self._cuts.deps)
-        return _mixed(chunks[at], which, step) if rounds % 2 else chunks[at]
+        return _mixed(chunks[at], self._sampled, step) if rounds % 2 else chunks[at]
 
     def _loss(self, chunk: Chunk) -> torch.Tensor:
         """Differences of the results and of what linear operations read."""
