@@ -21,6 +21,7 @@ from graphprune.consumers import find_consumers
 from graphprune.dependencies import Dependencies
 from graphprune.frontends.execute import as_dtype, cut_tensor
 from graphprune.graph import Op, Value
+from graphprune.passes.augment import augmented
 from graphprune.passes.compensate import Compensation, compensate
 from graphprune.passes.narrow import Cuts
 from graphprune.passes.synthesize import Trial
@@ -120,9 +121,9 @@ class _Polisher:
         return Compensation({**self._solved.values, **new}, self._solved.left)
 
     def _chunk(self, chunks: Sequence[Chunk], step: int) -> Chunk:
-        """The samples of a step, in every other pass over them mixtures."""
+        """The samples of a step, every pass over them changed in another way."""
         rounds, at = divmod(step, len(chunks))
-        return _mixed(chunks[at], self._sampled, step) if rounds % 2 else chunks[at]
+        return augmented(chunks[at], self._sampled, rounds, step)
 
     def _loss(self, chunk: Chunk) -> torch.Tensor:
         """Differences of the results and of what linear operations read."""
@@ -156,22 +157,6 @@ class _Polisher:
                 pairs = zip(self._dense.run(chunk), self._small.run(chunk), strict=True)
                 total += sum(float(_relative(b, a)) for a, b in pairs if a.is_floating_point())
         return total / len(chunks)
-
-
-def _mixed(chunk: Chunk, which: Sequence[bool], seed: int) -> Chunk:
-    """Every sample with up to half of another one; samples of whole numbers as they are."""
-    own = [x for x, cut in zip(chunk, which, strict=True) if cut]
-    if not own or not all(x.is_floating_point() for x in own):
-        return chunk
-    generator = torch.Generator().manual_seed(seed)
-    other = torch.randperm(len(own[0]), generator=generator)
-    share = torch.rand(len(other), generator=generator) / 2
-
-    def mix(x: torch.Tensor) -> torch.Tensor:
-        part = share.to(x).reshape(-1, *[1] * (x.dim() - 1))
-        return torch.lerp(x, x[other.to(x.device)], part)
-
-    return tuple(mix(x) if cut else x for x, cut in zip(chunk, which, strict=True))
 
 
 def _relative(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -110,16 +110,6 @@ def test_the_descent_is_judged_by_inputs_that_the_solve_did_not_see_either() -> 
     assert _off(cuts, other, polished) < _off(cuts, other, solved)
 
 
-def test_mixtures_leave_whole_numbers_and_what_holds_no_samples() -> None:
-    x, tokens, table = torch.eye(8), torch.arange(8), torch.ones(5)
-    mixed, same = module._mixed((x, table), [True, False], 0)
-    assert same is table
-    nearest = (mixed[:, None] - x).norm(dim=2).argmin(1)
-    assert (nearest == torch.arange(8)).all()  # at most half of another sample
-    assert not torch.equal(mixed, x)
-    assert module._mixed((x, tokens), [True, True], 0)[0] is x  # they belong together
-
-
 def test_steps_are_as_many_as_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     deps = _solved()[0].deps
     full = seconds(deps, 32, 2 * calibration.STEPS)
