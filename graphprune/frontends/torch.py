@@ -242,7 +242,7 @@ def _in_parts(model: nn.Module, inputs: Inputs, error: LiftError) -> TorchProgra
     except Exception:  # it does not run: that is what the error says
         raise error from None
     if not parts.calls:
-        raise nothing_found(error) from error
+        raise nothing_found(error, parts) from error
     view, arguments = in_parts(model, parts)
     program = _program(view, arguments)
     program.original, program.given, program.parts = model, inputs, parts
