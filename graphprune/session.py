@@ -106,8 +106,7 @@ class Session:
             self.seconds, "survey", survey, self.program, self.cuts, original=original
         )
         if has_config(self.program.model):
-            spent = self.fit.seconds if self.fit else 0.0
-            given = self.program.model, self.cuts, self.found.edits, spent
+            given = self.program.model, self.cuts, self.found.edits, self.fit
             self.fit = timed(self.seconds, "config", fit_config, *given)
 
     def scored(
