@@ -177,10 +177,27 @@ class _Search:
 
     def run(self, choices: Mapping[Entry, list[int]]) -> Values:
         """The values with which most shapes are as wanted, entry by entry."""
-        starts: list[Values] = [{e: found[0] for e, found in choices.items()}, {}]
+        starts: list[Values] = [
+            self._guessed(choices),
+            {e: found[0] for e, found in choices.items()},
+            {},
+        ]
         _, best = min((self._count(s), i) for i, s in enumerate(starts))
         tried = [(entry, value) for entry, found in choices.items() for value in found]
         return self._needed(self._improved(starts[best], tried, _ROUNDS))
+
+    def _guessed(self, choices: Mapping[Entry, list[int]]) -> Values:
+        """The values that explain most of what is wrong with the original config, each alone."""
+        wrong = self._wrong({}) or {}
+        out: dict[Entry, float] = {}
+        for entry, found in choices.items():
+            if not self._trials.known(entry) and time.thread_time() < self._until:
+                self._trials.learn(entry, {}, {entry: found[0]})
+            if self._trials.known(entry):
+                votes = [self._trials.helps(entry, {}, value, wrong) for value in found]
+                if max(votes):
+                    out[entry] = found[votes.index(max(votes))]
+        return out
 
     def _needed(self, values: Values) -> Values:
         """The values that something depends on: equal lengths are no evidence."""
@@ -224,7 +241,7 @@ class _Search:
                 if values.get(entry) == value or (count[0] == 0 and entry not in values):
                     continue  # once the lengths are right, only what was changed is in doubt
                 trial = {**values, entry: value}
-                if self._may_help(entry, values, trial):
+                if self._may_help(entry, values, value):
                     self._trials.learn(entry, values, trial)
                     if (found := self._count(trial)) < count:
                         count, values = found, trial
@@ -232,24 +249,23 @@ class _Search:
                 break
         return values
 
-    def _may_help(self, entry: Entry, values: Values, trial: Values) -> bool:
-        """Whether an entry is known to change something that is wrong, or nothing is known."""
-        effects = self._trials.effects(entry)
-        wrong = self._wrong(values) if effects is not None else None
-        return wrong is None or effects is None or not wrong.isdisjoint(effects)
+    def _may_help(self, entry: Entry, values: Values, value: float) -> bool:
+        """Whether a value seems to bring something right, or nothing is known of the entry."""
+        wrong = self._wrong(values) if self._trials.known(entry) else None
+        return wrong is None or self._trials.helps(entry, values, value, wrong) > 0
 
-    def _wrong(self, values: Values) -> set[Key] | None:
-        """Lengths and numbers that are not as wanted; None where the class refuses the config."""
+    def _wrong(self, values: Values) -> dict[Key, int | None] | None:
+        """Lengths as they should be, and numbers that differ; None where the class refuses."""
         outcome = self._trials.outcome(values)
         if outcome is None:
             return None
-        lengths = {k for k, n in self._shapes.items() if outcome.lengths.get(k) != n}
-        lengths |= outcome.lengths.keys() - self._shapes.keys()
-        return lengths | {
-            place
-            for place, n in self._held.items()
-            if place in outcome.numbers and not isclose(outcome.numbers[place], n, rel_tol=1e-6)
-        }
+        wrong: dict[Key, int | None] = dict.fromkeys(outcome.lengths.keys() - self._shapes.keys())
+        wrong |= {k: n for k, n in self._shapes.items() if outcome.lengths.get(k) != n}
+        numbers = outcome.numbers
+        differ = (
+            k for k, n in self._held.items() if not isclose(numbers.get(k, n), n, rel_tol=1e-6)
+        )
+        return wrong | dict.fromkeys(differ)
 
     def _count(self, values: Values) -> tuple[int, int]:
         """How many lengths, and how many numbers of the modules, are not as wanted."""

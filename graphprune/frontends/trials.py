@@ -36,13 +36,43 @@ class Outcome:
         numbers: What its modules hold as attributes.
     """
 
-    lengths: Mapping[tuple[str, int], int]
+    lengths: Mapping[Key, int]
     numbers: Mapping[tuple[str, str], float]
 
     def differs(self, other: Outcome) -> set[Key]:
         """Where another outcome is not the same."""
         found = dict(self.lengths.items() ^ other.lengths.items()).keys()
         return {*found, *dict(self.numbers.items() ^ other.numbers.items())}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a length became as an entry got another value.
+
+    Attributes:
+        values: The entry's values.
+        lengths: The lengths; None for numbers of modules.
+    """
+
+    values: tuple[Any, float]
+    lengths: tuple[int | None, int | None]
+
+    def fits(self, given: Any, length: int | None, value: float, wanted: int | None) -> bool:
+        """Whether a length may become as wanted: it grows with the value, or shrinks with it."""
+        (v, w), (n, m) = self.values, self.lengths
+        if None in (n, m, length, wanted) or not _numbers(v, w, given) or v == w:
+            return True
+        assert n is not None and m is not None and length is not None and wanted is not None
+        guesses = (
+            length * value / given,
+            length + (m - n) / (w - v) * (value - given),
+            length * given / value,
+        )
+        return any(abs(guess - wanted) < 1 for guess in guesses)
+
+
+def _numbers(*found: Any) -> bool:
+    return all(type(x) in (int, float) and x for x in found)
 
 
 @dataclass
@@ -54,7 +84,7 @@ class Trials:
     """
 
     model: nn.Module
-    _effects: dict[Entry, set[Key]] = field(default_factory=dict)
+    _effects: dict[Entry, dict[Key, Effect]] = field(default_factory=dict)
     _values: dict[Entry, set[float]] = field(default_factory=dict)
     _outcomes: dict[frozenset[tuple[Entry, float]], Outcome | None] = field(default_factory=dict)
     _watched: set[tuple[str, str]] = field(default_factory=set)
@@ -103,16 +133,38 @@ class Trials:
         first, second = self.outcome(before), self.outcome(after)
         if first is None or second is None or first is second:
             return
-        self._effects.setdefault(entry, set()).update(first.differs(second))
+        given = before.get(entry, self._held.get(entry))
+        effects = self._effects.setdefault(entry, {})
+        for key in first.differs(second):
+            found = first.lengths.get(key), second.lengths.get(key)
+            effects[key] = Effect((given, after[entry]), found)
         known = self._values.setdefault(entry, set())
-        known.update(n for n in (before.get(entry, self._held.get(entry)), after[entry]) if n)
+        known.update(n for n in (given, after[entry]) if n)
 
-    def effects(self, entry: Entry) -> Collection[Key] | None:
-        """What an entry changes; None as long as it was not seen to have two values.
+    def known(self, entry: Entry) -> bool:
+        """Whether an entry was seen to have two values.
 
         One is not enough: where an entry is None, the class may derive this very value.
         """
-        return self._effects[entry] if len(self._values.get(entry, ())) > 1 else None
+        return len(self._values.get(entry, ())) > 1
+
+    def helps(self, entry: Entry, values: Values, value: float, wanted: Mapping[Key, Any]) -> int:
+        """How much of what is wrong another value of an entry seems to bring right.
+
+        Args:
+            entry: An entry that is known.
+            values: The values of all entries.
+            value: The entry's new one.
+            wanted: What is wrong, and the lengths that are wanted.
+        """
+        outcome = self.outcome(values)
+        given = values.get(entry, self._held.get(entry))
+        lengths = outcome.lengths if outcome else {}
+        return sum(
+            effect.fits(given, lengths.get(key), value, wanted[key])
+            for key, effect in self._effects.get(entry, {}).items()
+            if key in wanted
+        )
 
     def built(
         self, values: Values, make: Callable[[type, Any], nn.Module] = on_meta
@@ -125,13 +177,15 @@ class Trials:
             return None
 
 
-def keys_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[tuple[str, int], int]:
+def keys_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[Key, int]:
     """The lengths of all dimensions, and under `-1` how many there are."""
-    lengths = {(name, i): n for name, shape in shapes.items() for i, n in enumerate(shape)}
+    lengths: dict[Key, int] = {
+        (name, i): n for name, shape in shapes.items() for i, n in enumerate(shape)
+    }
     return lengths | {(name, -1): len(shape) for name, shape in shapes.items()}
 
 
-def shapes_of(lengths: Mapping[tuple[str, int], int]) -> Shapes:
+def shapes_of(lengths: Mapping[Key, int]) -> Shapes:
     """The shapes that have these lengths."""
     dims = {name: count for (name, i), count in lengths.items() if i == -1}
     return {name: tuple(lengths[name, i] for i in range(count)) for name, count in dims.items()}
