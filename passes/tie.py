@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import gcd
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from graphprune.axes import Axis, Dim, leaves, length, segments
 from graphprune.dependencies import Dependencies
@@ -210,26 +210,37 @@ def learn(
         counts: How many indices each axis keeps.
         mismatches: Lengths that the model's code took for others.
     """
+    weights = [
+        [_Size(d, leaves(d), length(d), kept_length(d, counts)) for d in deps.dims[v]]
+        for v in deps.source.parameters()
+    ]
     return [
-        (found.dim, _alike(deps, counts, found) if found.other is None else found.other)
-        for found in mismatches
+        (found.dim, _alike(weights, found) if found.other is None else found.other)
+        for found in dict.fromkeys(mismatches)
     ]
 
 
-def _alike(deps: Dependencies, counts: Mapping[Axis, int], found: Mismatch) -> Dim:
+class _Size(NamedTuple):
+    """A dimension of a weight, its axes, and its length before and after."""
+
+    dim: Dim
+    axes: Sequence[Axis]
+    size: int
+    kept: int
+
+
+def _alike(weights: Sequence[Sequence[_Size]], found: Mismatch) -> Dim:
     """A dimension of a weight that had the wanted length and now has the given one.
 
     Else one that lost the same share (a stage's width is twice that of the one before).
     """
-    wanted, size = set(leaves(found.dim)), length(found.dim)
+    wanted, size = leaves(found.dim), length(found.dim)
     best: tuple[bool, bool, Dim] | None = None
-    for value in deps.source.parameters():
-        dims = deps.dims[value]
-        near = any(wanted.intersection(leaves(dim)) for dim in dims)
-        for dim in dims:
-            kept = kept_length(dim, counts)
-            share = found.given * length(dim) == kept * size and kept < length(dim)
-            rank = (length(dim) == size, near)
-            if share and leaves(dim) != leaves(found.dim) and (best is None or rank > best[:2]):
-                best = (*rank, dim)
+    for sizes in weights:
+        near = any(not set(wanted).isdisjoint(held.axes) for held in sizes)
+        for held in sizes:
+            share = found.given * held.size == held.kept * size and held.kept < held.size
+            rank = (held.size == size, near)
+            if share and held.axes != wanted and (best is None or rank > best[:2]):
+                best = (*rank, held.dim)
     return best[2] if best is not None else ()
