@@ -220,11 +220,13 @@ class _Search:
         """
         tried: list[tuple[Entry, float]] = []
         for entry, held in entries(self._trials.config):
+            if entry[:2] not in self._trials.reads.found:
+                continue
             if held is None:
                 tried += [(entry, wanted) for wanted in dict.fromkeys(w for _, w in pairs)]
             elif type(held) is float and held >= 1:
                 tried += [(entry, held * wanted / given) for given, wanted in pairs]
-        lacking = self._trials.lacking
+        lacking = self._trials.reads.lacking
         tried += [((path, name, None), n) for path, name in lacking for n in lengths]
         return self._improved(values, tried, 1)
 
@@ -251,6 +253,8 @@ class _Search:
 
     def _may_help(self, entry: Entry, values: Values, value: float) -> bool:
         """Whether a value seems to bring something right, or nothing is known of the entry."""
+        if self._trials.refused(entry):
+            return False
         wrong = self._wrong(values) if self._trials.known(entry) else None
         return wrong is None or self._trials.helps(entry, values, value, wrong) > 0
 

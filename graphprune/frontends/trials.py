@@ -8,6 +8,7 @@ be tried, neither for this choice of widths nor for the next.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from graphprune.frontends.skeleton import missing, numbers, on_meta
+from graphprune.frontends.skeleton import Reads, numbers, on_meta, reads
 from graphprune.frontends.torch import quiet
 
 Entry: TypeAlias = "tuple[tuple[str, ...], str, int | None]"
@@ -86,6 +87,7 @@ class Trials:
     model: nn.Module
     _effects: dict[Entry, dict[Key, Effect]] = field(default_factory=dict)
     _values: dict[Entry, set[float]] = field(default_factory=dict)
+    _refused: Counter[Entry] = field(default_factory=Counter)
     _outcomes: dict[frozenset[tuple[Entry, float]], Outcome | None] = field(default_factory=dict)
     _watched: set[tuple[str, str]] = field(default_factory=set)
 
@@ -95,9 +97,9 @@ class Trials:
         return self.model.config
 
     @cached_property
-    def lacking(self) -> list[tuple[tuple[str, ...], str]]:
-        """Entries that the class looks for in its config, and does without."""
-        return missing(type(self.model), self.config)
+    def reads(self) -> Reads:
+        """What the class looks at in its config."""
+        return reads(type(self.model), self.config)
 
     @cached_property
     def _held(self) -> dict[Entry, Any]:
@@ -131,9 +133,11 @@ class Trials:
     def learn(self, entry: Entry, before: Values, after: Values) -> None:
         """Note what the change of an entry's value changes."""
         first, second = self.outcome(before), self.outcome(after)
+        given = before.get(entry, self._held.get(entry))
+        if first is not None and second is None and given is None:
+            self._refused[entry] += 1
         if first is None or second is None or first is second:
             return
-        given = before.get(entry, self._held.get(entry))
         effects = self._effects.setdefault(entry, {})
         for key in first.differs(second):
             found = first.lengths.get(key), second.lengths.get(key)
@@ -147,6 +151,10 @@ class Trials:
         One is not enough: where an entry is None, the class may derive this very value.
         """
         return len(self._values.get(entry, ())) > 1
+
+    def refused(self, entry: Entry) -> bool:
+        """Whether an entry that was None takes no number, as far as was seen."""
+        return entry not in self._values and self._refused[entry] > 1
 
     def helps(self, entry: Entry, values: Values, value: float, wanted: Mapping[Key, Any]) -> int:
         """How much of what is wrong another value of an entry seems to bring right.
