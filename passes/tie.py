@@ -16,9 +16,10 @@ Keeping their *counts* in proportion costs little, and lets the caller's code ex
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import product, takewhile
 from math import gcd
 from typing import NamedTuple, TypeAlias
 
@@ -244,3 +245,34 @@ def _alike(weights: Sequence[Sequence[_Size]], found: Mismatch) -> Dim:
             if share and held.axes != wanted and (best is None or rank > best[:2]):
                 best = (*rank, held.dim)
     return best[2] if best is not None else ()
+
+
+def repeated(deps: Dependencies, relations: Iterable[Relation]) -> Iterator[Relation]:
+    """Relations inside one block, for all blocks of the same names but for numbers.
+
+    What the code of one equates is equated in the others too, where it may not have shown yet:
+    their lengths were equal by chance.
+    """
+    names: dict[Axis, str] = {}
+    count: Counter[str] = Counter()
+    for group in deps.groups:  # one weight may name several
+        names[group.axis] = f"{group.name} {count[group.name]}"
+        count[group.name] += 1
+    axes = {name: axis for axis, name in names.items()}
+    for dim, other in relations:
+        pair = [names[axis] for axis in (*leaves(dim), *leaves(other)) if axis in names]
+        if not len(pair) == 2 == len(leaves(dim)) + len(leaves(other)):
+            continue
+        block = _common(pair)
+        alike = re.compile(re.sub(r"\d+", r"\\d+", re.escape(block)))
+        first, second = (name.removeprefix(block) for name in pair)
+        for name in axes if block else ():
+            found = alike.match(name)
+            if found and name == found[0] + first and found[0] + second in axes:
+                yield (axes[name],), (axes[found[0] + second],)
+
+
+def _common(names: Sequence[str]) -> str:
+    """The path of the module that all of some weights are in, with a dot; empty for the whole."""
+    steps = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return "".join(f"{step[0]}." for step in takewhile(lambda held: len(set(held)) == 1, steps))
