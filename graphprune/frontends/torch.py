@@ -215,20 +215,29 @@ def _lifted(model: nn.Module, inputs: Inputs) -> TorchProgram:
     """Capture a module whole, else in parts."""
     try:
         return _batched(model, inputs)
-    except LiftError as error:
-        if not _register_results(model, inputs):
+    except _NotTracedError as error:
+        if not _register(error.results):
             return _in_parts(model, inputs, error)
+    except LiftError as error:
+        return _in_parts(model, inputs, error)
     return _batched(model, inputs)
 
 
-def _register_results(model: nn.Module, inputs: Inputs) -> bool:
-    """Tell PyTorch of the dataclasses that a model returns; whether there were any."""
-    try:
-        with torch.no_grad(), quiet():
-            leaves = pytree.tree_leaves(model(*inputs[0], **inputs[1]))
-    except Exception:
-        return False
-    kinds = {type(leaf) for leaf in leaves if is_dataclass(leaf)}
+class _NotTracedError(LiftError):
+    """A model that runs cannot be traced.
+
+    Attributes:
+        results: What is in the outputs that it gave.
+    """
+
+    def __init__(self, message: str, results: list[Any]) -> None:
+        super().__init__(message)
+        self.results = results
+
+
+def _register(results: list[Any]) -> bool:
+    """Tell PyTorch of the dataclasses that a model returned; whether there were any."""
+    kinds = {type(leaf) for leaf in results if is_dataclass(leaf)}
     for kind in kinds:
         torch.export.register_dataclass(kind)
     return bool(kinds)
@@ -312,16 +321,17 @@ def _explained(model: nn.Module, inputs: Inputs, error: Exception) -> LiftError:
     """Tell inputs that the model rejects from code that cannot be captured."""
     shapes = [tuple(x.shape) for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor)]
     try:
-        with torch.no_grad():
-            model(*inputs[0], **inputs[1])
+        with torch.no_grad(), quiet():
+            results = pytree.tree_leaves(model(*inputs[0], **inputs[1]))
     except Exception as eager:
         return LiftError(
             f"the model rejects example inputs of shapes {shapes}: {named_line(eager)}\n"
             "Pass inputs that it accepts: graphprune.shrink(model, ratio, example_inputs=(x,))"
         )
-    return LiftError(
+    return _NotTracedError(
         f"torch.export cannot capture {type(model).__name__}: {named_line(error)}\n"
         "Rewrite the operation named above without data-dependent Python control flow, or shrink "
         "the submodule that holds the weights: model.backbone = graphprune.shrink(model.backbone, "
-        "ratio, example_inputs=(x,))"
+        "ratio, example_inputs=(x,))",
+        [leaf for leaf in results if not isinstance(leaf, torch.Tensor)],
     )
