@@ -110,6 +110,8 @@ class _Builder:
         for value in deps.source.parameters():
             for factors in (found for dim in deps.dims[value] for found in _products(dim)):
                 free = [ids for axis in factors if (ids := list(self._groups((axis,))))]
+                if varies != _NEITHER:  # another product may hold these axes in another order
+                    free = [ids for ids in free if not self._frozen.issuperset(ids)]
                 if len(free) > 1:
                     moving = free[varies]
                     stays = (ids for ids in free if ids not in moving)

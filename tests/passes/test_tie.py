@@ -121,6 +121,27 @@ def test_what_a_config_equates_is_given_up_before_what_the_code_does() -> None:
     assert all(heads.id in ties.frozen for ties in found)
 
 
+class _Turned(Attention):
+    """Attention whose heads are the outer factor before the product, and the inner one behind."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        b, n, c = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, c // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        y = (0.3 * q @ k.transpose(-1, -2)).softmax(-1) @ v
+        return self.head(x + self.proj(y.permute(0, 2, 3, 1).reshape(b, n, c))).mean(1)
+
+
+def test_products_in_another_order_vary_in_the_same_axis() -> None:
+    plan = graphprune.plan(
+        _Turned(96, 6), 0.3, example_inputs=torch.randn(2, 6, 10), compensate=False
+    )
+    small = plan.apply()
+    assert type(small) is _Turned and not plan.report.replaced, plan.report.replaced
+    assert 16 * small.num_heads == small.embed.out_features < 96
+
+
 class _Gates(nn.Module):
     """Three gates, in which code equates the widths of two layers."""
 
