@@ -134,12 +134,14 @@ class _Turned(Attention):
 
 
 def test_products_in_another_order_vary_in_the_same_axis() -> None:
-    plan = graphprune.plan(
-        _Turned(96, 6), 0.3, example_inputs=torch.randn(2, 6, 10), compensate=False
-    )
-    small = plan.apply()
-    assert type(small) is _Turned and not plan.report.replaced, plan.report.replaced
-    assert 16 * small.num_heads == small.embed.out_features < 96
+    deps = graphprune.analyze(_Turned(96, 6), torch.randn(2, 6, 10))
+    sizes = {group.id: group.size for group in deps.groups}
+    ties = preferences(deps, [], alike=False)[0]
+    (width,) = ties.followers
+    assert (sizes[width], [sizes[i] for i in ties.followers[width]]) == (96, [6])
+    assert [sizes[i] for i in ties.frozen] == [16]
+    small = graphprune.shrink(_Turned(96, 6), 0.3, example_inputs=torch.randn(2, 6, 10))
+    assert type(small) is _Turned and 16 * small.num_heads == small.embed.out_features < 96
 
 
 class _Gates(nn.Module):
