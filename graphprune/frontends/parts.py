@@ -76,28 +76,44 @@ def whole(view: nn.Module, model: nn.Module) -> nn.Module:
     return view
 
 
-def find_parts(model: nn.Module, inputs: Call) -> Parts:
+class Seen:
+    """What one real forward pass shows.
+
+    Args:
+        model: The model, in eval mode.
+        inputs: Arguments for it.
+
+    Attributes:
+        recorder: Calls of the submodules, without the values of their arguments.
+        results: What the model returned.
+
+    Raises:
+        Exception: Whatever the model raises.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Call) -> None:
+        fake = FakeTensorMode(allow_non_fake_inputs=True)  # all arguments would fill memory
+        self.recorder = _Recorder(model, fake.from_tensor)
+        with _same_draws():
+            self.results = _run(model, inputs, self.recorder)
+
+
+def find_parts(model: nn.Module, inputs: Call, seen: Seen) -> Parts:
     """Find the outermost submodules that torch.export can trace.
 
     Args:
         model: The model, in eval mode.
         inputs: Arguments that it accepts.
-
-    Raises:
-        Exception: Whatever the model raises.
+        seen: What a pass over them showed.
     """
-    fake = FakeTensorMode(allow_non_fake_inputs=True)  # arguments of all modules would fill memory
-    recorder = _Recorder(model, fake.from_tensor)
-    with _same_draws():
-        _run(model, inputs, recorder)
     parts = Parts()
     for name, child in model.named_children():
-        _visit(name, child, recorder, model, parts)
+        _visit(name, child, seen.recorder, model, parts)
     again = _for_real(model, inputs, parts)
     inside = tuple(f"{path}." for path, _ in parts.calls)
     names = {id(p): name for name, p in model.named_parameters()}
     for key, name in names.items():
-        users = recorder.users.get(key, set()) | again.users.get(key, set())
+        users = seen.recorder.users.get(key, set()) | again.users.get(key, set())
         if any(not f"{user}.".startswith(inside) for user in users):
             parts.shared.append(name)
     return parts
@@ -125,9 +141,9 @@ def recorded(
     }
 
 
-def _run(model: nn.Module, inputs: Call, recorder: _Recorder) -> None:
+def _run(model: nn.Module, inputs: Call, recorder: _Recorder) -> Any:
     with torch.no_grad(), recorder.recording(), recorder:
-        model(*inputs[0], **inputs[1])
+        return model(*inputs[0], **inputs[1])
 
 
 @contextmanager

@@ -12,11 +12,16 @@ from torch import nn
 
 import graphprune
 from graphprune.errors import BudgetError, LiftError
-from graphprune.frontends.parts import find_parts
+from graphprune.frontends.parts import Parts, Seen, find_parts
 
 
 def _mlp(width: int = 32) -> nn.Sequential:
     return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 8))
+
+
+def _parts(model: nn.Module, x: torch.Tensor) -> Parts:
+    inputs = (x,), {}
+    return find_parts(model, inputs, Seen(model, inputs))
 
 
 class Gated(nn.Module):
@@ -161,7 +166,7 @@ def test_passes_draw_the_same_numbers(seed: int) -> None:
     first, second = random.random() < 0.5, bool(torch.rand(()) < 0.5)
     random.seed(seed)
     torch.manual_seed(seed)
-    parts = find_parts(model, ((x,), {}))
+    parts = _parts(model, x)
     wanted = ["first"] * first + ["second"] * second + ["head"]
     assert [path for path, _ in parts.calls] == wanted
 
@@ -184,7 +189,7 @@ def test_parts_that_another_pass_does_not_call_are_left_alone() -> None:
     lefts = []
     for turn in (0, 1):
         _Alternating.turn = turn
-        parts = find_parts(_Alternating().eval(), ((x,), {}))
+        parts = _parts(_Alternating().eval(), x)
         assert {"first", "head"} <= {path for path, _ in parts.calls}
         lefts.append(parts.left)
     assert "other calls" in lefts[0]["second"]
@@ -279,7 +284,7 @@ def test_only_the_arguments_of_parts_are_kept(monkeypatch: pytest.MonkeyPatch) -
     model, x = Gated().eval(), torch.randn(4, 8)
     held, clone = [], torch.clone
     monkeypatch.setattr(torch, "clone", lambda y: held.append(y) or clone(y))
-    parts = find_parts(model, ((x,), {}))
+    parts = _parts(model, x)
     with torch.no_grad():
         first = model.first(x)
         second = model.second(first)
