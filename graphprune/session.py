@@ -28,7 +28,7 @@ from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.score import score
 from graphprune.passes.select import Selection, select
 from graphprune.passes.threshold import threshold
-from graphprune.passes.tie import Relation, Ties, learn, preferences
+from graphprune.passes.tie import Relation, Ties, learn, preferences, repeated
 from graphprune.passes.verify import Verification
 from graphprune.passes.verify import verify as verify_cuts
 from graphprune.report import GroupRow, Report, lock_reasons
@@ -106,8 +106,7 @@ class Session:
             self.seconds, "survey", survey, self.program, self.cuts, original=original
         )
         if has_config(self.program.model):
-            spent = self.fit.seconds if self.fit else 0.0
-            given = self.program.model, self.cuts, self.found.edits, spent
+            given = self.program.model, self.cuts, self.found.edits, self.fit
             self.fit = timed(self.seconds, "config", fit_config, *given)
 
     def scored(
@@ -197,6 +196,7 @@ class Session:
         if all(relation in learned for relation in found):
             inside = (axis for path in self.found.offenders for axis in self._inside(path))
             found = [((axis,), ()) for axis in inside]
+        found = [*found, *repeated(self.deps, found)]
         wishes = learn(self.deps, counts, self.fit.mismatches) if self.fit else []
         new = [relation for relation in found if relation not in learned]
         wish = [relation for relation in wishes if relation not in wished]

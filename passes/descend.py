@@ -29,11 +29,16 @@ class Ladder:
 
     Args:
         levels: For each group its levels, ascending.
+
+    Attributes:
+        rungs: All levels there are, ascending, the first below all of them.
     """
 
     def __init__(self, levels: Sequence[Scores]) -> None:
         self._levels = levels
         self._flat, self._starts = np.concatenate(levels), np.cumsum([0, *map(len, levels)])
+        distinct = np.unique(self._flat)
+        self.rungs: list[float] = [float(distinct[0]) - 1.0, *distinct.tolist()]
 
     def up_to(self, level: float) -> Counts:
         """For each group the number of levels that are not above this one."""

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import lcm
@@ -33,6 +34,7 @@ TOLERANCE = 0.01
 NEEDED = 10.0  # levels of loss curves from here on mean that hardly anything would be left
 _AUTO_ROUNDING = (8, 4, 2, 1)
 _REACHES = (1 / 16, 1 / 4, 1 / 2, 1.0)  # how far a group may move from its level for the budget
+_HALVINGS = 30  # of the interval in which a shift is sought
 _MOST_STOPS = 16  # at which a group may stop on a staircase
 
 Attempt: TypeAlias = tuple[float, Ties, int]
@@ -170,10 +172,9 @@ class _Problem:
         """
         if self.staircase is not None:
             return self._climb(step)
-        lowest = min(float(level[0]) for level in self.levels) - 1.0
-        highest = max(float(level[-1]) for level in self.levels) + 1.0
-        level = _crossing(lambda x: self.budget.slack(self._at(x, step)) < 0, lowest, highest)
-        counts = self._at(level, step)
+        rungs = self.ladder.rungs
+        found = bisect_left(rungs, True, key=lambda x: self.budget.slack(self._at(x, step)) >= 0)
+        counts = self._at(rungs[max(found - 1, 0)], step)
         steps = self._steps(step)
         span = np.maximum(reach * self.sizes, steps if reach == 1 else 0)
         bound = self.ties.frozen.union(*self.ties.followers.values())
@@ -289,7 +290,7 @@ class _Problem:
 
 def _crossing(below: Callable[[float], bool], low: float, high: float) -> float:
     """The largest number for which a monotone condition holds, by bisection."""
-    for _ in range(48):
+    for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if below(middle) else (low, middle)
     return low

@@ -16,11 +16,12 @@ Keeping their *counts* in proportion costs little, and lets the caller's code ex
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import product, takewhile
 from math import gcd
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from graphprune.axes import Axis, Dim, leaves, length, segments
 from graphprune.dependencies import Dependencies
@@ -109,6 +110,8 @@ class _Builder:
         for value in deps.source.parameters():
             for factors in (found for dim in deps.dims[value] for found in _products(dim)):
                 free = [ids for axis in factors if (ids := list(self._groups((axis,))))]
+                if varies != _NEITHER:  # another product may hold these axes in another order
+                    free = [ids for ids in free if not self._frozen.issuperset(ids)]
                 if len(free) > 1:
                     moving = free[varies]
                     stays = (ids for ids in free if ids not in moving)
@@ -210,26 +213,68 @@ def learn(
         counts: How many indices each axis keeps.
         mismatches: Lengths that the model's code took for others.
     """
+    weights = [
+        [_Size(d, leaves(d), length(d), kept_length(d, counts)) for d in deps.dims[v]]
+        for v in deps.source.parameters()
+    ]
     return [
-        (found.dim, _alike(deps, counts, found) if found.other is None else found.other)
-        for found in mismatches
+        (found.dim, _alike(weights, found) if found.other is None else found.other)
+        for found in dict.fromkeys(mismatches)
     ]
 
 
-def _alike(deps: Dependencies, counts: Mapping[Axis, int], found: Mismatch) -> Dim:
+class _Size(NamedTuple):
+    """A dimension of a weight, its axes, and its length before and after."""
+
+    dim: Dim
+    axes: Sequence[Axis]
+    size: int
+    kept: int
+
+
+def _alike(weights: Sequence[Sequence[_Size]], found: Mismatch) -> Dim:
     """A dimension of a weight that had the wanted length and now has the given one.
 
     Else one that lost the same share (a stage's width is twice that of the one before).
     """
-    wanted, size = set(leaves(found.dim)), length(found.dim)
+    wanted, size = leaves(found.dim), length(found.dim)
     best: tuple[bool, bool, Dim] | None = None
-    for value in deps.source.parameters():
-        dims = deps.dims[value]
-        near = any(wanted.intersection(leaves(dim)) for dim in dims)
-        for dim in dims:
-            kept = kept_length(dim, counts)
-            share = found.given * length(dim) == kept * size and kept < length(dim)
-            rank = (length(dim) == size, near)
-            if share and leaves(dim) != leaves(found.dim) and (best is None or rank > best[:2]):
-                best = (*rank, dim)
+    for sizes in weights:
+        near = any(not set(wanted).isdisjoint(held.axes) for held in sizes)
+        for held in sizes:
+            share = found.given * held.size == held.kept * size and held.kept < held.size
+            rank = (held.size == size, near)
+            if share and held.axes != wanted and (best is None or rank > best[:2]):
+                best = (*rank, held.dim)
     return best[2] if best is not None else ()
+
+
+def repeated(deps: Dependencies, relations: Iterable[Relation]) -> Iterator[Relation]:
+    """Relations inside one block, for all blocks of the same names but for numbers.
+
+    What the code of one equates is equated in the others too, where it may not have shown yet:
+    their lengths were equal by chance.
+    """
+    names: dict[Axis, str] = {}
+    count: Counter[str] = Counter()
+    for group in deps.groups:  # one weight may name several
+        names[group.axis] = f"{group.name} {count[group.name]}"
+        count[group.name] += 1
+    axes = {name: axis for axis, name in names.items()}
+    for dim, other in relations:
+        pair = [names[axis] for axis in (*leaves(dim), *leaves(other)) if axis in names]
+        if not len(pair) == 2 == len(leaves(dim)) + len(leaves(other)):
+            continue
+        block = _common(pair)
+        alike = re.compile(re.sub(r"\d+", r"\\d+", re.escape(block)))
+        first, second = (name.removeprefix(block) for name in pair)
+        for name in axes if block else ():
+            found = alike.match(name)
+            if found and name == found[0] + first and found[0] + second in axes:
+                yield (axes[name],), (axes[found[0] + second],)
+
+
+def _common(names: Sequence[str]) -> str:
+    """The path of the module that all of some weights are in, with a dot; empty for the whole."""
+    steps = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return "".join(f"{step[0]}." for step in takewhile(lambda held: len(set(held)) == 1, steps))

@@ -10,36 +10,35 @@ that give the same shapes the one whose modules hold the same numbers (heads, sc
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import isclose
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.axes import length
-from graphprune.frontends.skeleton import (
-    Numbers,
-    derived,
-    missing,
-    numbers,
-    on_meta,
-    parts,
-    skeleton,
-)
+from graphprune.frontends.skeleton import Numbers, derived, numbers, parts, skeleton
 from graphprune.frontends.tagged import Place
 from graphprune.frontends.torch import preserved, quiet
+from graphprune.frontends.trials import (
+    Entry,
+    Key,
+    Shapes,
+    Trials,
+    Values,
+    changed,
+    entries,
+    keys_of,
+    shapes_of,
+    write,
+)
 from graphprune.indices import kept_length
 from graphprune.passes.narrow import Cuts
 from graphprune.passes.tie import Mismatch
-
-Entry: TypeAlias = "tuple[tuple[str, ...], str, int | None]"
-"""Names of the configs on the way, attribute, index in a list or None."""
-Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
 
 _ROUNDS = 3  # over all entries
 _SECONDS = 5.0  # of this thread, for all searches of a plan; what is not found by then is told
@@ -66,12 +65,14 @@ class Fit:
         mismatches: Lengths that the class takes for one another, and those that it derives other
             numbers from; none where the config fits.
         shaped: Whether the class, built from the config, has the shapes of the narrowed model.
+        trials: What was learned of the class, for the next search.
         seconds: What this search took, and those before it for the same plan.
     """
 
-    values: Mapping[Entry, float]
+    values: Values
     mismatches: list[Mismatch]
     shaped: bool
+    trials: Trials
     seconds: float = 0.0
 
     @property
@@ -80,23 +81,29 @@ class Fit:
         return self.shaped and not self.mismatches
 
 
-def fit_config(model: nn.Module, cuts: Cuts, edits: Mapping[Place, int], spent: float = 0.0) -> Fit:
+def fit_config(
+    model: nn.Module, cuts: Cuts, edits: Mapping[Place, int], before: Fit | None = None
+) -> Fit:
     """Look for a config that describes a narrowed model.
 
     Args:
         model: The original model, which has a config.
         cuts: What was narrowed.
         edits: New values of the modules' attributes.
-        spent: Seconds that other choices for the same plan have taken already.
+        before: What was found for another choice of the same plan, if any.
     """
+    trials = before.trials if before else Trials(model)
+    spent = before.seconds if before else 0.0
     if spent > _SECONDS:
-        return Fit({}, [], False, spent)
+        return Fit({}, [], False, trials, spent)
     start = time.thread_time()
-    found = _fitted(model, cuts, edits, max(_SECONDS - spent, _LEAST))
+    found = _fitted(model, cuts, edits, trials, max(_SECONDS - spent, _LEAST))
     return replace(found, seconds=spent + time.thread_time() - start)
 
 
-def _fitted(model: nn.Module, cuts: Cuts, edits: Mapping[Place, int], seconds: float) -> Fit:
+def _fitted(
+    model: nn.Module, cuts: Cuts, edits: Mapping[Place, int], trials: Trials, seconds: float
+) -> Fit:
     kept = {name: cuts.kept(v) for v in cuts.weights for name in (v.name, *v.aliases)}
     shapes = {
         name: tuple(
@@ -107,23 +114,23 @@ def _fitted(model: nn.Module, cuts: Cuts, edits: Mapping[Place, int], seconds: f
     }
     choices = {
         entry: found
-        for entry, value in _entries(model.config)
+        for entry, value in _integers(model.config)
         if len(found := [*dict.fromkeys([*_lengths(cuts, value), value])]) > 1
     }
     held = numbers(model) | {(p, a): n for (p, a, i), n in edits.items() if i is None}
-    search = _Search(type(model), model.config, shapes, held, seconds)
+    search = _Search(trials, shapes, held, seconds)
     values = search.run(choices)
     wrong = search.wrong(values)
     if wrong:
         values = search.derived(values, _pairs(wrong, shapes), _runs(wrong, cuts))
         wrong = search.wrong(values)
     if wrong is None or wrong:
-        return Fit(values, list(_mismatches(wrong, shapes, cuts)), False)
-    built = search.built(values, skeleton)
-    return Fit(values, list(derived(model, built, cuts)), True)
+        return Fit(values, list(_mismatches(wrong, shapes, cuts)), False, trials)
+    built = trials.built(values, skeleton)
+    return Fit(values, list(derived(model, built, cuts)), True, trials)
 
 
-def describe(model: nn.Module, values: Mapping[Entry, float], inputs: Any) -> bool:
+def describe(model: nn.Module, values: Values, inputs: Any) -> bool:
     """Give a narrowed model's config its new sizes, if the class then computes the same.
 
     Numbers that the class derives from its config (softmax scales, rotary frequencies) are not
@@ -136,7 +143,7 @@ def describe(model: nn.Module, values: Mapping[Entry, float], inputs: Any) -> bo
     """
     try:
         with quiet(), torch.no_grad():
-            built = type(model)(_changed(model.config, values))
+            built = type(model)(changed(model.config, values))
             built.load_state_dict(model.state_dict())
             built.to(next(model.parameters()).device, next(model.parameters()).dtype).eval()
             with preserved(model):
@@ -149,7 +156,7 @@ def describe(model: nn.Module, values: Mapping[Entry, float], inputs: Any) -> bo
         return False
     if not all(torch.allclose(a, b, 1e-3, 1e-4) for a, b in zip(*results, strict=True)):
         return False
-    _write(model.config, values)
+    write(model.config, values)
     return True
 
 
@@ -159,25 +166,40 @@ def _is_float(x: Any) -> bool:
 
 
 class _Search:
-    """Tries configs by building the class on the meta device, where tensors take no memory."""
+    """Looks for the values with which a class has the shapes and numbers that are wanted."""
 
-    def __init__(
-        self, kind: type, config: Any, shapes: Shapes, held: Numbers, seconds: float
-    ) -> None:
-        self._kind = kind
-        self._config = config
-        self._shapes = shapes
-        self._held = held
+    def __init__(self, trials: Trials, shapes: Shapes, held: Numbers, seconds: float) -> None:
+        self._trials = trials
+        self._shapes = keys_of(shapes)
+        self._held = dict(held)
+        trials.watch(held)
         self._until = time.thread_time() + seconds
 
-    def run(self, choices: Mapping[Entry, list[int]]) -> dict[Entry, float]:
+    def run(self, choices: Mapping[Entry, list[int]]) -> Values:
         """The values with which most shapes are as wanted, entry by entry."""
-        starts: list[dict[Entry, float]] = [{e: found[0] for e, found in choices.items()}, {}]
+        starts: list[Values] = [
+            self._guessed(choices),
+            {e: found[0] for e, found in choices.items()},
+            {},
+        ]
         _, best = min((self._count(s), i) for i, s in enumerate(starts))
-        trials = [(entry, value) for entry, found in choices.items() for value in found]
-        return self._needed(self._improved(starts[best], trials, _ROUNDS))
+        tried = [(entry, value) for entry, found in choices.items() for value in found]
+        return self._needed(self._improved(starts[best], tried, _ROUNDS))
 
-    def _needed(self, values: dict[Entry, float]) -> dict[Entry, float]:
+    def _guessed(self, choices: Mapping[Entry, list[int]]) -> Values:
+        """The values that explain most of what is wrong with the original config, each alone."""
+        wrong = self._wrong({}) or {}
+        out: dict[Entry, float] = {}
+        for entry, found in choices.items():
+            if not self._trials.known(entry) and time.thread_time() < self._until:
+                self._trials.learn(entry, {}, {entry: found[0]})
+            if self._trials.known(entry):
+                votes = [self._trials.helps(entry, {}, value, wrong) for value in found]
+                if max(votes):
+                    out[entry] = found[votes.index(max(votes))]
+        return out
+
+    def _needed(self, values: Values) -> Values:
         """The values that something depends on: equal lengths are no evidence."""
         count = self._count(values)
         for entry in list(values):
@@ -187,11 +209,8 @@ class _Search:
         return values
 
     def derived(
-        self,
-        values: dict[Entry, float],
-        pairs: Collection[tuple[int, int]],
-        lengths: Collection[int],
-    ) -> dict[Entry, float]:
+        self, values: Values, pairs: Collection[tuple[int, int]], lengths: Collection[int]
+    ) -> Values:
         """The same, with entries that are factors of other sizes, that are None, or that lack.
 
         Args:
@@ -199,69 +218,75 @@ class _Search:
             pairs: Lengths that are wrong, and what they should be.
             lengths: What entries without a value may be.
         """
-        trials: list[tuple[Entry, float]] = []
-        for entry, held in _held(self._config):
+        tried: list[tuple[Entry, float]] = []
+        for entry, held in entries(self._trials.config):
+            if entry[:2] not in self._trials.reads.found:
+                continue
             if held is None:
-                trials += [(entry, wanted) for wanted in dict.fromkeys(w for _, w in pairs)]
+                tried += [(entry, wanted) for wanted in dict.fromkeys(w for _, w in pairs)]
             elif type(held) is float and held >= 1:
-                trials += [(entry, held * wanted / given) for given, wanted in pairs]
-        lacking = missing(self._kind, self._config)
-        trials += [((path, name, None), n) for path, name in lacking for n in lengths]
-        return self._improved(values, trials, 1)
+                tried += [(entry, held * wanted / given) for given, wanted in pairs]
+        lacking = self._trials.reads.lacking
+        tried += [((path, name, None), n) for path, name in lacking for n in lengths]
+        return self._improved(values, tried, 1)
 
     def _improved(
-        self, values: dict[Entry, float], trials: Iterable[tuple[Entry, float]], rounds: int
-    ) -> dict[Entry, float]:
+        self, values: Values, tried: Iterable[tuple[Entry, float]], rounds: int
+    ) -> Values:
         """Take single values that bring the count of what is wrong down, while any does."""
         count = self._count(values)
         for _ in range(rounds):
             before = count
-            for entry, value in trials:
+            for entry, value in tried:
                 if count == (0, 0) or time.thread_time() > self._until:
                     return values
                 if values.get(entry) == value or (count[0] == 0 and entry not in values):
                     continue  # once the lengths are right, only what was changed is in doubt
                 trial = {**values, entry: value}
-                if (found := self._count(trial)) < count:
-                    count, values = found, trial
+                if self._may_help(entry, values, value):
+                    self._trials.learn(entry, values, trial)
+                    if (found := self._count(trial)) < count:
+                        count, values = found, trial
             if count == before:
                 break
         return values
 
-    def _count(self, values: Mapping[Entry, float]) -> tuple[int, int]:
-        """How many lengths, and how many numbers of the modules, are not as wanted."""
-        built = self.built(values)
-        wrong = self._wrong(built)
-        if built is None or wrong is None:
-            return _HOPELESS, 0
-        lengths = sum(_differing(shape, self._shapes[name]) for name, shape in wrong.items())
-        found = numbers(built, self._held)
-        return lengths, sum(
-            not isclose(found[place], n, rel_tol=1e-6)
-            for place, n in self._held.items()
-            if place in found
+    def _may_help(self, entry: Entry, values: Values, value: float) -> bool:
+        """Whether a value seems to bring something right, or nothing is known of the entry."""
+        if self._trials.refused(entry):
+            return False
+        wrong = self._wrong(values) if self._trials.known(entry) else None
+        return wrong is None or self._trials.helps(entry, values, value, wrong) > 0
+
+    def _wrong(self, values: Values) -> dict[Key, int | None] | None:
+        """Lengths as they should be, and numbers that differ; None where the class refuses."""
+        outcome = self._trials.outcome(values)
+        if outcome is None:
+            return None
+        wrong: dict[Key, int | None] = dict.fromkeys(outcome.lengths.keys() - self._shapes.keys())
+        wrong |= {k: n for k, n in self._shapes.items() if outcome.lengths.get(k) != n}
+        numbers = outcome.numbers
+        differ = (
+            k for k, n in self._held.items() if not isclose(numbers.get(k, n), n, rel_tol=1e-6)
         )
+        return wrong | dict.fromkeys(differ)
 
-    def wrong(self, values: Mapping[Entry, float]) -> Shapes | None:
+    def _count(self, values: Values) -> tuple[int, int]:
+        """How many lengths, and how many numbers of the modules, are not as wanted."""
+        wrong = self._wrong(values)
+        if wrong is None:
+            return _HOPELESS, 0
+        lengths = sum(type(key[1]) is int for key in wrong)
+        return lengths, len(wrong) - lengths
+
+    def wrong(self, values: Values) -> Shapes | None:
         """Shapes that differ from the wanted ones; None where the class refuses the config."""
-        return self._wrong(self.built(values))
-
-    def built(
-        self, values: Mapping[Entry, float], make: Callable[[type, Any], nn.Module] = on_meta
-    ) -> nn.Module | None:
-        """The class built from a config, or None where it refuses."""
-        try:
-            with quiet():
-                return make(self._kind, _changed(self._config, values))
-        except Exception:
+        outcome = self._trials.outcome(values)
+        if outcome is None:
             return None
-
-    def _wrong(self, built: nn.Module | None) -> Shapes | None:
-        state = built.state_dict() if built is not None else {}
-        if state.keys() != self._shapes.keys():
-            return None
-        given = {name: tuple(x.shape) for name, x in state.items()}
-        return {name: shape for name, shape in given.items() if shape != self._shapes[name]}
+        given = shapes_of(outcome.lengths)
+        wanted = shapes_of(self._shapes)
+        return {name: shape for name, shape in given.items() if shape != wanted[name]}
 
 
 def _pairs(wrong: Shapes, shapes: Shapes) -> Collection[tuple[int, int]]:
@@ -282,13 +307,6 @@ def _runs(wrong: Shapes, cuts: Cuts) -> Collection[int]:
     return sorted({kept_length(dim, counts) for dim in dims})
 
 
-def _differing(shape: tuple[int, ...], wanted: tuple[int, ...]) -> int:
-    """How many lengths differ."""
-    if len(shape) != len(wanted):
-        return len(shape) + len(wanted)
-    return sum(a != b for a, b in zip(shape, wanted, strict=True))
-
-
 def _mismatches(wrong: Shapes | None, shapes: Shapes, cuts: Cuts) -> Iterator[Mismatch]:
     by_name = {name: v for v in cuts.deps.source.weights.values() for name in (v.name, *v.aliases)}
     for name, given in (wrong or {}).items():
@@ -299,45 +317,11 @@ def _mismatches(wrong: Shapes | None, shapes: Shapes, cuts: Cuts) -> Iterator[Mi
         yield from (Mismatch(dim, have) for dim, have, wanted in dims if have != wanted)
 
 
-def _entries(config: Any) -> Iterator[tuple[Entry, int]]:
+def _integers(config: Any) -> Iterator[tuple[Entry, int]]:
     """Integers above one in a config and in those that it holds."""
-    for entry, held in _held(config):
+    for entry, held in entries(config):
         if type(held) is int and held > 1:
             yield entry, held
-
-
-def _held(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Entry, Any]]:
-    """The entries of a config, those of configs that it holds, and elements of lists."""
-    for name, held in vars(config).items():
-        if name.startswith("_") or name.endswith("_id"):
-            continue
-        if isinstance(held, list | tuple):
-            yield from (((path, name, i), x) for i, x in enumerate(held))
-        elif hasattr(held, "to_dict"):
-            yield from _held(held, (*path, name))
-        else:
-            yield (path, name, None), held
-
-
-def _write(config: Any, values: Mapping[Entry, float]) -> None:
-    for (path, name, index), value in values.items():
-        holder = config
-        for step in path:
-            holder = vars(holder)[step]
-        if index is None:
-            vars(holder)[name] = value
-        else:
-            items = list(vars(holder)[name])
-            items[index] = value
-            vars(holder)[name] = type(vars(holder)[name])(items)
-
-
-def _changed(config: Any, values: Mapping[Entry, float]) -> Any:
-    """A config with new values, as it is once it was written to a file and read again."""
-    changed = copy.deepcopy(config)
-    _write(changed, values)
-    again = getattr(type(config), "from_dict", None)
-    return changed if again is None else again(copy.deepcopy(changed.to_dict()))
 
 
 def _lengths(cuts: Cuts, value: int) -> Iterator[int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from graphprune.axes import Dim
 from graphprune.frontends.tagged import Place
-from graphprune.graph import Op
+from graphprune.graph import Graph, Op
 from graphprune.passes.tie import Mismatch
 
 
@@ -73,3 +73,15 @@ def constants(ops: Sequence[Op]) -> dict[Op, float]:
         and op.inputs[0].is_weight
         and op.inputs[0].tensor.numel() == 1
     }
+
+
+def unread(graph: Graph) -> set[Op]:
+    """Operations that nothing depends on: the code drops what they make (attention weights)."""
+    read, found = set(graph.outputs), set()
+    for op in reversed(graph.ops):
+        schema = getattr(op.source.target, "_schema", None)
+        if read.isdisjoint(op.outputs) and schema is not None and not schema.is_mutable:
+            found.add(op)
+        else:
+            read.update(value for value in op.inputs if value is not None)
+    return found

@@ -25,7 +25,7 @@ from graphprune.axes import Dim, length
 from graphprune.errors import first_line
 from graphprune.frontends.arguments import REWRITES
 from graphprune.frontends.blank import without_values
-from graphprune.frontends.findings import Call, Findings, calls, constants
+from graphprune.frontends.findings import Call, Findings, calls, constants, unread
 from graphprune.frontends.tagged import Place, Tagged, Unequal, assign, holders, tag
 from graphprune.frontends.torch import TorchProgram, exporting, is_layer, preserved, quiet
 from graphprune.graph import Op, Value
@@ -84,6 +84,7 @@ class _Guide(TorchFunctionMode):
         self._unequal: Unequal = []
         self._ops = calls(program.graph.ops)
         self._constants = constants(program.graph.ops)
+        self._unread = unread(program.graph)
 
     # --- torch functions --------------------------------------------------------------------
 
@@ -98,7 +99,7 @@ class _Guide(TorchFunctionMode):
                 self._pinned(op, {})
             elif func is torch.tensor:
                 args = self._same_constant(op, args)
-            elif self._cuts.keep:
+            elif self._cuts.keep and op not in self._unread:
                 args, kwargs = self._corrected(op, args, kwargs)
         result = func(*args, **kwargs)
         self._label_results(ops, result)

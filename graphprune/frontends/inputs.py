@@ -41,17 +41,12 @@ def find_inputs(model: nn.Module) -> Inputs:
         LiftError: Nothing that was tried runs; the message shows the line to type.
     """
     last = "no layer tells what goes in"
-    second_best: Inputs | None = None
-    for inputs in candidates(model):
+    tried = iter(candidates(model))
+    for inputs in tried:
         reason = rejects(model, inputs)
-        if reason is None and rejects(model, inputs, training=True) is None:
-            return inputs
-        if reason is None:  # too small for an auxiliary head, perhaps
-            second_best = second_best or inputs
-        else:
-            last = reason
-    if second_best is not None:
-        return second_best
+        if reason is None:
+            return _trained(model, inputs, tried)
+        last = reason
     names = ", ".join(
         name
         for name, p in inspect.signature(model.forward).parameters.items()
@@ -62,6 +57,22 @@ def find_inputs(model: nn.Module) -> Inputs:
         f"ones tried failed with: {last}\nPass them: "
         "graphprune.shrink(model, ratio=0.5, example_inputs=(torch.randn(2, 3, 224, 224),))"
     )
+
+
+def _trained(model: nn.Module, found: Inputs, others: Iterator[Inputs]) -> Inputs:
+    """Inputs that training mode accepts too, where there are any; else those that were found.
+
+    An auxiliary head may need larger ones. What fails in the same words is no matter of sizes:
+    detectors train with targets only.
+    """
+    before = rejects(model, found, training=True)
+    for inputs in others if before is not None else ():
+        reason = rejects(model, inputs, training=True)
+        if reason == before:
+            break
+        if reason is None and rejects(model, inputs) is None:
+            return inputs
+    return found
 
 
 def rejects(model: nn.Module, inputs: Inputs, training: bool = False) -> str | None:

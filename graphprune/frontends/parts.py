@@ -4,19 +4,22 @@
    are used by code outside the submodules.
 2. The outermost submodules that torch.export can trace are the parts. They are captured
    together, each with its recorded arguments as inputs: nothing is known of what happens between
-   them, so the axes there are locked.
+   them, so the axes there are locked. The values of the arguments come from a second pass with the
+   same random numbers; what it calls otherwise is left alone.
 3. Weights of a part that other code uses too keep their shapes.
 """
 
 from __future__ import annotations
 
 import copy
+import random
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -73,29 +76,46 @@ def whole(view: nn.Module, model: nn.Module) -> nn.Module:
     return view
 
 
-def find_parts(model: nn.Module, inputs: Call) -> Parts:
+class Seen:
+    """What one real forward pass shows.
+
+    Args:
+        model: The model, in eval mode.
+        inputs: Arguments for it.
+
+    Attributes:
+        recorder: Calls of the submodules, without the values of their arguments.
+        results: What the model returned.
+
+    Raises:
+        Exception: Whatever the model raises.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Call) -> None:
+        fake = FakeTensorMode(allow_non_fake_inputs=True)  # all arguments would fill memory
+        self.recorder = _Recorder(model, fake.from_tensor)
+        with _same_draws():
+            self.results = _run(model, inputs, self.recorder)
+
+
+def find_parts(model: nn.Module, inputs: Call, seen: Seen) -> Parts:
     """Find the outermost submodules that torch.export can trace.
 
     Args:
         model: The model, in eval mode.
         inputs: Arguments that it accepts.
-
-    Raises:
-        Exception: Whatever the model raises.
+        seen: What a pass over them showed.
     """
-    fake = FakeTensorMode(allow_non_fake_inputs=True)  # arguments of all modules would fill memory
-    recorder = _Recorder(model, fake.from_tensor)
-    with torch.no_grad(), recorder.recording(), recorder:
-        model(*inputs[0], **inputs[1])
     parts = Parts()
     for name, child in model.named_children():
-        _visit(name, child, recorder, model, parts)
-    parts.calls = _for_real(model, inputs, parts)
+        _visit(name, child, seen.recorder, model, parts)
+    again = _for_real(model, inputs, parts)
     inside = tuple(f"{path}." for path, _ in parts.calls)
     names = {id(p): name for name, p in model.named_parameters()}
-    for key, users in recorder.users.items():
+    for key, name in names.items():
+        users = seen.recorder.users.get(key, set()) | again.users.get(key, set())
         if any(not f"{user}.".startswith(inside) for user in users):
-            parts.shared.append(names[key])
+            parts.shared.append(name)
     return parts
 
 
@@ -114,19 +134,50 @@ def recorded(
         For each path its calls, those together that one capture stands for.
     """
     recorder = _Recorder(model, torch.clone, paths, calls)
-    with torch.no_grad(), recorder.recording(), recorder:
-        model(*inputs[0], **inputs[1])
+    _run(model, inputs, recorder)
     return {
         path: [calls for calls in kinds.values() if _traceable(calls[0])]
         for path, kinds in recorder.kinds.items()
     }
 
 
-def _for_real(model: nn.Module, inputs: Call, parts: Parts) -> list[tuple[str, Call]]:
-    """The calls of the parts, their tensors with values."""
-    found = recorded(model, inputs, {path for path, _ in parts.calls}, calls=1)
-    firsts = {path: iter(kinds) for path, kinds in found.items()}
-    return [(path, next(firsts[path])[0]) for path, _ in parts.calls]
+def _run(model: nn.Module, inputs: Call, recorder: _Recorder) -> Any:
+    with torch.no_grad(), recorder.recording(), recorder:
+        return model(*inputs[0], **inputs[1])
+
+
+@contextmanager
+def _same_draws() -> Iterator[None]:
+    """Leave the random generators as they were, for code that draws what it calls."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def _for_real(model: nn.Module, inputs: Call, parts: Parts) -> _Recorder:
+    """Give the calls of the parts tensors with values; leave alone what is not called again."""
+    recorder = _Recorder(model, torch.clone, {path for path, _ in parts.calls}, 1)
+    with _same_draws():
+        _run(model, inputs, recorder)
+    known, parts.calls = parts.calls, []
+    for path, call in known:
+        found = recorder.kinds[path].get(_kind(call), [])
+        if found and _traceable(found[0]):
+            parts.calls.append((path, found[0]))
+        else:
+            parts.left[path] = "the same inputs lead to other calls of it when they are run again"
+    lost = {path for path, _ in known} & parts.left.keys()
+    parts.calls = [(path, call) for path, call in parts.calls if path not in lost]
+    return recorder
+
+
+def _kind(call: Call) -> str:
+    """What the calls that one capture stands for have in common."""
+    return str(pytree.tree_map_only(torch.Tensor, lambda x: x.dim(), call))
 
 
 def _visit(
@@ -226,7 +277,7 @@ class _Recorder(TorchFunctionMode):
         def before(module: nn.Module, args: Any, kwargs: Any) -> None:
             self._stack.append(path)
             kinds = self.kinds[path]
-            key = str(pytree.tree_map_only(torch.Tensor, lambda x: x.dim(), (args, kwargs)))
+            key = _kind((args, kwargs))
             if self._keeps(path, key):
                 held = pytree.tree_map_only(torch.Tensor, self._hold, (args, kwargs))
                 kinds.setdefault(key, []).append(held)
@@ -244,6 +295,7 @@ def described(parts: Parts) -> str:
     return f"the model was captured in parts: {paths}" + (f"; left alone: {left}" if left else "")
 
 
-def nothing_found(error: LiftError) -> LiftError:
+def nothing_found(error: LiftError, parts: Parts) -> LiftError:
     """The error for a model of which no part can be captured either."""
-    return LiftError(f"{error}\nNo submodule of it can be captured by itself either")
+    left = "; ".join(f"{path} ({why})" for path, why in parts.left.items())
+    return LiftError(f"{error}\nNo submodule of it can be captured by itself either: {left}")

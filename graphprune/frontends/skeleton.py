@@ -11,12 +11,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from math import isclose
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils._device import DeviceContext
 
 from graphprune.axes import Axis, Dim, leaves, length, segments
 from graphprune.frontends.execute import cut_tensor
@@ -30,13 +32,29 @@ Numbers: TypeAlias = "Mapping[tuple[str, str], float]"
 """Module path and attribute, and the number there."""
 
 _POWERS = (1, 0.5, -0.5, -1)
+_FILLING = {
+    *(getattr(torch.Tensor, f"{name}_") for name in ("normal", "uniform", "fill", "zero")),
+    *(
+        getattr(nn.init, f"{name}_")
+        for name in ("normal", "uniform", "constant", "kaiming_uniform")
+    ),
+}
 
 
 def on_meta(kind: type, config: Any) -> nn.Module:
     """Build a class on the meta device, where tensors take no memory."""
-    with torch.device("meta"):
+    with _Unfilled(torch.device("meta")):
         built: nn.Module = kind(config)
     return built
+
+
+class _Unfilled(DeviceContext):
+    """Builds tensors on the meta device, and does not fill them: that took half of the time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FILLING:
+            return args[0] if args else kwargs["tensor"]
+        return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
 
 
 def skeleton(kind: type, config: Any) -> nn.Module:
@@ -46,34 +64,50 @@ def skeleton(kind: type, config: Any) -> nn.Module:
     return built
 
 
-def missing(kind: type, config: Any) -> list[tuple[tuple[str, ...], str]]:
-    """Entries that a class looks for in its config, and does without where they lack.
+@dataclass
+class Reads:
+    """What a class looks at in its config as it is built.
 
-    Returns:
-        The names of the configs on the way, and the entry's.
+    Each is the names of the configs on the way, and the entry's.
+
+    Attributes:
+        found: Entries that there are.
+        lacking: Entries that there are not; the class does without.
     """
-    found: dict[tuple[tuple[str, ...], str], None] = {}
+
+    found: set[tuple[tuple[str, ...], str]] = field(default_factory=set)
+    lacking: dict[tuple[tuple[str, ...], str], None] = field(default_factory=dict)
+
+
+def reads(kind: type, config: Any) -> Reads:
+    """What a class looks at in its config, and in those that it holds."""
+    out = Reads()
     spied = copy.deepcopy(config)
-    _spy(spied, (), found)
+    _spy(spied, (), out)
     with suppress(Exception):
         on_meta(kind, spied)
-    return list(found)
+    return out
 
 
-def _spy(
-    config: Any, path: tuple[str, ...], found: dict[tuple[tuple[str, ...], str], None]
-) -> None:
-    """Let a config, and those that it holds, note what is looked for in vain."""
+def _spy(config: Any, path: tuple[str, ...], out: Reads) -> None:
+    """Let a config, and those that it holds, note what is looked at."""
+    held, kind = vars(config), type(config)
+
+    def found(self: Any, name: str) -> Any:
+        if name in held:
+            out.found.add((path, name))
+        return kind.__getattribute__(self, name)  # type: ignore[call-arg]
 
     def lacking(self: Any, name: str) -> Any:
         if not name.startswith("_"):
-            found[path, name] = None
+            out.lacking[path, name] = None
         raise AttributeError(name)
 
-    for name, held in vars(config).items():
-        if hasattr(held, "to_dict"):
-            _spy(held, (*path, name), found)
-    config.__class__ = type(type(config).__name__, (type(config),), {"__getattr__": lacking})
+    for name, inner in held.items():
+        if hasattr(inner, "to_dict"):
+            _spy(inner, (*path, name), out)
+    methods = {"__getattr__": lacking, "__getattribute__": found}
+    config.__class__ = type(kind.__name__, (kind,), methods)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from graphprune.batches import Batch
 from graphprune.errors import GraphPruneError, LiftError, named_line
 from graphprune.frontends.older import mended
-from graphprune.frontends.parts import Parts, described, find_parts, in_parts, nothing_found
+from graphprune.frontends.parts import Parts, Seen, described, find_parts, in_parts, nothing_found
 from graphprune.frontends.reader import Reader, inline_wrappers
 from graphprune.frontends.replay import replay
 from graphprune.frontends.tagged import holders
@@ -212,37 +212,42 @@ def _with_training(program: TorchProgram) -> TorchProgram:
 
 
 def _lifted(model: nn.Module, inputs: Inputs) -> TorchProgram:
-    """Capture a module whole, else in parts."""
+    """Capture a module whole, else in parts.
+
+    Whether it is the module or the inputs that are to blame, a pass tells that the parts need too.
+    """
     try:
         return _batched(model, inputs)
     except LiftError as error:
-        if not _register_results(model, inputs):
-            return _in_parts(model, inputs, error)
-    return _batched(model, inputs)
-
-
-def _register_results(model: nn.Module, inputs: Inputs) -> bool:
-    """Tell PyTorch of the dataclasses that a model returns; whether there were any."""
+        failed = error
     try:
-        with torch.no_grad(), quiet():
-            leaves = pytree.tree_leaves(model(*inputs[0], **inputs[1]))
-    except Exception:
-        return False
-    kinds = {type(leaf) for leaf in leaves if is_dataclass(leaf)}
+        with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            seen = Seen(model, inputs)
+    except Exception as eager:
+        raise (_rejected(inputs, eager) if type(failed) is _NotTracedError else failed) from eager
+    if type(failed) is _NotTracedError and _register(seen.results):
+        return _batched(model, inputs)
+    return _in_parts(model, inputs, failed, seen)
+
+
+class _NotTracedError(LiftError):
+    """torch.export cannot trace a model, or the inputs are wrong."""
+
+
+def _register(results: Any) -> bool:
+    """Tell PyTorch of the dataclasses that a model returned; whether there were any."""
+    kinds = {type(leaf) for leaf in pytree.tree_leaves(results) if is_dataclass(leaf)}
     for kind in kinds:
         torch.export.register_dataclass(kind)
     return bool(kinds)
 
 
-def _in_parts(model: nn.Module, inputs: Inputs, error: LiftError) -> TorchProgram:
+def _in_parts(model: nn.Module, inputs: Inputs, error: LiftError, seen: Seen) -> TorchProgram:
     """Capture what can be captured of a model that cannot be captured whole."""
-    try:
-        with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            parts = find_parts(model, inputs)
-    except Exception:  # it does not run: that is what the error says
-        raise error from None
+    with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        parts = find_parts(model, inputs, seen)
     if not parts.calls:
-        raise nothing_found(error) from error
+        raise nothing_found(error, parts) from error
     view, arguments = in_parts(model, parts)
     program = _program(view, arguments)
     program.original, program.given, program.parts = model, inputs, parts
@@ -305,23 +310,18 @@ def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     except GraphPruneError:
         raise
     except Exception as error:
-        raise _explained(model, inputs, error) from error
+        raise _NotTracedError(
+            f"torch.export cannot capture {type(model).__name__}: {named_line(error)}\n"
+            "Rewrite the operation named above without data-dependent Python control flow, or "
+            "shrink the submodule that holds the weights: model.backbone = "
+            "graphprune.shrink(model.backbone, ratio, example_inputs=(x,))"
+        ) from error
 
 
-def _explained(model: nn.Module, inputs: Inputs, error: Exception) -> LiftError:
-    """Tell inputs that the model rejects from code that cannot be captured."""
+def _rejected(inputs: Inputs, error: Exception) -> LiftError:
+    """The error for inputs that a model does not run on."""
     shapes = [tuple(x.shape) for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor)]
-    try:
-        with torch.no_grad():
-            model(*inputs[0], **inputs[1])
-    except Exception as eager:
-        return LiftError(
-            f"the model rejects example inputs of shapes {shapes}: {named_line(eager)}\n"
-            "Pass inputs that it accepts: graphprune.shrink(model, ratio, example_inputs=(x,))"
-        )
     return LiftError(
-        f"torch.export cannot capture {type(model).__name__}: {named_line(error)}\n"
-        "Rewrite the operation named above without data-dependent Python control flow, or shrink "
-        "the submodule that holds the weights: model.backbone = graphprune.shrink(model.backbone, "
-        "ratio, example_inputs=(x,))"
+        f"the model rejects example inputs of shapes {shapes}: {named_line(error)}\n"
+        "Pass inputs that it accepts: graphprune.shrink(model, ratio, example_inputs=(x,))"
     )

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import graphprune
 from graphprune.errors import BudgetError, LiftError
-from graphprune.frontends.parts import find_parts
+from graphprune.frontends.parts import Parts, Seen, find_parts
 
 
 def _mlp(width: int = 32) -> nn.Sequential:
     return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 8))
+
+
+def _parts(model: nn.Module, x: torch.Tensor) -> Parts:
+    inputs = (x,), {}
+    return find_parts(model, inputs, Seen(model, inputs))
 
 
 class Gated(nn.Module):
@@ -142,6 +149,73 @@ def test_rows_that_depend_on_data_are_left_out_or_serve_twice() -> None:
     assert gaps[0] < gaps[1] / 2
 
 
+class _Drawn(Gated):
+    """Draws numbers that say which of its parts run."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        y = self.first(x) if random.random() < 0.5 else x
+        y = self.second(y) if torch.rand(()) < 0.5 else y
+        return {"scores": self.head(y) if np.random.rand() < 2 else y}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_passes_draw_the_same_numbers(seed: int) -> None:
+    model, x = _Drawn().eval(), torch.randn(4, 8)
+    random.seed(seed)
+    torch.manual_seed(seed)
+    first, second = random.random() < 0.5, bool(torch.rand(()) < 0.5)
+    random.seed(seed)
+    torch.manual_seed(seed)
+    parts = _parts(model, x)
+    wanted = ["first"] * first + ["second"] * second + ["head"]
+    assert [path for path, _ in parts.calls] == wanted
+
+
+class _Alternating(Gated):
+    """Runs its second part in every other pass."""
+
+    turn = 0
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        type(self).turn += 1
+        y = self.first(x)
+        if self.turn % 2 and y.sum() > -1e9:
+            y = self.second(y)
+        return {"scores": self.head(y) if y.sum() > -1e9 else y}
+
+
+def test_parts_that_another_pass_does_not_call_are_left_alone() -> None:
+    x = torch.randn(4, 8)
+    lefts = []
+    for turn in (0, 1):
+        _Alternating.turn = turn
+        parts = _parts(_Alternating().eval(), x)
+        assert {"first", "head"} <= {path for path, _ in parts.calls}
+        lefts.append(parts.left)
+    assert "other calls" in lefts[0]["second"]
+    assert "second" in lefts[1]
+
+
+class _Fickle(nn.Module):
+    """Every pass calls its only part in another way."""
+
+    turn = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.only = _mlp()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        type(self).turn += 1
+        y = self.only(x[(None,) * (self.turn % 2 + 1)])
+        return y if y.sum() > -1e9 else -y
+
+
+def test_no_part_that_is_called_again_is_an_error_that_says_so() -> None:
+    with pytest.raises(LiftError, match="other calls of it"):
+        graphprune.shrink(_Fickle().eval(), 0.5, example_inputs=torch.randn(4, 8))
+
+
 class Borrowing(Gated):
     """Code outside the parts uses a weight of one of them."""
 
@@ -210,7 +284,7 @@ def test_only_the_arguments_of_parts_are_kept(monkeypatch: pytest.MonkeyPatch) -
     model, x = Gated().eval(), torch.randn(4, 8)
     held, clone = [], torch.clone
     monkeypatch.setattr(torch, "clone", lambda y: held.append(y) or clone(y))
-    parts = find_parts(model, ((x,), {}))
+    parts = _parts(model, x)
     with torch.no_grad():
         first = model.first(x)
         second = model.second(first)

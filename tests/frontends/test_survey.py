@@ -117,6 +117,20 @@ class _Given(_Rooted):
         return self.out(y.transpose(1, 2).flatten(2))
 
 
+class _Dropped(_Rooted):
+    """Makes weights of as many heads as a wider one has, and drops them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.size = 30, 16
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        y = F.scaled_dot_product_attention(q, k, v, scale=0.25)
+        q.new_ones(len(q), 1, 7, 7).broadcast_to(len(q), self.heads, 7, 7)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
 @pytest.mark.parametrize(
     ("kind", "shape", "ratio"),
     [
@@ -127,6 +141,7 @@ class _Given(_Rooted):
         (_Rooted, (2, 7, 16), 0.4),
         (_Scaled, (2, 7, 16), 0.4),
         (_Given, (2, 7, 16), 0.4),
+        (_Dropped, (2, 7, 16), 0.4),
     ],
 )
 def test_the_class_is_kept(kind: type[nn.Module], shape: tuple[int, ...], ratio: float) -> None:

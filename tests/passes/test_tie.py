@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 import graphprune
 from graphprune.axes import leaves
-from graphprune.passes.tie import Mismatch, learn, preferences
+from graphprune.passes.tie import Mismatch, learn, preferences, repeated
 from tests.blocks import Attention
 
 
@@ -117,3 +119,56 @@ def test_what_a_config_equates_is_given_up_before_what_the_code_does() -> None:
     frozen = [{width.id, heads.id} & ties.frozen for ties in found if heads.id in ties.frozen]
     assert {width.id, heads.id} in frozen and frozen[-1] == {heads.id}
     assert all(heads.id in ties.frozen for ties in found)
+
+
+class _Turned(Attention):
+    """Attention whose heads are the outer factor before the product, and the inner one behind."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        b, n, c = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, c // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        y = (0.3 * q @ k.transpose(-1, -2)).softmax(-1) @ v
+        return self.head(x + self.proj(y.permute(0, 2, 3, 1).reshape(b, n, c))).mean(1)
+
+
+def test_products_in_another_order_vary_in_the_same_axis() -> None:
+    deps = graphprune.analyze(_Turned(96, 6), torch.randn(2, 6, 10))
+    sizes = {group.id: group.size for group in deps.groups}
+    ties = preferences(deps, [], alike=False)[0]
+    (width,) = ties.followers
+    assert (sizes[width], [sizes[i] for i in ties.followers[width]]) == (96, [6])
+    assert [sizes[i] for i in ties.frozen] == [16]
+    small = graphprune.shrink(_Turned(96, 6), 0.3, example_inputs=torch.randn(2, 6, 10))
+    assert type(small) is _Turned and 16 * small.num_heads == small.embed.out_features < 96
+
+
+class _Gates(nn.Module):
+    """Three gates, in which code equates the widths of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"a": nn.Linear(6, 16), "b": nn.Linear(6, 16), "c": nn.Linear(32, 6)})
+            for _ in range(3)
+        )
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block["c"](torch.cat([block["a"](x), block["b"](x)], -1))
+        return self.b(self.a(x))
+
+
+def test_what_one_block_equates_is_equated_in_blocks_like_it() -> None:
+    deps = graphprune.analyze(_Gates(), torch.randn(2, 6))
+    axes = {group.name: group.axis for group in deps.groups}
+
+    def pair(first: str, second: str) -> tuple[Any, Any]:
+        return (axes[f"{first}.weight[0]"],), (axes[f"{second}.weight[0]"],)
+
+    found = list(repeated(deps, [pair("blocks.1.a", "blocks.1.b")]))
+    assert found == [pair(f"blocks.{i}.a", f"blocks.{i}.b") for i in range(3)]
+    across = pair("blocks.1.a", "a")  # no block holds both
+    assert not list(repeated(deps, [across, (across[0], ())]))
