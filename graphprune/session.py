@@ -196,7 +196,8 @@ class Session:
         if all(relation in learned for relation in found):
             inside = (axis for path in self.found.offenders for axis in self._inside(path))
             found = [((axis,), ()) for axis in inside]
-        found = [*found, *repeated(self.deps, found)]
+        if not self._alike():  # whose blocks are tied as a whole
+            found = [*found, *repeated(self.deps, found)]
         wishes = learn(self.deps, counts, self.fit.mismatches) if self.fit else []
         new = [relation for relation in found if relation not in learned]
         wish = [relation for relation in wishes if relation not in wished]
