@@ -71,6 +71,7 @@ class Session:
         calibration: Statistics, where what is removed is to be made up for.
         batches: Calibration data, where its kind was not known before the model was read.
         fit: How well the model's config can describe the choice, where it has one.
+        guessing: Whether surveys are to guess attributes, as was better in an earlier round.
     """
 
     selection: Selection
@@ -82,6 +83,7 @@ class Session:
     calibration: Calibration | None = None
     batches: Sequence[Batch] = ()
     fit: Fit | None = None
+    guessing: bool | None = None
 
     def __init__(self, program: Any, deps: Dependencies, seconds: dict[str, float]) -> None:
         self.program = program
@@ -102,9 +104,8 @@ class Session:
         original = self.found.original if hasattr(self, "found") else None
         self.selection = selection
         self.cuts = timed(self.seconds, "narrow", narrow, self.deps, selection.keep)
-        self.found = timed(
-            self.seconds, "survey", survey, self.program, self.cuts, original=original
-        )
+        known = self.program, self.cuts, True, original, self.guessing
+        self.found = timed(self.seconds, "survey", survey, *known)
         if has_config(self.program.model):
             given = self.program.model, self.cuts, self.found.edits, self.fit
             self.fit = timed(self.seconds, "config", fit_config, *given)
@@ -162,12 +163,23 @@ class Session:
             if request.allocation in ("auto", "loss"):
                 ties = preferences(self.deps, learned, self._alike(), wished)
             self.take(self._explained(request, scores, ties))
-            wrong = 2 * len(self.found.offenders) + (self.fit is not None and not self.fit.fits)
-            if best is None or wrong < best[0]:
-                best = (wrong, self.selection, self.cuts, self.found, self.fit)
+            best = self._better(best)
+            if self.guessing is None:
+                self.guessing = self.found.guessing
             if not ties or not self._learn(learned, wished):
                 break
         assert best is not None
+        known, self.guessing = self.guessing, None
+        if best[3].offenders and known is not None:
+            self.take(best[1])
+            best = self._better(best)
+        return best
+
+    def _better(self, best: Choice | None) -> Choice:
+        """The choice that is taken, or the best one so far."""
+        wrong = 2 * len(self.found.offenders) + (self.fit is not None and not self.fit.fits)
+        if best is None or wrong < best[0]:
+            return wrong, self.selection, self.cuts, self.found, self.fit
         return best
 
     def _explained(self, request: Request, scores: Sequence[Scores], ties: list[Ties]) -> Selection:
@@ -196,7 +208,8 @@ class Session:
         if all(relation in learned for relation in found):
             inside = (axis for path in self.found.offenders for axis in self._inside(path))
             found = [((axis,), ()) for axis in inside]
-        found = [*found, *repeated(self.deps, found)]
+        if not self._alike():  # whose blocks are tied as a whole
+            found = [*found, *repeated(self.deps, found)]
         wishes = learn(self.deps, counts, self.fit.mismatches) if self.fit else []
         new = [relation for relation in found if relation not in learned]
         wish = [relation for relation in wishes if relation not in wished]

@@ -35,6 +35,8 @@ class Survey:
         offenders: Paths of modules whose code cannot express the new widths, with the reason.
         mismatches: Lengths that the code took for others.
         original: Every module call of the original, where it was needed.
+        guessing: Whether guesses of attributes were as good as none where modules failed; None
+            where only one way was tried.
     """
 
     cuts: Cuts
@@ -43,6 +45,7 @@ class Survey:
     offenders: dict[str, str] = field(default_factory=dict)
     mismatches: list[Mismatch] = field(default_factory=list)
     original: Findings | None = None
+    guessing: bool | None = None
 
 
 class _NotOnMetaError(Exception):
@@ -54,7 +57,11 @@ class _NotOnMetaError(Exception):
 
 
 def survey(
-    program: TorchProgram, cuts: Cuts, fold: bool = True, original: Findings | None = None
+    program: TorchProgram,
+    cuts: Cuts,
+    fold: bool = True,
+    original: Findings | None = None,
+    guessing: bool | None = None,
 ) -> Survey:
     """Find out what a model's code can express.
 
@@ -64,14 +71,22 @@ def survey(
         fold: Whether scales may be folded into weights; if not, attention whose scale depends
             on a length that changes counts as an offender.
         original: Findings on the original model, if there are any yet.
+        guessing: Whether to start with guesses of attributes; both ways are tried where not given
+            and modules fail.
     """
     try:
-        return _survey(program, cuts, fold, original)
+        return _survey(program, cuts, fold, original, guessing)
     except _NotOnMetaError as error:
-        return _survey(program, cuts, fold, error.original)
+        return _survey(program, cuts, fold, error.original, guessing)
 
 
-def _survey(program: TorchProgram, cuts: Cuts, fold: bool, original: Findings | None) -> Survey:
+def _survey(
+    program: TorchProgram,
+    cuts: Cuts,
+    fold: bool,
+    original: Findings | None,
+    guessing: bool | None,
+) -> Survey:
     out = Survey(cuts, original=original)
     if fold:
         out.folds, out.cuts = find_folds(program, cuts)
@@ -80,19 +95,20 @@ def _survey(program: TorchProgram, cuts: Cuts, fold: bool, original: Findings | 
         out.edits = guesses  # widths follow from the weights alone
         return out
     model = rebuild(program, out.cuts, blank=True)
-    first = _settle(program, out, model, guesses)
+    first = _settle(program, out, model, {} if guessing is False else guesses)
     if fold and first.numbers:
         folds, out.cuts = fold_numbers(program, out.cuts, first.numbers)
         if folds:
             out.folds += folds
             first = _settle(program, out, model, out.edits)
-    if first.offenders and guesses:
+    if first.offenders and guesses and guessing is None:
         # Attributes that agree with a module's weights are set first; where modules fail all
         # the same, it is tried without them, and the better outcome counts.
         kept = out.edits
         apply_edits(model, {p: get(container(program.model, p), p) for p in kept})
         second = _settle(program, out, model, {})
-        if len(second.offenders) < len(first.offenders):
+        out.guessing = len(second.offenders) >= len(first.offenders)
+        if not out.guessing:
             first = second
         else:
             out.edits = kept
