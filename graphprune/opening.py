@@ -18,8 +18,9 @@ from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.refuse import check
 from graphprune.frontends.torch import Inputs, TorchProgram, lift, lift_guessed
 from graphprune.frontends.wrapped import Wrapped, unwrapped
+from graphprune.ledger import timed
 from graphprune.passes.couple import couple
-from graphprune.session import Session, timed
+from graphprune.session import Session
 
 Keep: TypeAlias = Collection["str | type[nn.Module]"]
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from graphprune.frontends.parts import whole
 from graphprune.frontends.survey import Survey, survey
 from graphprune.frontends.torch import Inputs
 from graphprune.importance import Context, Criterion, Scores
+from graphprune.ledger import timed
 from graphprune.passes.narrow import Cuts, narrow
 from graphprune.passes.score import score
 from graphprune.passes.select import Selection, select
@@ -34,24 +34,10 @@ from graphprune.passes.verify import verify as verify_cuts
 from graphprune.report import GroupRow, Report, lock_reasons
 from graphprune.request import Request
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 Choice: TypeAlias = tuple[int, Selection, Cuts, Survey, Fit | None]
 """What code cannot express, counted, and the choice that this is true of."""
 
 _ROUNDS = 8  # how often lengths that the code equates are learned and the choice is made again
-
-
-def timed(
-    seconds: dict[str, float], stage: str, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs
-) -> R:
-    """Run a stage and add its time to the ledger."""
-    start = time.perf_counter()
-    try:
-        return work(*args, **kwargs)
-    finally:
-        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 class Session:

@@ -30,6 +30,7 @@ from graphprune.frontends.survey import Survey
 from graphprune.frontends.torch import Inputs
 from graphprune.graph import Value
 from graphprune.importance import Scores
+from graphprune.ledger import timed
 from graphprune.linear import is_batch_norm
 from graphprune.passes.couple import couple
 from graphprune.passes.narrow import Cuts, narrow
@@ -39,7 +40,7 @@ from graphprune.passes.verify import Verification
 from graphprune.passes.verify import verify as verify_cuts
 from graphprune.report import Report
 from graphprune.request import Request
-from graphprune.session import Session, timed
+from graphprune.session import Session
 
 _NAMED = 2  # weights that an error names
 _LONG = 256  # numbers of a sample that make it a signal
