@@ -16,7 +16,7 @@ from graphprune.calibration import write as write_weights
 from graphprune.cost import Counts, cost
 from graphprune.dependencies import Dependencies
 from graphprune.errors import BudgetError, GraphPruneError, VerifyError
-from graphprune.frontends.compare import compare
+from graphprune.frontends.compare import check_runs, compare
 from graphprune.frontends.config import UNTOLD, Fit, describe, fit_config, has_config
 from graphprune.frontends.lower import Lowered, lower
 from graphprune.frontends.parts import whole
@@ -261,6 +261,8 @@ class Session:
                 write_weights(lowered.model, solved, lowered.folds)
         if self.program.original is not None:
             lowered.model = whole(lowered.model, self.program.original)
+            if verify:
+                timed(self.seconds, "verify", check_runs, lowered.model, self.program.given)
         self._describe(lowered)
         return lowered, outcome
 

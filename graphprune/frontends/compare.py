@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import VerifyError
 from graphprune.frontends.execute import cut_tensor, evaluate
 from graphprune.frontends.lower import Lowered
+from graphprune.frontends.parts import same_draws
 from graphprune.frontends.scale import folded
-from graphprune.frontends.torch import TorchProgram, preserved
+from graphprune.frontends.torch import Inputs, TorchProgram, preserved
 from graphprune.graph import Value
 from graphprune.passes.narrow import Cuts
 from graphprune.passes.verify import difference
@@ -58,6 +60,26 @@ def compare(program: TorchProgram, cuts: Cuts, lowered: Lowered) -> float:
             )
         worst = max(worst, gap)
     return worst
+
+
+def check_runs(model: nn.Module, inputs: Inputs) -> None:
+    """Run a smaller model as a whole, of which only parts were compared.
+
+    Raises:
+        VerifyError: It does not run: code outside the parts counts on what has shrunk.
+    """
+    args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, inputs)
+    with preserved(model), torch.no_grad(), same_draws():
+        model.eval()
+        try:
+            model(*args, **kwargs)
+        except Exception as error:
+            raise VerifyError(
+                f"the smaller {type(model).__name__}, which was captured in parts, does not run as "
+                f"a whole: {error}\nPass keep=[...] with the layers named there",
+                "",
+                float("inf"),
+            ) from error
 
 
 def _perturbed(program: TorchProgram, cuts: Cuts) -> dict[Value, torch.Tensor]:

@@ -1,38 +1,43 @@
 """Capturing a model in parts, where torch.export cannot trace it whole.
 
-1. One real forward pass tells with which arguments every submodule is called, and which weights
-   are used by code outside the submodules.
-2. The outermost submodules that torch.export can trace are the parts. They are captured
-   together, each with its recorded arguments as inputs: nothing is known of what happens between
-   them, so the axes there are locked. The values of the arguments come from a second pass with the
-   same random numbers; what it calls otherwise is left alone.
-3. Weights of a part that other code uses too keep their shapes.
+1. One real forward pass tells with which arguments every submodule is called, and every method of
+   a submodule, and which weights are used by code outside them.
+2. The outermost submodules that torch.export can trace are the parts; where it cannot, the methods
+   that it can (two layers that are called one after the other are in no module of their own) come
+   before the submodules inside. They are captured together, each with its recorded arguments as
+   inputs: nothing is known of what happens between them, so the axes there are locked. The values
+   of the arguments come from a second pass with the same random numbers; what it calls otherwise
+   is left alone.
+3. Weights of a part that other code uses too keep their shapes. So does what a part might share
+   with other code otherwise: one that stores tensors on a module is no part, and what a pass
+   stored is undone before a part is looked at.
 """
 
 from __future__ import annotations
 
 import copy
 import random
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+import warnings
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from itertools import chain
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import LiftError, first_line
+from graphprune.frontends.arguments import REWRITES
 from graphprune.frontends.older import mended
 from graphprune.frontends.reader import check_sizes
+from graphprune.frontends.recorder import Call, Recorder, Stack, kind, methods
+from graphprune.graph import Graph, Value
 
-Call: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
-
-_MOST_CALLS = 4  # distinct calls of a part that are captured
 _PLAIN = (torch.Tensor, int, float, bool, str, torch.dtype, torch.device, type(None))
 
 
@@ -41,7 +46,7 @@ class Parts:
     """The parts of a model that can be captured.
 
     Attributes:
-        calls: Path and arguments of each call to capture.
+        calls: Path of a submodule or method, and arguments, of each call to capture.
         left: Submodules with weights that are in no part, with the reason.
         shared: Names of weights that code outside the parts uses too.
     """
@@ -61,7 +66,7 @@ def in_parts(model: nn.Module, parts: Parts) -> tuple[nn.Module, Call]:
 
     def forward(self: nn.Module, *calls: Call) -> list[Any]:
         return [
-            self.get_submodule(path)(*args, **kwargs)
+            attrgetter(path)(self)(*args, **kwargs)
             for path, (args, kwargs) in zip(paths, calls, strict=True)
         ]
 
@@ -93,8 +98,8 @@ class Seen:
 
     def __init__(self, model: nn.Module, inputs: Call) -> None:
         fake = FakeTensorMode(allow_non_fake_inputs=True)  # all arguments would fill memory
-        self.recorder = _Recorder(model, fake.from_tensor)
-        with _same_draws():
+        self.recorder = Recorder(model, fake.from_tensor)
+        with same_draws():
             self.results = _run(model, inputs, self.recorder)
 
 
@@ -107,16 +112,34 @@ def find_parts(model: nn.Module, inputs: Call, seen: Seen) -> Parts:
         seen: What a pass over them showed.
     """
     parts = Parts()
-    for name, child in model.named_children():
-        _visit(name, child, seen.recorder, model, parts)
+    _take_apart("", model, seen.recorder, model, parts)
     again = _for_real(model, inputs, parts)
-    inside = tuple(f"{path}." for path, _ in parts.calls)
-    names = {id(p): name for name, p in model.named_parameters()}
-    for key, name in names.items():
-        users = seen.recorder.users.get(key, set()) | again.users.get(key, set())
-        if any(not f"{user}.".startswith(inside) for user in users):
+    paths = {path for path, _ in parts.calls}
+    for name, weight in chain(model.named_parameters(), model.named_buffers()):
+        users = [r.users.get(id(weight), set()) for r in (seen.recorder, again)]
+        if _outside(paths, set().union(*users)):
             parts.shared.append(name)
     return parts
+
+
+def _outside(paths: Collection[str], stacks: Iterable[Stack]) -> bool:
+    """Whether any of some stacks is in none of the parts of these paths."""
+    return not all(any(path in paths for path in stack) for stack in stacks)
+
+
+def fixed(graph: Graph, parts: Parts) -> dict[Value, str]:
+    """What must keep its shape because code outside the parts takes part in it, and why."""
+    found: dict[Value, str] = {}
+    for value in graph.weights.values():
+        if not {value.name, *value.aliases}.isdisjoint(parts.shared):
+            found[value] = "used outside the captured parts"
+        elif value.kind == "constant":
+            found[value] = "no weight, and may be another one when code outside the parts has run"
+    for op in graph.ops:
+        # No module can be replaced by generated code that would make up for it.
+        if not op.module and not REWRITES.keys().isdisjoint(op.attrs):
+            found |= dict.fromkeys(op.outputs, "its size is up to the code of a method")
+    return found
 
 
 def recorded(
@@ -133,7 +156,7 @@ def recorded(
     Returns:
         For each path its calls, those together that one capture stands for.
     """
-    recorder = _Recorder(model, torch.clone, paths, calls)
+    recorder = Recorder(model, torch.clone, paths, calls)
     _run(model, inputs, recorder)
     return {
         path: [calls for calls in kinds.values() if _traceable(calls[0])]
@@ -141,13 +164,13 @@ def recorded(
     }
 
 
-def _run(model: nn.Module, inputs: Call, recorder: _Recorder) -> Any:
+def _run(model: nn.Module, inputs: Call, recorder: Recorder) -> Any:
     with torch.no_grad(), recorder.recording(), recorder:
         return model(*inputs[0], **inputs[1])
 
 
 @contextmanager
-def _same_draws() -> Iterator[None]:
+def same_draws() -> Iterator[None]:
     """Leave the random generators as they were, for code that draws what it calls."""
     states = random.getstate(), np.random.get_state()
     try:
@@ -158,14 +181,14 @@ def _same_draws() -> Iterator[None]:
         np.random.set_state(states[1])
 
 
-def _for_real(model: nn.Module, inputs: Call, parts: Parts) -> _Recorder:
+def _for_real(model: nn.Module, inputs: Call, parts: Parts) -> Recorder:
     """Give the calls of the parts tensors with values; leave alone what is not called again."""
-    recorder = _Recorder(model, torch.clone, {path for path, _ in parts.calls}, 1)
-    with _same_draws():
+    recorder = Recorder(model, torch.clone, {path for path, _ in parts.calls}, 1)
+    with same_draws():
         _run(model, inputs, recorder)
     known, parts.calls = parts.calls, []
     for path, call in known:
-        found = recorder.kinds[path].get(_kind(call), [])
+        found = recorder.kinds[path].get(kind(call), [])
         if found and _traceable(found[0]):
             parts.calls.append((path, found[0]))
         else:
@@ -175,37 +198,57 @@ def _for_real(model: nn.Module, inputs: Call, parts: Parts) -> _Recorder:
     return recorder
 
 
-def _kind(call: Call) -> str:
-    """What the calls that one capture stands for have in common."""
-    return str(pytree.tree_map_only(torch.Tensor, lambda x: x.dim(), call))
-
-
 def _visit(
-    path: str, module: nn.Module, recorder: _Recorder, model: nn.Module, parts: Parts
+    path: str, module: nn.Module, recorder: Recorder, model: nn.Module, parts: Parts
 ) -> None:
-    if not any(True for _ in module.parameters()):
+    """Look for parts in a submodule: itself, else what it is made of."""
+    paths = {path for path, _ in parts.calls}
+    uses = [stack for p in module.parameters() for stack in recorder.users.get(id(p), ())]
+    if not any(True for _ in module.parameters()) or (uses and not _outside(paths, uses)):
         return
-    why = "it is never called as a module"
-    known = [held[0] for held in recorder.kinds[path].values()]
-    calls = [call for call in known if _traceable(call)]
-    if calls:
-        trial = Parts([(path, call) for call in calls])
-        view, (args, _) = in_parts(model, trial)
-        try:
-            with mended():
-                check_sizes(torch.export.export(view, args, strict=False))
-            parts.calls += trial.calls
-            return
-        except Exception as error:
-            why = first_line(error)
-    elif known:
-        why = "it takes objects or empty tensors"
+    why = _tried(path, recorder, model, parts)
     before = len(parts.calls)
-    for name, child in module.named_children():
-        _visit(f"{path}.{name}", child, recorder, model, parts)
+    if why is None:
+        return
+    _take_apart(path, module, recorder, model, parts)
     if len(parts.calls) == before:
         parts.left = {p: w for p, w in parts.left.items() if not p.startswith(f"{path}.")}
         parts.left[path] = why
+
+
+def _take_apart(
+    path: str, module: nn.Module, recorder: Recorder, model: nn.Module, parts: Parts
+) -> None:
+    """Look for parts among the methods of a module, in the order of their calls, and its children.
+
+    What the methods that are parts call is in no need of being one.
+    """
+    prefix = f"{path}." if path else ""
+    own = {f"{prefix}{name}" for name in methods(module)}
+    for name in [called for called in recorder.kinds if called in own]:
+        paths = {path for path, _ in parts.calls}
+        if _outside(paths, (stack for stack in recorder.stacks() if name in stack)):
+            _tried(name, recorder, model, parts)
+    for name, child in module.named_children():
+        _visit(f"{prefix}{name}", child, recorder, model, parts)
+
+
+def _tried(path: str, recorder: Recorder, model: nn.Module, parts: Parts) -> str | None:
+    """Make a submodule or method a part if torch.export can trace it; else the reason."""
+    known = [held[0] for held in recorder.kinds[path].values()]
+    trial = Parts([(path, call) for call in known if _traceable(call)])
+    if not trial.calls:
+        return "it takes objects or empty tensors" if known else "it is never called as a module"
+    view, (args, _) = in_parts(model, trial)
+    try:
+        with mended(), warnings.catch_warnings():
+            # Other code may read what is stored, whose axes nothing would lock.
+            warnings.filterwarnings("error", message=".*assigned during export")
+            check_sizes(torch.export.export(view, args, strict=False))
+    except Exception as error:
+        return first_line(error)
+    parts.calls += trial.calls
+    return None
 
 
 def _traceable(call: Call) -> bool:
@@ -214,78 +257,6 @@ def _traceable(call: Call) -> bool:
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     plain = all(isinstance(leaf, _PLAIN) for leaf in leaves)
     return plain and bool(tensors) and all(tensor.numel() for tensor in tensors)
-
-
-class _Recorder(TorchFunctionMode):
-    """Records calls of modules, and which module's code uses which weight.
-
-    Args:
-        model: The model.
-        hold: Makes what is kept of a tensor, which may be written to later.
-        paths: Which modules; all where not given, and of each a few calls of different kinds.
-        most: How many calls of a kind to keep of these.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        hold: Callable[[torch.Tensor], torch.Tensor],
-        paths: Collection[str] | None = None,
-        most: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.kinds: Mapping[str, dict[str, list[Call]]] = defaultdict(dict)
-        self._hold = hold
-        self._paths, self._most = paths, most
-        self.users: Mapping[int, set[str]] = defaultdict(set)
-        self._model = model
-        self._stack: list[str] = []
-        self._weights = {id(parameter) for parameter in model.parameters()}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        # A look at a weight's type or device does not depend on its shape.
-        if getattr(func, "__name__", "") != "__get__" or func == torch.Tensor.shape.__get__:  # type: ignore[attr-defined]
-            for leaf in pytree.tree_leaves((args, kwargs)):
-                if id(leaf) in self._weights:
-                    self.users[id(leaf)].add(self._stack[-1] if self._stack else "")
-        return func(*args, **kwargs)
-
-    @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Hook all submodules for a while."""
-        handles = []
-        for path, module in self._model.named_modules():
-            before, after = self._hooks(path)
-            handles.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
-            handles.append(module.register_forward_hook(after, always_call=True))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _keeps(self, path: str, key: str) -> bool:
-        """Whether to keep a call."""
-        kinds = self.kinds[path]
-        if self._paths is None:
-            return key not in kinds and len(kinds) < _MOST_CALLS
-        wanted = self._most is None or len(kinds.get(key, ())) < self._most
-        return path in self._paths and wanted
-
-    def _hooks(self, path: str) -> tuple[Any, Any]:
-        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self._stack.append(path)
-            kinds = self.kinds[path]
-            key = _kind((args, kwargs))
-            if self._keeps(path, key):
-                held = pytree.tree_map_only(torch.Tensor, self._hold, (args, kwargs))
-                kinds.setdefault(key, []).append(held)
-
-        def after(*_: Any) -> None:
-            self._stack.pop()
-
-        return before, after
 
 
 def described(parts: Parts) -> str:

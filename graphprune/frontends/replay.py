@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 
 from graphprune.batches import Batch
 from graphprune.errors import GraphPruneError
-from graphprune.frontends.parts import Call, Parts, recorded
+from graphprune.frontends.parts import Parts, recorded
+from graphprune.frontends.recorder import Call
 
 _MEMORY = 1 << 30  # bytes that what the parts take may hold at once
 

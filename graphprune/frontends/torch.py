@@ -24,7 +24,15 @@ from torch.utils import _pytree as pytree
 from graphprune.batches import Batch
 from graphprune.errors import GraphPruneError, LiftError, named_line
 from graphprune.frontends.older import mended
-from graphprune.frontends.parts import Parts, Seen, described, find_parts, in_parts, nothing_found
+from graphprune.frontends.parts import (
+    Parts,
+    Seen,
+    described,
+    find_parts,
+    fixed,
+    in_parts,
+    nothing_found,
+)
 from graphprune.frontends.reader import Reader, inline_wrappers
 from graphprune.frontends.replay import replay
 from graphprune.frontends.tagged import holders
@@ -221,7 +229,7 @@ def _lifted(model: nn.Module, inputs: Inputs) -> TorchProgram:
     except LiftError as error:
         failed = error
     try:
-        with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        with preserved(model), quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             seen = Seen(model, inputs)
     except Exception as eager:
         raise (_rejected(inputs, eager) if type(failed) is _NotTracedError else failed) from eager
@@ -244,7 +252,7 @@ def _register(results: Any) -> bool:
 
 def _in_parts(model: nn.Module, inputs: Inputs, error: LiftError, seen: Seen) -> TorchProgram:
     """Capture what can be captured of a model that cannot be captured whole."""
-    with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+    with preserved(model), quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         parts = find_parts(model, inputs, seen)
     if not parts.calls:
         raise nothing_found(error, parts) from error
@@ -252,9 +260,7 @@ def _in_parts(model: nn.Module, inputs: Inputs, error: LiftError, seen: Seen) ->
     program = _program(view, arguments)
     program.original, program.given, program.parts = model, inputs, parts
     program.warnings.append(f"{described(parts)}\nreason: {error}")
-    for value in program.graph.weights.values():
-        if not {value.name, *value.aliases}.isdisjoint(parts.shared):
-            program.graph.fixed[value] = "used outside the captured parts"
+    program.graph.fixed = fixed(program.graph, parts)
     return program
 
 
