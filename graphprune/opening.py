@@ -13,10 +13,11 @@ from graphprune.batches import Batch, read_batches
 from graphprune.calibration import Calibration, Options
 from graphprune.errors import GraphPruneError
 from graphprune.frontends.inference import ordinary_inputs
-from graphprune.frontends.inputs import candidates, find_inputs, rejects
+from graphprune.frontends.inputs import candidates, find_inputs, trained
 from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.refuse import check
-from graphprune.frontends.torch import Inputs, TorchProgram, lift, lift_guessed
+from graphprune.frontends.torch import Inputs, TorchProgram, completed, lift, lift_guessed
+from graphprune.frontends.training import unreached
 from graphprune.frontends.wrapped import Wrapped, unwrapped
 from graphprune.ledger import timed
 from graphprune.passes.couple import couple
@@ -74,14 +75,21 @@ def _captured(model: nn.Module, inputs: Inputs | None, seconds: dict[str, float]
     """
     if inputs is not None:
         return timed(seconds, "capture", lift, model, ordinary_inputs(inputs))
-    guess = next(candidates(model), None)
-    if guess is not None:
-        start = time.perf_counter()
-        program = lift_guessed(model, guess, lambda: not rejects(model, guess, training=True))
-        seconds["capture" if program else "inputs"] = time.perf_counter() - start
-        if program is not None:
-            return program
-    inputs = timed(seconds, "inputs", find_inputs, model)
+    others = candidates(model)
+    guess = next(others, None)
+    start = time.perf_counter()
+    program = lift_guessed(model, guess) if guess is not None else None
+    took = time.perf_counter() - start
+    if program is None or guess is None:
+        inputs = timed(seconds, "inputs", find_inputs, model)
+    elif unreached(model, program.graph):
+        inputs = timed(seconds, "inputs", trained, model, guess, others)
+    else:
+        inputs = guess
+    if program is not None and inputs is guess:
+        seconds["capture"] = took
+        return timed(seconds, "capture", completed, program)
+    seconds["inputs"] += took
     return timed(seconds, "capture", lift, model, inputs)
 
 

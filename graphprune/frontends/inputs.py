@@ -8,7 +8,7 @@ runs on it, which is tried on fake tensors.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -45,7 +45,7 @@ def find_inputs(model: nn.Module) -> Inputs:
     for inputs in tried:
         reason = rejects(model, inputs)
         if reason is None:
-            return _trained(model, inputs, tried)
+            return trained(model, inputs, tried)
         last = reason
     names = ", ".join(
         name
@@ -59,20 +59,33 @@ def find_inputs(model: nn.Module) -> Inputs:
     )
 
 
-def _trained(model: nn.Module, found: Inputs, others: Iterator[Inputs]) -> Inputs:
+def trained(model: nn.Module, found: Inputs, others: Iterable[Inputs]) -> Inputs:
     """Inputs that training mode accepts too, where there are any; else those that were found.
 
     An auxiliary head may need larger ones. What fails in the same words is no matter of sizes:
     detectors train with targets only.
+
+    Args:
+        model: Any module.
+        found: Inputs that it accepts in eval mode.
+        others: Further ones that it may accept.
     """
     before = rejects(model, found, training=True)
-    for inputs in others if before is not None else ():
+    if before is None:
+        return found
+    for inputs in others:
+        if _elements(inputs) <= _elements(found):
+            continue
         reason = rejects(model, inputs, training=True)
         if reason == before:
             break
         if reason is None and rejects(model, inputs) is None:
             return inputs
     return found
+
+
+def _elements(inputs: Inputs) -> int:
+    return sum(x.numel() for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor))
 
 
 def rejects(model: nn.Module, inputs: Inputs, training: bool = False) -> str | None:
@@ -135,7 +148,7 @@ def _from_config(model: Any, device: torch.device, dtype: torch.dtype) -> Iterat
     names = inspect.signature(model.forward).parameters
     ids = _tokens(config, device)
     known: dict[str, list[torch.Tensor]] = {
-        "input_ids": [ids, *_around_images(config, ids)],
+        "input_ids": [*_around_images(config, ids), ids],
         "decoder_input_ids": [ids],
         "pixel_values": [_floats_like(s, device, dtype) for s in _pixels(config)],
         "input_features": [_floats_like(s, device, dtype) for s in _features(config)],

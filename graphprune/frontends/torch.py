@@ -184,28 +184,28 @@ def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
         return _with_training(_lifted(model, inputs))
 
 
-def lift_guessed(
-    model: nn.Module, inputs: Inputs, trains: Callable[[], bool]
-) -> TorchProgram | None:
+def lift_guessed(model: nn.Module, inputs: Inputs) -> TorchProgram | None:
     """Capture a module with inputs that may be wrong, which the capture itself tells.
 
     Args:
         model: Any module.
         inputs: Positional and keyword arguments that its `forward` may accept, a batch of two.
-        trains: Whether it accepts them in training mode, asked for where only that reaches some
-            of its weights: an auxiliary head may take larger ones.
 
     Returns:
-        The captured module; None where it cannot be captured whole, or with these inputs.
+        The module captured in eval mode, to be completed; None where it cannot be captured whole,
+        or with these inputs.
     """
     with preserved(model):
         model.eval()
         try:
-            program = _program(model, inputs, _traced_on_trial)
+            return _program(model, inputs, _traced_on_trial)
         except Exception:
             return None
-        if unreached(model, program.graph) and not trains():
-            return None
+
+
+def completed(program: TorchProgram) -> TorchProgram:
+    """Add what only training mode reaches to a guessed capture, whose inputs it accepts."""
+    with preserved(program.model):
         return _with_training(program)
 
 
