@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
+from graphprune.frontends.tagged import Tagged
 from graphprune.frontends.torch import TorchProgram
+
+# Functions that PyTorch follows on the meta device in Python, a millisecond a call, which is most
+# of what a pass takes. Each makes one new tensor.
+_SLOW = frozenset(
+    {
+        *(F.linear, F.batch_norm, F.layer_norm, F.group_norm, F.interpolate),
+        *(F.grid_sample, F.gelu),
+    }
+)
 
 
 def without_values(
@@ -28,3 +41,45 @@ def without_values(
         return torch.device("meta"), lambda x: x.detach().to("meta")
     fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
     return fake, lambda x: fake.from_tensor(x, static_shapes=True)
+
+
+class _Blank(NamedTuple):
+    """What is known of a tensor without values."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    def made(self) -> torch.Tensor:
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
+
+
+def called(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """What a torch function returns; slow ones run once for all tensors of a shape without values.
+
+    Args:
+        func: The function.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+    """
+    if func not in _SLOW:
+        return func(*args, **kwargs)
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    if not all(x.is_meta for x in leaves if isinstance(x, torch.Tensor)):
+        return func(*args, **kwargs)
+    return _result(func, spec, tuple(map(_described, leaves))).made()
+
+
+def _described(leaf: Any) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        return _Blank(tuple(leaf.shape), leaf.stride(), leaf.dtype)
+    return int(leaf) if isinstance(leaf, Tagged) else leaf
+
+
+@lru_cache(maxsize=4096)
+def _result(func: Callable[..., Any], spec: pytree.TreeSpec, leaves: tuple[Any, ...]) -> _Blank:
+    given = [leaf.made() if isinstance(leaf, _Blank) else leaf for leaf in leaves]
+    args, kwargs = pytree.tree_unflatten(given, spec)
+    with torch.no_grad():
+        found: _Blank = _described(func(*args, **kwargs))
+    return found

@@ -27,6 +27,7 @@ from graphprune.frontends.torch import preserved, quiet
 from graphprune.frontends.trials import (
     Entry,
     Key,
+    Outcome,
     Shapes,
     Trials,
     Values,
@@ -173,6 +174,7 @@ class _Search:
         self._shapes = keys_of(shapes)
         self._held = dict(held)
         trials.watch(held)
+        self._known: dict[int, dict[Key, int | None]] = {}
         self._until = time.thread_time() + seconds
 
     def run(self, choices: Mapping[Entry, list[int]]) -> Values:
@@ -263,6 +265,11 @@ class _Search:
         outcome = self._trials.outcome(values)
         if outcome is None:
             return None
+        if id(outcome) not in self._known:  # the trials hold on to it
+            self._known[id(outcome)] = self._compared(outcome)
+        return self._known[id(outcome)]
+
+    def _compared(self, outcome: Outcome) -> dict[Key, int | None]:
         wrong: dict[Key, int | None] = dict.fromkeys(outcome.lengths.keys() - self._shapes.keys())
         wrong |= {k: n for k, n in self._shapes.items() if outcome.lengths.get(k) != n}
         numbers = outcome.numbers

@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from graphprune.axes import Dim, length
 from graphprune.errors import first_line
 from graphprune.frontends.arguments import REWRITES
-from graphprune.frontends.blank import without_values
+from graphprune.frontends.blank import called, without_values
 from graphprune.frontends.findings import Call, Findings, calls, constants, unread
 from graphprune.frontends.tagged import Place, Tagged, Unequal, assign, holders, tag
 from graphprune.frontends.torch import TorchProgram, exporting, is_layer, preserved, quiet
@@ -101,7 +101,7 @@ class _Guide(TorchFunctionMode):
                 args = self._same_constant(op, args)
             elif self._cuts.keep and op not in self._unread:
                 args, kwargs = self._corrected(op, args, kwargs)
-        result = func(*args, **kwargs)
+        result = called(func, args, kwargs)
         self._label_results(ops, result)
         return result
 
