@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
@@ -16,8 +16,8 @@ from torch.utils import _pytree as pytree
 from graphprune.frontends.tagged import Tagged
 from graphprune.frontends.torch import TorchProgram
 
-# Functions that PyTorch follows on the meta device in Python, a millisecond a call, which is most
-# of what a pass takes. Each makes one new tensor.
+# Functions that PyTorch follows in Python where tensors have no values, a millisecond a call; each
+# makes one new tensor.
 _SLOW = frozenset(
     {
         *(F.linear, F.batch_norm, F.layer_norm, F.group_norm, F.interpolate),
@@ -49,9 +49,12 @@ class _Blank(NamedTuple):
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
+    device: torch.device
 
     def made(self) -> torch.Tensor:
-        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
+        """Another such tensor, in a pass that makes none with values."""
+        shape, stride, dtype, device = self
+        return torch.empty_strided(shape, stride, dtype=dtype, device=device)
 
 
 def called(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -65,14 +68,16 @@ def called(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     if func not in _SLOW:
         return func(*args, **kwargs)
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    if not all(x.is_meta for x in leaves if isinstance(x, torch.Tensor)):
+    tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+    blank = any(x.is_meta or isinstance(x, FakeTensor) for x in tensors)
+    if not blank or any(type(n) is not int for x in tensors for n in x.shape):
         return func(*args, **kwargs)
     return _result(func, spec, tuple(map(_described, leaves))).made()
 
 
 def _described(leaf: Any) -> Any:
     if isinstance(leaf, torch.Tensor):
-        return _Blank(tuple(leaf.shape), leaf.stride(), leaf.dtype)
+        return _Blank(tuple(leaf.shape), leaf.stride(), leaf.dtype, leaf.device)
     return int(leaf) if isinstance(leaf, Tagged) else leaf
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 
 from graphprune.frontends.blank import called
@@ -39,6 +40,16 @@ def test_what_slow_functions_return_is_as_they_return_it(
         assert found.shape == wanted.shape and found.stride() == wanted.stride()
     first, second = (called(func, args, kwargs) for _ in range(2))
     assert first is not second
+
+
+def test_fake_tensors_stay_fake() -> None:
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    x, weight = fake.from_tensor(torch.randn(2, 8)), torch.zeros(()).expand(5, 8)
+    with fake:
+        for _ in range(2):
+            found = called(F.linear, (x, weight), {})
+            assert isinstance(found, FakeTensor) and found.fake_mode is fake
+            assert found.shape == (2, 5) and found.device.type == "cpu"
 
 
 def test_tensors_with_values_keep_them() -> None:
