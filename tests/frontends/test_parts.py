@@ -328,6 +328,18 @@ def test_methods_are_parts_where_modules_are_not() -> None:
     torch.testing.assert_close(small(x), model(x), rtol=1e-12, atol=1e-12)
 
 
+def test_what_methods_take_is_recorded_for_compensation() -> None:
+    torch.manual_seed(0)
+    model, data = Chunked().eval(), torch.randn(256, 8) * torch.linspace(0.1, 2, 8)
+    plan = graphprune.plan(model, 0.4, example_inputs=data[:4], data=data)
+    plain = graphprune.shrink(
+        model, 0.4, example_inputs=data[:4], importance="l2", compensate=False
+    )
+    with torch.no_grad():
+        gaps = [float((m(data) - model(data)).square().mean()) for m in (plan.apply(), plain)]
+    assert "from data" in plan.report.compensation and gaps[0] < gaps[1] / 2
+
+
 class _Elsewhere(Chunked):
     """Other code calls one of the layers that the method calls."""
 
