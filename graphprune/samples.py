@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from math import prod
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +19,10 @@ from graphprune.errors import GraphPruneError
 from graphprune.graph import Op, Value
 from graphprune.sweep import Chunk, Sweep, batch_axis, chunked, resized, sampled
 
-_MEMORY = 1 << 31  # bytes that the values of both graphs may take at once
+_MEMORY = 1 << 31, 6 << 30  # least and most bytes that the values of both graphs may take at once
+_SHARE = 4  # part of the machine's memory that they may take in between
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")  # "max", or bytes (Linux, cgroup v2)
+_POSIX = hasattr(os, "sysconf")
 _CHUNK = 1 << 26  # bytes of one chunk's values
 
 
@@ -120,8 +125,18 @@ def live_bytes(deps: Dependencies) -> float:
 def affordable(deps: Dependencies, wanted: int) -> int:
     """How many samples fit into memory, at most `wanted` and at least what was captured."""
     batch = captured(deps)
-    most = int(_MEMORY / max(2 * live_bytes(deps), 1.0))
+    most = int(_granted() / max(2 * live_bytes(deps), 1.0))
     return max(min(wanted, most) // batch, 1) * batch
+
+
+def _granted() -> int:
+    """Bytes that values may take: a part of what the machine, or the container, has."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if _POSIX else []
+    if _CONTAINER.exists():
+        limit = _CONTAINER.read_text(encoding="ascii").strip()
+        found += [int(limit)] if limit.isdecimal() else []
+    least, most = _MEMORY
+    return max(min(min(found, default=0) // _SHARE, most), least)
 
 
 def split(deps: Dependencies, tensors: Sequence[torch.Tensor], source: str) -> Samples:

@@ -2,9 +2,9 @@
 
 1. Batch norms with learned statistics: images that match them (`synthesize`).
 2. A classifier without: images of its classes.
-3. Token models: random tokens. Others: noise.
-Where the first two would take long, `effort="auto"` settles for noise, white and smooth: at a batch
-norm it is normalised by its own statistics, so that what follows sees what it was trained for.
+3. Token models: random tokens; networks that see: pictures of random shapes; others: noise.
+Where the first two would take long, `effort="auto"` settles for the last: at a batch norm they are
+normalised by their own statistics, so that what follows sees what it was trained for.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from graphprune.cost import cost
 from graphprune.dependencies import Dependencies
 from graphprune.graph import Value
+from graphprune.passes.paint import paintable, painted
 from graphprune.passes.synthesize import (
     Descent,
     half_smooth,
@@ -34,7 +35,7 @@ LONGEST = 120.0  # seconds that `effort="auto"` may take for synthesis
 _STEPS = {"best": 1000}
 _INVERTING = 60  # a longer descent makes images of a class alike
 _TYPICAL = 100  # steps that a descent usually takes
-_QUICK, _PASSES, _FEWEST = (4e11, 5e9), 4, 4  # multiply-accumulates without and with "fast"
+_QUICK, _PASSES, _FEWEST = (1.2e12, 5e9), 4, 4  # multiply-accumulates without and with "fast"
 _SAME = ("Cast", "Identity", "aten.to", "aten._to_copy", "aten.clone")
 _LOOKUPS = ("Gather", "aten.embedding")
 _PER_MAC, _PER_ELEMENT, _PER_OP = 3e-10, 1e-8, 2e-4  # seconds, forwards and backwards, one core
@@ -89,9 +90,8 @@ def _synthesised(deps: Dependencies, wanted: int, steps: int, effort: str) -> in
 
 
 def _plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed: int) -> Samples:
-    """Random tokens, or noise."""
-    tokens = not any(like.is_floating_point() for like in likes)
-    source = f"{number} {'random token' if tokens else 'noise'} inputs"
+    """Random tokens, pictures of random shapes, or noise."""
+    source = f"{number} {_kind(likes)}"
     highs = [_indices(deps, value) for value in deps.source.inputs]
     batched = sampled(deps)
     whole = not any(batched)  # inputs without a dimension of samples: each is one
@@ -170,7 +170,18 @@ def _indices(deps: Dependencies, value: Value) -> int | None:
     return min(sizes, default=None)
 
 
+def _kind(likes: Sequence[torch.Tensor]) -> str:
+    """What inputs that are not optimised are, for the report."""
+    floating = [like for like in likes if like.is_floating_point()]
+    if not floating:
+        return "random token inputs"
+    seen = any(paintable(like.shape[1:]) for like in floating)
+    return "pictures of random shapes" if seen else "noise inputs"
+
+
 def _made(like: torch.Tensor, number: int, high: int | None, seed: int) -> torch.Tensor:
+    if like.is_floating_point() and paintable(like.shape[1:]):
+        return painted(number, like.shape[1:], seed).to(like)
     if like.is_floating_point():
         return half_smooth(noise(like, number, seed)).to(like.dtype)
     if high is None:

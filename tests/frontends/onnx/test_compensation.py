@@ -125,7 +125,7 @@ def test_convolutions_and_batch_norms(dynamic: bool) -> None:
     plan = graphprune.plan(model, 0.4)
     assert off(plan.apply()) < 0.25 * plain
     assert plan.report is not None
-    assert plan.report.compensation == "statistics from 256 noise inputs"
+    assert plan.report.compensation == "statistics from 256 pictures of random shapes"
 
 
 def test_the_same_seed_gives_the_same_file() -> None:
