@@ -125,18 +125,27 @@ def live_bytes(deps: Dependencies) -> float:
 def affordable(deps: Dependencies, wanted: int) -> int:
     """How many samples fit into memory, at most `wanted` and at least what was captured."""
     batch = captured(deps)
-    most = int(_granted() / max(2 * live_bytes(deps), 1.0))
+    devices = {value.tensor.device for value in deps.source.weights.values()}
+    granted = min(map(_granted, devices), default=_MEMORY[0])
+    most = int(granted / max(2 * live_bytes(deps), 1.0))
     return max(min(wanted, most) // batch, 1) * batch
 
 
-def _granted() -> int:
-    """Bytes that values may take: a part of what the machine, or the container, has."""
+def _granted(device: torch.device) -> int:
+    """Bytes that values may take: a part of what the device, or the container, has."""
+    least, most = _MEMORY
+    return max(min(min(_memory(device), default=0) // _SHARE, most), least)
+
+
+def _memory(device: torch.device) -> list[int]:
+    """Bytes of memory, as far as they are told."""
+    if device.type == "cuda":
+        return [int(torch.cuda.get_device_properties(device).total_memory)]
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if _POSIX else []
     if _CONTAINER.exists():
         limit = _CONTAINER.read_text(encoding="ascii").strip()
         found += [int(limit)] if limit.isdecimal() else []
-    least, most = _MEMORY
-    return max(min(min(found, default=0) // _SHARE, most), least)
+    return found
 
 
 def split(deps: Dependencies, tensors: Sequence[torch.Tensor], source: str) -> Samples:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import graphprune
+from graphprune import samples
 
 
 def _net() -> nn.Module:
@@ -133,3 +134,23 @@ def test_samples_may_lie_along_several_axes() -> None:
     plan = graphprune.plan(_Masked(), 0.5, example_inputs=inputs, data=data, compensate=True)
     plan.apply()
     assert "32 inputs from data" in str(plan.report)
+
+
+def test_a_container_limits_how_many_samples_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), nn.Conv2d(64, 1, 3))
+    deps = graphprune.analyze(model, torch.randn(1, 1, 512, 512))
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(samples, "_CONTAINER", limit)
+    monkeypatch.setattr(samples, "_SHARE", 1)
+    found = []
+    for content in ("3221225472\n", "2147483648\n", "1000\n"):
+        limit.write_text(content, encoding="ascii")
+        found.append(samples.affordable(deps, 1000))
+    batch = samples.captured(deps)
+    each = 2 * samples.live_bytes(deps) * batch
+    wanted = [int(granted / each) * batch for granted in (3221225472, 2147483648)]
+    assert found == [*wanted, wanted[1]]
+    limit.write_text("max\n", encoding="ascii")
+    assert samples.affordable(deps, 1000) >= found[0]
