@@ -9,6 +9,7 @@ from tests.blocks.attention import Attention, Encoder, Llama, RMSNorm, WholeHead
 from tests.blocks.convolutions import (
     Auxiliary,
     Dense,
+    PaddedShortcut,
     Residual,
     Shuffle,
     SqueezeExcite,
@@ -30,6 +31,7 @@ __all__ = [
     "Llama",
     "Masked",
     "Mixer",
+    "PaddedShortcut",
     "RMSNorm",
     "Recurrent",
     "Residual",
@@ -56,6 +58,7 @@ BLOCKS: dict[str, Block] = {
     "shared": (Shared, lambda: (torch.randn(2, 16),)),
     "recurrent": (Recurrent, tokens),
     "mixer": (Mixer, images),
+    "padded shortcut": (PaddedShortcut, images),
     "standardised weights": (Standardised, images),
     "mask in place": (Masked, lambda: (torch.randn(2, 5, 12),)),
     "auxiliary head": (Auxiliary, images),

@@ -84,6 +84,26 @@ class SqueezeExcite(nn.Module):
         return self.head(x * gate)
 
 
+class PaddedShortcut(nn.Module):
+    """A shortcut without weights, its missing channels zeros (He et al. 2016, option A)."""
+
+    def __init__(self, cut: bool = False) -> None:
+        super().__init__()
+        self.cut = cut
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.conv1 = nn.Conv2d(16, 24, 3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(24, 32, 3, padding=1)
+        self.head = nn.Conv2d(32, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        y = self.conv2(F.relu(self.conv1(x)))
+        small = F.avg_pool2d(x, 1, 2)
+        small = small.data if self.cut else small  # how early code cut the gradient
+        missing = self.conv2.out_channels - small.shape[1]
+        return self.head(F.relu(y + F.pad(small, (0, 0, 0, 0, 0, missing))))
+
+
 class Standardised(nn.Module):
     """A convolution whose weights are normalised by a batch norm in training mode."""
 
