@@ -208,7 +208,7 @@ def perturbed(
             return tensor
         tensor = tensor.detach()
         if not tensor.is_floating_point():
-            return tensor
+            return as_dtype(tensor, dtype)
         if value.kind == "constant" and tensor.numel() == 1:
             return tensor.to(dtype)  # a number that the operation means: an exponent, a bound
         tensor = tensor.to(dtype)

@@ -94,7 +94,9 @@ def tags(op: Op) -> Sequence[Any]:
 
 
 def as_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A floating-point tensor in the given type; any other tensor as it is."""
+    """A floating-point or complex tensor in the given precision; any other as it is."""
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 

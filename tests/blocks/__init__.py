@@ -9,6 +9,7 @@ from tests.blocks.attention import Attention, Encoder, Llama, RMSNorm, WholeHead
 from tests.blocks.convolutions import (
     Auxiliary,
     Dense,
+    Fourier,
     PaddedShortcut,
     Residual,
     Shuffle,
@@ -27,6 +28,7 @@ __all__ = [
     "Block",
     "Dense",
     "Encoder",
+    "Fourier",
     "Inputs",
     "Llama",
     "Masked",
@@ -59,6 +61,7 @@ BLOCKS: dict[str, Block] = {
     "recurrent": (Recurrent, tokens),
     "mixer": (Mixer, images),
     "padded shortcut": (PaddedShortcut, images),
+    "fourier": (Fourier, images),
     "standardised weights": (Standardised, images),
     "mask in place": (Masked, lambda: (torch.randn(2, 5, 12),)),
     "auxiliary head": (Auxiliary, images),

@@ -104,6 +104,27 @@ class PaddedShortcut(nn.Module):
         return self.head(F.relu(y + F.pad(small, (0, 0, 0, 0, 0, missing))))
 
 
+class Fourier(nn.Module):
+    """Weights that multiply frequencies, complex ones (Li et al. 2021)."""
+
+    def __init__(self, width: int = 16, inner: int = 24, modes: int = 5) -> None:
+        super().__init__()
+        self.lift = nn.Conv2d(3, width, 1)
+        self.weight = nn.Parameter(
+            0.1 * torch.randn(width, inner, modes, modes, dtype=torch.cfloat)
+        )
+        self.skip = nn.Conv2d(width, inner, 1)
+        self.head = nn.Conv2d(inner, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lift(x)
+        modes = self.weight.shape[-1]
+        low = torch.fft.rfft2(x)[..., :modes, :modes]
+        mixed = torch.einsum("bixy,ioxy->boxy", low, self.weight)
+        y = torch.fft.irfft2(mixed, s=x.shape[-2:])
+        return self.head(F.gelu(y + self.skip(x)))
+
+
 class Standardised(nn.Module):
     """A convolution whose weights are normalised by a batch norm in training mode."""
 
