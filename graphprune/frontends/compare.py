@@ -32,14 +32,15 @@ def compare(program: TorchProgram, cuts: Cuts, lowered: Lowered) -> float:
         VerifyError: They differ by more than rounding, or in shape.
     """
     values = _perturbed(program, cuts)
-    expected = _run(program, cuts, values)
+    with same_draws():
+        expected = _run(program, cuts, values)
     model = lowered.model
     given = folded(values, lowered.folds)
     by_name = {name: t for v, t in given.items() for name in (v.name, *v.aliases)}
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     swap = {name: by_name[name] for name in named if name in by_name}
     args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, program.inputs)
-    with preserved(model, fused=True), torch.no_grad():
+    with preserved(model, fused=True), torch.no_grad(), same_draws():
         model.eval()
         try:
             found = torch.func.functional_call(model, swap, args, kwargs)

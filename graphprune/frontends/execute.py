@@ -88,8 +88,15 @@ def evaluate(
     return tensors
 
 
+def tags(op: Op) -> Sequence[Any]:
+    """What PyTorch says of an operation, if it is one of its own."""
+    return tuple(getattr(getattr(op.source, "target", None), "tags", ()))
+
+
 def as_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A floating-point tensor in the given type; any other tensor as it is."""
+    """A floating-point or complex tensor in the given precision; any other as it is."""
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 

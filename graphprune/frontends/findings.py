@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from graphprune.axes import Dim
 from graphprune.frontends.tagged import Place
-from graphprune.graph import Graph, Op
+from graphprune.graph import Graph, Op, Value
 from graphprune.passes.tie import Mismatch
 
 
@@ -85,3 +87,12 @@ def unread(graph: Graph) -> set[Op]:
         else:
             read.update(value for value in op.inputs if value is not None)
     return found
+
+
+def weights_by_id(graph: Graph, model: nn.Module) -> dict[int, Value]:
+    """The graph's values of a model's tensors."""
+    live = {
+        **dict(model.named_buffers(remove_duplicate=False)),
+        **dict(model.named_parameters(remove_duplicate=False)),
+    }
+    return {id(live[name]): v for name, v in graph.weights.items() if name in live}

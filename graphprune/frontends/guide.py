@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -25,7 +26,7 @@ from graphprune.axes import Dim, length
 from graphprune.errors import first_line
 from graphprune.frontends.arguments import REWRITES
 from graphprune.frontends.blank import called, without_values
-from graphprune.frontends.findings import Call, Findings, calls, constants, unread
+from graphprune.frontends.findings import Call, Findings, calls, constants, unread, weights_by_id
 from graphprune.frontends.tagged import Place, Tagged, Unequal, assign, holders, tag
 from graphprune.frontends.torch import TorchProgram, exporting, is_layer, preserved, quiet
 from graphprune.graph import Op, Value
@@ -79,7 +80,7 @@ class _Guide(TorchFunctionMode):
         self._counters: Counter[Any] = Counter()
         self._uses: dict[Place, tuple[int, Dim | None]] = {}
         self._values: dict[int, tuple[torch.Tensor, Value]] = {}
-        self._weights = _weights_by_id(program, model)
+        self._weights = weights_by_id(program.graph, model)
         self._stack: list[tuple[str, nn.Module]] = []
         self._unequal: Unequal = []
         self._ops = calls(program.graph.ops)
@@ -101,7 +102,12 @@ class _Guide(TorchFunctionMode):
                 args = self._same_constant(op, args)
             elif self._cuts.keep and op not in self._unread:
                 args, kwargs = self._corrected(op, args, kwargs)
-        result = called(func, args, kwargs)
+        try:
+            result = called(func, args, kwargs)
+        except (NotImplementedError, DataDependentOutputException):  # it looks at values
+            if not ops or len(ops[-1].outputs) != 1:
+                raise
+            return self._stand_in(ops[-1].outputs[0])
         self._label_results(ops, result)
         return result
 
@@ -336,11 +342,3 @@ class _Guide(TorchFunctionMode):
                 for attr in [a for a in holder if a != "training" and not a.startswith("_")]:
                     tag(path, prefix, holder, attr, self._unequal)
         yield
-
-
-def _weights_by_id(program: TorchProgram, model: nn.Module) -> dict[int, Value]:
-    live = {
-        **dict(model.named_buffers(remove_duplicate=False)),
-        **dict(model.named_parameters(remove_duplicate=False)),
-    }
-    return {id(live[name]): v for name, v in program.graph.weights.items() if name in live}

@@ -1,4 +1,4 @@
-"""What earlier releases of PyTorch infer wrongly during a capture."""
+"""What PyTorch, or an earlier release of it, gets wrong during a capture."""
 
 from __future__ import annotations
 
@@ -10,13 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._decomp import decompositions
+from torch.overrides import TorchFunctionMode
 from torch.torch_version import TorchVersion
 
 _LSTM = ("one_layer_lstm", "mkldnn_one_layer_lstm")
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 
 
 @contextmanager
 def mended() -> Iterator[None]:
+    """Trace `x.data`, and give final states of an LSTM the right number of dimensions."""
+    with _flat_states(), _Detached():
+        yield
+
+
+class _Detached(TorchFunctionMode):
+    """Reads `x.data` as `x.detach()`: torch.export takes the former for a constant."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == _DATA:
+            return args[0].detach()
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _flat_states() -> Iterator[None]:
     """Final states of an LSTM with the right number of dimensions.
 
     Releases up to 2.9 at least give those of more than one sequence a dimension too many in an

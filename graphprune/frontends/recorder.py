@@ -138,4 +138,6 @@ def methods(module: nn.Module) -> list[str]:
 
 def kind(call: Call) -> str:
     """What the calls that one capture stands for have in common."""
-    return str(pytree.tree_map_only(torch.Tensor, lambda x: x.dim(), call))
+    leaves, structure = pytree.tree_flatten(call)
+    shown = [leaf.dim() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    return str((shown, structure))  # a packed sequence cannot be rebuilt around numbers

@@ -87,7 +87,8 @@ def by_slice(
         deps: The analysis.
         sums: Scores the slices of one tensor.
         tensors: What to score for each weight (of the weight's shape), or None for the
-            parameters themselves; weights that are left out contribute nothing.
+            parameters themselves; weights that are left out contribute nothing. Complex numbers
+            count by their magnitude.
     """
     parts: Parts = [[] for _ in deps.groups]
     ids = {group.axis: group.id for group in deps.groups}
@@ -96,7 +97,8 @@ def by_slice(
         wanted = [d for d, dim in enumerate(dims) if not ids.keys().isdisjoint(atoms(dim))]
         if not wanted:
             continue
-        found = sums(torch.as_tensor(value.tensor if tensors is None else tensors[value]), wanted)
+        tensor = torch.as_tensor(value.tensor if tensors is None else tensors[value])
+        found = sums(tensor.abs() if tensor.is_complex() else tensor, wanted)
         for number in wanted:
             scores = found[number]
             if not _plain(scores, value.shape[number]):  # whether finite is asked of the group

@@ -16,6 +16,7 @@ from graphprune.rules import (
     recurrent,
     reduce,
     reshape,
+    spectrum,
 )
 from graphprune.rules.registry import axis_rule, infer, is_known, known_types
 
@@ -39,4 +40,5 @@ __all__ = [
     "recurrent",
     "reduce",
     "reshape",
+    "spectrum",
 ]

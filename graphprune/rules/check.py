@@ -20,7 +20,7 @@ from torch import nn
 from graphprune.axes import Axis, atom, atoms, length
 from graphprune.dependencies import Dependencies
 from graphprune.errors import VerifyError
-from graphprune.frontends.execute import as_dtype, cut_tensor
+from graphprune.frontends.execute import as_dtype, cut_tensor, tags
 from graphprune.frontends.torch import TorchProgram, lift
 from graphprune.graph import Graph, Op, Value
 from graphprune.indices import Indices, kept_indices
@@ -218,7 +218,7 @@ class _Trial:
 
     def _varies(self) -> bool:
         """Whether results differ from run to run; attention without dropout only might."""
-        if torch.Tag.nondeterministic_seeded not in _tags(self.op):
+        if torch.Tag.nondeterministic_seeded not in tags(self.op):
             return False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -331,11 +331,6 @@ class _Trial:
             for number, dim in enumerate(self.dims[value])
             if wanted & set(atoms(dim))
         )
-
-
-def _tags(op: Op) -> Sequence[Any]:
-    """What PyTorch says of an operation, if it is one of its own."""
-    return tuple(getattr(getattr(op.source, "target", None), "tags", ()))
 
 
 def _renewed(

@@ -171,14 +171,19 @@ def pad(op: Site) -> list[Dims]:
             dims[at] = op.fresh(why="padded")[at]
             sizes += [None, None]
             continue
-        gone = max(-before, 0), max(-after, 0)
-        first, kept, last = cut_all(dims[at], (gone[0], length(dims[at]) - sum(gone), gone[1]))
-        op.lock([first, last], "cut off")
-        ends = [atom(width) if width > 0 else None for width in (before, after)]
+        dims[at], ends = _padded(op, dims[at], before, after)
         sizes += ends
-        dims[at] = concat([d for d in (ends[0], kept, ends[1]) if d is not None])
     op.resize("pad", sizes)
     return [dims]
+
+
+def _padded(op: Site, dim: Dim, before: int, after: int) -> tuple[Dim, list[Dim | None]]:
+    """A dimension with segments added or taken away at both ends, and those that are added."""
+    gone = max(-before, 0), max(-after, 0)
+    first, kept, last = cut_all(dim, (gone[0], length(dim) - sum(gone), gone[1]))
+    op.lock([first, last], "cut off")
+    ends = [atom(width) if width > 0 else None for width in (before, after)]
+    return concat([d for d in (ends[0], kept, ends[1]) if d is not None]), ends
 
 
 @axis_rule("Slice")
@@ -228,14 +233,15 @@ def onnx_pad(op: Site) -> list[Dims]:
     widths, mode = op.attr("pads", "paddings"), op.attr("mode", default="constant")
     axes = op.attr("axes", default=list(range(op.rank())))
     dims, half = list(op.dims()), len(widths) // 2
-    for at, before, after in zip(axes, widths[:half], widths[half:], strict=True):
+    sizes: list[Dim | None] = [None] * len(widths)
+    for i, at in enumerate(axes):
+        before, after = widths[i], widths[half + i]
         if not before and not after:
             continue
-        if mode != "constant" or min(before, after) < 0:
+        if mode != "constant":
             op.lock([dims[at]], f"{mode} padding")
             dims[at] = op.fresh(why="padded")[at]
             continue
-        why = f"padded at {op.op.name}"
-        ends = [atom(width, why) for width in (before, after)]  # none where the width is zero
-        dims[at] = concat([ends[0], dims[at], ends[1]])
+        dims[at], (sizes[i], sizes[half + i]) = _padded(op, dims[at], before, after)
+    op.resize("pads" if "pads" in op.op.attrs else "paddings", sizes)
     return [dims]

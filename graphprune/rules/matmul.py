@@ -75,6 +75,22 @@ def outer(op: Site) -> str:
     return "i, j -> i j"
 
 
+@axis_rule("aten.tensordot", "aten.inner")
+def tensordot(op: Site) -> str:
+    """Sum over pairs of dimensions (`inner`: the last of both); what is left of each, in order."""
+    if 0 in (op.rank(0), op.rank(1)):  # `inner` with a number
+        return "..., ... -> ..."
+    pairs = zip(
+        op.attr("dims_self", default=[-1]), op.attr("dims_other", default=[-1]), strict=True
+    )
+    left = [f"i{at}" for at in range(op.rank(0))]
+    right = [f"j{at}" for at in range(op.rank(1))]
+    for number, (first, second) in enumerate(pairs):
+        left[first] = right[second] = f"k{number}"
+    kept = [name for name in left + right if not name.startswith("k")]
+    return f"{' '.join(left)}, {' '.join(right)} -> {' '.join(kept)}"
+
+
 @axis_rule("aten.einsum", "Einsum")
 def einsum(op: Site) -> str:
     """Einstein summation; the equation is the signature (a letter met twice: a diagonal)."""

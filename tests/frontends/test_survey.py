@@ -42,6 +42,23 @@ class _Positions(nn.Module):
         return sum(head(part) for head, part in zip(self.heads, parts, strict=True))
 
 
+class _ShortTime(nn.Module):
+    """The inverse of a short-time transform looks at values, of which a guided pass has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = 24
+        self.a, self.b = nn.Conv2d(2, 24, 3, padding=1), nn.Conv1d(24, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        window = torch.hann_window(16, device=x.device)
+        z = torch.stft(x, 16, window=window, return_complex=True)
+        y = F.relu(self.a(torch.view_as_real(z).permute(0, 3, 1, 2)))
+        y = self.b(y.reshape(len(x), self.channels, -1)).unflatten(2, z.shape[1:])
+        y = torch.view_as_complex(y.permute(0, 2, 3, 1).contiguous())
+        return torch.istft(y, 16, window=window, length=x.shape[1])
+
+
 class _Constant(nn.Module):
     """A scale that is made as a tensor of a width."""
 
@@ -137,6 +154,7 @@ class _Dropped(_Rooted):
         (_Splits, (2, 6), 0.4),
         (_Positions, (2, 6), 0.4),
         (_Constant, (2, 7, 16), 0.4),
+        (_ShortTime, (2, 64), 0.4),
         (_Radix, (2, 3, 8, 8), 0.71),
         (_Rooted, (2, 7, 16), 0.4),
         (_Scaled, (2, 7, 16), 0.4),

@@ -28,6 +28,16 @@ _EQUATIONS = {
 }
 
 CASES = [
+    case("tensordot", lambda x, y: torch.tensordot(x, y, 1), t(3, 4), t(4, 5)),
+    case(
+        "tensordot of two",
+        lambda x, y: torch.tensordot(x, y, ([2, 0], [0, -1])),
+        t(3, 4, 5),
+        t(5, 6, 3),
+    ),
+    case("tensordot of none", lambda x, y: torch.tensordot(x, y, 0), t(3, 4), t(5)),
+    case("inner", torch.inner, t(2, 3, 4), t(5, 4)),
+    case("inner with a number", torch.inner, t(2, 3), t()),
     case("linear", F.linear, t(2, 3, 4), t(5, 4), t(5)),
     case("linear 1d", F.linear, t(4), t(5, 4), t(5)),
     case("linear 2d", F.linear, t(3, 4), t(5, 4)),

@@ -1,0 +1,50 @@
+"""Fourier transforms: what they run along becomes frequencies, all else stays."""
+
+from __future__ import annotations
+
+from graphprune.rules.registry import axis_rule
+from graphprune.rules.site import Dims, Site
+
+_SINGLE = "fft ifft rfft irfft hfft ihfft"
+_SEVERAL = "fft2 ifft2 rfft2 irfft2 hfft2 ihfft2 fftn ifftn rfftn irfftn hfftn ihfftn"
+
+
+@axis_rule(*(f"aten.fft_{name}" for name in [*_SINGLE.split(), *_SEVERAL.split()]))
+def transform(op: Site) -> list[Dims]:
+    """Transforms along some dimensions: all of them, or the last of two, where none is named."""
+    two = (-2, -1) if op.op.type.endswith("2") else None
+    sizes = op.attr("s")
+    last = None if sizes is None else range(-len(sizes), 0)
+    default = -1 if op.op.type.removeprefix("aten.fft_") in _SINGLE.split() else two or last
+    given = op.attr("dim", default=default)
+    at = range(op.rank()) if given is None else [given] if isinstance(given, int) else given
+    dims, made = list(op.dims()), op.fresh(why="frequencies")
+    op.lock([dims[i] for i in at], "transformed")
+    for i in at:
+        dims[i] = made[i]
+    return [dims]
+
+
+@axis_rule("aten.fft_fftshift", "aten.fft_ifftshift")
+def shift(op: Site) -> list[Dims]:
+    """Rolls the middle to the front or back, along all dimensions where none is named."""
+    given = op.attr("dim")
+    dims = op.dims()
+    at = range(op.rank()) if given is None else [given] if isinstance(given, int) else given
+    op.lock([dims[i] for i in at], "order matters")
+    return [dims]
+
+
+@axis_rule("aten.stft", "aten.istft")
+def short_time(op: Site) -> list[Dims]:
+    """Short-time transform: samples become frequencies and frames, or the reverse."""
+    dims = op.dims()
+    batch = op.rank() - 1 if op.op.type == "aten.stft" else op.rank() - 2
+    op.lock([*dims[batch:], *(d for other in op.operands()[1:] for d in other)], "transformed")
+    return [[*dims[:batch], *op.fresh(why="frequencies")[batch:]]]
+
+
+@axis_rule("aten.real", "aten.imag", "aten.complex", "aten.polar", "aten.angle")
+def complex_numbers(op: Site) -> list[Dims]:
+    """Parts of complex numbers, and numbers of parts."""
+    return [op.broadcast(op.operands())]

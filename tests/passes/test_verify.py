@@ -1,0 +1,56 @@
+"""verify: what cannot be compared, and what still must be."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import graphprune
+
+
+class Variational(nn.Module):
+    """A latent drawn anew in each pass, as variational autoencoders do in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(12, 32)
+        self.mean, self.scale = nn.Linear(32, 16), nn.Linear(32, 16)
+        self.decoder = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.encoder(x))
+        noise = torch.randn_like(self.mean(x))
+        return self.decoder(self.mean(x) + noise * self.scale(x).exp())
+
+
+class AlwaysDropping(nn.Module):
+    """Dropout that eval mode does not turn off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(12, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.dropout(F.relu(self.a(x)), 0.3))
+
+
+def _checked(model: nn.Module) -> nn.Module:
+    """A smaller model that passed the check, from inputs on which every draw counts."""
+    plan = graphprune.plan(model.eval(), 0.5, example_inputs=(torch.randn(4, 12),))
+    small = plan.apply()
+    assert plan.report is not None and plan.report.verification is not None
+    assert plan.report.verification.difference < 1e-12
+    assert plan.report.verification.lowered < 1e-5
+    assert type(small) is type(model)
+    return small
+
+
+def test_random_numbers_of_another_length_are_taken_over() -> None:
+    small = _checked(Variational())
+    assert small.mean.out_features < 16
+
+
+def test_dropout_in_eval_mode_is_a_draw_too() -> None:
+    small = _checked(AlwaysDropping())
+    assert small.a.out_features < 32
