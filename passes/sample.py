@@ -3,8 +3,9 @@
 1. Batch norms with learned statistics: images that match them (`synthesize`).
 2. A classifier without: images of its classes.
 3. Token models: random tokens; networks that see: pictures of random shapes; others: noise.
-Where the first two would take long, `effort="auto"` settles for the last: at a batch norm they are
-normalised by their own statistics, so that what follows sees what it was trained for.
+Where the first two would take long, `effort="auto"` makes fewer of them, or settles for the last: at
+a batch norm they are normalised by their own statistics, so that what follows sees what it was
+trained for.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ _STEPS = {"best": 1000}
 _INVERTING = 60  # a longer descent makes images of a class alike
 _TYPICAL = 100  # steps that a descent usually takes
 _QUICK, _PASSES, _FEWEST = (1.2e12, 5e9), 4, 4  # multiply-accumulates without and with "fast"
+_PARTS = (2, 1, 1 / 2, 1 / 4)  # of the number of real inputs that would be read
 _SAME = ("Cast", "Identity", "aten.to", "aten._to_copy", "aten.clone")
 _LOOKUPS = ("Gather", "aten.embedding")
 _PER_MAC, _PER_ELEMENT, _PER_OP = 3e-10, 1e-8, 2e-4  # seconds, forwards and backwards, one core
@@ -82,8 +84,8 @@ def sample(
 
 
 def _synthesised(deps: Dependencies, wanted: int, steps: int, effort: str) -> int:
-    """How many inputs are synthesised: twice as many as of real ones, if time allows, or none."""
-    for number in (affordable(deps, 2 * wanted), affordable(deps, wanted)):
+    """How many inputs are synthesised: twice as many as of real ones, fewer, or none, as time allows."""
+    for number in (affordable(deps, round(part * wanted)) for part in _PARTS):
         if effort != "auto" or seconds(deps, number, min(steps, _TYPICAL)) <= LONGEST:
             return number
     return 0

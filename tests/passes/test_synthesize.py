@@ -106,13 +106,14 @@ def test_half_of_the_noise_is_smooth() -> None:
     assert (made[32:].diff(dim=3).square().mean() / x.diff(dim=3).square().mean()) < 0.5
 
 
-def test_twice_as_many_are_synthesised_where_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_are_synthesised_as_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     like = torch.randn(2, 2, 10, 10)
     deps = graphprune.analyze(_trained(), like)
 
-    def number(longest: float) -> int:
+    def source(longest: float) -> str:
         monkeypatch.setattr(module, "LONGEST", longest)
-        return sample(deps, [like], 16, "auto", 0).number
+        return sample(deps, [like], 16, "auto", 0).source
 
-    assert number(seconds(deps, 32)) == 32
-    assert number(seconds(deps, 16)) == 16
+    for number in (32, 16, 8, 4):
+        assert source(seconds(deps, number)).startswith(f"{number} inputs synthesised")
+    assert source(seconds(deps, 3)) == "16 pictures of random shapes"
