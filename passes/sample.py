@@ -3,8 +3,8 @@
 1. Batch norms with learned statistics: images that match them (`synthesize`).
 2. A classifier without: images of its classes.
 3. Token models: random tokens; networks that see: pictures of random shapes; others: noise.
-Where the first two would take long, `effort="auto"` makes fewer of them, or settles for the last: at
-a batch norm they are normalised by their own statistics, so that what follows sees what it was
+Where the first two would take long, `effort="auto"` makes fewer of them, or settles for the last:
+at a batch norm they are normalised by their own statistics, so that what follows sees what it was
 trained for.
 """
 
@@ -84,7 +84,7 @@ def sample(
 
 
 def _synthesised(deps: Dependencies, wanted: int, steps: int, effort: str) -> int:
-    """How many inputs are synthesised: twice as many as of real ones, fewer, or none, as time allows."""
+    """How many inputs are synthesised, as time allows: twice as many as of real ones, or fewer."""
     for number in (affordable(deps, round(part * wanted)) for part in _PARTS):
         if effort != "auto" or seconds(deps, number, min(steps, _TYPICAL)) <= LONGEST:
             return number
