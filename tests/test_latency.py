@@ -20,6 +20,7 @@ from graphprune.latency.table import Table
 from graphprune.latency.timing import in_turns
 from graphprune.opening import opened
 from graphprune.passes.knapsack import knapsack
+from graphprune.report import Report
 from graphprune.saving import save_model
 from tests import blocks
 
@@ -124,6 +125,12 @@ def test_the_knapsack_crosses_plateaus_and_takes_what_saves_most() -> None:
     assert found[0] in (32, 64)  # nothing is lost on the way to the next step
 
 
+def _is_timed(report: Report) -> None:
+    """Times are told, and there is less to do: by how much faster that is, a busy machine hides."""
+    assert report.latency is not None and min(report.latency) > 0
+    assert report.macs[1] < report.macs[0]
+
+
 @pytest.mark.parametrize("name", ["residual", "dense", "attention", "llama", "shuffle"])
 def test_any_graph_can_be_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graphprune.latency.timing._FEWEST", 1)
@@ -139,8 +146,8 @@ def test_any_graph_can_be_measured(name: str, monkeypatch: pytest.MonkeyPatch) -
 def test_the_report_tells_measured_and_predicted(net: nn.Module) -> None:
     x = torch.randn(2, 3, 32, 32)
     plan = graphprune.plan(net, 0.5, "latency", example_inputs=x, compensate=False)
+    _is_timed(plan.report)
     before, after = plan.report.latency
-    assert 0 < after < before
     assert plan.report.achieved == pytest.approx(1 - after / before)
     assert plan.report.predicted > 1
     assert "x measured" in str(plan.report)
@@ -210,8 +217,7 @@ def test_onnx_runtime_measures_modules(small: nn.Module) -> None:
     plan = graphprune.plan(
         small, 0.4, "latency", example_inputs=x, backend="onnxruntime", compensate=False
     )
-    before, after = plan.report.latency
-    assert 0 < after < before
+    _is_timed(plan.report)
     assert isinstance(plan.apply(), nn.Sequential)
 
 
@@ -219,8 +225,7 @@ def test_onnx_files_are_measured_in_onnx_runtime(small: nn.Module, tmp_path: Pat
     path = tmp_path / "net.onnx"
     save_model(small.eval(), ((torch.randn(2, 3, 64, 64),), {}), path)
     plan = graphprune.plan(path, 0.4, "latency")
-    before, after = plan.report.latency
-    assert 0 < after < before
+    _is_timed(plan.report)
     assert "x measured" in str(plan.report)
     with pytest.raises(graphprune.GraphPruneError, match="an ONNX model runs in ONNX Runtime"):
         graphprune.plan(path, 0.4, "latency", backend="eager")
@@ -237,7 +242,7 @@ def test_compiled_modules_are_measured() -> None:
         if "torch.compile fails" not in str(error):
             raise
         pytest.skip("no compiler")
-    assert plan.report.latency[1] < plan.report.latency[0]
+    _is_timed(plan.report)
     assert torch.equal(net(x), expected)
     assert net.training
 
