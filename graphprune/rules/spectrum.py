@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Dims, Site
 
@@ -16,8 +18,7 @@ def transform(op: Site) -> list[Dims]:
     sizes = op.attr("s")
     last = None if sizes is None else range(-len(sizes), 0)
     default = -1 if op.op.type.removeprefix("aten.fft_") in _SINGLE.split() else two or last
-    given = op.attr("dim", default=default)
-    at = range(op.rank()) if given is None else [given] if isinstance(given, int) else given
+    at = _named(op, default)
     dims, made = list(op.dims()), op.fresh(why="frequencies")
     op.lock([dims[i] for i in at], "transformed")
     for i in at:
@@ -28,11 +29,17 @@ def transform(op: Site) -> list[Dims]:
 @axis_rule("aten.fft_fftshift", "aten.fft_ifftshift")
 def shift(op: Site) -> list[Dims]:
     """Rolls the middle to the front or back, along all dimensions where none is named."""
-    given = op.attr("dim")
     dims = op.dims()
-    at = range(op.rank()) if given is None else [given] if isinstance(given, int) else given
-    op.lock([dims[i] for i in at], "order matters")
+    op.lock([dims[i] for i in _named(op)], "order matters")
     return [dims]
+
+
+def _named(op: Site, default: int | Sequence[int] | None = None) -> Sequence[int]:
+    """Dimensions that an operation names; all of them where there is no default either."""
+    given = op.attr("dim", default=default)
+    if given is None:
+        return range(op.rank())
+    return [given] if isinstance(given, int) else given
 
 
 @axis_rule("aten.stft", "aten.istft")

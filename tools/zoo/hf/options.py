@@ -76,3 +76,12 @@ BACKBONE: Options = {
     "layer_type": "basic",
     "out_features": ["stage2", "stage3", "stage4"],
 }
+SWIN: Options = {
+    "image_size": 32,
+    "patch_size": 2,
+    "embed_dim": 16,
+    "depths": [1, 2],
+    "num_heads": [2, 4],
+    "window_size": 4,
+}
+CONVNEXT: Options = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1], "image_size": 64}

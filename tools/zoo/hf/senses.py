@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from zoo.hf.options import BACKBONE, BART, BERT, LLAMA, SPEECH, TOWERS, VIT, Options
+from zoo.hf.options import (
+    BACKBONE,
+    BART,
+    BERT,
+    CONVNEXT,
+    LLAMA,
+    SPEECH,
+    SWIN,
+    TOWERS,
+    VIT,
+    Options,
+)
 
 # name → (class, options of its config)
 MODELS: dict[str, tuple[str, Options]] = {
@@ -15,36 +26,10 @@ MODELS: dict[str, tuple[str, Options]] = {
         "YolosForObjectDetection",
         {**VIT, "image_size": [32, 32], "num_detection_tokens": 5},
     ),
-    "swin": (
-        "SwinForImageClassification",
-        {
-            "image_size": 32,
-            "patch_size": 2,
-            "embed_dim": 16,
-            "depths": [1, 2],
-            "num_heads": [2, 4],
-            "window_size": 4,
-        },
-    ),
-    "swinv2": (
-        "Swinv2ForImageClassification",
-        {
-            "image_size": 32,
-            "patch_size": 2,
-            "embed_dim": 16,
-            "depths": [1, 2],
-            "num_heads": [2, 4],
-            "window_size": 4,
-        },
-    ),
-    "convnext": (
-        "ConvNextForImageClassification",
-        {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1], "image_size": 64},
-    ),
-    "convnextv2": (
-        "ConvNextV2ForImageClassification",
-        {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1], "image_size": 64},
-    ),
+    "swin": ("SwinForImageClassification", SWIN),
+    "swinv2": ("Swinv2ForImageClassification", SWIN),
+    "convnext": ("ConvNextForImageClassification", CONVNEXT),
+    "convnextv2": ("ConvNextV2ForImageClassification", CONVNEXT),
     "resnet": (
         "ResNetForImageClassification",
         {k: v for k, v in BACKBONE.items() if k != "model_type"},
@@ -78,7 +63,7 @@ MODELS: dict[str, tuple[str, Options]] = {
     ),
     "poolformer": (
         "PoolFormerForImageClassification",
-        {"image_size": 64, "hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]},
+        CONVNEXT,
     ),
     "pvt": (
         "PvtForImageClassification",
