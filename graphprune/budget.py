@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from graphprune.cost import Cost, Counts
+import numpy as np
+
+from graphprune.cost import Cost, Counts, Polynomial
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,14 @@ class Budget:
     def slack(self, counts: Counts) -> float:
         """The least of what is removed beyond what was asked."""
         return min(target.removed(counts) - target.ratio for target in self.targets)
+
+    def slopes(self, counts: Counts) -> Counts:
+        """What an index of each group costs, as a share of all costs; they are polynomials."""
+        total = np.zeros(len(counts))
+        for target in self.targets:
+            if target.full and isinstance(target.cost, Polynomial):
+                total += target.cost.slopes(counts) / target.full
+        return total
 
     def spent(self, counts: Counts) -> list[float]:
         """Every cost of a choice."""

@@ -78,6 +78,14 @@ class Polynomial:
         padded[group] = to
         return float(coefficients @ padded[ids].prod(axis=1) - before)
 
+    def slopes(self, counts: Counts) -> Counts:
+        """By how much the cost grows with each group's count, per index; no count is zero."""
+        values = np.append(counts, 1.0)[self.ids]
+        each = (self.coefficients * values.prod(axis=1))[:, None] / values
+        total = np.zeros(len(counts) + 1)
+        np.add.at(total, self.ids, each)
+        return total[: len(counts)]
+
 
 def cost(deps: Dependencies, of: str) -> Cost:
     """The cost of a model as a polynomial in the sizes of its coupled groups.

@@ -19,7 +19,7 @@ from graphprune.api import plan
 from graphprune.batches import read_batches
 from graphprune.errors import GraphPruneError
 from graphprune.files import write_whole
-from graphprune.passes.select import TOLERANCE
+from graphprune.passes.solve import TOLERANCE
 from graphprune.plan import Plan
 
 M = TypeVar("M", bound=nn.Module)

@@ -8,7 +8,8 @@ import torch
 
 _ROWS = 32  # rows that are looked at for each channel; more tell little
 _FEWEST = 8192
-_SCARCE = 0.03
+_SCARCE = 0.15
+_SMALL = 1e-30
 
 
 def thinned(rows: torch.Tensor, share: float) -> torch.Tensor:
@@ -28,16 +29,33 @@ class Moments:
     Products are taken in the operands' precision about a first estimate of the means, and summed
     in float64.
 
+    Args:
+        worth: What a row tells, as a share of one of the kind that is to be foretold.
+
     Attributes:
         rows: Number of rows seen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, worth: float = 1.0) -> None:
         self.rows = 0
         self._shift: tuple[torch.Tensor, torch.Tensor] | None = None
         self._sums: tuple[torch.Tensor, torch.Tensor] | None = None
         self._cross: torch.Tensor | None = None
         self._own: torch.Tensor | None = None
+        self._squares: torch.Tensor | None = None
+        self._samples: list[torch.Tensor] = []
+        self._worth = worth
+
+    def sampled(self, inputs: torch.Tensor, size: int) -> None:
+        """Take note of how much samples differ; of all rows, those not added too.
+
+        Args:
+            inputs: `groups x rows x channels`, the rows of one sample behind each other.
+            size: How many samples they are of.
+        """
+        groups, rows, channels = inputs.shape
+        if rows and rows % size == 0:
+            self._samples.append(inputs.reshape(groups, size, -1, channels).mean(2))
 
     def add(self, targets: torch.Tensor, inputs: torch.Tensor) -> None:
         """Add rows: `groups x rows x targets` and `groups x rows x inputs`."""
@@ -49,24 +67,39 @@ class Moments:
         sums = y.sum(1).double(), x.sum(1).double()
         own = x.transpose(1, 2) @ x
         cross = own if same else y.transpose(1, 2) @ x
+        squares = y.square().sum(1).double()
         self.rows += targets.shape[1]
         if self._sums is None or self._own is None or self._cross is None:
-            self._sums, self._own = sums, own.double()
+            self._sums, self._own, self._squares = sums, own.double(), squares
             self._cross = self._own if same else cross.double()
             return
         self._sums = self._sums[0] + sums[0], self._sums[1] + sums[1]
         self._own += own
+        assert self._squares is not None
+        self._squares += squares
         if not same:
             self._cross += cross
 
-    def scarcity(self) -> float:
+    def scarcity(self) -> torch.Tensor:
         """By which share of their mean the inputs' variances are raised for want of rows.
 
-        As few rows as channels explain everything, and foretell nothing: the share grows with
-        the square of channels per row.
+        What is fitted to few rows foretells little of others. The share grows with inputs per
+        row, of which those of one sample count the less the more alike they are (the design
+        effect: Kish, Survey Sampling, 1965).
+
+        Returns:
+            One number for each group.
         """
         assert self._own is not None
-        return _SCARCE * (self._own.shape[-1] / max(self.rows, 1)) ** 2
+        groups, channels, _ = self._own.shape
+        if not self._samples:
+            return self._own.new_zeros(groups)
+        means = torch.cat(self._samples, 1).double()
+        inside = self.second(central=True)[1].diagonal(dim1=1, dim2=2).mean(1)
+        between = means.var(1, unbiased=False).mean(1)
+        samples = means.shape[1]
+        effective = (samples * inside / between.clamp_min(_SMALL)).clamp(samples, self.rows)
+        return (_SCARCE * channels / (effective * self._worth)).clamp_max(1.0)
 
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Means of targets and inputs, `groups x channels`."""
@@ -76,6 +109,12 @@ class Moments:
             for shift, total in zip(self._shift, self._sums, strict=True)
         )
         return first, second
+
+    def power(self, central: bool) -> torch.Tensor:
+        """E[y²] of each target, `groups x channels`, about its mean or about zero."""
+        assert self._sums is not None and self._squares is not None
+        found = self._squares / self.rows - (self._sums[0] / self.rows).square()
+        return found if central else found + self.means()[0].square()
 
     def second(self, central: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """E[y xᵀ] and E[x xᵀ], `groups x channels x channels`.
@@ -96,12 +135,21 @@ class Moments:
         return own if self._cross is self._own else about(self._cross, dy, dx, my, mx), own
 
 
-def observed(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Moments:
-    """Moments of pairs of rows, thinned where there are plenty."""
-    out = Moments()
+def observed(
+    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], size: int, worth: float = 1.0
+) -> Moments:
+    """Moments of pairs of rows, thinned where there are plenty.
+
+    Args:
+        pairs: Rows of targets and of inputs, chunk by chunk.
+        size: Samples in a chunk.
+        worth: As for `Moments`.
+    """
+    out = Moments(worth)
     pairs = list(pairs)
     total = sum(y.shape[1] for y, _ in pairs)
     share = share_of(total, max((x.shape[2] for _, x in pairs), default=1))
     for targets, inputs in pairs:
+        out.sampled(inputs, size)
         out.add(thinned(targets, share), thinned(inputs, share))
     return out

@@ -56,6 +56,7 @@ class Samples:
             value that they normalise: where the samples are not of the kind that the stored
             statistics were taken from.
         statistics: Those statistics, as far as the samples have passed through the original.
+        worth: What a sample tells, as a share of one of the kind that the model was trained on.
     """
 
     chunks: list[Chunk]
@@ -63,6 +64,7 @@ class Samples:
     source: str
     norms: dict[Value, list[Op]] = field(default_factory=dict)
     statistics: dict[Value, torch.Tensor] = field(default_factory=dict)
+    worth: float = 1.0
 
     def weight(self, value: Value) -> torch.Tensor:
         """A weight of the original as the samples should meet it."""

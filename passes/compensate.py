@@ -26,7 +26,8 @@ from graphprune.passes.narrow import Cuts
 from graphprune.samples import Samples
 from graphprune.sweep import Sweep, resized
 
-_DAMPING = 1e-3  # of the mean variance of the channels that stay
+_DAMPING = 1e-3  # of the mean variance of the channels that stay, at least
+_USUAL = 0.1  # of what goes is commonly left unexplained
 
 
 @dataclass
@@ -132,7 +133,8 @@ class _Compensator:
             (how.rows(x, consumer.channel)[picked], fewer.rows(y, consumer.channel))
             for x, y in zip(dense, small, strict=True)
         )
-        solution, shift = fit(observed(pairs), torch.as_tensor(channels), consumer.shifts)
+        moments = observed(pairs, self._samples.size, self._samples.worth)
+        solution, shift = fit(moments, torch.as_tensor(channels), consumer.shifts)
         self._apply(consumer, how, picked, solution, shift)
 
     def _apply(
@@ -193,7 +195,8 @@ class _Compensator:
 def fit(moments: Moments, kept: torch.Tensor, shifts: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """The linear map from the channels that stay to all channels, in least squares.
 
-    A ridge draws the solution to the identity on the channels that stay.
+    A ridge draws the solution to the identity on the channels that stay, the more so the fewer the
+    rows and the less they explain of the channels that go (Hoerl, Kennard & Baldwin, 1975).
 
     Args:
         moments: Of the original's channels (targets) and of those that stay (inputs).
@@ -204,15 +207,34 @@ def fit(moments: Moments, kept: torch.Tensor, shifts: bool) -> tuple[torch.Tenso
         B, `groups x channels x kept`, and c, `groups x channels`.
     """
     cross, own = moments.second(central=shifts)
-    ridge = _DAMPING * own.diagonal(dim1=1, dim2=2).mean(1) + 1e-12
-    cross[:, kept] -= own
-    own.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
-    factor, failed = torch.linalg.cholesky_ex(own)
-    rest = cross.transpose(1, 2)
-    solved = torch.linalg.solve(own, rest) if failed.any() else torch.cholesky_solve(rest, factor)
-    solution = solved.transpose(1, 2)
-    solution[:, kept, torch.arange(len(kept))] += 1.0
+    solution = _ridge(cross, own, kept, torch.full_like(own[:, 0, 0], _DAMPING))
+    share = moments.scarcity()
+    if bool((share > _DAMPING).any()):
+        gone = (
+            torch.ones(cross.shape[1], dtype=torch.bool).index_fill(0, kept, False).to(own.device)
+        )
+        power = moments.power(central=shifts)[:, gone].sum(1)
+        explained = (solution * cross)[:, gone].sum((1, 2))
+        left = (1 - explained / power.clamp_min(1e-30)).clamp_min(0.0)
+        share = (share * (left / _USUAL).clamp_max(1.0)).clamp_min(_DAMPING)
+        solution = _ridge(cross, own, kept, share)
     if not shifts:
         return solution, torch.zeros(cross.shape[:2], dtype=cross.dtype)
     targets, inputs = moments.means()
     return solution, targets - torch.einsum("gnp,gp->gn", solution, inputs)
+
+
+def _ridge(
+    cross: torch.Tensor, own: torch.Tensor, kept: torch.Tensor, share: torch.Tensor
+) -> torch.Tensor:
+    """Least squares, drawn to the identity by a share of the mean variance for each group."""
+    own, rest = own.clone(), cross.clone()
+    rest[:, kept] -= own
+    ridge = share * own.diagonal(dim1=1, dim2=2).mean(1) + 1e-12
+    own.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
+    rest = rest.transpose(1, 2)
+    factor, failed = torch.linalg.cholesky_ex(own)
+    solved = torch.linalg.solve(own, rest) if failed.any() else torch.cholesky_solve(rest, factor)
+    solution = solved.transpose(1, 2)
+    solution[:, kept, torch.arange(len(kept))] += 1.0
+    return solution

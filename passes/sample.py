@@ -38,6 +38,7 @@ _INVERTING = 60  # a longer descent makes images of a class alike
 _TYPICAL = 100  # steps that a descent usually takes
 _QUICK, _PASSES, _FEWEST = (1.2e12, 5e9), 4, 4  # multiply-accumulates without and with "fast"
 _PARTS = (2, 1, 1 / 2, 1 / 4)  # of the number of real inputs that would be read
+_WORTH = 0.1  # of inputs that nothing in the model has shaped
 _SAME = ("Cast", "Identity", "aten.to", "aten._to_copy", "aten.clone")
 _LOOKUPS = ("Gather", "aten.embedding")
 _PER_MAC, _PER_ELEMENT, _PER_OP = 3e-10, 1e-8, 2e-4  # seconds, forwards and backwards, one core
@@ -111,6 +112,7 @@ def _plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed:
         out = Samples(list(zip(*parts, strict=True)), captured(deps), source)
     else:
         out = split(deps, tensors, source)
+    out.worth = _WORTH
     for op in norms(deps):
         if op.inputs[0] is not None:
             out.norms.setdefault(op.inputs[0], []).append(op)
@@ -139,12 +141,12 @@ def seconds(deps: Dependencies, number: int, steps: int = _TYPICAL) -> float:
         steps: Of the descent.
     """
     elements = sum(prod(value.shape) for op in deps.source.ops for value in op.outputs)
-    each = _macs(deps) * _PER_MAC + elements / captured(deps) * _PER_ELEMENT
+    each = macs_of(deps) * _PER_MAC + elements / captured(deps) * _PER_ELEMENT
     step = number * each
     return steps * (step + len(deps.source.ops) * _PER_OP)
 
 
-def _macs(deps: Dependencies) -> float:
+def macs_of(deps: Dependencies) -> float:
     """Multiply-accumulates of one sample."""
     sizes = np.array([group.size for group in deps.groups], dtype=np.float64)
     return cost(deps, "macs")(sizes) / captured(deps)
@@ -153,7 +155,7 @@ def _macs(deps: Dependencies) -> float:
 def _quick(deps: Dependencies, number: int, effort: str) -> int:
     """As many of the inputs as the passes over them can take in little time, at least a few."""
     batch = captured(deps)
-    most = int(_QUICK[effort == "fast"] / max(_PASSES * _macs(deps), 1.0))
+    most = int(_QUICK[effort == "fast"] / max(_PASSES * macs_of(deps), 1.0))
     return min(number, max(most, _FEWEST) // batch * batch or batch)
 
 

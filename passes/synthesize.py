@@ -51,6 +51,9 @@ class Trial:
         batch: Number of samples.
         keep: Indices that stay, for each axis that loses some.
         weights: Tensors of all weights in place of the original's.
+
+    Attributes:
+        outputs: The results of a run: the graph's outputs, but for weights.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class Trial:
         self._graph = deps.source
         self._attrs: Attrs = resized(deps, keep or {}, batch)
         self._last = {v: op for op in self._graph.ops for v in op.inputs if v is not None}
+        seen = {v for op in self._graph.ops for v in [*op.inputs, *op.outputs]}
+        self.outputs = [v for v in self._graph.outputs if v in seen and not v.is_weight]
         self._weights = weights or {
             value: as_dtype(value.tensor.detach(), torch.float32)
             for value in self._graph.weights.values()
@@ -73,7 +78,7 @@ class Trial:
         inputs: Sequence[torch.Tensor],
         watch: Callable[[Op, list[torch.Tensor | None]], None] = lambda op, operands: None,
     ) -> list[torch.Tensor]:
-        """Outputs of the graph; `watch` sees every operation with its operands."""
+        """The results; `watch` sees every operation with its operands."""
         env: dict[Value, torch.Tensor] = dict(zip(self._graph.inputs, inputs, strict=True))
         out: dict[Value, torch.Tensor] = {}
         for op in self._graph.ops:
@@ -92,7 +97,7 @@ class Trial:
                     out[value] = env[value]
                 if value is not None and self._last.get(value) in (op, None):
                     env.pop(value, None)
-        return [out[value] for value in self._graph.outputs if value in out]
+        return [out[value] for value in self.outputs]
 
 
 def norms(deps: Dependencies) -> list[Op]:

@@ -3,16 +3,16 @@
 1. The original runs over the samples; covariances of what every consumer reads are accumulated.
 2. For each coupled group, greedy Optimal Brain Surgeon over all of its consumers gives the order
    in which its indices go, and the error that each adds.
-3. The cumulative error, each consumer's relative to what it computes, is the group's loss curve:
-   its values are comparable between groups, and serve as levels for `select`.
+3. The cumulative error is the group's loss curve: how much of the results' own error it causes,
+   to the first order (`sense`), or, where no gradients tell, as a share of what each consumer
+   computes. Curves are comparable between groups, and serve as levels for `select`.
 4. Channels that are summed over between two computed operands (q kᵀ) cannot be made up for: their
    groups are left alone as long as anything else can go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -26,77 +26,15 @@ from graphprune.graph import Op
 from graphprune.importance import Scores
 from graphprune.indices import holdings
 from graphprune.moments import observed
-from graphprune.obs import Elimination, Matrix, damped_inverse, eliminate, eliminate_blocks
-from graphprune.passes.select import NEEDED
+from graphprune.obs import Elimination
+from graphprune.passes.price import NEEDED
+from graphprune.passes.sense import Sense, sense
 from graphprune.samples import Samples
 from graphprune.sweep import Sweep, resized
+from graphprune.systems import Systems
 
+_LEAST = 1e-12  # that an error counts
 _MOST = 0.9  # of a group may go; beyond, the curve jumps
-_SYSTEMS, _WORK = 8, 1 << 31  # more layers than this, or of more cubed widths, share covariances
-
-Blocks = npt.NDArray[np.float64]  # n x size x n x size
-
-
-@dataclass
-class _System:
-    """Layers whose inputs have one covariance, and how many covariances were averaged for it."""
-
-    key: object
-    covariance: Blocks
-    weight: Blocks
-    merged: int = 1
-
-
-@dataclass
-class _Systems:
-    """The layers that read a group: covariance and weights' Gram of each, by owned inputs."""
-
-    size: int
-    held: list[_System] = field(default_factory=list)
-
-    def add(
-        self, key: object, covariance: Matrix, weight: Matrix, positions: npt.NDArray[np.int64]
-    ) -> None:
-        """Add a layer; of the same key are those that read the same value."""
-        each = positions.size // self.size
-        shape = [self.size, each, self.size, each]
-        flat = positions.ravel()
-        if not np.array_equal(flat, np.arange(len(covariance))):
-            grid = np.ix_(flat, flat)
-            covariance, weight = covariance[grid], weight[grid]
-        total = float(np.vdot(weight, covariance))
-        if not 0 < total < np.inf:
-            return
-        # Relative to what the layer computes: an error in any of them harms alike.
-        c, a = covariance.reshape(shape), weight.reshape(shape) / total
-        alike = [system for system in self.held if system.covariance.shape[1] == each]
-        same = next((system for system in alike if system.key == key), None)
-        if same is not None:
-            same.weight += a
-        elif alike and len(self.held) >= min(_SYSTEMS, _WORK // positions.size**3):
-            nearest = alike[len(alike) // 2]
-            nearest.merged += 1
-            nearest.covariance = nearest.covariance + (c - nearest.covariance) / nearest.merged
-            nearest.weight += a
-        else:
-            self.held.append(_System(key, c, a))
-
-    def eliminated(self) -> Elimination:
-        pairs: list[tuple[Blocks, Blocks]] = []
-        while self.held:
-            system = self.held.pop(0)
-            c, width = system.covariance, round(system.covariance.size**0.5)
-            inverse = damped_inverse(c.reshape(width, width)).reshape(c.shape)
-            pairs.append((inverse, system.weight))
-        if any(h.shape[1] > 1 for h, _ in pairs):
-            return eliminate_blocks(pairs, self.size)
-        shape = (len(pairs), self.size, self.size)
-        inverse, weight = (
-            (parts[0][None] if len(pairs) == 1 else np.stack(parts)).reshape(shape)
-            for parts in zip(*pairs, strict=True)
-        )
-        return eliminate(inverse, weight, self.size)
-
 
 _Seen: TypeAlias = dict[tuple[object, ...], npt.NDArray[np.float64]]
 
@@ -118,9 +56,10 @@ def weigh(
     """
     graph = deps.source
     consumers = find_consumers(deps).by_op
-    systems = {group.axis: _Systems(group.size) for group in deps.groups}
+    systems = {group.axis: Systems(group.size) for group in deps.groups}
+    senses = sense(deps, samples, list(consumers))
     due = _last_readers(deps, list(consumers.values()), systems)
-    found: dict[Axis, Scores | None] = dict.fromkeys(systems)
+    found: dict[Axis, Elimination | None] = dict.fromkeys(systems)
     attrs = resized(deps, {}, samples.size)
     sweep = Sweep(graph, samples.weight, samples.chunks, attrs, torch.float32)
     samples.meet(graph.inputs, sweep)
@@ -129,16 +68,18 @@ def weigh(
         sweep.step(op)
         samples.meet(op.outputs, sweep)
         for consumer in consumers.get(op, ()):
-            _read(deps, consumer, sweep, systems, samples, seen)
+            how_much = _counts(consumer, senses, samples)
+            _read(deps, consumer, sweep, systems, seen, how_much, samples)
         for axis in due.get(op, ()):
-            found[axis] = _levels(systems.pop(axis))
+            found[axis] = _finite(systems.pop(axis).eliminated())
         sweep.release(op)
         advance((number + 1) / len(graph.ops))
-    for axis in _products(deps):
-        curve = found.get(axis)
-        if curve is not None:
-            found[axis] = np.where(curve < NEEDED, curve + NEEDED, curve)
-    return list(found.values())
+    needed = _products(deps)
+    most = max((one.losses.sum() for one in found.values() if one is not None), default=1.0)
+    return [
+        None if one is None else _levels(one, max(float(most), 1e-300), axis in needed)
+        for axis, one in found.items()
+    ]
 
 
 def _products(deps: Dependencies) -> set[Axis]:
@@ -158,7 +99,7 @@ def _products(deps: Dependencies) -> set[Axis]:
 
 
 def _last_readers(
-    deps: Dependencies, consumers: Sequence[Sequence[Consumer]], systems: dict[Axis, _Systems]
+    deps: Dependencies, consumers: Sequence[Sequence[Consumer]], systems: dict[Axis, Systems]
 ) -> dict[Op, list[Axis]]:
     last: dict[Axis, Op] = {}
     for consumer in (c for several in consumers for c in several):
@@ -175,9 +116,10 @@ def _read(
     deps: Dependencies,
     consumer: Consumer,
     sweep: Sweep,
-    systems: dict[Axis, _Systems],
-    samples: Samples,
+    systems: dict[Axis, Systems],
     seen: _Seen,
+    counts: tuple[torch.Tensor, float | None],
+    samples: Samples,
 ) -> None:
     """Add one consumer to the systems of the groups that it reads.
 
@@ -186,8 +128,9 @@ def _read(
         consumer: The consumer.
         sweep: The run, behind the consumer's operation.
         systems: For each group's axis.
-        samples: Tell the statistics of batch norms.
         seen: The covariances that were taken last: several layers often read one value.
+        counts: What errors in its outputs count.
+        samples: Tell how many there are in a chunk, and what they are worth.
     """
     dim = deps.dims[consumer.source][consumer.channel]
     if not any(axis in systems for axis in atoms(dim)):
@@ -201,26 +144,44 @@ def _read(
     if key not in seen:
         seen.clear()
         pairs = ((r, r) for r in (how.rows(x, consumer.channel) for x in values))
-        moments = observed(pairs)
+        moments = observed(pairs, samples.size, samples.worth)
         own = moments.second(central=consumer.shifts)[1]
         diagonal = own.diagonal(dim1=1, dim2=2)
-        diagonal += moments.scarcity() * diagonal.mean(1, keepdim=True)
+        diagonal += (moments.scarcity() * diagonal.mean(1))[:, None]
         seen[key] = own.cpu().numpy()
     covariance = seen[key]
-    weight = _gram(consumer, how, samples).cpu().numpy()
+    gains, whole = counts
+    weight = _gram(consumer, how, gains).cpu().numpy()
     for axis, positions, owners in holdings(dim):
         if axis not in systems:
             continue
         for group in range(how.groups):
             places = _owned(how, group, axis, positions, owners)
             if places is not None:
-                systems[axis].add((key, group), covariance[group], weight[group], places)
+                systems[axis].add((key, group), covariance[group], weight[group], places, whole)
 
 
-def _gram(consumer: Consumer, how: Layout, samples: Samples) -> torch.Tensor:
-    """WᵀW over outputs and taps, outputs scaled as the batch norm behind scales them."""
+def _counts(
+    consumer: Consumer, senses: Mapping[Op, Sense] | None, samples: Samples
+) -> tuple[torch.Tensor, float | None]:
+    """By what outputs are multiplied before their errors count, and what the relative one counts.
+
+    The latter is None where the former say it all. Without gradients, outputs count as the batch
+    norm behind scales them, and an error in any layer harms alike.
+    """
+    gains = consumer.gains(samples.weight)
+    found = senses.get(consumer.op) if senses is not None else None
+    if found is None:
+        return gains, 1.0
+    if found.channels.shape != gains.shape:  # several layers in one operation
+        return gains, max(found.whole, _LEAST)
+    return found.channels.clamp_min(_LEAST).sqrt(), None
+
+
+def _gram(consumer: Consumer, how: Layout, gains: torch.Tensor) -> torch.Tensor:
+    """WᵀW over outputs and taps, outputs multiplied by their gains."""
     taps = consumer.taps(consumer.weight.tensor.detach().float())
-    gains = consumer.gains(samples.weight).to(taps)
+    gains = gains.to(taps)
     gains = gains.reshape(taps.shape[0], taps.shape[1], 1, 1)
     spread = how.spread(taps * gains)
     flat = spread.transpose(1, 2).flatten(2)
@@ -248,14 +209,27 @@ def _owned(
     return places if len(np.unique(places)) == places.size else None
 
 
-def _levels(systems: _Systems) -> Scores | None:
-    """The loss curve, as one level for each index."""
-    if not systems.held:
+def _finite(found: Elimination | None) -> Elimination | None:
+    """What is lost is never less than nothing, and a number."""
+    if found is None or not np.isfinite(found.losses).all():
         return None
-    found = systems.eliminated()
-    curve = np.cumsum(np.maximum(found.losses, 0.0))
-    rank = np.arange(len(curve))
-    levels = np.empty(len(curve))
+    return Elimination(found.order, np.maximum(found.losses, 0.0))
+
+
+def _levels(found: Elimination, most: float, needed: bool) -> Scores:
+    """The loss curve, as one level for each index.
+
+    Args:
+        found: The order in which indices go.
+        most: The most that any group can lose, the unit of all curves.
+        needed: Whether the group is left alone as long as anything else can go.
+    """
+    rank = np.arange(len(found.order))
+    levels = np.empty(len(rank))
     # A rank too small to matter keeps the order where losses are equal.
-    levels[found.order] = curve + 1e-12 * rank + NEEDED * (rank >= _MOST * len(curve))
-    return levels if np.isfinite(levels).all() else None
+    levels[found.order] = (
+        np.cumsum(found.losses) / most
+        + 1e-12 * rank
+        + NEEDED * (needed | (rank >= _MOST * len(rank)))
+    )
+    return levels

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.passes import weigh as weigh_module
-from graphprune.passes.select import NEEDED, select
+from graphprune.passes.price import NEEDED
+from graphprune.passes.select import select
 from graphprune.passes.weigh import weigh
 from graphprune.request import Request
 from graphprune.samples import split
+from graphprune.systems import Systems
 from tests.blocks import BLOCKS
 
 
@@ -82,11 +83,9 @@ def test_layers_that_read_one_value_share_its_covariance() -> None:
 
     model, x = Twice(), torch.randn(300, 8)
     _, (curve,) = _levels(model, x)
-    apart = weigh_module._Systems.add
+    apart = Systems.add
     keys = iter(range(2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            weigh_module._Systems, "add", lambda self, key, *rest: apart(self, next(keys), *rest)
-        )
+        patch.setattr(Systems, "add", lambda self, key, *rest: apart(self, next(keys), *rest))
         _, (separate,) = _levels(model, x)
     np.testing.assert_allclose(curve, separate, rtol=1e-9)

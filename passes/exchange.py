@@ -1,0 +1,65 @@
+"""exchange: counts that lose less at the same costs.
+
+One group takes a step back, for another one's step forward, as long as less is lost by it: pairwise
+interchange, as in knapsacks (Martello & Toth, Knapsack Problems, 1990).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from graphprune.budget import Budget
+from graphprune.cost import Counts
+from graphprune.importance import Scores
+from graphprune.passes.descend import Moves, follow
+
+_ROUNDS = 100  # at most
+_TRIED = 50  # pairs of steps, of those that promise most
+
+
+def exchange(
+    counts: Counts, losses: Sequence[Scores], moves: Moves, budget: Budget, tolerance: float
+) -> Counts:
+    """Improve on a choice that meets the budget.
+
+    Args:
+        counts: Where to start.
+        losses: For each group, with those that follow it, what is lost once 1, 2, ... of its
+            indices are gone.
+        moves: Which steps may be taken.
+        budget: The costs and what is asked of them.
+        tolerance: How far from the budget the slack may be.
+    """
+    curves = [np.append(0.0, curve)[::-1] for curve in losses]  # by how many stay
+    for _ in range(_ROUNDS):
+        found = _better(counts, curves, moves, budget, tolerance)
+        if found is None:
+            break
+        counts = found
+    return counts
+
+
+def _better(
+    counts: Counts, curves: Sequence[Scores], moves: Moves, budget: Budget, tolerance: float
+) -> Counts | None:
+    """The counts after the exchange that gains most, of those that keep to the budget."""
+
+    def lost(to: Counts, which: Sequence[int]) -> Scores:
+        return np.array([curves[i][int(to[i])] for i in which])
+
+    (up, more), (down, fewer) = (moves.possible(counts, sign) for sign in (1.0, -1.0))
+    gained = lost(counts, more) - lost(up, more)
+    given = lost(down, fewer) - lost(counts, fewer)
+    net = np.subtract.outer(gained, given)
+    for at in np.argsort(-net, axis=None)[:_TRIED]:
+        i, j = more[at // len(fewer)], fewer[at % len(fewer)]
+        if net.flat[at] <= 0:
+            return None
+        trial: Counts = counts.copy()
+        trial[i], trial[j] = up[i], down[j]
+        slack = budget.slack(follow(trial, moves.sizes, moves.followers))
+        if i != j and abs(slack) <= tolerance and (slack >= 0 or not budget.strict):
+            return trial
+    return None

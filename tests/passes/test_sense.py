@@ -1,0 +1,86 @@
+"""Sensitivity: what an error in a layer does to the results."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.passes.sense import Sense, sense
+from graphprune.passes.weigh import weigh
+from graphprune.samples import split
+
+
+def _sensed(model: nn.Module, x: Tensor) -> list[Sense | None]:
+    """For each linear layer, in their order."""
+    deps = graphprune.analyze(model, x[:2])
+    ops = [op for op in deps.source.ops if op.type in ("aten.linear", "aten.conv2d")]
+    found = sense(deps, split(deps, [x], "test"), ops)
+    assert found is not None
+    return [found.get(op) for op in ops]
+
+
+def test_a_linear_layer_counts_as_the_next_one_weighs_it() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4, bias=False), nn.Linear(4, 50, bias=False))
+    with torch.no_grad():
+        model[1].weight *= torch.tensor([3.0, 1.0, 0.0, 0.3])
+    x = torch.randn(64, 6)
+    first, last = _sensed(model, x)
+    assert first is not None
+    assert last is not None
+    spread = model(x).detach().var(unbiased=False)
+    exact = model[1].weight.detach().double().square().sum(0) / spread / 50
+    assert first.channels[2] == 0.0
+    ratios = (first.channels / exact)[[0, 1, 3]]
+    assert ratios.min() > 0.4, "but for the noise of random directions"
+    assert ratios.max() < 2.5
+    assert last.whole == pytest.approx(1.0, rel=0.3), "the results are what it computes"
+
+
+def test_what_varies_alike_over_positions_does_not_cancel() -> None:
+    """The mean over positions keeps an error that all of them share."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    noisy = torch.randn(64, 3, 8, 8)
+    flat = torch.randn(64, 3, 1, 1).expand(64, 3, 8, 8)
+    (alone,), (together,) = _sensed(model, noisy), _sensed(model, flat)
+    assert alone is not None
+    assert together is not None
+    assert together.whole == pytest.approx(1.0, rel=0.3)
+    assert alone.whole == pytest.approx(1.0, rel=0.3), "relative to results that cancel alike"
+
+
+class Cut(nn.Module):
+    """Results that no gradient reaches through one of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(6, 8)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.a(x).relu() * torch.sign(self.b(x)))
+
+
+def test_layers_that_no_gradient_reaches_are_weighed_all_the_same() -> None:
+    torch.manual_seed(0)
+    model, x = Cut(), torch.randn(64, 6)
+    deps = graphprune.analyze(model, x[:2])
+    before = {name: (p.clone(), p.requires_grad) for name, p in model.named_parameters()}
+    (curve,) = weigh(deps, split(deps, [x], "test"))
+    assert curve is not None
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name][0]), "the model is as it was"
+        assert parameter.requires_grad == before[name][1]
+        assert parameter.grad is None
+
+
+def test_without_gradients_there_is_no_answer() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(64, 6)
+    deps = graphprune.analyze(model, x[:2])
+    samples = split(deps, [x], "test")
+    deps.source.run = lambda *_: []
+    assert sense(deps, samples, deps.source.ops) is None
