@@ -52,10 +52,11 @@ def _better(
     (up, more), (down, fewer) = (moves.possible(counts, sign) for sign in (1.0, -1.0))
     gained = lost(counts, more) - lost(up, more)
     given = lost(down, fewer) - lost(counts, fewer)
-    net = np.subtract.outer(gained, given)
-    for at in np.argsort(-net, axis=None)[:_TRIED]:
+    net = np.subtract.outer(gained, given).ravel()
+    best = np.argpartition(-net, _TRIED)[:_TRIED] if len(net) > _TRIED else np.arange(len(net))
+    for at in best[np.argsort(-net[best], kind="stable")]:
         i, j = more[at // len(fewer)], fewer[at % len(fewer)]
-        if net.flat[at] <= 0:
+        if net[at] <= 0:
             return None
         trial: Counts = counts.copy()
         trial[i], trial[j] = up[i], down[j]
