@@ -74,7 +74,7 @@ def sense(deps: Dependencies, samples: Samples, ops: Sequence[Op]) -> dict[Op, S
         for number, chunk in enumerate(chunks):
             for value, shares in _sensed(trial, chunk, wanted, number).items():
                 found.setdefault(value, []).append(shares)
-    except RuntimeError:  # an operation has no gradient, or does not run on so few samples
+    except (RuntimeError, IndexError, TypeError, ValueError):  # no gradients, or not of so few
         return None
     return {wanted[value]: _mean(shares) for value, shares in found.items()}
 
@@ -126,13 +126,13 @@ def _sensed(
 
     def watch(op: Op, operands: list[torch.Tensor | None]) -> None:
         for value, x in zip(op.inputs, operands, strict=True):
-            if value is not None and value in wanted and x is not None and x.requires_grad:
+            if value is not None and value in wanted and x is not None and _follows(x):
                 held[value] = x
 
     with torch.enable_grad():
         results = trial.run(chunk, watch)
         ends = zip(trial.outputs, results, strict=True)
-        held.update({v: x for v, x in ends if v in wanted and x.requires_grad})
+        held.update({v: x for v, x in ends if v in wanted and _follows(x)})
         gradients = torch.autograd.grad(
             _projected(results, seed), list(held.values()), allow_unused=True
         )
@@ -143,12 +143,17 @@ def _sensed(
     }
 
 
+def _follows(x: torch.Tensor) -> bool:
+    """Whether gradients reach a real tensor."""
+    return x.is_floating_point() and x.requires_grad
+
+
 def _projected(results: Sequence[torch.Tensor], seed: int) -> torch.Tensor:
     """The results in a random direction, each relative to its spread."""
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(())
     for x in results:
-        if x.is_floating_point() and x.requires_grad:
+        if _follows(x):
             direction = torch.randn(x.shape, generator=generator).to(x)
             spread = x.detach().std(unbiased=False) + _SMALL
             scale = spread * (x.numel() / len(x)) ** 0.5 if x.dim() else spread
