@@ -67,10 +67,10 @@ class Moments:
         sums = y.sum(1).double(), x.sum(1).double()
         own = x.transpose(1, 2) @ x
         cross = own if same else y.transpose(1, 2) @ x
-        squares = y.square().sum(1).double()
+        squares = own.diagonal(dim1=1, dim2=2).clone() if same else y.square().sum(1)
         self.rows += targets.shape[1]
         if self._sums is None or self._own is None or self._cross is None:
-            self._sums, self._own, self._squares = sums, own.double(), squares
+            self._sums, self._own, self._squares = sums, own.double(), squares.double()
             self._cross = self._own if same else cross.double()
             return
         self._sums = self._sums[0] + sums[0], self._sums[1] + sums[1]
@@ -90,12 +90,13 @@ class Moments:
         Returns:
             One number for each group.
         """
-        assert self._own is not None
+        assert self._own is not None and self._sums is not None
         groups, channels, _ = self._own.shape
         if not self._samples:
             return self._own.new_zeros(groups)
         means = torch.cat(self._samples, 1).double()
-        inside = self.second(central=True)[1].diagonal(dim1=1, dim2=2).mean(1)
+        power = self._own.diagonal(dim1=1, dim2=2) / self.rows
+        inside = (power - (self._sums[1] / self.rows).square()).mean(1)
         between = means.var(1, unbiased=False).mean(1)
         samples = means.shape[1]
         effective = (samples * inside / between.clamp_min(_SMALL)).clamp(samples, self.rows)

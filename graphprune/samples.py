@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from math import prod
@@ -167,6 +167,14 @@ def split(deps: Dependencies, tensors: Sequence[torch.Tensor], source: str) -> S
     if size != batch and not _runs(deps, next(iter(chunked(tensors, size, which))), size):
         size = batch
     return Samples(list(chunked(tensors, size, which)), size, source)
+
+
+def recut(deps: Dependencies, samples: Samples, size: int) -> Iterator[Chunk]:
+    """The samples, so many at a time."""
+    if size == samples.size:
+        return iter(samples.chunks)
+    which = sampled(deps)
+    return (part for chunk in samples.chunks for part in chunked(chunk, size, which))
 
 
 def _runs(deps: Dependencies, chunk: Chunk, size: int) -> bool:

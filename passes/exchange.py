@@ -6,11 +6,10 @@ interchange, as in knapsacks (Martello & Toth, Knapsack Problems, 1990).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from graphprune.budget import Budget
 from graphprune.cost import Counts
 from graphprune.importance import Scores
 from graphprune.passes.descend import Moves, follow
@@ -20,7 +19,7 @@ _TRIED = 50  # pairs of steps, of those that promise most
 
 
 def exchange(
-    counts: Counts, losses: Sequence[Scores], moves: Moves, budget: Budget, tolerance: float
+    counts: Counts, losses: Sequence[Scores], moves: Moves, met: Callable[[Counts], bool]
 ) -> Counts:
     """Improve on a choice that meets the budget.
 
@@ -29,12 +28,11 @@ def exchange(
         losses: For each group, with those that follow it, what is lost once 1, 2, ... of its
             indices are gone.
         moves: Which steps may be taken.
-        budget: The costs and what is asked of them.
-        tolerance: How far from the budget the slack may be.
+        met: Whether counts keep to the budget.
     """
     curves = [np.append(0.0, curve)[::-1] for curve in losses]  # by how many stay
     for _ in range(_ROUNDS):
-        found = _better(counts, curves, moves, budget, tolerance)
+        found = _better(counts, curves, moves, met)
         if found is None:
             break
         counts = found
@@ -42,7 +40,7 @@ def exchange(
 
 
 def _better(
-    counts: Counts, curves: Sequence[Scores], moves: Moves, budget: Budget, tolerance: float
+    counts: Counts, curves: Sequence[Scores], moves: Moves, met: Callable[[Counts], bool]
 ) -> Counts | None:
     """The counts after the exchange that gains most, of those that keep to the budget."""
 
@@ -60,7 +58,6 @@ def _better(
             return None
         trial: Counts = counts.copy()
         trial[i], trial[j] = up[i], down[j]
-        slack = budget.slack(follow(trial, moves.sizes, moves.followers))
-        if i != j and abs(slack) <= tolerance and (slack >= 0 or not budget.strict):
+        if i != j and met(follow(trial, moves.sizes, moves.followers)):
             return trial
     return None

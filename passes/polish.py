@@ -25,8 +25,8 @@ from graphprune.passes.augment import augmented
 from graphprune.passes.compensate import Compensation, compensate
 from graphprune.passes.narrow import Cuts
 from graphprune.passes.synthesize import Trial
-from graphprune.samples import Samples, captured
-from graphprune.sweep import Chunk, chunked, sampled
+from graphprune.samples import Samples, captured, recut
+from graphprune.sweep import Chunk, sampled
 
 STEPS = 300
 _RATE = 1e-3
@@ -71,8 +71,7 @@ def parts(deps: Dependencies, samples: Samples) -> tuple[list[Chunk], int]:
     if len(samples.chunks) >= _PARTS or size == captured(deps) or size % _PARTS:
         return samples.chunks, size
     size //= _PARTS
-    which = sampled(deps)
-    return [part for chunk in samples.chunks for part in chunked(chunk, size, which)], size
+    return list(recut(deps, samples, size)), size
 
 
 class _Polisher:

@@ -140,10 +140,15 @@ def seconds(deps: Dependencies, number: int, steps: int = _TYPICAL) -> float:
         number: How many inputs.
         steps: Of the descent.
     """
-    elements = sum(prod(value.shape) for op in deps.source.ops for value in op.outputs)
-    each = macs_of(deps) * _PER_MAC + elements / captured(deps) * _PER_ELEMENT
+    each = macs_of(deps) * _PER_MAC + elements_of(deps) * _PER_ELEMENT
     step = number * each
     return steps * (step + len(deps.source.ops) * _PER_OP)
+
+
+def elements_of(deps: Dependencies) -> float:
+    """Numbers in all values that a run over one sample makes."""
+    elements = sum(prod(value.shape) for op in deps.source.ops for value in op.outputs)
+    return elements / captured(deps)
 
 
 def macs_of(deps: Dependencies) -> float:

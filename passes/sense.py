@@ -13,10 +13,9 @@ squared error is what Gauss-Newton approximations of the Hessian measure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from math import prod
 
 import torch
 
@@ -24,10 +23,10 @@ from graphprune.dependencies import Dependencies
 from graphprune.frontends.execute import as_dtype
 from graphprune.graph import Op, Value
 from graphprune.linear import Reading, reading
-from graphprune.passes.sample import macs_of
+from graphprune.passes.sample import elements_of, macs_of
 from graphprune.passes.synthesize import Trial
-from graphprune.samples import Samples, captured
-from graphprune.sweep import Chunk, Sweep, chunked, resized, sampled
+from graphprune.samples import Samples, captured, recut
+from graphprune.sweep import Chunk, Sweep, resized
 
 _ENOUGH, _FEWEST, _WORK = 64, 8, 5e10  # samples; multiply-accumulates of a pass over them
 _MEMORY = 1 << 30  # bytes that the values of a run may take, all of which are kept for gradients
@@ -69,7 +68,7 @@ def sense(deps: Dependencies, samples: Samples, ops: Sequence[Op]) -> dict[Op, S
     wanted = {op.outputs[0]: op for op in ops}
     found: dict[Value, list[torch.Tensor]] = {}
     number = min(max(int(_WORK / max(macs_of(deps), 1.0)), _FEWEST), _ENOUGH)
-    chunks = list(islice(_cut(deps, samples, size), max(number // size, 1)))
+    chunks = list(islice(recut(deps, samples, size), max(number // size, 1)))
     try:
         for number, chunk in enumerate(chunks):
             for value, shares in _sensed(trial, chunk, wanted, number).items():
@@ -86,7 +85,7 @@ def _mean(found: Sequence[torch.Tensor]) -> Sense:
 
 def _fitting(deps: Dependencies, size: int) -> int | None:
     """Samples in a run whose values fit into memory."""
-    each = sum(4 * prod(v.shape) for op in deps.source.ops for v in op.outputs) / captured(deps)
+    each = 4 * elements_of(deps)
     return next((n for n in (size, captured(deps)) if n * each <= _MEMORY), None)
 
 
@@ -108,14 +107,6 @@ def _weight(samples: Samples, value: Value) -> torch.Tensor:
     tensor = as_dtype(samples.weight(value), torch.float32)
     starts = value.kind == "parameter" and tensor.is_floating_point()
     return tensor.requires_grad_() if starts else tensor
-
-
-def _cut(deps: Dependencies, samples: Samples, size: int) -> Iterable[Chunk]:
-    """The samples, so many at a time."""
-    if size == samples.size:
-        return samples.chunks
-    which = sampled(deps)
-    return (part for chunk in samples.chunks for part in chunked(chunk, size, which))
 
 
 def _sensed(

@@ -116,12 +116,11 @@ class Problem:
 
     def _exchanged(self, counts: Counts, steps: Counts, free: Sequence[int]) -> Counts:
         """Counts that lose less, where the budget is met."""
-        tolerance = TOLERANCE / 2
-        if abs(self.budget.slack(counts)) > tolerance:
+        if abs(self.budget.slack(counts)) > TOLERANCE / 2:
             return counts
         losses, _ = joined(self.levels, self.sizes, self.ties.followers)
         moves = Moves(steps, free, self.least, self.most, self.sizes, self.ties.followers)
-        return exchange(counts, losses, moves, self.budget, tolerance)
+        return exchange(counts, losses, moves, lambda to: self.met(self.budget.slack(to)))
 
     def _lowest(self, ladder: Ladder, step: int) -> Counts:
         """Counts at the highest common level that leaves more than the budget."""
