@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -150,7 +150,23 @@ def observed(
     pairs = list(pairs)
     total = sum(y.shape[1] for y, _ in pairs)
     share = share_of(total, max((x.shape[2] for _, x in pairs), default=1))
-    for targets, inputs in pairs:
+    held: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for number, (targets, inputs) in enumerate(pairs, 1):
         out.sampled(inputs, size)
-        out.add(thinned(targets, share), thinned(inputs, share))
+        fewer = thinned(inputs, share)
+        held.append((fewer if targets is inputs else thinned(targets, share), fewer))
+        if number == len(pairs) or sum(x.shape[1] for _, x in held) >= _FEWEST:
+            out.add(*_joined(held))
+            held = []
     return out
+
+
+def _joined(
+    pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One pair of rows; few rows at a time cost more than the products."""
+    if len(pairs) == 1:
+        return pairs[0]
+    inputs = torch.cat([x for _, x in pairs], 1)
+    same = all(y is x for y, x in pairs)
+    return inputs if same else torch.cat([y for y, _ in pairs], 1), inputs

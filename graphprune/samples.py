@@ -24,6 +24,7 @@ _SHARE = 4  # part of the machine's memory that they may take in between
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")  # "max", or bytes (Linux, cgroup v2)
 _POSIX = hasattr(os, "sysconf")
 _CHUNK = 1 << 26  # bytes of one chunk's values
+_FEW = 8  # runs take less time than to find out whether the graph runs on more at once
 
 
 class Program(Protocol):
@@ -164,7 +165,9 @@ def split(deps: Dependencies, tensors: Sequence[torch.Tensor], source: str) -> S
     number = len(tensors[which.index(True)])
     most = max(int(_CHUNK / max(live_bytes(deps), 1.0)), 1)
     size = next(size for size in range(min(most, number), 0, -1) if number % size == 0)
-    if size != batch and not _runs(deps, next(iter(chunked(tensors, size, which))), size):
+    if number <= _FEW * batch:
+        size = batch  # which needs no trial
+    elif size != batch and not _runs(deps, next(iter(chunked(tensors, size, which))), size):
         size = batch
     return Samples(list(chunked(tensors, size, which)), size, source)
 

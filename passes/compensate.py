@@ -27,6 +27,7 @@ from graphprune.samples import Samples
 from graphprune.sweep import Sweep, resized
 
 _DAMPING = 1e-3  # of the mean variance of the channels that stay, at least
+_WIDE = 512  # channels, from which on float32 is precise enough beside the damping
 _USUAL = 0.1  # of what goes is commonly left unexplained
 
 
@@ -134,24 +135,25 @@ class _Compensator:
             for x, y in zip(dense, small, strict=True)
         )
         moments = observed(pairs, self._samples.size, self._samples.worth)
-        solution, shift = fit(moments, torch.as_tensor(channels), consumer.shifts)
-        self._apply(consumer, how, picked, solution, shift)
+        old = consumer.weight.tensor.detach()
+        exact = old.dtype == torch.float64 or how.width < _WIDE
+        taps = consumer.taps(old.double() if exact else old.float())
+        weight = how.spread(taps)[picked]
+        found = refit(weight, moments, torch.as_tensor(channels), consumer.shifts)
+        if not all(bool(torch.isfinite(part).all()) for part in found):
+            raise ValueError("its inputs are not finite")
+        self._apply(consumer, how, picked, *found)
 
     def _apply(
         self,
         consumer: Consumer,
         how: Layout,
         groups: torch.Tensor,
-        solution: torch.Tensor,
-        shift: torch.Tensor,
+        new: torch.Tensor,
+        added: torch.Tensor,
     ) -> None:
         """Store the solved weights, cut to the outputs that stay."""
-        old = consumer.weight.tensor.detach()
-        spread = how.spread(consumer.taps(old.double()))[groups]
-        new = torch.einsum("gont,gnp->gopt", spread, solution.to(spread.device))
-        added = torch.einsum("gont,gn->go", spread, shift.to(spread.device)).flatten()
-        if not bool(torch.isfinite(new).all() and torch.isfinite(added).all()):
-            raise ValueError("its inputs are not finite")
+        old = consumer.weight.tensor
         kept: list[object] = list(self._cuts.weights.get(consumer.weight, [None] * old.dim()))
         outputs = self._outputs_within(consumer, groups)
         weight = consumer.weight_of(how.gathered(new), consumer.kernel)
@@ -160,7 +162,7 @@ class _Compensator:
             kept[0] = outputs
         self._out.values[consumer.weight] = cut_tensor(weight, kept).to(old.dtype).contiguous()
         if consumer.shifts:
-            self._shift(consumer, added, outputs)
+            self._shift(consumer, added.flatten(), outputs)
 
     def _outputs_within(self, consumer: Consumer, groups: torch.Tensor) -> torch.Tensor | None:
         """Positions of the outputs that stay among those of the groups that stay."""
@@ -192,49 +194,83 @@ class _Compensator:
         self._out.values[held] = (old.double() + sign * added).to(old.dtype)
 
 
-def fit(moments: Moments, kept: torch.Tensor, shifts: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """The linear map from the channels that stay to all channels, in least squares.
+def refit(
+    weight: torch.Tensor, moments: Moments, kept: torch.Tensor, shifts: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weights that make most of the channels that stay, in least squares.
 
-    A ridge draws the solution to the identity on the channels that stay, the more so the fewer the
-    rows and the less they explain of the channels that go (Hoerl, Kennard & Baldwin, 1975).
+    A ridge draws them to the plain removal of channels, the more so the fewer the rows and the less
+    they explain of the channels that go (Hoerl, Kennard & Baldwin, 1975).
 
     Args:
+        weight: Of the original, `groups x outputs x channels x taps`.
         moments: Of the original's channels (targets) and of those that stay (inputs).
         kept: Which of the original's channels those are.
         shifts: Whether a constant may be added.
 
     Returns:
-        B, `groups x channels x kept`, and c, `groups x channels`.
+        W B, `groups x outputs x kept x taps`, and what is added to the outputs,
+        `groups x outputs`.
     """
-    cross, own = moments.second(central=shifts)
-    solution = _ridge(cross, own, kept, torch.full_like(own[:, 0, 0], _DAMPING))
-    share = moments.scarcity()
-    if bool((share > _DAMPING).any()):
-        gone = (
-            torch.ones(cross.shape[1], dtype=torch.bool).index_fill(0, kept, False).to(own.device)
-        )
-        power = moments.power(central=shifts)[:, gone].sum(1)
-        explained = (solution * cross)[:, gone].sum((1, 2))
-        left = (1 - explained / power.clamp_min(1e-30)).clamp_min(0.0)
-        share = (share * (left / _USUAL).clamp_max(1.0)).clamp_min(_DAMPING)
-        solution = _ridge(cross, own, kept, share)
-    if not shifts:
-        return solution, torch.zeros(cross.shape[:2], dtype=cross.dtype)
-    targets, inputs = moments.means()
-    return solution, targets - torch.einsum("gnp,gp->gn", solution, inputs)
-
-
-def _ridge(
-    cross: torch.Tensor, own: torch.Tensor, kept: torch.Tensor, share: torch.Tensor
-) -> torch.Tensor:
-    """Least squares, drawn to the identity by a share of the mean variance for each group."""
-    own, rest = own.clone(), cross.clone()
+    cross, own = (m.to(weight.dtype) for m in moments.second(central=shifts))
+    share = _share(moments, cross, own, kept, shifts)
+    rest = cross.clone()
     rest[:, kept] -= own
+    flat = weight.to(own.device).transpose(2, 3).flatten(1, 2)
+    if flat.shape[1] < flat.shape[2]:  # the fewer systems are solved
+        changes = _solved(own, flat @ rest, share)
+    else:
+        changes = flat @ _solved(own, rest, share)
+    groups, outputs, _, taps = weight.shape
+    new = (flat[:, :, kept] + changes).reshape(groups, outputs, taps, -1).transpose(2, 3)
+    if not shifts:
+        return new, new.new_zeros(new.shape[:2])
+    targets, inputs = (m.to(new.dtype) for m in moments.means())
+    wanted, found = (
+        weight.to(own.device).sum(3) @ targets[..., None],
+        new.sum(3) @ inputs[..., None],
+    )
+    return new, (wanted - found)[..., 0]
+
+
+def _share(
+    moments: Moments, cross: torch.Tensor, own: torch.Tensor, kept: torch.Tensor, shifts: bool
+) -> torch.Tensor:
+    """The ridge of each group, as a share of the mean variance of the channels that stay."""
+    least = torch.full_like(own[:, 0, 0], _DAMPING)
+    share = moments.scarcity().to(own.dtype)
+    if not bool((share > _DAMPING).any()):
+        return least
+    gone = torch.ones(cross.shape[1], dtype=torch.bool).index_fill(0, kept, False).to(own.device)
+    power = moments.power(central=shifts)[:, gone].sum(1).to(own.dtype)
+    explained = _explained(own, cross[:, gone], least)
+    left = (1 - explained / power.clamp_min(1e-30)).clamp_min(0.0)
+    return (share * (left / _USUAL).clamp_max(1.0)).clamp_min(_DAMPING)
+
+
+def _damped(own: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Second moments with a share of their mean added to each of the variances."""
     ridge = share * own.diagonal(dim1=1, dim2=2).mean(1) + 1e-12
-    own.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
-    rest = rest.transpose(1, 2)
-    factor, failed = torch.linalg.cholesky_ex(own)
-    solved = torch.linalg.solve(own, rest) if failed.any() else torch.cholesky_solve(rest, factor)
-    solution = solved.transpose(1, 2)
-    solution[:, kept, torch.arange(len(kept))] += 1.0
-    return solution
+    return own + torch.diag_embed(ridge[:, None].expand(-1, own.shape[1]))
+
+
+def _explained(own: torch.Tensor, cross: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """How much of the targets' power follows from the inputs, for each group."""
+    damped, right = _damped(own, share), cross.transpose(1, 2)
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    if failed.any():
+        found: torch.Tensor = torch.linalg.solve(damped, right) * right
+    else:
+        found = torch.linalg.solve_triangular(factor, right, upper=False).square()
+    return found.sum((1, 2))
+
+
+def _solved(own: torch.Tensor, cross: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """`cross` times the inverse of the damped second moments."""
+    damped, right = _damped(own, share), cross.transpose(1, 2)
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    if failed.any():
+        found: torch.Tensor = torch.linalg.solve(damped, right)
+    else:
+        found = torch.cholesky_solve(right, factor)
+    return found.transpose(1, 2)

@@ -161,7 +161,7 @@ def _channel(op: Op, dims: int) -> int:
 def _share(y: torch.Tensor, gradient: torch.Tensor, channel: int) -> torch.Tensor:
     """Share in the error of the results, and variance, of each channel: `2 x channels`."""
     y, gradient = (x.movedim(channel, -1) for x in (y, gradient))
-    y, gradient = (x.reshape(len(x), -1, x.shape[-1]).double() for x in (y, gradient))
+    y, gradient = (x.reshape(len(x), -1, x.shape[-1]) for x in (y, gradient))
     centred = y - y.mean([0, 1], keepdim=True)
-    inner = (gradient * centred).sum(1)  # samples x channels
-    return torch.stack([inner.square().mean(0), centred.square().mean([0, 1])])
+    inner = (gradient * centred).sum(1).double()  # samples x channels
+    return torch.stack([inner.square().mean(0), centred.square().mean([0, 1]).double()])

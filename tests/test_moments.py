@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from graphprune.moments import observed
-from graphprune.passes.compensate import fit
+from graphprune.passes.compensate import refit
 
 
 def test_rows_that_are_alike_count_as_one() -> None:
@@ -41,9 +41,10 @@ def test_a_fit_to_few_rows_foretells_others_better_for_its_ridge() -> None:
     kept = torch.arange(40)
     few, many = rows(50), rows(4000)
     moments = observed([(few, few[..., kept])], 50)
-    solution, shift = fit(moments, kept, True)
+    identity = torch.eye(60, dtype=torch.float64)[None, ..., None]
+    solution, shift = refit(identity, moments, kept, True)
     design = torch.cat([few[0, :, kept], torch.ones(50, 1, dtype=torch.float64)], 1)
     tight = torch.linalg.lstsq(design, few[0]).solution
-    found = many[0, :, kept] @ solution[0].T + shift[0]
+    found = many[0, :, kept] @ solution[0, ..., 0].T + shift[0]
     other = many[0, :, kept] @ tight[:-1] + tight[-1]
     assert (found - many[0]).square().mean() < 0.7 * (other - many[0]).square().mean()
