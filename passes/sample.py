@@ -3,14 +3,15 @@
 1. Batch norms with learned statistics: images that match them (`synthesize`).
 2. A classifier without: images of its classes.
 3. Token models: random tokens; networks that see: pictures of random shapes; others: noise.
-Where the first two would take long, `effort="auto"` makes fewer of them, or settles for the last:
-at a batch norm they are normalised by their own statistics, so that what follows sees what it was
-trained for.
+Where the first two would take long, `effort="auto"` makes fewer of them, or takes pictures of
+random shapes some steps towards the statistics, or settles for the last: at a batch norm they are
+normalised by their own statistics, so that what follows sees what it was trained for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from typing import TypeAlias
 
@@ -38,7 +39,9 @@ _INVERTING = 60  # a longer descent makes images of a class alike
 _TYPICAL = 100  # steps that a descent usually takes
 _QUICK, _PASSES, _FEWEST = (1.2e12, 5e9), 4, 4  # multiply-accumulates without and with "fast"
 _PARTS = (2, 1, 1 / 2, 1 / 4)  # of the number of real inputs that would be read
-_WORTH = 0.1  # of inputs that nothing in the model has shaped
+_BRIEF, _LEAST = 20, 16  # steps that pictures take, and how many they are at least
+_WORTH, _WORTH_BRIEF = 0.1, 0.3  # of inputs that nothing in the model has shaped, or little
+_MEMORY = 1 << 30  # bytes that the values of a descent may take, all of which are kept
 _SAME = ("Cast", "Identity", "aten.to", "aten._to_copy", "aten.clone")
 _LOOKUPS = ("Gather", "aten.embedding")
 _PER_MAC, _PER_ELEMENT, _PER_OP = 3e-10, 1e-8, 2e-4  # seconds, forwards and backwards, one core
@@ -69,19 +72,43 @@ def sample(
     """
     make = _synthesis(deps, likes)
     if make is not None and effort != "fast":
-        inverts = make is invert_classes
-        how = Descent(_INVERTING if inverts else _STEPS.get(effort, 200), seed)
-        number = _synthesised(deps, wanted, how.steps, effort)
+        steps = _INVERTING if make is invert_classes else _STEPS.get(effort, 200)
+        number = _synthesised(deps, wanted, steps, effort)
+        how = Descent(steps, seed)
+        if not number and make is match_norms and paintable(likes[0].shape[1:]):
+            number, how = _briefly(deps, wanted), Descent(_BRIEF, seed, from_pictures=True)
         if number:
             try:
-                found, left = make(deps, likes, number, how, advance)
+                return _optimised(deps, likes, make, number, how, advance)
             except RuntimeError:  # no gradient reaches the inputs, or it does not run on so many
                 pass
-            else:
-                kind = "class labels" if inverts else "batch-norm statistics"
-                source = f"{number} inputs synthesised from {kind} (loss {left:.2g})"
-                return split(deps, found, source)
     return _plain(deps, likes, _quick(deps, affordable(deps, wanted), effort), seed)
+
+
+def _optimised(
+    deps: Dependencies,
+    likes: Sequence[torch.Tensor],
+    make: Synthesis,
+    number: int,
+    how: Descent,
+    advance: Callable[[float], None],
+) -> Samples:
+    """Inputs from a descent, as many at a time as memory has room for their gradients."""
+    most = max(int(_MEMORY / (4 * elements_of(deps))), 1)
+    times = -(-number // most)
+    made: list[torch.Tensor] = []
+    losses: list[float] = []
+    for done in range(times):
+        each = number // times + (done < number % times)
+        part = replace(how, seed=how.seed + done)
+        found, left = make(deps, likes, each, part, lambda x, at=done: advance((at + x) / times))  # type: ignore[misc]
+        made.extend(found)
+        losses.append(left)
+    kind = "class labels" if make is invert_classes else "batch-norm statistics"
+    source = f"{number} inputs synthesised from {kind} (loss {np.mean(losses):.2g})"
+    out = split(deps, [torch.cat(made)], source)
+    out.worth = _WORTH_BRIEF if how.from_pictures else 1.0
+    return out
 
 
 def _synthesised(deps: Dependencies, wanted: int, steps: int, effort: str) -> int:
@@ -90,6 +117,14 @@ def _synthesised(deps: Dependencies, wanted: int, steps: int, effort: str) -> in
         if effort != "auto" or seconds(deps, number, min(steps, _TYPICAL)) <= LONGEST:
             return number
     return 0
+
+
+def _briefly(deps: Dependencies, wanted: int) -> int:
+    """How many pictures can take some steps in that time; none where they would be too few."""
+    number = affordable(deps, wanted)
+    while number >= _LEAST and seconds(deps, number, _BRIEF) > LONGEST:
+        number = number // 2 // captured(deps) * captured(deps)
+    return number if number >= _LEAST else 0
 
 
 def _plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed: int) -> Samples:

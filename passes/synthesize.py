@@ -22,6 +22,7 @@ from graphprune.frontends.execute import as_dtype, rewritten
 from graphprune.graph import Op, Value
 from graphprune.indices import Indices
 from graphprune.linear import epsilon, is_batch_norm
+from graphprune.passes.paint import painted
 from graphprune.sweep import Attrs, Chunk, resized
 
 ENOUGH = 0.02  # of the loss over all batch norms
@@ -37,10 +38,12 @@ class Descent:
     Attributes:
         steps: Most steps.
         seed: For the inputs that it starts from.
+        from_pictures: Whether those are pictures, not noise: they need fewer steps.
     """
 
     steps: int = 200
     seed: int = 0
+    from_pictures: bool = False
 
 
 class Trial:
@@ -189,7 +192,11 @@ def _descend(
     enough: float,
     advance: Callable[[float], None],
 ) -> tuple[Chunk, float]:
-    x = half_smooth(noise(like, batch, how.seed)).requires_grad_()
+    if how.from_pictures:
+        x = painted(batch, like.shape[1:], how.seed).to(like)
+    else:
+        x = half_smooth(noise(like, batch, how.seed))
+    x.requires_grad_()
     optimizer = torch.optim.Adam([x], _RATE, _BETAS)
     left, losses = math.inf, list[float]()
     for done in range(how.steps):

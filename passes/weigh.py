@@ -3,9 +3,10 @@
 1. The original runs over the samples; covariances of what every consumer reads are accumulated.
 2. For each coupled group, greedy Optimal Brain Surgeon over all of its consumers gives the order
    in which its indices go, and the error that each adds.
-3. The cumulative error is the group's loss curve: how much of the results' own error it causes,
-   to the first order (`sense`), or, where no gradients tell, as a share of what each consumer
-   computes. Curves are comparable between groups, and serve as levels for `select`.
+3. The cumulative error, as a share of all that the group could lose, is what does not get through;
+   as what gets through layers in a row is a product, its logarithm counts, times all that could be
+   lost: how much of the results' own error that is, to the first order (`sense`), or, where no
+   gradients tell, one for each consumer. These loss curves are comparable between groups.
 4. Channels that are summed over between two computed operands (q kᵀ) cannot be made up for: their
    groups are left alone as long as anything else can go.
 """
@@ -34,6 +35,8 @@ from graphprune.sweep import Sweep, resized
 from graphprune.systems import Systems
 
 _LEAST = 1e-12  # that an error counts
+_TINY = 1e-300
+_NOTHING = 1e-3  # of a group's contribution, less than which is as good as nothing
 _MOST = 0.9  # of a group may go; beyond, the curve jumps
 
 _Seen: TypeAlias = dict[tuple[object, ...], npt.NDArray[np.float64]]
@@ -77,7 +80,7 @@ def weigh(
     needed = _products(deps)
     most = max((one.losses.sum() for one in found.values() if one is not None), default=1.0)
     return [
-        None if one is None else _levels(one, max(float(most), 1e-300), axis in needed)
+        None if one is None else _levels(one, max(float(most), _TINY), axis in needed)
         for axis, one in found.items()
     ]
 
@@ -226,9 +229,11 @@ def _levels(found: Elimination, most: float, needed: bool) -> Scores:
     """
     rank = np.arange(len(found.order))
     levels = np.empty(len(rank))
+    total = max(float(found.losses.sum()), _TINY)
+    passed = np.maximum(1 - np.cumsum(found.losses) / total, _NOTHING)
     # A rank too small to matter keeps the order where losses are equal.
     levels[found.order] = (
-        np.cumsum(found.losses) / most
+        -np.log(passed) * total / most
         + 1e-12 * rank
         + NEEDED * (needed | (rank >= _MOST * len(rank)))
     )

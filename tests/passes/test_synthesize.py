@@ -116,4 +116,22 @@ def test_as_many_are_synthesised_as_time_allows(monkeypatch: pytest.MonkeyPatch)
 
     for number in (32, 16, 8, 4):
         assert source(seconds(deps, number)).startswith(f"{number} inputs synthesised")
-    assert source(seconds(deps, 3)) == "16 pictures of random shapes"
+    assert source(seconds(deps, 3)).startswith("16 inputs synthesised"), "in few steps"
+    assert source(seconds(deps, 1, 20)) == "16 pictures of random shapes"
+
+
+def test_pictures_take_a_few_steps_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    like = torch.randn(2, 2, 10, 10)
+    deps = graphprune.analyze(_trained(), like)
+    made, near = match_norms(deps, [like], 32, Descent(20, from_pictures=True))
+    _, far = match_norms(deps, [like], 32, Descent(1, from_pictures=True))
+    assert near < 0.5 * far
+    assert len(made[0]) == 32
+    monkeypatch.setattr(module, "LONGEST", seconds(deps, 16, 20))
+    monkeypatch.setattr(module, "_MEMORY", 4 * module.elements_of(deps) * 6)
+    shares: list[float] = []
+    found = sample(deps, [like], 16, "auto", 0, shares.append)
+    assert found.number == 16
+    assert 0 < found.worth < 1
+    assert shares == sorted(shares), "parts follow each other"
+    assert shares[-1] > 2 / 3
