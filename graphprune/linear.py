@@ -76,6 +76,12 @@ def reading(op: Op) -> Reading | str | None:
     return None
 
 
+def output_channel(op: Op, dims: int) -> int:
+    """The dimension of a linear operation's result, of so many, that holds its outputs."""
+    found = reading(op)
+    return (found.output if isinstance(found, Reading) else -1) % dims
+
+
 def recurrent(op: Op) -> list[Reading]:
     """How a recurrent layer reads its input and, where its result shows them, its own states.
 

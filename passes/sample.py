@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import prod
+from math import lcm, prod
 from typing import TypeAlias
 
 import numpy as np
@@ -40,11 +40,12 @@ _TYPICAL = 100  # steps that a descent usually takes
 _QUICK, _PASSES, _FEWEST = (1.2e12, 5e9), 4, 4  # multiply-accumulates without and with "fast"
 _PARTS = (2, 1, 1 / 2, 1 / 4)  # of the number of real inputs that would be read
 _BRIEF, _LEAST = 20, 16  # steps that pictures take, and how many they are at least
+_TOGETHER = 8  # in a chunk, of which there are as many as it takes
 _WORTH, _WORTH_BRIEF = 0.1, 0.3  # of inputs that nothing in the model has shaped, or little
 _MEMORY = 1 << 30  # bytes that the values of a descent may take, all of which are kept
 _SAME = ("Cast", "Identity", "aten.to", "aten._to_copy", "aten.clone")
 _LOOKUPS = ("Gather", "aten.embedding")
-_PER_MAC, _PER_ELEMENT, _PER_OP = 3e-10, 1e-8, 2e-4  # seconds, forwards and backwards, one core
+_PER_MAC, _PER_ELEMENT, _PER_OP = 1e-10, 4e-9, 2e-4  # seconds, forwards and backwards, one core
 
 Synthesis: TypeAlias = Callable[
     [Dependencies, Sequence[torch.Tensor], int, Descent, Callable[[float], None]],
@@ -121,9 +122,10 @@ def _synthesised(deps: Dependencies, wanted: int, steps: int, effort: str) -> in
 
 def _briefly(deps: Dependencies, wanted: int) -> int:
     """How many pictures can take some steps in that time; none where they would be too few."""
-    number = affordable(deps, wanted)
+    whole = lcm(_TOGETHER, captured(deps))
+    number = affordable(deps, wanted) // whole * whole
     while number >= _LEAST and seconds(deps, number, _BRIEF) > LONGEST:
-        number = number // 2 // captured(deps) * captured(deps)
+        number -= whole
     return number if number >= _LEAST else 0
 
 

@@ -22,7 +22,8 @@ import torch
 from graphprune.dependencies import Dependencies
 from graphprune.frontends.execute import as_dtype
 from graphprune.graph import Op, Value
-from graphprune.linear import Reading, reading
+from graphprune.linear import output_channel
+from graphprune.passes.perturb import perturb
 from graphprune.passes.sample import elements_of, macs_of
 from graphprune.passes.synthesize import Trial
 from graphprune.samples import Samples, captured, recut
@@ -55,14 +56,16 @@ def sense(deps: Dependencies, samples: Samples, ops: Sequence[Op]) -> dict[Op, S
         ops: Operations that are linear.
 
     Returns:
-        For each operation that gradients reach; None where none are to be had: the graph is not
-        run by PyTorch, or its values take too much memory.
+        For each operation that gradients reach, or all where PyTorch does not run the graph
+        (`perturb`); None where that would take too much memory or time.
     """
     size = _fitting(deps, samples.size)
-    if deps.source.run is not None or size is None:
+    if size is None:
         return None
     if samples.norms:
         _meet(deps, samples)
+    if deps.source.run is not None:
+        return _perturbed(deps, samples, size, ops)
     weights = {value: _weight(samples, value) for value in deps.source.weights.values()}
     trial = Trial(deps, size, weights=weights)
     wanted = {op.outputs[0]: op for op in ops}
@@ -76,6 +79,20 @@ def sense(deps: Dependencies, samples: Samples, ops: Sequence[Op]) -> dict[Op, S
     except (RuntimeError, IndexError, TypeError, ValueError):  # no gradients, or not of so few
         return None
     return {wanted[value]: _mean(shares) for value, shares in found.items()}
+
+
+def _perturbed(
+    deps: Dependencies, samples: Samples, size: int, ops: Sequence[Op]
+) -> dict[Op, Sense] | None:
+    """What operations count as a whole; nothing is told of their channels."""
+    chunks = list(islice(recut(deps, samples, size), max(_FEWEST // size, 1)))
+    try:
+        found = perturb(deps, samples, chunks, size, ops)
+    except (RuntimeError, IndexError, TypeError, ValueError):  # it does not run on so few
+        return None
+    if found is None:
+        return None
+    return {op: Sense(torch.empty(0), whole) for op, whole in found.items()}
 
 
 def _mean(found: Sequence[torch.Tensor]) -> Sense:
@@ -128,7 +145,7 @@ def _sensed(
             _projected(results, seed), list(held.values()), allow_unused=True
         )
     return {
-        value: _share(x.detach(), g, _channel(wanted[value], x.dim()))
+        value: _share(x.detach(), g, output_channel(wanted[value], x.dim()))
         for (value, x), g in zip(held.items(), gradients, strict=True)
         if g is not None
     }
@@ -150,12 +167,6 @@ def _projected(results: Sequence[torch.Tensor], seed: int) -> torch.Tensor:
             scale = spread * (x.numel() / len(x)) ** 0.5 if x.dim() else spread
             total = total.to(x) + (direction * x).sum() / scale
     return total
-
-
-def _channel(op: Op, dims: int) -> int:
-    """The dimension of an operation's result that holds the output channels."""
-    found = reading(op)
-    return (found.output if isinstance(found, Reading) else -1) % dims
 
 
 def _share(y: torch.Tensor, gradient: torch.Tensor, channel: int) -> torch.Tensor:

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.passes.perturb import perturb
 from graphprune.passes.sense import Sense, sense
 from graphprune.passes.weigh import weigh
 from graphprune.samples import split
+from graphprune.sweep import chunked
 
 
 def _sensed(model: nn.Module, x: Tensor) -> list[Sense | None]:
@@ -84,3 +86,43 @@ def test_without_gradients_there_is_no_answer() -> None:
     samples = split(deps, [x], "test")
     deps.source.run = lambda *_: []
     assert sense(deps, samples, deps.source.ops) is None
+
+
+def test_perturbations_tell_what_gradients_do() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 8),
+        nn.Tanh(),
+        nn.Linear(8, 40),
+    )
+    x = torch.randn(64, 3, 10, 10)
+    deps = graphprune.analyze(model, x[:2])
+    samples = split(deps, [x], "test")
+    ops = [op for op in deps.source.ops if op.type in ("aten.linear", "aten.conv2d")]
+    felt = sense(deps, samples, ops)
+    seen = perturb(deps, samples, samples.chunks, samples.size, ops)
+    assert felt is not None
+    assert seen is not None
+    for op in ops:
+        assert seen[op] == pytest.approx(felt[op].whole, rel=0.5)
+
+
+def test_runs_that_would_take_long_are_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(64, 6)
+    deps = graphprune.analyze(model, x[:2])
+    samples = split(deps, [x], "test")
+    ops = [op for op in deps.source.ops if op.type == "aten.linear"]
+    several = list(chunked([x], 16))
+    whole = perturb(deps, samples, several, 16, ops)
+    monkeypatch.setattr("graphprune.passes.perturb._RUNS", 2 * len(deps.source.ops))
+    fewer = perturb(deps, samples, several, 16, ops)
+    assert whole != fewer, "of fewer samples"
+    monkeypatch.setattr("graphprune.passes.perturb._RUNS", 1)
+    assert perturb(deps, samples, several, 16, ops) is None
