@@ -31,6 +31,7 @@ from graphprune.sweep import Chunk, Sweep, resized
 
 _ENOUGH, _FEWEST, _WORK = 64, 8, 5e10  # samples; multiply-accumulates of a pass over them
 _MEMORY = 1 << 30  # bytes that the values of a run may take, all of which are kept for gradients
+_TRUST = 0.5  # in what perturbations tell: an exponent
 _SMALL = 1e-12
 
 
@@ -84,7 +85,10 @@ def sense(deps: Dependencies, samples: Samples, ops: Sequence[Op]) -> dict[Op, S
 def _perturbed(
     deps: Dependencies, samples: Samples, size: int, ops: Sequence[Op]
 ) -> dict[Op, Sense] | None:
-    """What operations count as a whole; nothing is told of their channels."""
+    """What operations count as a whole; nothing is told of their channels.
+
+    So few samples tell roughly: halfway to what counts all operations alike harms least.
+    """
     chunks = list(islice(recut(deps, samples, size), max(_FEWEST // size, 1)))
     try:
         found = perturb(deps, samples, chunks, size, ops)
@@ -92,7 +96,7 @@ def _perturbed(
         return None
     if found is None:
         return None
-    return {op: Sense(torch.empty(0), whole) for op, whole in found.items()}
+    return {op: Sense(torch.empty(0), whole**_TRUST) for op, whole in found.items()}
 
 
 def _mean(found: Sequence[torch.Tensor]) -> Sense:
