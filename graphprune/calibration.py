@@ -19,7 +19,7 @@ from graphprune.importance import Scores
 from graphprune.passes.compensate import Compensation, compensate
 from graphprune.passes.narrow import Cuts
 from graphprune.passes.polish import STEPS, parts, polish
-from graphprune.passes.sample import LONGEST, sample, seconds
+from graphprune.passes.sample import sample, seconds
 from graphprune.passes.score import score
 from graphprune.passes.weigh import weigh
 from graphprune.progress import progress
@@ -29,6 +29,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 EFFORTS = ("auto", "fast", "balanced", "best")
+_DESCENT = 40.0  # seconds; where it would take longer, so few steps gain nothing
 _WANTED = {"fast": 64, "balanced": 256, "best": 1024}
 
 
@@ -173,7 +174,7 @@ class Calibration:
         """Of the descent, with so many samples at a time: as many as time allows, 0 for none."""
         if self.options.effort != "auto":
             return 4 * STEPS if self.options.effort == "best" else STEPS
-        able = (n for n in (STEPS, STEPS // 3) if seconds(self._deps, each, 2 * n) <= LONGEST)
+        able = (n for n in (STEPS, STEPS // 3) if seconds(self._deps, each, 2 * n) <= _DESCENT)
         return next(able, 0)
 
     def _attempt(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:

@@ -42,7 +42,7 @@ _QUICK, _PASSES, _FEWEST = (1.2e12, 5e9), 4, 4  # multiply-accumulates without a
 _PARTS = (2, 1, 1 / 2, 1 / 4)  # of the number of real inputs that would be read
 _BRIEF, _LEAST = 20, 16  # steps that pictures take, and how many they are at least
 _TOGETHER = 8  # in a chunk, of which there are as many as it takes
-_WORTH, _WORTH_BRIEF = 0.1, 0.3  # of inputs that nothing in the model has shaped, or little
+_WORTH = 0.1  # of inputs that nothing in the model has shaped
 _MEMORY = 1 << 30  # bytes that the values of a descent may take, all of which are kept
 _SAME = ("Cast", "Identity", "aten.to", "aten._to_copy", "aten.clone")
 _LOOKUPS = ("Gather", "aten.embedding")
@@ -108,9 +108,7 @@ def _optimised(
         losses.append(left)
     kind = "class labels" if make is invert_classes else "batch-norm statistics"
     source = f"{number} inputs synthesised from {kind} (loss {np.mean(losses):.2g})"
-    out = split(deps, [torch.cat(made)], source)
-    out.worth = _WORTH_BRIEF if how.from_pictures else 1.0
-    return out
+    return split(deps, [torch.cat(made)], source)
 
 
 def _synthesised(deps: Dependencies, wanted: int, steps: int, effort: str) -> int:

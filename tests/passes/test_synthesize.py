@@ -132,6 +132,5 @@ def test_pictures_take_a_few_steps_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
     shares: list[float] = []
     found = sample(deps, [like], 16, "auto", 0, shares.append)
     assert found.number == 16
-    assert 0 < found.worth < 1
     assert shares == sorted(shares), "parts follow each other"
     assert shares[-1] > 2 / 3
