@@ -90,7 +90,7 @@ def test_effort_decides_whether_there_is_time_for_a_descent(
 
     assert "polished" in note("auto")
     assert "polished" not in note("fast")
-    monkeypatch.setattr(calibration, "LONGEST", 0.0)
+    monkeypatch.setattr(calibration, "_DESCENT", 0.0)
     assert "polished" not in note("auto")
     assert "polished" in note("balanced")
 
@@ -116,7 +116,7 @@ def test_steps_are_as_many_as_time_allows(monkeypatch: pytest.MonkeyPatch) -> No
     program = Mock(original=None)
 
     def steps(effort: str, longest: float) -> int:
-        monkeypatch.setattr(calibration, "LONGEST", longest)
+        monkeypatch.setattr(calibration, "_DESCENT", longest)
         options = calibration.Options(compensate=True, effort=effort)
         return calibration.Calibration(program, deps, options)._steps(32)
 
