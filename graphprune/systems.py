@@ -26,10 +26,17 @@ class _System:
 
 @dataclass
 class Systems:
-    """The layers that read a group: covariance and weights' Gram of each, by owned inputs."""
+    """The layers that read a group: covariance and weights' Gram of each, by owned inputs.
+
+    Attributes:
+        size: Of the group.
+        held: The layers.
+        scarcity: The largest of what rows are short of, for any layer (`Moments.scarcity`).
+    """
 
     size: int
     held: list[_System] = field(default_factory=list)
+    scarcity: float = 0.0
 
     def add(
         self,

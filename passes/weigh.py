@@ -36,10 +36,12 @@ from graphprune.systems import Systems
 
 _LEAST = 1e-12  # that an error counts
 _TINY = 1e-300
+_USUAL = 3.0  # power of the share of a group that is gone, as which its loss commonly grows
+_DOUBT = 4.0  # power of what rows are short of, as which curves are drawn to that
 _NOTHING = 1e-3  # of a group's contribution, less than which is as good as nothing
 _MOST = 0.9  # of a group may go; beyond, the curve jumps
 
-_Seen: TypeAlias = dict[tuple[object, ...], npt.NDArray[np.float64]]
+_Seen: TypeAlias = dict[tuple[object, ...], tuple[npt.NDArray[np.float64], list[float]]]
 
 
 def weigh(
@@ -67,6 +69,7 @@ def weigh(
     sweep = Sweep(graph, samples.weight, samples.chunks, attrs, torch.float32)
     samples.meet(graph.inputs, sweep)
     seen: _Seen = {}
+    scarcity: dict[Axis, float] = {}
     for number, op in enumerate(graph.ops):
         sweep.step(op)
         samples.meet(op.outputs, sweep)
@@ -74,13 +77,16 @@ def weigh(
             how_much = _counts(consumer, senses, samples)
             _read(deps, consumer, sweep, systems, seen, how_much, samples)
         for axis in due.get(op, ()):
-            found[axis] = _finite(systems.pop(axis).eliminated())
+            held = systems.pop(axis)
+            scarcity[axis], found[axis] = held.scarcity, _finite(held.eliminated())
         sweep.release(op)
         advance((number + 1) / len(graph.ops))
     needed = _products(deps)
     most = max((one.losses.sum() for one in found.values() if one is not None), default=1.0)
     return [
-        None if one is None else _levels(one, max(float(most), _TINY), axis in needed)
+        None
+        if one is None
+        else _levels(one, max(float(most), _TINY), axis in needed, scarcity[axis])
         for axis, one in found.items()
     ]
 
@@ -150,9 +156,10 @@ def _read(
         moments = observed(pairs, samples.size, samples.worth)
         own = moments.second(central=consumer.shifts)[1]
         diagonal = own.diagonal(dim1=1, dim2=2)
-        diagonal += (moments.scarcity() * diagonal.mean(1))[:, None]
-        seen[key] = own.cpu().numpy()
-    covariance = seen[key]
+        scarce = moments.scarcity()
+        diagonal += (scarce * diagonal.mean(1))[:, None]
+        seen[key] = own.cpu().numpy(), scarce.tolist()
+    covariance, scarcity = seen[key]
     gains, whole = counts
     weight = _gram(consumer, how, gains).cpu().numpy()
     for axis, positions, owners in holdings(dim):
@@ -162,6 +169,7 @@ def _read(
             places = _owned(how, group, axis, positions, owners)
             if places is not None:
                 systems[axis].add((key, group), covariance[group], weight[group], places, whole)
+                systems[axis].scarcity = max(systems[axis].scarcity, scarcity[group])
 
 
 def _counts(
@@ -219,18 +227,22 @@ def _finite(found: Elimination | None) -> Elimination | None:
     return Elimination(found.order, np.maximum(found.losses, 0.0))
 
 
-def _levels(found: Elimination, most: float, needed: bool) -> Scores:
+def _levels(found: Elimination, most: float, needed: bool, scarcity: float) -> Scores:
     """The loss curve, as one level for each index.
 
     Args:
         found: The order in which indices go.
         most: The most that any group can lose, the unit of all curves.
         needed: Whether the group is left alone as long as anything else can go.
+        scarcity: What rows were short of, at most 1: then no channel seems to follow from others,
+            and how losses commonly grow tells more than the covariance.
     """
     rank = np.arange(len(found.order))
     levels = np.empty(len(rank))
     total = max(float(found.losses.sum()), _TINY)
-    passed = np.maximum(1 - np.cumsum(found.losses) / total, _NOTHING)
+    lost = np.cumsum(found.losses) / total
+    lost += scarcity**_DOUBT * (((rank + 1) / len(rank)) ** _USUAL - lost)
+    passed = np.maximum(1 - lost, _NOTHING)
     # A rank too small to matter keeps the order where losses are equal.
     levels[found.order] = (
         -np.log(passed) * total / most

@@ -89,3 +89,15 @@ def test_layers_that_read_one_value_share_its_covariance() -> None:
         patch.setattr(Systems, "add", lambda self, key, *rest: apart(self, next(keys), *rest))
         _, (separate,) = _levels(model, x)
     np.testing.assert_allclose(curve, separate, rtol=1e-9)
+
+
+def test_where_rows_are_few_the_first_channels_still_cost_least() -> None:
+    """Of four samples no channel follows from the others; a straight curve would strip a group."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 256), nn.ReLU(), nn.Linear(256, 4))
+    x = torch.randn(4, 16)
+    deps = graphprune.analyze(model, x[:2])
+    (curve,) = weigh(deps, split(deps, [x], "test"))
+    assert curve is not None
+    lost = np.sort(curve)
+    assert lost[127] < 0.25 * lost[220]
