@@ -100,7 +100,7 @@ class Moments:
         between = means.var(1, unbiased=False).mean(1)
         samples = means.shape[1]
         effective = (samples * inside / between.clamp_min(_SMALL)).clamp(samples, self.rows)
-        return (_SCARCE * channels / (effective * self._worth)).clamp_max(1.0)
+        return _SCARCE * channels / (effective * self._worth)
 
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Means of targets and inputs, `groups x channels`."""

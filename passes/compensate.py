@@ -238,7 +238,7 @@ def _share(
 ) -> torch.Tensor:
     """The ridge of each group, as a share of the mean variance of the channels that stay."""
     least = torch.full_like(own[:, 0, 0], _DAMPING)
-    share = moments.scarcity().to(own.dtype)
+    share = moments.scarcity().clamp_max(1.0).to(own.dtype)
     if not bool((share > _DAMPING).any()):
         return least
     gone = torch.ones(cross.shape[1], dtype=torch.bool).index_fill(0, kept, False).to(own.device)

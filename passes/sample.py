@@ -24,7 +24,6 @@ from graphprune.graph import Value
 from graphprune.passes.paint import paintable, painted
 from graphprune.passes.synthesize import (
     Descent,
-    classifies,
     half_smooth,
     invert_classes,
     match_norms,
@@ -163,7 +162,9 @@ def _synthesis(deps: Dependencies, likes: Sequence[torch.Tensor]) -> Synthesis |
         return None
     if norms(deps):
         return match_norms
-    return invert_classes if classifies(deps) else None
+    outputs = deps.source.outputs
+    classifies = len(outputs) == 1 and len(outputs[0].shape) == 2 and outputs[0].shape[1] > 1
+    return invert_classes if classifies else None
 
 
 def seconds(deps: Dependencies, number: int, steps: int = _TYPICAL) -> float:

@@ -1,8 +1,8 @@
 """synthesize: inputs for statistics where there are no data, made from what the weights remember.
 
-1. With batch norm: images whose statistics at every batch norm are those that it has stored and,
-   in a classifier, which it assigns to random classes (Yin et al., Dreaming to Distill, 2020). The
-   descent stops on the loss of the statistics: what is left of it costs accuracy later.
+1. With batch norm: images whose statistics at every batch norm are those that it has stored
+   (Yin et al., Dreaming to Distill, 2020). The descent stops on the loss: what is left of it
+   costs accuracy later.
 2. Without, for a classifier: images that it assigns to random classes, kept smooth. Few steps:
    a long descent makes them all alike.
 """
@@ -29,7 +29,6 @@ ENOUGH = 0.02  # of the loss over all batch norms
 _PATIENCE = 30  # steps that must bring a tenth, once the loss is near
 _RATE, _BETAS = 0.1, (0.5, 0.9)
 _SMOOTH = 0.1  # weight of the total variation
-_LABELS = 0.1  # of random classes, beside the statistics
 
 
 @dataclass(frozen=True)
@@ -144,13 +143,10 @@ def match_norms(
             assert x is not None and mean is not None and variance is not None
             loss.append(_mismatch(x, mean, variance, epsilon(op)))
 
-    labelled = _labelled(deps, batch, how.seed)
-
-    def step(inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         loss.clear()
-        results = trial.run(inputs, watch)
-        left = torch.stack(loss).sum()
-        return left, left + _LABELS * labelled(results) if labelled else left
+        trial.run(inputs, watch)
+        return torch.stack(loss).sum()
 
     return _descend(step, like[0], batch, how, ENOUGH, advance)
 
@@ -177,35 +173,19 @@ def invert_classes(
     Args and returns as for `match_norms`.
     """
     trial = Trial(deps, batch)
-    labelled = _labelled(deps, batch, how.seed)
-    assert labelled is not None
+    classes = deps.source.outputs[0].shape[-1]
+    generator = torch.Generator().manual_seed(how.seed)
+    labels = torch.randint(classes, (batch,), generator=generator)
 
-    def step(inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        loss = labelled(trial.run(inputs))
-        return loss, loss
+    def step(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        logits, *_ = trial.run(inputs)
+        return F.cross_entropy(logits, labels.to(logits.device))
 
     return _descend(step, like[0], batch, how, 0.0, advance)
 
 
-def classifies(deps: Dependencies) -> bool:
-    """Whether the result is one number for each of several classes."""
-    outputs = deps.source.outputs
-    return len(outputs) == 1 and len(outputs[0].shape) == 2 and outputs[0].shape[1] > 1
-
-
-def _labelled(
-    deps: Dependencies, batch: int, seed: int
-) -> Callable[[Sequence[torch.Tensor]], torch.Tensor] | None:
-    """How far results are from random classes; None where there are no classes."""
-    if not classifies(deps):
-        return None
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(deps.source.outputs[0].shape[1], (batch,), generator=generator)
-    return lambda results: F.cross_entropy(results[0], labels.to(results[0].device))
-
-
 def _descend(
-    step: Callable[[Sequence[torch.Tensor]], tuple[torch.Tensor, torch.Tensor]],
+    step: Callable[[Sequence[torch.Tensor]], torch.Tensor],
     like: torch.Tensor,
     batch: int,
     how: Descent,
@@ -222,8 +202,8 @@ def _descend(
     for done in range(how.steps):
         optimizer.param_groups[0]["lr"] = _RATE * (1 + math.cos(math.pi * done / how.steps)) / 2
         with torch.enable_grad():
-            loss, whole = step([x * 1.0])
-            (gradient,) = torch.autograd.grad(whole + _SMOOTH * _variation(x), x)
+            loss = step([x * 1.0])
+            (gradient,) = torch.autograd.grad(loss + _SMOOTH * _variation(x), x)
         left = float(loss.detach())
         losses.append(left)
         slow = len(losses) > _PATIENCE and left > 0.9 * losses[-_PATIENCE]

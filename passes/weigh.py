@@ -37,7 +37,7 @@ from graphprune.systems import Systems
 _LEAST = 1e-12  # that an error counts
 _TINY = 1e-300
 _USUAL = 3.0  # power of the share of a group that is gone, as which its loss commonly grows
-_DOUBT = 4.0  # power of what rows are short of, as which curves are drawn to that
+_DOUBT = 30.0  # scarcity at which that tells as much as the rows do
 _NOTHING = 1e-3  # of a group's contribution, less than which is as good as nothing
 _MOST = 0.9  # of a group may go; beyond, the curve jumps
 
@@ -157,7 +157,7 @@ def _read(
         own = moments.second(central=consumer.shifts)[1]
         diagonal = own.diagonal(dim1=1, dim2=2)
         scarce = moments.scarcity()
-        diagonal += (scarce * diagonal.mean(1))[:, None]
+        diagonal += (scarce.clamp_max(1.0) * diagonal.mean(1))[:, None]
         seen[key] = own.cpu().numpy(), scarce.tolist()
     covariance, scarcity = seen[key]
     gains, whole = counts
@@ -234,14 +234,14 @@ def _levels(found: Elimination, most: float, needed: bool, scarcity: float) -> S
         found: The order in which indices go.
         most: The most that any group can lose, the unit of all curves.
         needed: Whether the group is left alone as long as anything else can go.
-        scarcity: What rows were short of, at most 1: then no channel seems to follow from others,
-            and how losses commonly grow tells more than the covariance.
+        scarcity: Of rows (`Moments.scarcity`). Where it is great, no channel seems to follow from
+            others, and how losses commonly grow tells more than the covariance.
     """
     rank = np.arange(len(found.order))
     levels = np.empty(len(rank))
     total = max(float(found.losses.sum()), _TINY)
     lost = np.cumsum(found.losses) / total
-    lost += scarcity**_DOUBT * (((rank + 1) / len(rank)) ** _USUAL - lost)
+    lost += scarcity / (scarcity + _DOUBT) * (((rank + 1) / len(rank)) ** _USUAL - lost)
     passed = np.maximum(1 - lost, _NOTHING)
     # A rank too small to matter keeps the order where losses are equal.
     levels[found.order] = (
