@@ -102,12 +102,17 @@ def _optimised(
     for done in range(times):
         each = number // times + (done < number % times)
         part = replace(how, seed=how.seed + done)
-        found, left = make(deps, likes, each, part, lambda x, at=done: advance((at + x) / times))  # type: ignore[misc]
+        found, left = make(deps, likes, each, part, _within(advance, done, times))
         made.extend(found)
         losses.append(left)
     kind = "class labels" if make is invert_classes else "batch-norm statistics"
     source = f"{number} inputs synthesised from {kind} (loss {np.mean(losses):.2g})"
     return split(deps, [torch.cat(made)], source)
+
+
+def _within(advance: Callable[[float], None], at: int, of: int) -> Callable[[float], None]:
+    """Progress of one of several parts."""
+    return lambda share: advance((at + share) / of)
 
 
 def _synthesised(deps: Dependencies, wanted: int, steps: int, effort: str) -> int:
