@@ -241,7 +241,8 @@ def _levels(found: Elimination, most: float, needed: bool, scarcity: float) -> S
     levels = np.empty(len(rank))
     total = max(float(found.losses.sum()), _TINY)
     lost = np.cumsum(found.losses) / total
-    lost += scarcity / (scarcity + _DOUBT) * (((rank + 1) / len(rank)) ** _USUAL - lost)
+    doubt = (scarcity / _DOUBT) ** 2
+    lost += doubt / (1 + doubt) * (((rank + 1) / len(rank)) ** _USUAL - lost)
     passed = np.maximum(1 - lost, _NOTHING)
     # A rank too small to matter keeps the order where losses are equal.
     levels[found.order] = (
