@@ -216,7 +216,8 @@ def refit(
     share = _share(moments, cross, own, kept, shifts)
     rest = cross.clone()
     rest[:, kept] -= own
-    flat = weight.to(own.device).transpose(2, 3).flatten(1, 2)
+    weight = weight.to(own.device)
+    flat = weight.transpose(2, 3).flatten(1, 2)
     if flat.shape[1] < flat.shape[2]:  # the fewer systems are solved
         changes = _solved(own, flat @ rest, share)
     else:
@@ -226,10 +227,7 @@ def refit(
     if not shifts:
         return new, new.new_zeros(new.shape[:2])
     targets, inputs = (m.to(new.dtype) for m in moments.means())
-    wanted, found = (
-        weight.to(own.device).sum(3) @ targets[..., None],
-        new.sum(3) @ inputs[..., None],
-    )
+    wanted, found = weight.sum(3) @ targets[..., None], new.sum(3) @ inputs[..., None]
     return new, (wanted - found)[..., 0]
 
 
@@ -248,17 +246,23 @@ def _share(
     return (share * (left / _USUAL).clamp_max(1.0)).clamp_min(_DAMPING)
 
 
-def _damped(own: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Second moments with a share of their mean added to each of the variances."""
+def _factored(own: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Second moments, a share of their mean added to the variances, and their Cholesky factor.
+
+    There is none where rounding has left them indefinite.
+    """
+    damped = own.clone()
     ridge = share * own.diagonal(dim1=1, dim2=2).mean(1) + 1e-12
-    return own + torch.diag_embed(ridge[:, None].expand(-1, own.shape[1]))
+    damped.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    return damped, None if failed.any() else factor
 
 
 def _explained(own: torch.Tensor, cross: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """How much of the targets' power follows from the inputs, for each group."""
-    damped, right = _damped(own, share), cross.transpose(1, 2)
-    factor, failed = torch.linalg.cholesky_ex(damped)
-    if failed.any():
+    damped, factor = _factored(own, share)
+    right = cross.transpose(1, 2)
+    if factor is None:
         found: torch.Tensor = torch.linalg.solve(damped, right) * right
     else:
         found = torch.linalg.solve_triangular(factor, right, upper=False).square()
@@ -267,9 +271,9 @@ def _explained(own: torch.Tensor, cross: torch.Tensor, share: torch.Tensor) -> t
 
 def _solved(own: torch.Tensor, cross: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """`cross` times the inverse of the damped second moments."""
-    damped, right = _damped(own, share), cross.transpose(1, 2)
-    factor, failed = torch.linalg.cholesky_ex(damped)
-    if failed.any():
+    damped, factor = _factored(own, share)
+    right = cross.transpose(1, 2)
+    if factor is None:
         found: torch.Tensor = torch.linalg.solve(damped, right)
     else:
         found = torch.cholesky_solve(right, factor)
