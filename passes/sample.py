@@ -39,13 +39,14 @@ _INVERTING = 60  # a longer descent makes images of a class alike
 _TYPICAL = 100  # steps that a descent usually takes
 _QUICK, _PASSES, _FEWEST = (1.2e12, 5e9), 4, 4  # multiply-accumulates without and with "fast"
 _PARTS = (2, 1, 1 / 2, 1 / 4)  # of the number of real inputs that would be read
-_BRIEF, _LEAST = 20, 16  # steps that pictures take, and how many they are at least
+_BRIEF = 20, 60  # least and most steps that pictures take
+_FEW, _LEAST = 24, 16  # of them, which are given as many steps as that; at least
 _TOGETHER = 8  # in a chunk, of which there are as many as it takes
 _WORTH = 0.1  # of inputs that nothing in the model has shaped
 _MEMORY = 1 << 30  # bytes that the values of a descent may take, all of which are kept
 _SAME = ("Cast", "Identity", "aten.to", "aten._to_copy", "aten.clone")
 _LOOKUPS = ("Gather", "aten.embedding")
-_PER_MAC, _PER_ELEMENT, _PER_OP = 1e-10, 4e-9, 2e-4  # seconds, forwards and backwards, one core
+_PER_MAC, _PER_ELEMENT, _PER_OP = 4e-11, 3.5e-9, 2e-4  # seconds, forwards and backwards, one core
 
 Synthesis: TypeAlias = Callable[
     [Dependencies, Sequence[torch.Tensor], int, Descent, Callable[[float], None]],
@@ -77,7 +78,8 @@ def sample(
         number = _synthesised(deps, wanted, steps, effort)
         how = Descent(steps, seed)
         if not number and make is match_norms and paintable(likes[0].shape[1:]):
-            number, how = _briefly(deps, wanted), Descent(_BRIEF, seed, from_pictures=True)
+            number, steps = _briefly(deps, wanted)
+            how = Descent(steps, seed, from_pictures=True)
         if number:
             try:
                 return _optimised(deps, likes, make, number, how, advance)
@@ -123,13 +125,17 @@ def _synthesised(deps: Dependencies, wanted: int, steps: int, effort: str) -> in
     return 0
 
 
-def _briefly(deps: Dependencies, wanted: int) -> int:
-    """How many pictures can take some steps in that time; none where they would be too few."""
+def _briefly(deps: Dependencies, wanted: int) -> tuple[int, int]:
+    """How many pictures can take how many steps in that time; none where they would be too few.
+
+    A few that are near the statistics tell more than many that are not.
+    """
     whole = lcm(_TOGETHER, captured(deps))
+    steps = int(np.clip(LONGEST / seconds(deps, _FEW, 1), *_BRIEF))
     number = affordable(deps, wanted) // whole * whole
-    while number >= _LEAST and seconds(deps, number, _BRIEF) > LONGEST:
+    while number >= _LEAST and seconds(deps, number, steps) > LONGEST:
         number -= whole
-    return number if number >= _LEAST else 0
+    return (number if number >= _LEAST else 0), steps
 
 
 def _plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed: int) -> Samples:

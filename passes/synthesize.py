@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -154,11 +155,34 @@ def match_norms(
 def _mismatch(
     x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, eps: float
 ) -> torch.Tensor:
-    others = [dim for dim in range(x.dim()) if dim != 1]
-    found, spread = x.mean(others), x.var(others, unbiased=False)
+    found, spread = _Spread.apply(x)
     scale = variance + eps
     off = (found - mean).square() / scale
-    return (off + ((spread + eps).sqrt() - scale.sqrt()).square() / scale).mean()
+    loss: torch.Tensor = (off + ((spread + eps).sqrt() - scale.sqrt()).square() / scale).mean()
+    return loss
+
+
+class _Spread(torch.autograd.Function):
+    """Mean and variance of every channel, several times as fast as `Tensor.var`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        flat = x.reshape(*x.shape[:2], -1)
+        number = max(flat.shape[0] * flat.shape[2], 1)
+        mean = flat.sum(2).sum(0) / number
+        power = torch.linalg.vector_norm(flat, dim=2).square().sum(0) / number
+        ctx.save_for_backward(x, mean)
+        return mean, (power - mean.square()).clamp_min(0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        x, mean = ctx.saved_tensors
+        number = x.numel() / x.shape[1]
+        slope = 2 * gradients[1] / number
+        start = gradients[0] / number - slope * mean
+        along = [-1] + [1] * (x.dim() - 2)
+        found: torch.Tensor = torch.addcmul(start.view(along), x, slope.view(along))
+        return found
 
 
 def invert_classes(

@@ -13,6 +13,7 @@ from graphprune.passes.sample import LONGEST, sample, seconds
 from graphprune.passes.synthesize import (
     ENOUGH,
     Descent,
+    _Spread,
     half_smooth,
     invert_classes,
     match_norms,
@@ -53,6 +54,14 @@ def test_images_have_the_statistics_that_the_norms_remember() -> None:
         if name.endswith("running_mean"):
             spread = before[name.replace("mean", "var")].sqrt()
             assert float(((found - before[name]) / spread).abs().max()) < 0.3
+
+
+def test_spread_is_mean_and_variance_with_their_gradients() -> None:
+    x = (3 + torch.randn(5, 4, 3, 2, dtype=torch.float64)).requires_grad_()
+    mean, variance = _Spread.apply(x)
+    torch.testing.assert_close(mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(variance, x.var((0, 2, 3), unbiased=False))
+    assert torch.autograd.gradcheck(_Spread.apply, x)
 
 
 def test_noise_is_not_enough_for_that() -> None:

@@ -6,6 +6,7 @@ Each subject's inputs are 256 of a calibration part; what is scored was not amon
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accuracy.fetch import debian, wheel
@@ -152,7 +154,7 @@ def _spearman(
 
 
 def smollm(split: str) -> Subject:
-    """SmolLM2-135M-Instruct; next tokens guessed right, in %, on news of the Lee corpus.
+    """SmolLM2-135M-Instruct; perplexity on news of the Lee corpus.
 
     Calibrated on the first stretch of the text; the splits are later ones.
     """
@@ -171,13 +173,17 @@ def smollm(split: str) -> Subject:
     held = rows[_CALIBRATION : _CALIBRATION + 64]
     if split == "test":
         held = rows[_CALIBRATION + 64 : _CALIBRATION + 128]
-    return Subject(cast(nn.Module, model), rows[:_CALIBRATION], None, partial(_guessed, held=held))
+    score = partial(_perplexity, held=held)
+    return Subject(cast(nn.Module, model), rows[:_CALIBRATION], None, score)
 
 
-def _guessed(model: nn.Module, held: Tensor) -> float:
+def _perplexity(model: nn.Module, held: Tensor) -> float:
+    total = 0.0
     with torch.no_grad():
-        found = torch.cat([model(part).logits[:, :-1].argmax(2) for part in torch.split(held, 16)])
-    return 100 * float((found == held[:, 1:]).float().mean())
+        for part in torch.split(held, 16):
+            logits = model(part).logits[:, :-1].flatten(0, 1)
+            total += float(F.cross_entropy(logits, part[:, 1:].flatten(), reduction="sum"))
+    return math.exp(total / held[:, 1:].numel())
 
 
 def crepe(split: str) -> Subject:

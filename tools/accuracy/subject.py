@@ -28,7 +28,7 @@ class Subject:
         model: The network; not to be modified.
         inputs: 256 real inputs.
         labels: Their labels, or None.
-        score: Its quality on the split that is reported, higher is better.
+        score: Its quality on the split that is reported: a perplexity, else higher is better.
     """
 
     model: nn.Module
