@@ -18,7 +18,7 @@ from graphprune.axes import Dim, leaves, length
 from graphprune.dependencies import Dependencies
 from graphprune.graph import Graph, Op, Value
 from graphprune.indices import Indices
-from graphprune.linear import Reading, epsilon, is_batch_norm, reading, recurrent
+from graphprune.linear import Reading, epsilon, folded, is_batch_norm, reading, recurrent
 from graphprune.passes.narrow import Cuts
 
 _WIDEST = 4096  # more channels than this are not solved for at once
@@ -55,11 +55,7 @@ class Consumer:
 
     def taps(self, weight: torch.Tensor) -> torch.Tensor:
         """A weight as `groups x outputs x channels x taps`."""
-        if self.weight_is_transposed:
-            weight = weight.reshape(self.groups, -1, *weight.shape[1:]).transpose(1, 2)
-            return weight.flatten(3) if weight.dim() > 3 else weight.unsqueeze(-1)
-        weight = weight.reshape(self.groups, -1, *weight.shape[1:])
-        return weight.flatten(3) if weight.dim() > 3 else weight.unsqueeze(-1)
+        return folded(weight, self.inner, self.groups)
 
     def weight_of(self, taps: torch.Tensor, kernel: tuple[int, ...]) -> torch.Tensor:
         """The inverse of `taps`."""
@@ -144,7 +140,7 @@ class Consumers:
 def find_consumers(deps: Dependencies) -> Consumers:
     """Find every linear operation with a weight of its own."""
     graph = deps.source
-    uses = Counter(v for op in graph.ops + graph.training for v in op.inputs if v is not None)
+    uses = Counter(v for op in graph.ops for v in op.inputs if v is not None)
     users: dict[Value, list[Op]] = {}
     for op in graph.ops:
         for value in op.inputs:

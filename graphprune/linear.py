@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from graphprune.graph import Op, Value
 
 _CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution", "Conv")
@@ -74,6 +76,20 @@ def reading(op: Op) -> Reading | str | None:
             return _of(op, other, at, None, -2, 1, -2, product=True)
         return _of(op, at, other, 0 if op.type == "aten.addmm" else None, -1, 0, -1, product=True)
     return None
+
+
+def folded(weight: torch.Tensor, inner: int, groups: int) -> torch.Tensor:
+    """A weight as `groups x outputs x channels x taps`.
+
+    Args:
+        weight: The weight.
+        inner: Its dimension that holds the channels.
+        groups: Groups of a grouped convolution.
+    """
+    weight = weight.reshape(groups, -1, *weight.shape[1:])
+    if inner == 0:
+        weight = weight.transpose(1, 2)
+    return weight.flatten(3) if weight.dim() > 3 else weight.unsqueeze(-1)
 
 
 def output_channel(op: Op, dims: int) -> int:

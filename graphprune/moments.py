@@ -45,6 +45,7 @@ class Moments:
         self._squares: torch.Tensor | None = None
         self._samples: list[torch.Tensor] = []
         self._worth = worth
+        self._expected: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def sampled(self, inputs: torch.Tensor, size: int) -> None:
         """Take note of how much samples differ; of all rows, those not added too.
@@ -117,6 +118,16 @@ class Moments:
         found = self._squares / self.rows - (self._sums[0] / self.rows).square()
         return found if central else found + self.means()[0].square()
 
+    def expect(self, correlations: torch.Tensor, kept: torch.Tensor | None = None) -> None:
+        """Let correlations that are known otherwise count for what rows are short of.
+
+        Args:
+            correlations: Of the targets, `groups x targets x targets`.
+            kept: Which of the targets the inputs stand for; None where they are the same.
+        """
+        own = correlations if kept is None else correlations[:, kept][:, :, kept]
+        self._expected = (correlations if kept is None else correlations[:, :, kept]), own
+
     def second(self, central: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """E[y xᵀ] and E[x xᵀ], `groups x channels x channels`.
 
@@ -125,15 +136,32 @@ class Moments:
         """
         assert self._sums is not None and self._own is not None and self._cross is not None
         dy, dx = (total / self.rows for total in self._sums)
-        my, mx = self.means()
+        same = self._cross is self._own
 
-        def about(total: torch.Tensor, *means: torch.Tensor) -> torch.Tensor:
-            dy, dx, my, mx = (m.unsqueeze(2 - i % 2) for i, m in enumerate(means))
-            out = torch.baddbmm(total, dy, dx, beta=1 / self.rows, alpha=-1.0)
-            return out if central else out.baddbmm_(my, mx)
+        def about(total: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
+            return torch.baddbmm(total, dy[:, :, None], dx[:, None], beta=1 / self.rows, alpha=-1.0)
 
-        own = about(self._own, dx, dx, mx, mx)
-        return own if self._cross is self._own else about(self._cross, dy, dx, my, mx), own
+        own = about(self._own, dx)
+        cross = own if same else about(self._cross, dy)
+        if self._expected is not None:
+            cross, own = self._drawn(cross, own)
+        if not central:
+            my, mx = self.means()
+            own = own.baddbmm(mx[:, :, None], mx[:, None])
+            cross = own if same else cross.baddbmm(my[:, :, None], mx[:, None])
+        return cross, own
+
+    def _drawn(self, cross: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Covariances, drawn towards those of the expected correlations for want of rows."""
+        assert self._expected is not None
+        scarcity = self.scarcity()
+        share = (scarcity / (1 + scarcity))[:, None, None]
+        across = own.diagonal(dim1=1, dim2=2).clamp_min(0.0).sqrt()[:, None]
+        drawn = own.lerp(self._expected[1].to(own) * across.mT * across, share)
+        if cross is own:
+            return drawn, drawn
+        down = self.power(central=True).clamp_min(0.0).sqrt()[:, :, None]
+        return cross.lerp(self._expected[0].to(own) * down * across, share), drawn
 
 
 def observed(

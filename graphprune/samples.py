@@ -58,6 +58,8 @@ class Samples:
             statistics were taken from.
         statistics: Those statistics, as far as the samples have passed through the original.
         worth: What a sample tells, as a share of one of the kind that the model was trained on.
+        expected: Correlations of what consumers read, in closed form, once they are needed: by
+            value and the dimension of its channels.
     """
 
     chunks: list[Chunk]
@@ -66,6 +68,7 @@ class Samples:
     norms: dict[Value, list[Op]] = field(default_factory=dict)
     statistics: dict[Value, torch.Tensor] = field(default_factory=dict)
     worth: float = 1.0
+    expected: dict[tuple[Value, int], torch.Tensor] | None = None
 
     def weight(self, value: Value) -> torch.Tensor:
         """A weight of the original as the samples should meet it."""

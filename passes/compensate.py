@@ -22,6 +22,7 @@ from graphprune.consumers import Consumer, Layout, find_consumers, kept_channels
 from graphprune.frontends.execute import cut_tensor
 from graphprune.graph import Op, Value
 from graphprune.moments import Moments, observed
+from graphprune.passes.expect import foretell
 from graphprune.passes.narrow import Cuts
 from graphprune.samples import Samples
 from graphprune.sweep import Sweep, resized
@@ -119,8 +120,8 @@ class _Compensator:
         dim = self._deps.dims[consumer.source][consumer.channel]
         dense = self._dense.values(consumer.source)
         if consumer.source in consumer.op.outputs:  # recurrent: what stays will be as it was
-            kept = self._cuts.kept(consumer.source)
-            small = [cut_tensor(x, kept) for x in dense]
+            cut = self._cuts.kept(consumer.source)
+            small = [cut_tensor(x, cut) for x in dense]
         else:
             small = self._small.values(consumer.source)
         rows = sum(x.numel() // max(x.shape[consumer.channel], 1) for x in dense)
@@ -135,11 +136,13 @@ class _Compensator:
             for x, y in zip(dense, small, strict=True)
         )
         moments = observed(pairs, self._samples.size, self._samples.worth)
+        kept = torch.as_tensor(channels)
+        foretell(moments, self._deps, self._samples, consumer, how, (picked, kept))
         old = consumer.weight.tensor.detach()
         exact = old.dtype == torch.float64 or how.width < _WIDE
         taps = consumer.taps(old.double() if exact else old.float())
         weight = how.spread(taps)[picked]
-        found = refit(weight, moments, torch.as_tensor(channels), consumer.shifts)
+        found = refit(weight, moments, kept, consumer.shifts)
         if not all(bool(torch.isfinite(part).all()) for part in found):
             raise ValueError("its inputs are not finite")
         self._apply(consumer, how, picked, *found)

@@ -2,8 +2,9 @@
 
 1. Batch norms with learned statistics: images that match them (`synthesize`).
 2. A classifier without: images of its classes.
-3. Token models: random tokens; networks that see: pictures of random shapes; others: noise.
-Where the first two would take long, `effort="auto"` makes fewer of them, or takes pictures of
+3. Causal language models: text that they write themselves (`generate`); other token models:
+   random tokens; networks that see: pictures of random shapes; others: noise.
+Where making them would take long, `effort="auto"` makes fewer of them, or takes pictures of
 random shapes some steps towards the statistics, or settles for the last: at a batch norm they are
 normalised by their own statistics, so that what follows sees what it was trained for.
 """
@@ -20,7 +21,7 @@ import torch
 
 from graphprune.cost import cost
 from graphprune.dependencies import Dependencies
-from graphprune.graph import Value
+from graphprune.passes.generate import find_writer, generate, table_rows
 from graphprune.passes.paint import paintable, painted
 from graphprune.passes.synthesize import (
     Descent,
@@ -42,10 +43,10 @@ _PARTS = (2, 1, 1 / 2, 1 / 4)  # of the number of real inputs that would be read
 _BRIEF = 20, 60  # least and most steps that pictures take
 _FEW, _LEAST = 24, 16  # of them, which are given as many steps as that; at least
 _TOGETHER = 8  # in a chunk, of which there are as many as it takes
-_WORTH = 0.1  # of inputs that nothing in the model has shaped
+_ROUNDS = 4  # in which a model writes; more inputs bring more than more rounds
+_BACKWARDS = 3  # times as long as forwards alone a run takes with gradients
+_WORTH = 0.1  # of inputs that the model has shaped little or not at all
 _MEMORY = 1 << 30  # bytes that the values of a descent may take, all of which are kept
-_SAME = ("Cast", "Identity", "aten.to", "aten._to_copy", "aten.clone")
-_LOOKUPS = ("Gather", "aten.embedding")
 _PER_MAC, _PER_ELEMENT, _PER_OP = 4e-11, 3.5e-9, 2e-4  # seconds, forwards and backwards, one core
 
 Synthesis: TypeAlias = Callable[
@@ -85,7 +86,32 @@ def sample(
                 return _optimised(deps, likes, make, number, how, advance)
             except RuntimeError:  # no gradient reaches the inputs, or it does not run on so many
                 pass
-    return _plain(deps, likes, _quick(deps, affordable(deps, wanted), effort), seed)
+    return _written(deps, likes, wanted, effort, seed, advance) or _plain(
+        deps, likes, _quick(deps, affordable(deps, wanted), effort), seed
+    )
+
+
+def _written(
+    deps: Dependencies,
+    likes: Sequence[torch.Tensor],
+    wanted: int,
+    effort: str,
+    seed: int,
+    advance: Callable[[float], None],
+) -> Samples | None:
+    """Inputs that the model writes, as many as time allows; None where it does not or too few."""
+    writer = find_writer(deps)
+    if writer is None or effort == "fast":
+        return None
+    number, rounds = affordable(deps, wanted), _ROUNDS
+    if effort == "best":
+        rounds = writer.logits.shape[1]
+    elif effort == "auto":
+        each = seconds(deps, 1, rounds) / _BACKWARDS
+        number = min(number, int(LONGEST / each)) // captured(deps) * captured(deps)
+    if number < _LEAST:
+        return None
+    return generate(deps, writer, _plain(deps, likes, number, seed), rounds, seed, advance)
 
 
 def _optimised(
@@ -109,7 +135,10 @@ def _optimised(
         losses.append(left)
     kind = "class labels" if make is invert_classes else "batch-norm statistics"
     source = f"{number} inputs synthesised from {kind} (loss {np.mean(losses):.2g})"
-    return split(deps, [torch.cat(made)], source)
+    out = split(deps, [torch.cat(made)], source)
+    if how.from_pictures:
+        out.worth = _WORTH
+    return out
 
 
 def _within(advance: Callable[[float], None], at: int, of: int) -> Callable[[float], None]:
@@ -141,7 +170,7 @@ def _briefly(deps: Dependencies, wanted: int) -> tuple[int, int]:
 def _plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed: int) -> Samples:
     """Random tokens, pictures of random shapes, or noise."""
     source = f"{number} {_kind(likes)}"
-    highs = [_indices(deps, value) for value in deps.source.inputs]
+    highs = [table_rows(deps, value) for value in deps.source.inputs]
     batched = sampled(deps)
     whole = not any(batched)  # inputs without a dimension of samples: each is one
     tensors = [
@@ -208,21 +237,6 @@ def _quick(deps: Dependencies, number: int, effort: str) -> int:
     batch = captured(deps)
     most = int(_QUICK[effort == "fast"] / max(_PASSES * macs_of(deps), 1.0))
     return min(number, max(most, _FEWEST) // batch * batch or batch)
-
-
-def _indices(deps: Dependencies, value: Value) -> int | None:
-    """How many rows the table holds that an input's numbers are looked up in, if they are."""
-    names, sizes = {value}, []
-    for op in deps.source.ops:
-        if not names.intersection(op.inputs):
-            continue
-        if op.type in _SAME:
-            names.update(op.outputs)
-        elif op.type in _LOOKUPS and op.inputs[1] in names:
-            table = op.inputs[0]
-            if table is not None and table.is_weight and op.attrs.get("axis", 0) == 0:
-                sizes.append(table.shape[0])
-    return min(sizes, default=None)
 
 
 def _kind(likes: Sequence[torch.Tensor]) -> str:

@@ -28,6 +28,7 @@ from graphprune.importance import Scores
 from graphprune.indices import holdings
 from graphprune.moments import observed
 from graphprune.obs import Elimination
+from graphprune.passes.expect import foretell
 from graphprune.passes.price import NEEDED
 from graphprune.passes.sense import Sense, sense
 from graphprune.samples import Samples
@@ -154,6 +155,7 @@ def _read(
         seen.clear()
         pairs = ((r, r) for r in (how.rows(x, consumer.channel) for x in values))
         moments = observed(pairs, samples.size, samples.worth)
+        foretell(moments, deps, samples, consumer, how)
         own = moments.second(central=consumer.shifts)[1]
         diagonal = own.diagonal(dim1=1, dim2=2)
         scarce = moments.scarcity()
