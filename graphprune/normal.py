@@ -35,12 +35,14 @@ class Flow:
     Attributes:
         base: The normal ones.
         table: The function of each at the nodes of the quadrature, `NODES x channels`.
-        at: The dimension of the value that holds the channels.
+        at: The dimension of the value that holds the channels; -1 where several do.
+        numbers: The number of the channel at every place of the value, where several do.
     """
 
     base: Normal
     table: torch.Tensor
     at: int
+    numbers: torch.Tensor | None = None
 
 
 @cache

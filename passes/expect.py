@@ -126,7 +126,7 @@ class _Followed:
             if len(value.shape) > 2 and 1 <= value.shape[1] <= _COLOURS:
                 mean = torch.zeros(value.shape[1], device=device)
                 alike = torch.full((len(mean), len(mean)), _ALIKE, device=device)
-                self.flows[value] = flow_of(Normal(mean, correlated(alike)), 1)
+                self.flows[value] = flow_of(Normal(mean, alike.fill_diagonal_(1.0)), 1)
 
     def step(self, op: Op) -> None:
         """Follow one operation."""
@@ -135,7 +135,9 @@ class _Followed:
         except (RuntimeError, ValueError, IndexError, TypeError):  # it does not run on a table
             return
         for value, flow in zip(op.outputs, flows, strict=False):
-            if flow is not None and value.shape[flow.at] == flow.table.shape[1]:
+            if flow is None:
+                continue
+            if flow.numbers is not None or value.shape[flow.at] == flow.table.shape[1]:
                 self.flows[value] = flow
 
     def _followed(self, op: Op) -> Sequence[Flow | None]:
@@ -149,6 +151,8 @@ class _Followed:
         flows = [self.flows[v] for v in values if v in self.flows]
         if not flows or len(flows) < len(values):
             return []
+        if any(flow.numbers is not None for flow in flows):
+            return self._moved(op, values[0], flows[0]) if len(flows) == 1 else []
         if op.type in _JOINED:
             return [_joined(flows)]
         if all(flow.base is flows[0].base for flow in flows) and self._alike(op, values):
@@ -212,38 +216,42 @@ class _Followed:
 
     def _moved(self, op: Op, value: Value, flow: Flow) -> list[Flow | None]:
         """Channels in another place or order, or some of them: where their numbers arrive."""
-        number = flow.table.shape[1]
-        shape = [1] * len(value.shape)
-        shape[flow.at] = number
-        numbers = torch.arange(number, device=flow.table.device).float().view(shape)
-        operands = [
-            None
-            if v is None
-            else _tensor(v)
-            if v.is_weight
-            else numbers.expand(value.shape).contiguous()
-            for v in op.inputs
-        ]
-        return [_picked(flow, x) for x in self._run(op, operands, {}, torch.float32)]
+        numbers = flow.numbers
+        if numbers is None:
+            shape = [1] * len(value.shape)
+            shape[flow.at] = flow.table.shape[1]
+            numbers = torch.arange(shape[flow.at], device=flow.table.device).float().view(shape)
+            numbers = numbers.expand(value.shape).contiguous()
+        operands = [None if v is None else numbers if v is value else _tensor(v) for v in op.inputs]
+        return [_arrived(flow, x) for x in self._run(op, operands, {}, torch.float32)]
 
 
-def _picked(flow: Flow, numbers: torch.Tensor) -> Flow | None:
-    """The channels whose numbers lie along one dimension and are the same along all others."""
-    number = flow.table.shape[1]
+def _arrived(flow: Flow, numbers: torch.Tensor) -> Flow | None:
+    """The channels whose numbers lie along one dimension, the same along all others.
+
+    Where they lie along several, as in the middle of a shuffle, the numbers are kept.
+    """
     whole = numbers.round()
-    if not torch.allclose(numbers, whole, atol=_ROUNDING) or not numbers.numel():
+    most = flow.table.shape[1] - 1
+    if not whole.numel() or not torch.allclose(numbers, whole, atol=_ROUNDING):
         return None
-    for at in range(numbers.dim()):
-        rows = whole.movedim(at, -1).flatten(0, -2) if numbers.dim() > 1 else whole[None]
+    if not 0 <= float(whole.min()) <= float(whole.max()) <= most:
+        return None
+    for at in range(whole.dim()):
+        rows = whole.movedim(at, -1).reshape(-1, whole.shape[at])
         picks = rows[0].long()
-        if bool((rows == rows[0]).all()) and len(set(picks.tolist())) == len(picks):
-            if len(picks) == 1 or not 0 <= int(picks.min()) <= int(picks.max()) < number:
-                continue
-            if len(picks) == number and bool((picks.diff() == 1).all()):
-                return Flow(flow.base, flow.table, at)
-            mean, covariance = flow.base.mean[picks], flow.base.covariance[picks][:, picks]
-            return Flow(Normal(mean, covariance), flow.table[:, picks], at)
-    return None
+        if len(picks) > 1 and bool((rows == rows[0]).all()):
+            return _picked(flow, picks, at)
+    return Flow(flow.base, flow.table, -1, whole)
+
+
+def _picked(flow: Flow, picks: torch.Tensor, at: int) -> Flow | None:
+    if len(set(picks.tolist())) < len(picks):
+        return None
+    if len(picks) == flow.table.shape[1] and bool((picks.diff() == 1).all()):
+        return Flow(flow.base, flow.table, at)
+    base = Normal(flow.base.mean[picks], flow.base.covariance[picks][:, picks])
+    return Flow(base, flow.table[:, picks], at)
 
 
 def _tensor(value: Value) -> torch.Tensor:

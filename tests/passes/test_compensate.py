@@ -251,3 +251,25 @@ def test_an_untrained_model_is_left_alone_unless_asked() -> None:
     asked = graphprune.plan(model, 0.5, example_inputs=inputs, compensate=True, effort="fast")
     assert asked.report is not None
     assert asked.report.compensation.startswith("statistics from")
+
+
+class Helped(nn.Module):
+    """A head that only training mode reaches: the model is then captured twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 16), nn.Linear(16, 4)
+        self.helper = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = F.relu(self.stem(x))
+        return (self.head(x), self.helper(x)) if self.training else self.head(x)
+
+
+def test_a_head_for_training_does_not_end_compensation():
+    torch.manual_seed(0)
+    model, x = Helped().eval(), torch.randn(256, 6)
+    doubled((model.stem, 1), width=16)
+    small = graphprune.shrink(model, 0.4, example_inputs=x[:2], data=[x], round_to=1)
+    with torch.no_grad():
+        assert torch.allclose(small(x), model(x), atol=1e-2)
