@@ -11,7 +11,7 @@ import torch
 
 NODES = 64
 """Of the quadrature: values at which a function of a normal channel is known."""
-_ORDER = 6  # of the Hermite polynomials; what is beyond varies in each channel by itself
+_ORDER = 4  # of the Hermite polynomials; what is beyond varies in each channel by itself
 _SMALL = 1e-12
 
 
@@ -83,7 +83,7 @@ def moments_of(flow: Flow) -> Normal:
     # By Horner's rule, from the highest power down.
     covariance = torch.zeros_like(rho)
     for row in coefficients[1:].flip(0):
-        covariance = (covariance + torch.outer(row, row)) * rho
+        covariance.addr_(row, row).mul_(rho)
     mean = coefficients[0]
     power = weights[0] @ flow.table.square()
     covariance.diagonal().copy_((power - mean.square()).clamp_min(0.0))
