@@ -8,6 +8,7 @@ from graphprune.dependencies import Dependencies
 from graphprune.passes.generate import find_writer, generate, table_rows
 from graphprune.passes.sample import sample
 from graphprune.samples import Samples
+from tests.frontends.onnx.exports import export
 
 VOCABULARY, LENGTH = 12, 8
 
@@ -89,3 +90,11 @@ def test_a_tagger_is_no_writer():
     deps, _ = analysed(model)
     assert find_writer(deps) is None
     assert table_rows(deps, deps.source.inputs[0]) == VOCABULARY
+
+
+def test_onnx_files_write_the_same():
+    model = Counter()
+    deps, tokens = analysed(model)
+    there = graphprune.analyze(export(model, (tokens,)))
+    found = [sample(one, [tokens], 32, "auto", 0).chunks[0][0] for one in (deps, there)]
+    assert torch.equal(found[0][:2, :4], found[1][:2, :4])
