@@ -45,7 +45,7 @@ _FEW, _LEAST = 24, 16  # of them, which are given as many steps as that; at leas
 _TOGETHER = 8  # in a chunk, of which there are as many as it takes
 _ROUNDS = 4  # in which a model writes; more inputs bring more than more rounds
 _BACKWARDS = 3  # times as long as forwards alone a run takes with gradients
-_WORTH = 0.1  # of inputs that the model has shaped little or not at all
+_WORTH, _HALF_WAY = 0.1, 0.3  # of inputs that nothing in the model has shaped, or some steps
 _MEMORY = 1 << 30  # bytes that the values of a descent may take, all of which are kept
 _PER_MAC, _PER_ELEMENT, _PER_OP = 4e-11, 3.5e-9, 2e-4  # seconds, forwards and backwards, one core
 
@@ -137,7 +137,7 @@ def _optimised(
     source = f"{number} inputs synthesised from {kind} (loss {np.mean(losses):.2g})"
     out = split(deps, [torch.cat(made)], source)
     if how.from_pictures:
-        out.worth = _WORTH
+        out.worth = _HALF_WAY
     return out
 
 
