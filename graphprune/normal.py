@@ -22,10 +22,12 @@ class Normal:
     Attributes:
         mean: Of each.
         covariance: `channels x channels`.
+        age: Linear operations since their means and variances were known for certain.
     """
 
     mean: torch.Tensor
     covariance: torch.Tensor
+    age: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,4 +89,4 @@ def moments_of(flow: Flow) -> Normal:
     mean = coefficients[0]
     power = weights[0] @ flow.table.square()
     covariance.diagonal().copy_((power - mean.square()).clamp_min(0.0))
-    return Normal(mean, covariance)
+    return Normal(mean, covariance, flow.base.age)

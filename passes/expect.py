@@ -8,7 +8,8 @@ The channels of every value are taken for functions of normal ones (`graphprune.
 4. What is added or concatenated is taken for independent; what multiplies, for its mean.
 
 It is cruder than a look at inputs, but knows as much of a thousand channels as of ten, where a
-few inputs do not. Of what no picture and no batch norm leads to it knows nothing.
+few inputs do not. Of what lies many linear operations behind the last picture or batch norm (where
+an export has folded these into weights) it knows nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _JOINED = ("aten.cat", "Concat")
 _ALIKE = 0.9  # correlation of the channels of pictures
 _COLOURS = 4  # channels that pictures have at most
 _ROUNDING = 1e-3  # of means of equal numbers
+_OLDEST = 2  # linear operations behind a norm: those of a gate
 _NEGLIGIBLE = 0.01  # of scarcity
 _WIDEST = 4096  # channels that are followed
 _MOST = 1 << 27  # numbers that all correlations together may take
@@ -177,7 +179,7 @@ class _Followed:
             return None
         taps = folded(_tensor(read.weight), read.inner, read.groups)
         groups, outputs, channels, _ = taps.shape
-        if groups * max(outputs, channels) > _WIDEST:
+        if groups * max(outputs, channels) > _WIDEST or flow.base.age >= _OLDEST:
             return None
         known = moments_of(flow)
         blocks = known.covariance.view(groups, channels, groups, channels)
@@ -186,7 +188,7 @@ class _Followed:
         mean = torch.einsum("goik,gi->go", taps, known.mean.view(groups, channels)).flatten()
         if read.bias is not None:
             mean = mean + _tensor(read.bias).flatten()
-        found = Normal(mean, covariance.reshape(len(mean), len(mean)))
+        found = Normal(mean, covariance.reshape(len(mean), len(mean)), known.age + 1)
         return flow_of(found, read.output % len(op.outputs[0].shape))
 
     def _normalised(self, op: Op) -> Flow | None:
@@ -250,7 +252,8 @@ def _picked(flow: Flow, picks: torch.Tensor, at: int) -> Flow | None:
         return None
     if len(picks) == flow.table.shape[1] and bool((picks.diff() == 1).all()):
         return Flow(flow.base, flow.table, at)
-    base = Normal(flow.base.mean[picks], flow.base.covariance[picks][:, picks])
+    covariance = flow.base.covariance[picks][:, picks]
+    base = Normal(flow.base.mean[picks], covariance, flow.base.age)
     return Flow(base, flow.table[:, picks], at)
 
 
@@ -264,7 +267,8 @@ def _added(flows: Sequence[Flow]) -> Flow | None:
     terms = [moments_of(flow) for flow in flows]
     mean = torch.stack([term.mean for term in terms]).sum(0)
     covariance = torch.stack([term.covariance for term in terms]).sum(0)
-    return flow_of(Normal(mean, covariance), flows[0].at)
+    age = max(term.age for term in terms)
+    return flow_of(Normal(mean, covariance, age), flows[0].at)
 
 
 def _joined(flows: Sequence[Flow]) -> Flow | None:
@@ -280,4 +284,5 @@ def _joined(flows: Sequence[Flow]) -> Flow | None:
         end = start + len(part.mean)
         covariance[start:end, start:end] = part.covariance
         start = end
-    return flow_of(Normal(mean, covariance), flows[0].at)
+    age = max(part.age for part in parts)
+    return flow_of(Normal(mean, covariance, age), flows[0].at)

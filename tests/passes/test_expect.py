@@ -160,6 +160,14 @@ def test_nothing_is_expected_of_what_no_norm_leads_to():
     assert last_read(deps) is None
 
 
+def test_nothing_is_expected_far_behind_the_last_norm():
+    layers = [nn.Conv2d(CHANNELS, CHANNELS, 1) for _ in range(4)]
+    for deep in (1, 2, 3):
+        model = settled(nn.Sequential(nn.BatchNorm2d(CHANNELS), *layers[: deep + 1]))
+        found = last_read(graphprune.analyze(model, noise(2)))
+        assert (found is None) == (deep > 2)
+
+
 def test_few_rows_are_drawn_towards_what_is_expected():
     torch.manual_seed(0)
     truth = torch.full((1, 60, 60), 0.8) + 0.2 * torch.eye(60)
