@@ -3,20 +3,19 @@
 The channels of every value are taken for functions of normal ones (`graphprune.normal`):
 
 1. A linear operation makes W C Wᵀ of covariances C, neighbouring positions taken for independent.
-2. Behind a batch norm a channel's mean and deviation are its offset and gain; correlations stay.
+2. Behind a norm a channel's mean and deviation are its offset and gain; correlations stay.
 3. What acts on elements is run on the nodes of a quadrature for each channel.
 4. What is added or concatenated is taken for independent; what multiplies, for its mean.
 
 It is cruder than a look at inputs, but knows as much of a thousand channels as of ten, where a
-few inputs do not. Of what lies many linear operations behind the last picture or batch norm (where
-an export has folded these into weights) it knows nothing.
+few inputs do not. Of what lies many linear operations behind the last picture or norm (where an
+export has folded batch norms into weights) it knows nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import prod
-from typing import cast
 
 import torch
 
@@ -33,6 +32,14 @@ from graphprune.samples import Samples
 _ADDED = ("aten.add", "Add", "Sum")
 _MULTIPLIED = ("aten.mul", "Mul")
 _JOINED = ("aten.cat", "Concat")
+_NORMS = {  # the dimension of their channels
+    "aten.layer_norm": -1,
+    "LayerNormalization": -1,
+    "aten.rms_norm": -1,
+    "RMSNormalization": -1,
+    "aten.group_norm": 1,
+    "GroupNormalization": 1,
+}
 _ALIKE = 0.9  # correlation of the channels of pictures
 _COLOURS = 4  # channels that pictures have at most
 _ROUNDING = 1e-3  # of means of equal numbers
@@ -123,11 +130,11 @@ class _Followed:
         self._deps = deps
         self._run = deps.source.run or evaluate
         self.flows: dict[Value, Flow] = {}
-        device = next((v.tensor.device for v in deps.source.weights.values()), None)
+        self._device = next((v.tensor.device for v in deps.source.weights.values()), None)
         for value in deps.source.inputs:
             if len(value.shape) > 2 and 1 <= value.shape[1] <= _COLOURS:
-                mean = torch.zeros(value.shape[1], device=device)
-                alike = torch.full((len(mean), len(mean)), _ALIKE, device=device)
+                mean = torch.zeros(value.shape[1], device=self._device)
+                alike = torch.full((len(mean), len(mean)), _ALIKE, device=self._device)
                 self.flows[value] = flow_of(Normal(mean, alike.fill_diagonal_(1.0)), 1)
 
     def step(self, op: Op) -> None:
@@ -147,8 +154,8 @@ class _Followed:
         read = reading(op)
         if isinstance(read, Reading) and read.weight.is_weight and not read.source.is_weight:
             return [self._linear(op, read)]
-        if is_batch_norm(op):
-            return [self._normalised(op)]
+        if is_batch_norm(op) or op.type in _NORMS:
+            return [self._normalised(op, _NORMS.get(op.type, 1))]
         values = [v for v in op.inputs if v is not None and not v.is_weight]
         flows = [self.flows[v] for v in values if v in self.flows]
         if not flows or len(flows) < len(values):
@@ -191,17 +198,21 @@ class _Followed:
         found = Normal(mean, covariance.reshape(len(mean), len(mean)), known.age + 1)
         return flow_of(found, read.output % len(op.outputs[0].shape))
 
-    def _normalised(self, op: Op) -> Flow | None:
-        x, gain, offset = op.inputs[:3]
+    def _normalised(self, op: Op, channel: int) -> Flow | None:
+        """Offset and gain for mean and deviation; what is not known to vary together does not."""
+        x, gain, offset = [*op.inputs, None, None][:3]
         assert x is not None
-        if x.shape[1] > _WIDEST:
+        at = channel % len(x.shape)
+        number = x.shape[at]
+        if number > _WIDEST or (gain is not None and gain.shape != (number,)):
             return None
         flow = self.flows.get(x)
-        plain = torch.eye(x.shape[1], device=_tensor(cast(Value, op.inputs[3])).device)
-        rho = plain if flow is None else correlated(moments_of(flow).covariance)
+        rho = torch.eye(number, device=self._device)
+        if flow is not None and flow.at == at:
+            rho = correlated(moments_of(flow).covariance)
         spread = torch.ones_like(rho[0]) if gain is None else _tensor(gain)
         mean = torch.zeros_like(spread) if offset is None else _tensor(offset)
-        return flow_of(Normal(mean, rho * torch.outer(spread, spread)), 1)
+        return flow_of(Normal(mean, rho * torch.outer(spread, spread)), at)
 
     def _pointwise(self, op: Op, flows: Sequence[Flow]) -> Flow:
         """The operation, run on the tables of its operands."""

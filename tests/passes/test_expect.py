@@ -28,7 +28,7 @@ def noise(number: int = 64, side: int = 12) -> Tensor:
 def settled(model: nn.Module) -> nn.Module:
     """A model whose batch norms have gains and offsets, and the statistics of noise."""
     for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
             layer.momentum = None
             with torch.no_grad():
                 layer.weight.uniform_(0.5, 1.5)
@@ -83,6 +83,19 @@ class Halves(nn.Module):
         return self.head(torch.cat([F.silu(x), F.silu(y)], 1) if self.joined else F.silu(x + y))
 
 
+class Perceptron(nn.Module):
+    """Channels last, behind a layer norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up = nn.LayerNorm(CHANNELS), nn.Conv2d(CHANNELS, 8, 1)
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x.movedim(1, -1)).movedim(-1, 1)
+        return self.head(F.gelu(self.up(x)))
+
+
 class Gated(nn.Module):
     """x times a function of x, and times one number for each channel."""
 
@@ -123,6 +136,10 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "depthwise": _stack(nn.Conv2d(CHANNELS, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8)),
     "transposed": _stack(nn.Tanh(), nn.ConvTranspose2d(CHANNELS, 8, 2)),
     "pooled": _stack(nn.Conv2d(CHANNELS, 8, 1), nn.LeakyReLU(0.5), nn.AvgPool2d(2)),
+    "layer norm": Perceptron,
+    "group norm": lambda: nn.Sequential(
+        nn.GroupNorm(2, CHANNELS), nn.Conv2d(CHANNELS, 8, 3), nn.Mish(), nn.Conv2d(8, 4, 1)
+    ),
     "joined": lambda: Halves(joined=True),
     "added": lambda: Halves(joined=False),
     "gated": Gated,
