@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from graphprune.moments import observed
+from graphprune.moments import Moments, observed
 from graphprune.passes.compensate import refit
 
 
@@ -48,3 +48,24 @@ def test_a_fit_to_few_rows_foretells_others_better_for_its_ridge() -> None:
     found = many[0, :, kept] @ solution[0, ..., 0].T + shift[0]
     other = many[0, :, kept] @ tight[:-1] + tight[-1]
     assert (found - many[0]).square().mean() < 0.7 * (other - many[0]).square().mean()
+
+
+def test_few_rows_are_drawn_towards_what_is_expected():
+    torch.manual_seed(0)
+    truth = torch.full((1, 60, 60), 0.8) + 0.2 * torch.eye(60)
+    rows = torch.randn(1, 8, 60) @ torch.linalg.cholesky(truth).mT
+    kept = torch.arange(0, 60, 2)
+    errors = []
+    for expected in (None, truth):
+        moments = Moments()
+        moments.sampled(rows[..., kept], 8)
+        moments.add(rows, rows[..., kept])
+        if expected is not None:
+            moments.expect(expected, kept)
+        cross, own = moments.second(central=True)
+        variances = rows[..., kept].double().var(1, correction=0)
+        assert torch.allclose(own.diagonal(dim1=1, dim2=2), variances)
+        spread = moments.power(central=True).sqrt()
+        scaled = cross / spread[..., None] / variances.sqrt()[:, None]
+        errors.append(float((scaled - truth[..., kept]).norm()))
+    assert errors[1] < 0.8 * errors[0]

@@ -1,6 +1,5 @@
 """Correlations in closed form, against what is measured on inputs of the kind that they assume."""
 
-import math
 from collections.abc import Callable
 
 import pytest
@@ -11,8 +10,6 @@ from torch import Tensor, nn
 import graphprune
 from graphprune.consumers import find_consumers
 from graphprune.dependencies import Dependencies
-from graphprune.moments import Moments
-from graphprune.normal import Normal, flow_of, moments_of
 from graphprune.passes import compensate as compensate_pass
 from graphprune.passes.expect import expect
 from tests.frontends.onnx.exports import export
@@ -53,18 +50,6 @@ def measured(model: nn.Module, reader: nn.Module) -> Tensor:
         model(noise(256))
     handle.remove()
     return torch.corrcoef(seen[0].movedim(1, 0).flatten(1))
-
-
-def test_the_covariance_of_rectified_channels_is_the_arc_cosine_kernel():
-    """Cho & Saul, Kernel methods for deep learning, 2009, of degree one, less the means."""
-    for rho in (-0.9, -0.3, 0.0, 0.5, 0.9):
-        flow = flow_of(Normal(torch.zeros(2), torch.tensor([[1.0, rho], [rho, 1.0]])), 1)
-        found = moments_of(type(flow)(flow.base, flow.table.relu(), 1))
-        kernel = (1 - rho**2) ** 0.5 + rho * (math.pi - math.acos(rho))
-        wanted = (kernel - 1) / (2 * math.pi)
-        assert float(found.covariance[0, 1]) == pytest.approx(wanted, abs=5e-3)
-        assert float(found.covariance[0, 0]) == pytest.approx(0.5 - 0.5 / math.pi, abs=5e-3)
-        assert found.mean.tolist() == pytest.approx([(2 * math.pi) ** -0.5] * 2, abs=5e-3)
 
 
 class Halves(nn.Module):
@@ -183,27 +168,6 @@ def test_nothing_is_expected_far_behind_the_last_norm():
         model = settled(nn.Sequential(nn.BatchNorm2d(CHANNELS), *layers[: deep + 1]))
         found = last_read(graphprune.analyze(model, noise(2)))
         assert (found is None) == (deep > 2)
-
-
-def test_few_rows_are_drawn_towards_what_is_expected():
-    torch.manual_seed(0)
-    truth = torch.full((1, 60, 60), 0.8) + 0.2 * torch.eye(60)
-    rows = torch.randn(1, 8, 60) @ torch.linalg.cholesky(truth).mT
-    kept = torch.arange(0, 60, 2)
-    errors = []
-    for expected in (None, truth):
-        moments = Moments()
-        moments.sampled(rows[..., kept], 8)
-        moments.add(rows, rows[..., kept])
-        if expected is not None:
-            moments.expect(expected, kept)
-        cross, own = moments.second(central=True)
-        variances = rows[..., kept].double().var(1, correction=0)
-        assert torch.allclose(own.diagonal(dim1=1, dim2=2), variances)
-        spread = moments.power(central=True).sqrt()
-        scaled = cross / spread[..., None] / variances.sqrt()[:, None]
-        errors.append(float((scaled - truth[..., kept]).norm()))
-    assert errors[1] < 0.8 * errors[0]
 
 
 def test_what_is_expected_makes_up_for_inputs_that_are_few(monkeypatch: pytest.MonkeyPatch):
