@@ -72,8 +72,11 @@ def expect(
     def note(value: Value) -> None:
         flow = followed.flows.get(value)
         for channel in places.get(value, ()):
-            if flow is not None and flow.at == channel % len(value.shape):
-                out[value, channel] = correlated(moments_of(flow).covariance)
+            if flow is None or flow.at != channel % len(value.shape):
+                continue
+            found = correlated(moments_of(flow).covariance)
+            if bool(torch.isfinite(found).all()):
+                out[value, channel] = found
 
     for value in graph.inputs:
         note(value)
@@ -144,7 +147,7 @@ class _Followed:
         except (RuntimeError, ValueError, IndexError, TypeError):  # it does not run on a table
             return
         for value, flow in zip(op.outputs, flows, strict=False):
-            if flow is None:
+            if flow is None or not bool(torch.isfinite(flow.table).all()):
                 continue
             if flow.numbers is not None or value.shape[flow.at] == flow.table.shape[1]:
                 self.flows[value] = flow

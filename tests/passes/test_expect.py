@@ -170,6 +170,21 @@ def test_nothing_is_expected_far_behind_the_last_norm():
         assert (found is None) == (deep > 2)
 
 
+class Rooted(nn.Module):
+    """A root of what is never negative, though normal channels would be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm2d(CHANNELS), nn.Conv2d(CHANNELS, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.sqrt(self.norm(x)))
+
+
+def test_nothing_is_expected_of_what_is_no_number():
+    assert last_read(graphprune.analyze(Rooted().eval(), noise(2).abs())) is None
+
+
 def test_what_is_expected_makes_up_for_inputs_that_are_few(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     model = settled(
