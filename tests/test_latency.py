@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.latency import Latency, Timer, forward_seconds
+from graphprune.latency import Latency, Timer, aim, forward_seconds
 from graphprune.latency.aim import batch_sizes
 from graphprune.latency.backends import Eager
 from graphprune.latency.table import Table
@@ -210,6 +211,22 @@ def test_what_a_backend_fuses_fills_what_the_products_leave(net: nn.Module) -> N
     cost.fit(5.0)
     assert cost._alone.share == pytest.approx(1.0)
     assert 0 < cost._joined.share < 1
+
+
+def test_noise_does_not_pass_for_a_faster_model(
+    small: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the first choice seems far too fast, none may be left that removes nothing."""
+    seconds = count(1)
+    monkeypatch.setattr(
+        aim,
+        "forward_seconds",
+        lambda models, *_: [1.0, min(0.1 * next(seconds), 0.6)][: len(models)],
+    )
+    plan = graphprune.plan(
+        small, 0.4, "latency", example_inputs=torch.randn(1, 3, 64, 64), compensate=False
+    )
+    assert plan.report.macs[1] < plan.report.macs[0]
 
 
 def test_onnx_runtime_measures_modules(small: nn.Module) -> None:

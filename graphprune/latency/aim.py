@@ -115,6 +115,8 @@ def _aim(clock: _Clock, request: Request, scores: Sequence[Scores]) -> _Found:
             if best is None:
                 raise
             break
+        if best is not None and not _removes(clock.session):
+            break  # what was measured is noise
         found = clock.measure()
         if best is None or _better(found.reached, best.reached, asked):
             best = found
@@ -128,7 +130,7 @@ def _aim(clock: _Clock, request: Request, scores: Sequence[Scores]) -> _Found:
 def _decide_twin(
     session: Session, request: Request, scores: Sequence[Scores], found: _Found
 ) -> bool:
-    """Choose as few multiply-accumulates as go with the parameters of a choice.
+    """Choose as few multiply-accumulates as go with the parameters of a choice, if any can go.
 
     A table cannot tell what a compiler makes of a model; where plain work tells more, that decides.
     """
@@ -148,7 +150,12 @@ def _decide_twin(
         session.decide(_by_macs(request, low), scores)
     except BudgetError:
         return False
-    return True
+    return _removes(session)
+
+
+def _removes(session: Session) -> bool:
+    """Whether the session's choice removes anything."""
+    return bool((session.kept_counts() < session.full_counts()).any())
 
 
 def _by_macs(request: Request, ratio: float) -> Request:
