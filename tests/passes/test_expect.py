@@ -110,8 +110,17 @@ class Shuffled(nn.Module):
 
 
 def _stack(*layers: nn.Module) -> Callable[[], nn.Module]:
+    """A net whose weights are drawn when it is asked for, behind the test's seed."""
     ends = nn.BatchNorm2d(8), nn.GELU(), nn.Conv2d(8, 4, 1)
-    return lambda: nn.Sequential(nn.BatchNorm2d(CHANNELS), *layers, *ends)
+
+    def build() -> nn.Module:
+        net = nn.Sequential(nn.BatchNorm2d(CHANNELS), *layers, *ends)
+        for layer in net:
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+        return net
+
+    return build
 
 
 NETS: dict[str, Callable[[], nn.Module]] = {
