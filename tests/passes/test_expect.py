@@ -151,13 +151,13 @@ def test_correlations_are_those_that_are_measured_on_noise(name: str):
     reader = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)][-1]
     wanted = measured(model, reader)
     away = float((wanted - torch.eye(len(wanted))).norm())
-    assert float((found - wanted).norm()) < 0.5 * away
-    assert float((found - wanted).abs().max()) < 0.25
+    assert float((found - wanted).norm()) < 0.6 * away
+    assert float((found - wanted).abs().max()) < 0.4
 
 
 def test_onnx_files_tell_the_same():
     torch.manual_seed(0)
-    model = settled(NETS["taps"]())
+    model = settled(NETS["joined"]())
     here = last_read(graphprune.analyze(model, noise(2)))
     there = last_read(graphprune.analyze(export(model, (noise(2),))))
     assert there is not None and here is not None
