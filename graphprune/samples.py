@@ -17,7 +17,7 @@ from graphprune.batches import Batch
 from graphprune.dependencies import Dependencies
 from graphprune.errors import GraphPruneError
 from graphprune.graph import Op, Value
-from graphprune.sweep import Chunk, Sweep, batch_axis, chunked, resized, sampled
+from graphprune.sweep import Attrs, Chunk, Sweep, batch_axis, chunked, resized, sampled
 
 _MEMORY = 1 << 31, 6 << 30  # least and most bytes that the values of both graphs may take at once
 _SHARE = 4  # part of the machine's memory that they may take in between
@@ -190,7 +190,9 @@ def _runs(deps: Dependencies, chunk: Chunk, size: int) -> bool:
     if first is None:
         return False
     try:
-        wanted, found = _results(deps, first, batch), _results(deps, chunk, size)
+        wanted, found = (
+            results(deps, x, resized(deps, {}, each)) for x, each in ((first, batch), (chunk, size))
+        )
     except (RuntimeError, IndexError):
         return False
     for value, a in wanted.items():
@@ -202,11 +204,16 @@ def _runs(deps: Dependencies, chunk: Chunk, size: int) -> bool:
     return True
 
 
-def _results(deps: Dependencies, chunk: Chunk, size: int) -> dict[Value, torch.Tensor]:
+def results(deps: Dependencies, chunk: Chunk, attrs: Attrs) -> dict[Value, torch.Tensor]:
+    """What the original's graph returns, in float32.
+
+    Args:
+        deps: The analysis.
+        chunk: Tensors for the graph's inputs.
+        attrs: Attributes for as many samples.
+    """
     graph = deps.source
-    sweep = Sweep(
-        graph, lambda v: v.tensor.detach(), [chunk], resized(deps, {}, size), torch.float32
-    )
+    sweep = Sweep(graph, lambda value: value.tensor.detach(), [chunk], attrs, torch.float32)
     out: dict[Value, torch.Tensor] = {}
     for op in graph.ops:
         sweep.step(op)

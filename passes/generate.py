@@ -17,8 +17,8 @@ import torch
 
 from graphprune.dependencies import Dependencies
 from graphprune.graph import Value
-from graphprune.samples import Samples
-from graphprune.sweep import Attrs, Chunk, Sweep, resized, sampled
+from graphprune.samples import Samples, results
+from graphprune.sweep import Attrs, Chunk, resized, sampled
 
 _SAME = ("Cast", "Identity", "aten.to", "aten._to_copy", "aten.clone")
 _LOOKUPS = ("Gather", "aten.embedding")
@@ -57,10 +57,9 @@ def find_writer(deps: Dependencies) -> Writer | None:
     found = [
         Writer(at, out)
         for at, value in enumerate(deps.source.inputs)
+        if len(value.shape) == 2 and (rows := table_rows(deps, value))
         for out in deps.source.outputs
-        if len(value.shape) == 2
-        and out.shape == (*value.shape, table_rows(deps, value))
-        and not out.is_weight
+        if out.shape == (*value.shape, rows) and not out.is_weight
     ]
     alone = found and all(one.at == found[0].at for one in found) and sampled(deps)[found[0].at]
     return found[0] if alone and found[0].logits.shape[1] > 1 else None
@@ -96,7 +95,7 @@ def generate(
     for number, chunk in enumerate(samples.chunks):
         noise: torch.Tensor | None = None
         for done in range(rounds):
-            logits = _logits(deps, writer, chunk, attrs)[:, :-1]
+            logits = results(deps, chunk, attrs)[writer.logits][:, :-1]
             if noise is None:  # of Gumbel's distribution
                 noise = torch.empty(logits.shape).exponential_(generator=generator).log_().neg_()
                 noise = noise.to(logits)
@@ -117,7 +116,7 @@ def _causal(deps: Dependencies, writer: Writer, chunk: Chunk, attrs: Attrs) -> b
     other = tokens.clone()
     other[:, -1] = (other[:, -1] + 1) % writer.logits.shape[-1]
     first, second = (
-        _logits(deps, writer, _with(chunk, writer.at, x), attrs) for x in (tokens, other)
+        results(deps, _with(chunk, writer.at, x), attrs)[writer.logits] for x in (tokens, other)
     )
     same = torch.allclose(first[:, :-1], second[:, :-1], rtol=1e-3, atol=1e-3)
     return same and not torch.equal(first[:, -1], second[:, -1])
@@ -125,14 +124,3 @@ def _causal(deps: Dependencies, writer: Writer, chunk: Chunk, attrs: Attrs) -> b
 
 def _with(chunk: Chunk, at: int, tensor: torch.Tensor) -> Chunk:
     return (*chunk[:at], tensor, *chunk[at + 1 :])
-
-
-def _logits(deps: Dependencies, writer: Writer, chunk: Chunk, attrs: Attrs) -> torch.Tensor:
-    graph = deps.source
-    sweep = Sweep(graph, lambda value: value.tensor.detach(), [chunk], attrs, torch.float32)
-    for op in graph.ops:
-        sweep.step(op)
-        if writer.logits in op.outputs:
-            break
-        sweep.release(op)
-    return sweep.values(writer.logits)[0]
