@@ -19,7 +19,7 @@ from graphprune.importance import Scores
 from graphprune.passes.compensate import Compensation, compensate
 from graphprune.passes.narrow import Cuts
 from graphprune.passes.polish import STEPS, parts, polish
-from graphprune.passes.sample import sample, seconds
+from graphprune.passes.sample import sample, sample_parts, seconds
 from graphprune.passes.score import score
 from graphprune.passes.weigh import weigh
 from graphprune.progress import progress
@@ -83,10 +83,6 @@ class Calibration:
         self._wanted = options.compensate is not False
         if options.compensate is False:
             self.note = "off"
-        elif program.original is not None and options.data is None:
-            self._give_up(
-                "the model was captured in parts, for which no inputs are made: pass data="
-            )
         elif options.compensate == "auto" and options.data is None and untrained(deps):
             self._give_up("the model looks untrained: its normalisation layers are as they start")
 
@@ -115,17 +111,21 @@ class Calibration:
         return read(self._program, self._deps, self.options.data, most)
 
     def _made(self) -> Samples | None:
-        likes = self._program.flat_inputs()
+        number, effort, seed = self.options.samples(), self.options.effort, self.options.seed
         with progress("synthesising inputs") as advance:
-            return self._attempt(
-                sample,
-                self._deps,
-                likes,
-                self.options.samples(),
-                self.options.effort,
-                self.options.seed,
-                advance,
-            )
+            if self._program.original is not None:
+                return self._made_for_parts(number, effort, seed)
+            likes = self._program.flat_inputs()
+            return self._attempt(sample, self._deps, likes, number, effort, seed, advance)
+
+    def _made_for_parts(self, number: int, effort: str, seed: int) -> Samples | None:
+        try:
+            found = self._attempt(sample_parts, self._program, self._deps, number, effort, seed)
+        except GraphPruneError:  # the data that it speaks of is not the caller's
+            found = None
+        if found is None and self._wanted:
+            self._give_up("no inputs can be made for a model captured in parts: pass data=")
+        return found
 
     def levels(self) -> list[Scores] | None:
         """Loss curves of all groups, or None where there are no statistics."""

@@ -35,6 +35,10 @@ class Program(Protocol):
         """What the model was captured of, where it is but a part of it."""
 
     @property
+    def given(self) -> Any:
+        """Example inputs of that, positional and by name."""
+
+    @property
     def inputs(self) -> Any:
         """Example inputs, positional and by name."""
 
@@ -237,8 +241,7 @@ def read(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -
     """
     if program.original is not None:
         batches = [Batch((), dict(x)) if isinstance(x, Mapping) else Batch(tuple(x)) for x in data]
-        replayed = program.replayed([_counted(batch) for batch in batches])
-        return _whole(program, deps, [batch.args for batch in replayed], most)
+        return of_parts(program, deps, [_counted(batch) for batch in batches], most)
     which = sampled(deps)
     given = iter([data] if isinstance(data, torch.Tensor) else data)
     first = list(islice(given, 1))
@@ -263,6 +266,22 @@ def read(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -
     index = torch.arange(whole) % number  # fewer than were captured: some serve twice
     tensors = [t[index.to(t.device)] if cut else t for t, cut in zip(joined, which, strict=True)]
     return split(deps, tensors, f"{number} inputs from data")
+
+
+def of_parts(program: Program, deps: Dependencies, batches: Sequence[Batch], most: int) -> Samples:
+    """Samples for a model that was captured in parts: what they take while the whole runs.
+
+    Args:
+        program: The captured model.
+        deps: The analysis.
+        batches: As the whole takes them.
+        most: Read no more than this many samples.
+
+    Raises:
+        GraphPruneError: No batch leads to calls of the parts as they were captured.
+    """
+    replayed = program.replayed(batches)
+    return _whole(program, deps, [batch.args for batch in replayed], most)
 
 
 def _counted(batch: Batch) -> Batch:

@@ -4,6 +4,7 @@
 2. A classifier without: images of its classes.
 3. Causal language models: text that they write themselves (`generate`); other token models:
    random tokens; networks that see: pictures of random shapes; others: noise.
+4. Models that were captured in parts: what the parts take while the whole runs on such (`imitate`).
 Where making them would take long, `effort="auto"` makes fewer of them, or takes pictures of
 random shapes some steps towards the statistics, or settles for the last: at a batch norm they are
 normalised by their own statistics, so that what follows sees what it was trained for.
@@ -22,6 +23,7 @@ import torch
 from graphprune.cost import cost
 from graphprune.dependencies import Dependencies
 from graphprune.passes.generate import find_writer, generate, table_rows
+from graphprune.passes.imitate import imitate
 from graphprune.passes.paint import paintable, painted
 from graphprune.passes.synthesize import (
     Descent,
@@ -31,7 +33,7 @@ from graphprune.passes.synthesize import (
     noise,
     norms,
 )
-from graphprune.samples import Samples, affordable, captured, split
+from graphprune.samples import Program, Samples, affordable, captured, of_parts, split
 from graphprune.sweep import Chunk, sampled
 
 LONGEST = 120.0  # seconds that `effort="auto"` may take for synthesis
@@ -187,11 +189,43 @@ def _plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed:
         out = Samples(list(zip(*parts, strict=True)), captured(deps), source)
     else:
         out = split(deps, tensors, source)
-    out.worth = _WORTH
+    return _unshaped(deps, out)
+
+
+def sample_parts(
+    program: Program, deps: Dependencies, wanted: int, effort: str, seed: int
+) -> Samples | None:
+    """Make inputs for a model that was captured in parts.
+
+    Args:
+        program: The captured model.
+        deps: The analysis.
+        wanted: How many.
+        effort: As for `sample`.
+        seed: Inputs are the same for the same seed.
+
+    Returns:
+        What the parts take while the whole runs; None where no inputs can be made for that.
+
+    Raises:
+        GraphPruneError: No such run calls the parts as they were captured.
+    """
+    number = _quick(deps, affordable(deps, wanted), effort)
+    batches = imitate(program.given, max(number // captured(deps), 1), seed)
+    if not batches:
+        return None
+    out = of_parts(program, deps, batches, number)
+    out.source = f"what the captured parts take in {len(out.chunks)} passes over made inputs"
+    return _unshaped(deps, out)
+
+
+def _unshaped(deps: Dependencies, samples: Samples) -> Samples:
+    """Inputs that nothing in the model has shaped: batch norms meet them with their statistics."""
+    samples.worth = _WORTH
     for op in norms(deps):
         if op.inputs[0] is not None:
-            out.norms.setdefault(op.inputs[0], []).append(op)
-    return out
+            samples.norms.setdefault(op.inputs[0], []).append(op)
+    return samples
 
 
 def _synthesis(deps: Dependencies, likes: Sequence[torch.Tensor]) -> Synthesis | None:

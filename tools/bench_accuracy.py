@@ -2,6 +2,7 @@
 
     python tools/bench_accuracy.py digits fashion words --split test
     python tools/bench_accuracy.py digits --nets VGG-BN --methods "graphprune, no data" --tune 3
+    python tools/bench_accuracy.py digits --nets ViT --budgets channels:0.7 --keep "*qkv*" "patch*"
     python tools/bench_accuracy.py mobilenet minilm smollm crepe
 
 Small networks are trained here, on scikit-learn's digits, on Fashion-MNIST and on words of five
@@ -52,7 +53,9 @@ def subjects(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int, Sub
                     model = trained(net, kind, task, seed, arguments.epochs)
 
                     score = partial(accuracy, data=held)
-                    yield kind, net, seed, Subject(model, task.inputs, task.labels, score), task
+                    subject = Subject(model, task.inputs, task.labels, score, arguments.keep)
+                    label = " without ".join([net, *arguments.keep])
+                    yield kind, label, seed, subject, task
 
 
 def measured(blank: Cell, subject: Subject, task: Task | None, tune: int) -> Cell:
@@ -127,6 +130,10 @@ def main() -> None:
         help="\n".join(METHODS),
     )  # fmt: skip
     parser.add_argument("--budgets", nargs="*", default=None, metavar="OF:RATIO")
+    parser.add_argument(
+        "--keep", nargs="*", default=(), metavar="LAYER",
+        help="patterns of layers of small networks that stay as they are; graphprune alone",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--epochs", type=int, default=None, help="of training, for a quick look")
@@ -134,6 +141,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=None, help="JSON lines, gone on with")
     parser.add_argument("--brief", action="store_true", help="the mean over CNNs alone")
     arguments = parser.parse_args()
+    others = [name for name in arguments.methods if not name.startswith("graphprune")]
+    if arguments.keep and (others or set(arguments.tasks) & set(MODELS)):
+        parser.error("--keep is for --methods of graphprune, and networks that are trained here")
     warnings.filterwarnings("ignore")  # of the other tools
     results = Results(arguments.results)
     try:

@@ -78,6 +78,8 @@ def _taken(
         for tensor, like in zip(found, wanted, strict=True):
             if tensor.shape[1:] != like.shape[1:] or tensor.dim() != like.dim():
                 return None
+            if like.dim() and not len(tensor):
+                return None
             rows = torch.arange(len(like)) % len(tensor) if like.dim() else ...
             out.append(tensor[rows])
     return out

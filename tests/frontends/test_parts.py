@@ -56,7 +56,7 @@ def test_parts_shrink_and_the_class_stays() -> None:
 def test_removal_equals_masking_through_the_whole_model() -> None:
     torch.manual_seed(0)
     model, x = Gated().double().eval(), torch.randn(4, 8, dtype=torch.float64)
-    plan = graphprune.plan(model, 0.4, example_inputs=x)
+    plan = graphprune.plan(model, 0.4, example_inputs=x, compensate=False)
     small = plan.apply()
     mask(model, plan)
     torch.testing.assert_close(small(x)["scores"], model(x)["scores"], rtol=1e-12, atol=1e-12)
@@ -121,8 +121,6 @@ def test_what_parts_take_is_recorded_for_compensation_and_criteria() -> None:
     assert gap(data=data) < plain / 4
     assert gap(data=data, importance="activation", compensate=False) != plain
     assert gap(data=data, importance="wanda", compensate=False) != plain
-    plan = graphprune.plan(model, 0.4, example_inputs=x)
-    assert "pass data=" in plan.report.compensation
 
 
 class _Counting(nn.Module):

@@ -16,7 +16,7 @@ def ours(**options: Any) -> Method:
     """`graphprune.shrink`; `real` passes the 256 inputs as data."""
 
     def prune(subject: Subject, of: str, ratio: float) -> nn.Module:
-        given = dict(options)
+        given = {**options, "keep": subject.keep}
         if given.pop("real", False):
             given["data"] = [subject.inputs]
         return graphprune.shrink(subject.model, ratio, of, example_inputs=subject.example, **given)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -29,12 +29,14 @@ class Subject:
         inputs: 256 real inputs.
         labels: Their labels, or None.
         score: Its quality on the split that is reported: a perplexity, else higher is better.
+        keep: Names of layers that stay as they are, for graphprune alone.
     """
 
     model: nn.Module
     inputs: Tensor
     labels: Tensor | None
     score: Callable[[nn.Module], float]
+    keep: Sequence[str] = ()
 
     @property
     def example(self) -> Tensor:
