@@ -63,8 +63,8 @@ class _Emitter:
         self._nodes: dict[Value, fx.Node] = {}
         self._names = _local_names(program, path)
         self._counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
-        self._batch = _batch_axis(cuts, program)
-        self._batch_node: fx.Node | None = None
+        self._batches = _batch_axes(cuts, program)
+        self._batch_nodes: dict[Axis, fx.Node] = {}
         self._training: fx.Node | None = None
         self._place: fx.Node | None = None
 
@@ -218,38 +218,36 @@ class _Emitter:
     # --- batch size -------------------------------------------------------------------------
 
     def _note_batch(self, value: Value, node: fx.Node) -> None:
-        """Find the batch size in an input: a dimension `batch x rest`."""
-        if self._batch is None or self._batch_node is not None:
-            return
+        """Find a batch size in an input: a dimension `batch x rest`."""
         for number, dim in enumerate(self._cuts.deps.dims[value]):
-            if leaves(dim)[:1] == [self._batch]:
-                size = self._graph.call_function(torch.ops.aten.sym_size.int, (node, number))
-                rest = kept_length(dim, self._counts) // self._batch.size
-                self._batch_node = (
-                    self._graph.call_function(operator.floordiv, (size, rest)) if rest > 1 else size
-                )
-                return
+            axis = next(iter(leaves(dim)), None)
+            if axis is None or axis not in self._batches or axis in self._batch_nodes:
+                continue
+            size = self._graph.call_function(torch.ops.aten.sym_size.int, (node, number))
+            rest = kept_length(dim, self._counts) // axis.size
+            self._batch_nodes[axis] = (
+                self._graph.call_function(operator.floordiv, (size, rest)) if rest > 1 else size
+            )
 
     def _sizes(self, op: Op) -> dict[str, Any]:
         changed = dict(self._cuts.attrs.get(op, {}))
-        if self._batch is None or self._batch_node is None:
-            return changed
         for attr, dims in self._cuts.deps.effects[op].sizes.items():
             if not isinstance(dims, list) or attr not in op.attrs or attr == "split_sizes":
                 continue
             sizes = list(changed.get(attr, op.attrs[attr]))
             for i, dim in enumerate(dims):
-                if dim is not None and sizes[i] != -1 and self._batch in leaves(dim):
-                    sizes[i] = self._times_batch(sizes[i])
+                if dim is not None and sizes[i] != -1:
+                    sizes[i] = self._times_batch(sizes[i], leaves(dim))
             changed[attr] = sizes
         return changed
 
-    def _times_batch(self, size: int) -> fx.Node:
-        assert self._batch is not None and self._batch_node is not None
-        rest = size // self._batch.size
-        if rest == 1:
-            return self._batch_node
-        return self._graph.call_function(operator.mul, (self._batch_node, rest))
+    def _times_batch(self, size: int, factors: Sequence[Axis]) -> fx.Node | int:
+        """A size with the batch size among its factors, if there is one."""
+        axis = next((axis for axis in factors if axis in self._batch_nodes), None)
+        if axis is None:
+            return size
+        node, rest = self._batch_nodes[axis], size // axis.size
+        return node if rest == 1 else self._graph.call_function(operator.mul, (node, rest))
 
 
 def _writes(op: Op) -> bool:
@@ -267,13 +265,17 @@ def _base(value: Value, makers: Mapping[Value, Op]) -> Value:
     return _base(op.inputs[0], makers) if shares and op.inputs[0] is not None else value
 
 
-def _batch_axis(cuts: Cuts, program: TorchProgram) -> Axis | None:
-    """The axis of the first dimension of the first input, unless something refined it."""
+def _batch_axes(cuts: Cuts, program: TorchProgram) -> list[Axis]:
+    """The axis of the first input's first dimension; of every one where parts were captured.
+
+    Axes that something refined are none.
+    """
+    found: list[Axis] = []
     for value in program.graph.inputs:
         dims = cuts.deps.dims[value]
-        if dims and len(found := leaves(dims[0])) == 1 and found[0].parts is None:
-            return found[0]
-    return None
+        if dims and len(factors := leaves(dims[0])) == 1 and factors[0].parts is None:
+            found.append(factors[0])
+    return found if program.original is not None else found[:1]
 
 
 def _local_names(program: TorchProgram, path: str) -> dict[Value, str]:

@@ -295,3 +295,43 @@ def test_only_the_arguments_of_parts_are_kept(monkeypatch: pytest.MonkeyPatch) -
     for found, wanted in zip(taken, (x, first, second), strict=True):
         assert torch.equal(found, wanted)
     assert len(held) == len(taken)
+
+
+class _Attending(nn.Module):
+    """Divides a width that has to stay, so that its code can express no other number of heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(16, 16) for _ in range(4))
+        self.heads = 4
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, t, c = x.shape
+        q, k, v = (
+            p(x).view(n, t, self.heads, c // self.heads).transpose(1, 2)
+            for p in (self.query, self.key, self.value)
+        )
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        out: torch.Tensor = self.out(y.transpose(1, 2).reshape(n, t, -1))
+        return out
+
+
+class _Choosing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = _Attending(), _Attending()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.first(x)
+        return self.second(y[:, 1:]) if y.sum() > -1e9 else y
+
+
+def test_generated_parts_take_any_batch() -> None:
+    torch.manual_seed(0)
+    model, x = _Choosing().double().eval(), torch.randn(2, 5, 16, dtype=torch.float64)
+    plan = graphprune.plan(model, 0.5, example_inputs=x, compensate=False)
+    small = plan.apply()
+    assert plan.report.replaced
+    mask(model, plan)
+    more = torch.randn(7, 5, 16, dtype=torch.float64)
+    torch.testing.assert_close(small(more), model(more), rtol=1e-12, atol=1e-12)
