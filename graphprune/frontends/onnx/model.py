@@ -139,6 +139,9 @@ def _check(source: Source) -> None:
     for item in graph.input:
         if item.type.WhichOneof("value") != "tensor_type":
             raise LiftError(f"{label}: input {item.name} is not a tensor, which is not supported")
+        kind = item.type.tensor_type.elem_type
+        if kind not in TensorProto.DataType.values():
+            raise LiftError(f"{label}: input {item.name} has elements of an unknown type, {kind}")
     try:
         onnx.checker.check_model(_skeleton(source.model))
     except onnx.checker.ValidationError as error:

@@ -86,6 +86,10 @@ def _sequence_input(model: ModelProto) -> None:
     model.graph.input.append(helper.make_value_info("s", kind))
 
 
+def _unknown_type(model: ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = 29
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -104,6 +108,7 @@ def _sequence_input(model: ModelProto) -> None:
         (_elsewhere, "missing.bin"),
         (_outside, "outside the model's folder|missing|should be"),
         (_sequence_input, "input s is not a tensor"),
+        (_unknown_type, "elements of an unknown type, 29"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
