@@ -135,7 +135,8 @@ def live_bytes(deps: Dependencies) -> float:
 def affordable(deps: Dependencies, wanted: int) -> int:
     """How many samples fit into memory, at most `wanted` and at least what was captured."""
     batch = captured(deps)
-    devices = {value.tensor.device for value in deps.source.weights.values()}
+    tensors = (value.tensor for value in deps.source.weights.values())
+    devices = {tensor.device for tensor in tensors if tensor is not None}
     granted = min(map(_granted, devices), default=_MEMORY[0])
     most = int(granted / max(2 * live_bytes(deps), 1.0))
     return max(min(wanted, most) // batch, 1) * batch

@@ -133,7 +133,8 @@ class _Followed:
         self._deps = deps
         self._run = deps.source.run or evaluate
         self.flows: dict[Value, Flow] = {}
-        self._device = next((v.tensor.device for v in deps.source.weights.values()), None)
+        held = (value.tensor for value in deps.source.weights.values())
+        self._device = next((t.device for t in held if t is not None), None)
         for value in deps.source.inputs:
             if len(value.shape) > 2 and 1 <= value.shape[1] <= _COLOURS:
                 mean = torch.zeros(value.shape[1], device=self._device)

@@ -90,6 +90,10 @@ def _unknown_type(model: ModelProto) -> None:
     model.graph.input[0].type.tensor_type.elem_type = 29
 
 
+def _four_bits(model: ModelProto) -> None:
+    model.graph.initializer[0].data_type = 23  # FLOAT4E2M1, from onnx 1.18 on
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -108,6 +112,7 @@ def _unknown_type(model: ModelProto) -> None:
         (_elsewhere, "missing.bin"),
         (_outside, "outside the model's folder|missing|should be"),
         (_sequence_input, "input s is not a tensor"),
+        (_four_bits, "no group of channels can be removed|tensor w1"),
         (_unknown_type, "elements of an unknown type, 29"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
