@@ -120,11 +120,12 @@ class Calibration:
 
     def _made_for_parts(self, number: int, effort: str, seed: int) -> Samples | None:
         try:
-            found = self._attempt(sample_parts, self._program, self._deps, number, effort, seed)
-        except GraphPruneError:  # the data that it speaks of is not the caller's
-            found = None
-        if found is None and self._wanted:
-            self._give_up("no inputs can be made for a model captured in parts: pass data=")
+            found = sample_parts(self._program, self._deps, number, effort, seed)
+            why = ""
+        except Exception as error:  # the model's own code meets inputs that are not the caller's
+            found, why = None, f" ({first_line(error)})"
+        if found is None:
+            self._give_up(f"no inputs can be made for a model captured in parts{why}: pass data=")
         return found
 
     def levels(self) -> list[Scores] | None:

@@ -152,6 +152,23 @@ def test_rows_that_depend_on_data_are_left_out_or_serve_twice() -> None:
     assert gaps[0] < gaps[1] / 2
 
 
+class _Selecting(_Counting):
+    """Looks at no row at all where the data says so."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        return self.second(y[x[:, 0] > 0]).sum(0)
+
+
+def test_passes_with_no_rows_are_left_out() -> None:
+    torch.manual_seed(0)
+    model, x = _Selecting().eval(), torch.ones(4, 8)
+    batches = [torch.ones(4, 8), -torch.ones(4, 8), torch.ones(4, 8)]
+    plan = graphprune.plan(model, 0.4, example_inputs=x, data=batches)
+    plan.apply()
+    assert "2 inputs from data" in plan.report.compensation
+
+
 class _Drawn(Gated):
     """Draws numbers that say which of its parts run."""
 

@@ -113,3 +113,21 @@ def test_the_report_says_where_no_inputs_can_be_made() -> None:
     assert "pass data=" in plan.report.compensation
     with pytest.raises(GraphPruneError, match="pass data="):
         graphprune.plan(model, 0.4, example_inputs=x, compensate=True).apply()
+
+
+class _Particular(_Branching):
+    """Takes no other inputs than those that it knows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert bool((x[0] == 1).all()), "not what was agreed on"
+        return super().forward(x)
+
+
+def test_a_model_that_refuses_made_inputs_shrinks_without_them() -> None:
+    torch.manual_seed(0)
+    model, x = _Particular(), torch.rand(4, 3, 16, 16)
+    x[0] = 1.0
+    model(x)
+    plan = graphprune.plan(model.eval(), 0.4, example_inputs=x)
+    plan.apply()
+    assert "not what was agreed on" in plan.report.compensation
