@@ -25,6 +25,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from accuracy.branches import branching
 from accuracy.fetch import FetchError
 from accuracy.methods import METHODS, OPTIONAL
 from accuracy.pretrained import MODELS, pretrained
@@ -51,10 +52,12 @@ def subjects(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int, Sub
             for net in arguments.nets or task.nets:
                 if net in task.nets:
                     model = trained(net, kind, task, seed, arguments.epochs)
-
+                    if arguments.parts:
+                        model = branching(model)
                     score = partial(accuracy, data=held)
                     subject = Subject(model, task.inputs, task.labels, score, arguments.keep)
                     label = " without ".join([net, *arguments.keep])
+                    label += " in parts" if arguments.parts else ""
                     yield kind, label, seed, subject, task
 
 
@@ -110,7 +113,7 @@ def tables(arguments: argparse.Namespace, results: Results) -> Iterator[str]:
         cells = [c for c in results.cells.values() if (c.task, c.split) == (kind, arguments.split)]
         nets = list(dict.fromkeys(cell.net for cell in cells))
         wanted = [] if arguments.brief else [[net] for net in nets]
-        several = [net for net in nets if net in CNNS]
+        several = [net for net in nets if net.split(" ")[0] in CNNS]
         for group in [*wanted, *([several] if len(several) > 1 else [])]:
             label = group[0] if len(group) == 1 else f"mean of {len(group)} CNNs"
             yield from table(cells, group, f"{kind}, {label}")
@@ -133,6 +136,10 @@ def main() -> None:
     parser.add_argument(
         "--keep", nargs="*", default=(), metavar="LAYER",
         help="patterns of layers of small networks that stay as they are; graphprune alone",
+    )  # fmt: skip
+    parser.add_argument(
+        "--parts", action="store_true",
+        help="a branch on the data, so that networks that are trained here are captured in parts",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
