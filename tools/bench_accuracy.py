@@ -120,7 +120,7 @@ def tables(arguments: argparse.Namespace, results: Results) -> Iterator[str]:
             yield ""
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -147,6 +147,11 @@ def main() -> None:
     parser.add_argument("--tune", type=int, default=0, help="epochs of fine-tuning afterwards")
     parser.add_argument("--results", type=Path, default=None, help="JSON lines, gone on with")
     parser.add_argument("--brief", action="store_true", help="the mean over CNNs alone")
+    return parser
+
+
+def main() -> None:
+    parser = options()
     arguments = parser.parse_args()
     others = [name for name in arguments.methods if not name.startswith("graphprune")]
     if arguments.keep and (others or set(arguments.tasks) & set(MODELS)):
