@@ -37,6 +37,7 @@ class Consumer:
         channel: The dimension of `source` that is summed over.
         groups: Groups of a grouped convolution.
         inner: The dimension of `weight` that holds the channels.
+        uses: How many operations read through `weight`, all alike.
     """
 
     op: Op
@@ -47,6 +48,7 @@ class Consumer:
     channel: int
     inner: int
     groups: int = 1
+    uses: int = 1
 
     @property
     def shifts(self) -> bool:
@@ -138,7 +140,7 @@ class Consumers:
 
 
 def find_consumers(deps: Dependencies) -> Consumers:
-    """Find every linear operation with a weight of its own."""
+    """Find every linear operation, but for those whose weight something else uses otherwise."""
     graph = deps.source
     uses = Counter(v for op in graph.ops for v in op.inputs if v is not None)
     users: dict[Value, list[Op]] = {}
@@ -155,7 +157,33 @@ def find_consumers(deps: Dependencies) -> Consumers:
                 out.by_op.setdefault(op, []).append(found)
             elif found:
                 out.left[op.name] = found
+    _leave_mixed(out, uses)
     return out
+
+
+def _leave_mixed(out: Consumers, uses: Counter[Value]) -> None:
+    """Leave those alone whose weight, bias or norm something uses that is no consumer like them."""
+    held: dict[Value, list[Consumer]] = {}
+    for several in out.by_op.values():
+        for consumer in several:
+            held.setdefault(consumer.weight, []).append(consumer)
+    mixed = {weight for weight, alike in held.items() if not _alike(alike, uses)}
+    for op, several in list(out.by_op.items()):
+        if any(consumer.weight in mixed for consumer in several):
+            out.left[op.name] = "its weight serves several operations"
+        out.by_op[op] = [consumer for consumer in several if consumer.weight not in mixed]
+        if not out.by_op[op]:
+            del out.by_op[op]
+
+
+def _alike(several: Sequence[Consumer], uses: Counter[Value]) -> bool:
+    """Whether all uses of a weight are these consumers, which read through it in one way."""
+    means = [None if c.norm is None else c.norm.inputs[3] for c in several]
+    ways = {(c.inner, c.groups, c.bias, mean) for c, mean in zip(several, means, strict=True)}
+    (_, _, bias, mean), *others = ways
+    return not others and all(
+        value is None or uses[value] == len(several) for value in (several[0].weight, bias, mean)
+    )
 
 
 def _consumer(
@@ -180,12 +208,11 @@ def _consumer(
     if read.windows and len(x.shape) != len(weight.shape):
         return "its input has no batch"
     bias = read.bias or _added_behind(op, read, graph, uses, users)
-    if uses[weight] > 1 or (bias is not None and uses[bias] > 1):
-        return "its weight serves several operations"
     if bias is not None and (bias.kind != "parameter" or len(bias.shape) != 1):
         return "its bias is computed"
     norm = _norm_behind(op, read, graph, uses, users)
-    return Consumer(op, x, weight, bias, norm, read.channel, read.inner, read.groups)
+    at, inner = read.channel, read.inner
+    return Consumer(op, x, weight, bias, norm, at, inner, read.groups, uses[weight])
 
 
 def _reader_behind(op: Op, graph: Graph, users: dict[Value, list[Op]]) -> Op | None:
@@ -206,7 +233,7 @@ def _added_behind(
         return None
     (result,) = op.outputs
     for value in behind.inputs:
-        if value is not None and value.kind == "parameter" and uses[value] == 1:
+        if value is not None and value.kind == "parameter" and uses[value] == uses[read.weight]:
             return value if value.shape == result.shape[-1:] else None
     return None
 
@@ -222,9 +249,9 @@ def _norm_behind(
     if read.output % len(result.shape) != 1:
         return None
     mean, variance = norm.inputs[3:5]
-    if mean is None or variance is None or uses[mean] > 1 or uses[variance] > 1:
+    if mean is None or variance is None or uses[mean] != uses[variance]:
         return None
-    return norm
+    return norm if uses[mean] == uses[read.weight] else None
 
 
 def layout(consumer: Consumer, dim: Dim, cuts: Cuts | None, rows: int) -> Layout | None:

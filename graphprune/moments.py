@@ -165,28 +165,27 @@ class Moments:
 
 
 def observed(
-    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], size: int, worth: float = 1.0
+    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], size: int, into: Moments
 ) -> Moments:
     """Moments of pairs of rows, thinned where there are plenty.
 
     Args:
         pairs: Rows of targets and of inputs, chunk by chunk.
         size: Samples in a chunk.
-        worth: As for `Moments`.
+        into: What they are added to, and what is returned.
     """
-    out = Moments(worth)
     pairs = list(pairs)
     total = sum(y.shape[1] for y, _ in pairs)
     share = share_of(total, max((x.shape[2] for _, x in pairs), default=1))
     held: list[tuple[torch.Tensor, torch.Tensor]] = []
     for number, (targets, inputs) in enumerate(pairs, 1):
-        out.sampled(inputs, size)
+        into.sampled(inputs, size)
         fewer = thinned(inputs, share)
         held.append((fewer if targets is inputs else thinned(targets, share), fewer))
         if number == len(pairs) or sum(x.shape[1] for _, x in held) >= _FEWEST:
-            out.add(*_joined(held))
+            into.add(*_joined(held))
             held = []
-    return out
+    return into
 
 
 def _joined(

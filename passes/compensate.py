@@ -8,28 +8,31 @@ Where a linear operation reads channels that differ between the two, its weights
 
 The target is the original's activation, so that errors do not add up from layer to layer. B is
 drawn towards the plain removal of channels where the samples tell little. Where a result takes
-no constant (no bias, no batch norm behind), the fit goes through zero.
+no constant (no bias, no batch norm behind), the fit goes through zero. Weights that serve several
+operations alike are solved for first, from what all of these read in the original.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
 
+from graphprune.axes import Dim
 from graphprune.consumers import Consumer, Layout, find_consumers, kept_channels, layout
 from graphprune.frontends.execute import cut_tensor
 from graphprune.graph import Op, Value
 from graphprune.moments import Moments, observed
 from graphprune.passes.expect import foretell
 from graphprune.passes.narrow import Cuts
+from graphprune.passes.refit import refit
 from graphprune.samples import Samples
 from graphprune.sweep import Sweep, resized
 
-_DAMPING = 1e-3  # of the mean variance of the channels that stay, at least
+_OTHERWISE = "operations that share its weight read it otherwise"
 _WIDE = 512  # channels, from which on float32 is precise enough beside the damping
-_USUAL = 0.1  # of what goes is commonly left unexplained
 
 
 @dataclass
@@ -58,25 +61,57 @@ def compensate(
     return _Compensator(cuts, samples).run(advance)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a consumer's channels are, and which stay.
+
+    Attributes:
+        how: How they are solved for.
+        groups: Those of its groups that stay.
+        kept: The channels within each that stay.
+    """
+
+    how: Layout
+    groups: torch.Tensor
+    kept: torch.Tensor
+
+    def rows(self, x: torch.Tensor, channel: int) -> torch.Tensor:
+        """A value of the original, `groups x rows x channels`."""
+        return self.how.rows(x, channel)[self.groups]
+
+    def fewer(self, x: torch.Tensor, channel: int) -> torch.Tensor:
+        """A value of the narrowed graph, `groups x rows x kept`."""
+        return replace(self.how, groups=len(self.groups)).rows(x, channel)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """What the operations read that share a weight; the first of them stands for all."""
+
+    consumer: Consumer
+    place: _Place
+    moments: Moments
+
+
 class _Compensator:
     def __init__(self, cuts: Cuts, samples: Samples) -> None:
         self._cuts = cuts
         self._deps = cuts.deps
         self._consumers = find_consumers(cuts.deps)
         self._out = Compensation()
-        graph, chunks, batch = cuts.deps.source, samples.chunks, samples.size
+        graph, batch = cuts.deps.source, samples.size
         double = graph.run is None and any(v.dtype == "float64" for v in graph.parameters())
-        dtype = torch.float64 if double else torch.float32
         self._samples = samples
         self._shifts: dict[Value, torch.Tensor] = {}
-        attrs = resized(self._deps, {}, batch)
-        self._dense = Sweep(graph, samples.weight, chunks, attrs, dtype)
+        self._dtype = torch.float64 if double else torch.float32
+        self._dense = self._original()
         attrs = resized(self._deps, cuts.keep, batch)
-        self._small = Sweep(graph, self._weight, chunks, attrs, dtype)
+        self._small = Sweep(graph, self._weight, samples.chunks, attrs, self._dtype)
         self._differs: set[Value] = set()
 
     def run(self, advance: Callable[[float], None]) -> Compensation:
         ops = self._deps.source.ops
+        self._solve_shared()
         self._samples.meet(self._deps.source.inputs, self._dense)
         for number, op in enumerate(ops):
             differs = self._reads_fewer(op) or any(v in self._differs for v in op.inputs)
@@ -91,12 +126,62 @@ class _Compensator:
             advance((number + 1) / len(ops))
         return self._out
 
+    def _original(self) -> Sweep:
+        attrs = resized(self._deps, {}, self._samples.size)
+        graph, chunks = self._deps.source, self._samples.chunks
+        return Sweep(graph, self._samples.weight, chunks, attrs, self._dtype)
+
+    def _solve_shared(self) -> None:
+        """Solve for weights that serve several operations, from what these read in the original.
+
+        What they will read in the narrowed graph hangs on the weights themselves.
+        """
+        shared = {
+            op: [c for c in held if c.uses > 1 and self._cuts.touches(self._read_by(c))]
+            for op, held in self._consumers.by_op.items()
+        }
+        if not any(shared.values()):
+            return
+        pools: dict[Value, _Pool] = {}
+        sweep = self._original()
+        self._samples.meet(self._deps.source.inputs, sweep)
+        for op in self._deps.source.ops:
+            sweep.step(op)
+            self._samples.meet(op.outputs, sweep)
+            for consumer in shared.get(op, ()):
+                with self._reporting(op):
+                    self._pool(consumer, sweep.values(consumer.source), pools)
+            sweep.release(op)
+        for pool in pools.values():
+            if pool.consumer.op.name not in self._out.left:
+                with self._reporting(pool.consumer.op):
+                    self._refit(pool.consumer, pool.place, pool.moments)
+
+    def _pool(
+        self, consumer: Consumer, values: Sequence[torch.Tensor], pools: dict[Value, _Pool]
+    ) -> None:
+        """Add what an operation reads to the moments of its weight."""
+        place = self._place(consumer, values)
+        new = _Pool(consumer, place, Moments(self._samples.worth))
+        pool = pools.setdefault(consumer.weight, new)
+        if pool.place.how != place.how or not torch.equal(pool.place.kept, place.kept):
+            self._out.left[pool.consumer.op.name] = why = (
+                "it and others read their weight otherwise"
+            )
+            raise ValueError(why)
+        rows = (place.rows(x, consumer.channel) for x in values)
+        pairs = ((x, x[:, :, place.kept]) for x in rows)
+        observed(pairs, self._samples.size, into=pool.moments)
+
     def _weight(self, value: Value) -> torch.Tensor:
         """A weight of the narrowed graph as the samples should meet it."""
         if value in self._out.values and value not in self._samples.statistics:
             return self._out.values[value]
         cut = cut_tensor(self._samples.weight(value), self._cuts.weights.get(value, ()))
         return cut + self._shifts[value].to(cut.dtype) if value in self._shifts else cut
+
+    def _read_by(self, consumer: Consumer) -> Dim:
+        return self._deps.dims[consumer.source][consumer.channel]
 
     def _reads_fewer(self, op: Op) -> bool:
         effect = self._deps.effects[op]
@@ -111,41 +196,52 @@ class _Compensator:
                 self._out.left[op.name] = why
             return
         for consumer in consumers:
-            try:
-                self._solve(consumer)
-            except (ValueError, RuntimeError) as error:  # of which LinAlgError is one
-                self._out.left[op.name] = str(error).splitlines()[0]
+            if consumer.uses == 1:
+                with self._reporting(op):
+                    self._solve(consumer)
+
+    @contextmanager
+    def _reporting(self, op: Op) -> Iterator[None]:
+        """Leave an operation as it is where it cannot be solved for."""
+        try:
+            yield
+        except (ValueError, RuntimeError) as error:  # of which LinAlgError is one
+            self._out.left[op.name] = str(error).splitlines()[0]
 
     def _solve(self, consumer: Consumer) -> None:
-        dim = self._deps.dims[consumer.source][consumer.channel]
         dense = self._dense.values(consumer.source)
         if consumer.source in consumer.op.outputs:  # recurrent: what stays will be as it was
             cut = self._cuts.kept(consumer.source)
             small = [cut_tensor(x, cut) for x in dense]
         else:
             small = self._small.values(consumer.source)
-        rows = sum(x.numel() // max(x.shape[consumer.channel], 1) for x in dense)
+        place, at = self._place(consumer, dense), consumer.channel
+        pairs = ((place.rows(x, at), place.fewer(y, at)) for x, y in zip(dense, small, strict=True))
+        moments = observed(pairs, self._samples.size, Moments(self._samples.worth))
+        kept = place.groups, place.kept
+        foretell(moments, self._deps, self._samples, consumer, place.how, kept)
+        self._refit(consumer, place, moments)
+
+    def _place(self, consumer: Consumer, values: Sequence[torch.Tensor]) -> _Place:
+        """Where a consumer's channels are in what it reads, and which of them stay."""
+        dim = self._read_by(consumer)
+        rows = sum(x.numel() // max(x.shape[consumer.channel], 1) for x in values)
         how = layout(consumer, dim, self._cuts, rows)
         if how is None:
             raise ValueError("it reads too many channels at once")
         groups, channels = kept_channels(consumer, dim, how, self._cuts)
-        fewer = replace(how, groups=len(groups))
-        picked = torch.as_tensor(groups)
-        pairs = (
-            (how.rows(x, consumer.channel)[picked], fewer.rows(y, consumer.channel))
-            for x, y in zip(dense, small, strict=True)
-        )
-        moments = observed(pairs, self._samples.size, self._samples.worth)
-        kept = torch.as_tensor(channels)
-        foretell(moments, self._deps, self._samples, consumer, how, (picked, kept))
+        return _Place(how, torch.as_tensor(groups), torch.as_tensor(channels))
+
+    def _refit(self, consumer: Consumer, place: _Place, moments: Moments) -> None:
+        """Solve for a weight, and store it."""
         old = consumer.weight.tensor.detach()
-        exact = old.dtype == torch.float64 or how.width < _WIDE
+        exact = old.dtype == torch.float64 or place.how.width < _WIDE
         taps = consumer.taps(old.double() if exact else old.float())
-        weight = how.spread(taps)[picked]
-        found = refit(weight, moments, kept, consumer.shifts)
+        weight = place.how.spread(taps)[place.groups]
+        found = refit(weight, moments, place.kept, consumer.shifts)
         if not all(bool(torch.isfinite(part).all()) for part in found):
             raise ValueError("its inputs are not finite")
-        self._apply(consumer, how, picked, *found)
+        self._apply(consumer, place.how, place.groups, *found)
 
     def _apply(
         self,
@@ -195,89 +291,3 @@ class _Compensator:
         old = cut_tensor(held.tensor.detach(), self._cuts.weights.get(held, ()))
         self._shifts[held] = sign * added
         self._out.values[held] = (old.double() + sign * added).to(old.dtype)
-
-
-def refit(
-    weight: torch.Tensor, moments: Moments, kept: torch.Tensor, shifts: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weights that make most of the channels that stay, in least squares.
-
-    A ridge draws them to the plain removal of channels, the more so the fewer the rows and the less
-    they explain of the channels that go (Hoerl, Kennard & Baldwin, 1975).
-
-    Args:
-        weight: Of the original, `groups x outputs x channels x taps`.
-        moments: Of the original's channels (targets) and of those that stay (inputs).
-        kept: Which of the original's channels those are.
-        shifts: Whether a constant may be added.
-
-    Returns:
-        W B, `groups x outputs x kept x taps`, and what is added to the outputs,
-        `groups x outputs`.
-    """
-    cross, own = (m.to(weight.dtype) for m in moments.second(central=shifts))
-    share = _share(moments, cross, own, kept, shifts)
-    rest = cross.clone()
-    rest[:, kept] -= own
-    weight = weight.to(own.device)
-    flat = weight.transpose(2, 3).flatten(1, 2)
-    if flat.shape[1] < flat.shape[2]:  # the fewer systems are solved
-        changes = _solved(own, flat @ rest, share)
-    else:
-        changes = flat @ _solved(own, rest, share)
-    groups, outputs, _, taps = weight.shape
-    new = (flat[:, :, kept] + changes).reshape(groups, outputs, taps, -1).transpose(2, 3)
-    if not shifts:
-        return new, new.new_zeros(new.shape[:2])
-    targets, inputs = (m.to(new.dtype) for m in moments.means())
-    wanted, found = weight.sum(3) @ targets[..., None], new.sum(3) @ inputs[..., None]
-    return new, (wanted - found)[..., 0]
-
-
-def _share(
-    moments: Moments, cross: torch.Tensor, own: torch.Tensor, kept: torch.Tensor, shifts: bool
-) -> torch.Tensor:
-    """The ridge of each group, as a share of the mean variance of the channels that stay."""
-    least = torch.full_like(own[:, 0, 0], _DAMPING)
-    share = moments.scarcity().clamp_max(1.0).to(own.dtype)
-    if not bool((share > _DAMPING).any()):
-        return least
-    gone = torch.ones(cross.shape[1], dtype=torch.bool).index_fill(0, kept, False).to(own.device)
-    power = moments.power(central=shifts)[:, gone].sum(1).to(own.dtype)
-    explained = _explained(own, cross[:, gone], least)
-    left = (1 - explained / power.clamp_min(1e-30)).clamp_min(0.0)
-    return (share * (left / _USUAL).clamp_max(1.0)).clamp_min(_DAMPING)
-
-
-def _factored(own: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Second moments, a share of their mean added to the variances, and their Cholesky factor.
-
-    There is none where rounding has left them indefinite.
-    """
-    damped = own.clone()
-    ridge = share * own.diagonal(dim1=1, dim2=2).mean(1) + 1e-12
-    damped.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
-    factor, failed = torch.linalg.cholesky_ex(damped)
-    return damped, None if failed.any() else factor
-
-
-def _explained(own: torch.Tensor, cross: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """How much of the targets' power follows from the inputs, for each group."""
-    damped, factor = _factored(own, share)
-    right = cross.transpose(1, 2)
-    if factor is None:
-        found: torch.Tensor = torch.linalg.solve(damped, right) * right
-    else:
-        found = torch.linalg.solve_triangular(factor, right, upper=False).square()
-    return found.sum((1, 2))
-
-
-def _solved(own: torch.Tensor, cross: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """`cross` times the inverse of the damped second moments."""
-    damped, factor = _factored(own, share)
-    right = cross.transpose(1, 2)
-    if factor is None:
-        found: torch.Tensor = torch.linalg.solve(damped, right)
-    else:
-        found = torch.cholesky_solve(right, factor)
-    return found.transpose(1, 2)

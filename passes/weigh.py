@@ -26,7 +26,7 @@ from graphprune.dependencies import Dependencies
 from graphprune.graph import Op
 from graphprune.importance import Scores
 from graphprune.indices import holdings
-from graphprune.moments import observed
+from graphprune.moments import Moments, observed
 from graphprune.obs import Elimination
 from graphprune.passes.expect import foretell
 from graphprune.passes.price import NEEDED
@@ -154,7 +154,7 @@ def _read(
     if key not in seen:
         seen.clear()
         pairs = ((r, r) for r in (how.rows(x, consumer.channel) for x in values))
-        moments = observed(pairs, samples.size, samples.worth)
+        moments = observed(pairs, samples.size, Moments(samples.worth))
         foretell(moments, deps, samples, consumer, how)
         own = moments.second(central=consumer.shifts)[1]
         diagonal = own.diagonal(dim1=1, dim2=2)

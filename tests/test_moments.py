@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from graphprune.moments import Moments, observed
-from graphprune.passes.compensate import refit
+from graphprune.passes.refit import refit
 
 
 def test_rows_that_are_alike_count_as_one() -> None:
     torch.manual_seed(0)
     rows = torch.randn(1, 40, 8, dtype=torch.float64)
     alike = rows.repeat_interleave(10, 1)
-    (one,) = observed([(rows, rows)], 40).scarcity().tolist()
-    (ten,) = observed([(alike, alike)], 40).scarcity().tolist()
-    (apart,) = observed([(rows, rows)], 4).scarcity().tolist()
-    (worthless,) = observed([(rows, rows)], 40, 0.5).scarcity().tolist()
+    (one,) = observed([(rows, rows)], 40, Moments()).scarcity().tolist()
+    (ten,) = observed([(alike, alike)], 40, Moments()).scarcity().tolist()
+    (apart,) = observed([(rows, rows)], 4, Moments()).scarcity().tolist()
+    (worthless,) = observed([(rows, rows)], 40, Moments(0.5)).scarcity().tolist()
     assert ten == pytest.approx(one)
     assert worthless == pytest.approx(2 * one)
     assert apart == pytest.approx(one, rel=0.5), "rows of a sample that differ all count"
@@ -25,7 +25,7 @@ def test_rows_that_are_alike_count_as_one() -> None:
 def test_the_power_of_targets_is_that_of_their_second_moments() -> None:
     torch.manual_seed(0)
     y, x = torch.randn(2, 50, 5).double() + 3, torch.randn(2, 50, 4).double()
-    moments = observed([(y[:, :20], x[:, :20]), (y[:, 20:], x[:, 20:])], 10)
+    moments = observed([(y[:, :20], x[:, :20]), (y[:, 20:], x[:, 20:])], 10, Moments())
     torch.testing.assert_close(moments.power(False), y.square().mean(1))
     torch.testing.assert_close(moments.power(True), y.var(1, unbiased=False))
 
@@ -40,7 +40,7 @@ def test_a_fit_to_few_rows_foretells_others_better_for_its_ridge() -> None:
 
     kept = torch.arange(40)
     few, many = rows(50), rows(4000)
-    moments = observed([(few, few[..., kept])], 50)
+    moments = observed([(few, few[..., kept])], 50, Moments())
     identity = torch.eye(60, dtype=torch.float64)[None, ..., None]
     solution, shift = refit(identity, moments, kept, True)
     design = torch.cat([few[0, :, kept], torch.ones(50, 1, dtype=torch.float64)], 1)

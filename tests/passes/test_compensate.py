@@ -53,6 +53,33 @@ class Transposed(nn.Module):
         return torch.addmm(self.bias, F.relu(self.a(x)), self.weight)
 
 
+class Twice(nn.Module):
+    """One layer used twice, reading other values each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.c(F.relu(self.b(F.relu(self.b(F.relu(self.a(x)))))))
+        return found
+
+
+class Siamese(nn.Module):
+    """One encoder for two views, batch norms and all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.Conv2d(16, 5, 3, bias=False), nn.BatchNorm2d(5),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.body(x).relu(), self.body(2 + x.flip(-1)).relu()
+        return torch.cat([first, second], 1)
+
+
 def _net(*layers: nn.Module) -> Callable[[], nn.Module]:
     """Layers whose weights are drawn when they are asked for, behind the test's seed."""
 
@@ -124,6 +151,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], list[tuple
         _image,
         [("0", 1)],
     ),
+    "used twice": (Twice, lambda: torch.randn(64, 6), [("a", 1), ("b", 1)]),
+    "siamese": (Siamese, _image, [("body.0", 1), ("body.1", 1)]),
     "squeeze-excite": (Gated, _image, [("conv", 1), ("up", 1)]),
 }
 
@@ -209,10 +238,8 @@ def test_the_fit_is_that_of_least_squares() -> None:
 
 
 def test_what_cannot_be_compensated_is_named() -> None:
-    model = BLOCKS["shared"][0]()
-    plan = graphprune.plan(
-        model, 0.5, example_inputs=BLOCKS["shared"][1](), compensate=True, effort="fast"
-    )
+    build, inputs = BLOCKS["tied"]
+    plan = graphprune.plan(build(), 0.3, example_inputs=inputs(), compensate=True, effort="fast")
     plan.apply()
     assert plan.report is not None
     assert "its weight serves several operations" in plan.report.left.values()
