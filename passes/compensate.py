@@ -165,10 +165,8 @@ class _Compensator:
         new = _Pool(consumer, place, Moments(self._samples.worth))
         pool = pools.setdefault(consumer.weight, new)
         if pool.place.how != place.how or not torch.equal(pool.place.kept, place.kept):
-            self._out.left[pool.consumer.op.name] = why = (
-                "it and others read their weight otherwise"
-            )
-            raise ValueError(why)
+            self._out.left[pool.consumer.op.name] = _OTHERWISE
+            raise ValueError(_OTHERWISE)
         rows = (place.rows(x, consumer.channel) for x in values)
         pairs = ((x, x[:, :, place.kept]) for x in rows)
         observed(pairs, self._samples.size, into=pool.moments)
