@@ -72,7 +72,8 @@ def called(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     blank = any(x.is_meta or isinstance(x, FakeTensor) for x in tensors)
     if not blank or any(type(n) is not int for x in tensors for n in x.shape):
         return func(*args, **kwargs)
-    return _result(func, spec, tuple(map(_described, leaves))).made()
+    _SPECS.setdefault(text := repr(spec), spec)
+    return _result(func, text, tuple(map(_described, leaves))).made()
 
 
 def _described(leaf: Any) -> Any:
@@ -81,8 +82,12 @@ def _described(leaf: Any) -> Any:
     return int(leaf) if isinstance(leaf, Tagged) else leaf
 
 
+_SPECS: dict[str, pytree.TreeSpec] = {}  # by their text: in PyTorch 2.7 they have no hash
+
+
 @lru_cache(maxsize=4096)
-def _result(func: Callable[..., Any], spec: pytree.TreeSpec, leaves: tuple[Any, ...]) -> _Blank:
+def _result(func: Callable[..., Any], text: str, leaves: tuple[Any, ...]) -> _Blank:
+    spec = _SPECS[text]
     given = [leaf.made() if isinstance(leaf, _Blank) else leaf for leaf in leaves]
     args, kwargs = pytree.tree_unflatten(given, spec)
     with torch.no_grad():
