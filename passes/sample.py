@@ -22,6 +22,7 @@ import torch
 
 from graphprune.cost import cost
 from graphprune.dependencies import Dependencies
+from graphprune.linear import Reading, reading
 from graphprune.passes.generate import find_writer, generate, table_rows
 from graphprune.passes.imitate import imitate
 from graphprune.passes.paint import paintable, painted
@@ -49,6 +50,7 @@ _ROUNDS = 4  # in which a model writes; more inputs bring more than more rounds
 _BACKWARDS = 3  # times as long as forwards alone a run takes with gradients
 _WORTH, _HALF_WAY = 0.1, 0.3  # of inputs that nothing in the model has shaped, or some steps
 _MEMORY = 1 << 30  # bytes that the values of a descent may take, all of which are kept
+_LANES = 16  # channels that a gradient takes as much time for as for one
 _PER_MAC, _PER_ELEMENT, _PER_OP = 4e-11, 3.5e-9, 2e-4  # seconds, forwards and backwards, one core
 
 Synthesis: TypeAlias = Callable[
@@ -151,7 +153,7 @@ def _within(advance: Callable[[float], None], at: int, of: int) -> Callable[[flo
 def _synthesised(deps: Dependencies, wanted: int, steps: int, effort: str) -> int:
     """How many inputs are synthesised, as time allows: twice as many as of real ones, or fewer."""
     for number in (affordable(deps, round(part * wanted)) for part in _PARTS):
-        if effort != "auto" or seconds(deps, number, min(steps, _TYPICAL)) <= LONGEST:
+        if effort != "auto" or synthesis_seconds(deps, number, min(steps, _TYPICAL)) <= LONGEST:
             return number
     return 0
 
@@ -162,9 +164,9 @@ def _briefly(deps: Dependencies, wanted: int) -> tuple[int, int]:
     A few that are near the statistics tell more than many that are not.
     """
     whole = lcm(_TOGETHER, captured(deps))
-    steps = int(np.clip(LONGEST / seconds(deps, _FEW, 1), *_BRIEF))
+    steps = int(np.clip(LONGEST / synthesis_seconds(deps, _FEW, 1), *_BRIEF))
     number = affordable(deps, wanted) // whole * whole
-    while number >= _LEAST and seconds(deps, number, steps) > LONGEST:
+    while number >= _LEAST and synthesis_seconds(deps, number, steps) > LONGEST:
         number -= whole
     return (number if number >= _LEAST else 0), steps
 
@@ -252,6 +254,21 @@ def seconds(deps: Dependencies, number: int, steps: int = _TYPICAL) -> float:
     each = macs_of(deps) * _PER_MAC + elements_of(deps) * _PER_ELEMENT
     step = number * each
     return steps * (step + len(deps.source.ops) * _PER_OP)
+
+
+def synthesis_seconds(deps: Dependencies, number: int, steps: int = _TYPICAL) -> float:
+    """As `seconds`, for a descent of the inputs: what reads few channels has a slow gradient.
+
+    Args as for `seconds`.
+    """
+    extra = 0.0
+    for op in deps.source.ops:
+        read = reading(op)
+        if isinstance(read, Reading) and read.windows and read.groups == 1:
+            channels = read.source.shape[read.channel]
+            macs = prod(op.outputs[0].shape) * prod(read.weight.shape[2:]) * channels
+            extra += macs * max(_LANES / channels - 1.0, 0.0)
+    return seconds(deps, number, steps) + steps * number * extra / captured(deps) * _PER_MAC
 
 
 def elements_of(deps: Dependencies) -> float:

@@ -9,7 +9,7 @@ from torch import nn
 
 import graphprune
 from graphprune.passes import sample as module
-from graphprune.passes.sample import LONGEST, sample, seconds
+from graphprune.passes.sample import LONGEST, sample, seconds, synthesis_seconds
 from graphprune.passes.synthesize import (
     ENOUGH,
     Descent,
@@ -115,6 +115,15 @@ def test_half_of_the_noise_is_smooth() -> None:
     assert (made[32:].diff(dim=3).square().mean() / x.diff(dim=3).square().mean()) < 0.5
 
 
+def test_reading_few_channels_takes_long() -> None:
+    ratios = []
+    for channels in (1, 4, 16, 32):
+        model, x = nn.Conv2d(channels, 64, 7), torch.randn(2, channels, 32, 32)
+        deps = graphprune.analyze(model, x)
+        ratios.append(synthesis_seconds(deps, 256) / seconds(deps, 256))
+    assert ratios[0] > 2 * ratios[1] > 2 and ratios[2:] == [1.0, 1.0]
+
+
 def test_as_many_are_synthesised_as_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     like = torch.randn(2, 2, 10, 10)
     deps = graphprune.analyze(_trained(), like)
@@ -124,9 +133,9 @@ def test_as_many_are_synthesised_as_time_allows(monkeypatch: pytest.MonkeyPatch)
         return sample(deps, [like], 16, "auto", 0).source
 
     for number in (32, 16, 8, 4):
-        assert source(seconds(deps, number)).startswith(f"{number} inputs synthesised")
-    assert source(seconds(deps, 3)).startswith("16 inputs synthesised"), "in few steps"
-    assert source(seconds(deps, 1, 20)) == "16 pictures of random shapes"
+        assert source(synthesis_seconds(deps, number)).startswith(f"{number} inputs synthesised")
+    assert source(synthesis_seconds(deps, 3)).startswith("16 inputs synthesised"), "in few steps"
+    assert source(synthesis_seconds(deps, 1, 20)) == "16 pictures of random shapes"
 
 
 def test_pictures_take_a_few_steps_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +145,7 @@ def test_pictures_take_a_few_steps_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
     _, far = match_norms(deps, [like], 32, Descent(1, from_pictures=True))
     assert near < 0.5 * far
     assert len(made[0]) == 32
-    monkeypatch.setattr(module, "LONGEST", seconds(deps, 16, 20))
+    monkeypatch.setattr(module, "LONGEST", synthesis_seconds(deps, 16, 20))
     monkeypatch.setattr(module, "_MEMORY", 4 * module.elements_of(deps) * 6)
     shares: list[float] = []
     found = sample(deps, [like], 16, "auto", 0, shares.append)
