@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,13 @@ class Batch:
         """Consecutive parts of exactly so many samples; a smaller rest is left out."""
         for start in range(0, self.samples - samples + 1, samples):
             yield self.part(start, start + samples)
+
+
+def counted(batch: Batch) -> Batch:
+    """A batch that knows how many samples its first tensor holds."""
+    leaves = pytree.tree_leaves((batch.args, batch.kwargs))
+    first = next(x for x in leaves if isinstance(x, torch.Tensor) and x.dim())
+    return replace(batch, samples=len(first))
 
 
 def read_batches(data: Any, model: nn.Module, samples: int = SAMPLES) -> list[Batch]:

@@ -23,7 +23,8 @@ from graphprune.passes.sample import sample, sample_parts, seconds
 from graphprune.passes.score import score
 from graphprune.passes.weigh import weigh
 from graphprune.progress import progress
-from graphprune.samples import Program, Samples, affordable, read
+from graphprune.samples import Samples, affordable
+from graphprune.supplied import Program, read
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -180,9 +180,9 @@ def _alike(several: Sequence[Consumer], uses: Counter[Value]) -> bool:
     """Whether all uses of a weight are these consumers, which read through it in one way."""
     means = [None if c.norm is None else c.norm.inputs[3] for c in several]
     ways = {(c.inner, c.groups, c.bias, mean) for c, mean in zip(several, means, strict=True)}
-    (_, _, bias, mean), *others = ways
+    (_, _, bias, _), *others = ways
     return not others and all(
-        value is None or uses[value] == len(several) for value in (several[0].weight, bias, mean)
+        value is None or uses[value] == len(several) for value in (several[0].weight, bias)
     )
 
 

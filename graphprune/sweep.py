@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -81,11 +81,15 @@ class Sweep:
 
 def batch_axis(deps: Dependencies) -> Axis | None:
     """The axis of the samples: the first dimension of the first input, unless it was refined."""
+    return next(batch_axes(deps), None)
+
+
+def batch_axes(deps: Dependencies) -> Iterator[Axis]:
+    """The axis of each input's first dimension, but for those that were refined."""
     for value in deps.source.inputs:
         dims = deps.dims[value]
         if dims and len(found := leaves(dims[0])) == 1 and found[0].parts is None:
-            return found[0]
-    return None
+            yield found[0]
 
 
 def resized(deps: Dependencies, keep: Mapping[Axis, Indices], batch: int) -> Attrs:

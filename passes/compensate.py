@@ -28,7 +28,7 @@ from graphprune.moments import Moments, observed
 from graphprune.passes.expect import foretell
 from graphprune.passes.narrow import Cuts
 from graphprune.passes.refit import refit
-from graphprune.samples import Samples
+from graphprune.samples import Samples, walk
 from graphprune.sweep import Sweep, resized
 
 _OTHERWISE = "operations that share its weight read it otherwise"
@@ -104,7 +104,8 @@ class _Compensator:
         self._samples = samples
         self._shifts: dict[Value, torch.Tensor] = {}
         self._dtype = torch.float64 if double else torch.float32
-        self._dense = self._original()
+        attrs = resized(self._deps, {}, batch)
+        self._dense = Sweep(graph, samples.weight, samples.chunks, attrs, self._dtype)
         attrs = resized(self._deps, cuts.keep, batch)
         self._small = Sweep(graph, self._weight, samples.chunks, attrs, self._dtype)
         self._differs: set[Value] = set()
@@ -126,11 +127,6 @@ class _Compensator:
             advance((number + 1) / len(ops))
         return self._out
 
-    def _original(self) -> Sweep:
-        attrs = resized(self._deps, {}, self._samples.size)
-        graph, chunks = self._deps.source, self._samples.chunks
-        return Sweep(graph, self._samples.weight, chunks, attrs, self._dtype)
-
     def _solve_shared(self) -> None:
         """Solve for weights that serve several operations, from what these read in the original.
 
@@ -143,15 +139,10 @@ class _Compensator:
         if not any(shared.values()):
             return
         pools: dict[Value, _Pool] = {}
-        sweep = self._original()
-        self._samples.meet(self._deps.source.inputs, sweep)
-        for op in self._deps.source.ops:
-            sweep.step(op)
-            self._samples.meet(op.outputs, sweep)
+        for op, sweep in walk(self._deps, self._samples, self._dtype):
             for consumer in shared.get(op, ()):
                 with self._reporting(op):
                     self._pool(consumer, sweep.values(consumer.source), pools)
-            sweep.release(op)
         for pool in pools.values():
             if pool.consumer.op.name not in self._out.left:
                 with self._reporting(pool.consumer.op):

@@ -7,13 +7,13 @@ those between the least and the most that the example holds. Masks stay as they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
-from graphprune.batches import Batch
+from graphprune.batches import Batch, counted
 from graphprune.passes.paint import paintable, painted
 from graphprune.passes.synthesize import half_smooth, noise
 
@@ -38,11 +38,7 @@ def imitate(given: tuple[tuple[Any, ...], dict[str, Any]], batches: int, seed: i
         return []
     seeds = iter(range(seed, seed + batches * len(tensors)))
     found = [pytree.tree_map_only(torch.Tensor, _like(seeds), given) for _ in range(batches)]
-    return [Batch(args, kwargs, samples=_samples(tensors)) for args, kwargs in found]
-
-
-def _samples(tensors: Sequence[torch.Tensor]) -> int:
-    return next(len(x) for x in tensors if x.dim())
+    return [counted(Batch(args, kwargs)) for args, kwargs in found]
 
 
 def _varies(x: torch.Tensor) -> bool:

@@ -34,7 +34,8 @@ from graphprune.passes.synthesize import (
     noise,
     norms,
 )
-from graphprune.samples import Program, Samples, affordable, captured, of_parts, split
+from graphprune.samples import Samples, affordable, captured, split
+from graphprune.supplied import Program, of_parts
 from graphprune.sweep import Chunk, sampled
 
 LONGEST = 120.0  # seconds that `effort="auto"` may take for synthesis

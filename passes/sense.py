@@ -26,8 +26,8 @@ from graphprune.linear import output_channel
 from graphprune.passes.perturb import perturb
 from graphprune.passes.sample import elements_of, macs_of
 from graphprune.passes.synthesize import Trial
-from graphprune.samples import Samples, captured, recut
-from graphprune.sweep import Chunk, Sweep, resized
+from graphprune.samples import Samples, captured, recut, walk
+from graphprune.sweep import Chunk
 
 _ENOUGH, _FEWEST, _WORK = 64, 8, 5e10  # samples; multiply-accumulates of a pass over them
 _MEMORY = 1 << 30  # bytes that the values of a run may take, all of which are kept for gradients
@@ -64,7 +64,8 @@ def sense(deps: Dependencies, samples: Samples, ops: Sequence[Op]) -> dict[Op, S
     if size is None:
         return None
     if samples.norms:
-        _meet(deps, samples)
+        for _ in walk(deps, samples):  # batch norms take the samples' own statistics
+            pass
     if deps.source.run is not None:
         return _perturbed(deps, samples, size, ops)
     weights = {value: _weight(samples, value) for value in deps.source.weights.values()}
@@ -108,19 +109,6 @@ def _fitting(deps: Dependencies, size: int) -> int | None:
     """Samples in a run whose values fit into memory."""
     each = 4 * elements_of(deps)
     return next((n for n in (size, captured(deps)) if n * each <= _MEMORY), None)
-
-
-def _meet(deps: Dependencies, samples: Samples) -> None:
-    """Let batch norms take the samples' own statistics."""
-    graph = deps.source
-    sweep = Sweep(
-        graph, samples.weight, samples.chunks, resized(deps, {}, samples.size), torch.float32
-    )
-    samples.meet(graph.inputs, sweep)
-    for op in graph.ops:
-        sweep.step(op)
-        samples.meet(op.outputs, sweep)
-        sweep.release(op)
 
 
 def _weight(samples: Samples, value: Value) -> torch.Tensor:

@@ -31,8 +31,8 @@ from graphprune.obs import Elimination
 from graphprune.passes.expect import foretell
 from graphprune.passes.price import NEEDED
 from graphprune.passes.sense import Sense, sense
-from graphprune.samples import Samples
-from graphprune.sweep import Sweep, resized
+from graphprune.samples import Samples, walk
+from graphprune.sweep import Sweep
 from graphprune.systems import Systems
 
 _LEAST = 1e-12  # that an error counts
@@ -66,21 +66,15 @@ def weigh(
     senses = sense(deps, samples, list(consumers))
     due = _last_readers(deps, list(consumers.values()), systems)
     found: dict[Axis, Elimination | None] = dict.fromkeys(systems)
-    attrs = resized(deps, {}, samples.size)
-    sweep = Sweep(graph, samples.weight, samples.chunks, attrs, torch.float32)
-    samples.meet(graph.inputs, sweep)
     seen: _Seen = {}
     scarcity: dict[Axis, float] = {}
-    for number, op in enumerate(graph.ops):
-        sweep.step(op)
-        samples.meet(op.outputs, sweep)
+    for number, (op, sweep) in enumerate(walk(deps, samples)):
         for consumer in consumers.get(op, ()):
             how_much = _counts(consumer, senses, samples)
             _read(deps, consumer, sweep, systems, seen, how_much, samples)
         for axis in due.get(op, ()):
             held = systems.pop(axis)
             scarcity[axis], found[axis] = held.scarcity, _finite(held.eliminated())
-        sweep.release(op)
         advance((number + 1) / len(graph.ops))
     needed = _products(deps)
     most = max((one.losses.sum() for one in found.values() if one is not None), default=1.0)

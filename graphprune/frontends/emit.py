@@ -26,6 +26,7 @@ from graphprune.frontends.torch import TorchProgram
 from graphprune.graph import Op, Value
 from graphprune.indices import kept_length
 from graphprune.passes.narrow import Cuts
+from graphprune.sweep import batch_axes
 
 _MODE_ARGUMENTS = {
     "aten.dropout": "train",
@@ -266,15 +267,8 @@ def _base(value: Value, makers: Mapping[Value, Op]) -> Value:
 
 
 def _batch_axes(cuts: Cuts, program: TorchProgram) -> list[Axis]:
-    """The axis of the first input's first dimension; of every one where parts were captured.
-
-    Axes that something refined are none.
-    """
-    found: list[Axis] = []
-    for value in program.graph.inputs:
-        dims = cuts.deps.dims[value]
-        if dims and len(factors := leaves(dims[0])) == 1 and factors[0].parts is None:
-            found.append(factors[0])
+    """The axis of the samples; of the inputs of every part where parts were captured."""
+    found = list(batch_axes(cuts.deps))
     return found if program.original is not None else found[:1]
 
 
