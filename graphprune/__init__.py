@@ -7,11 +7,11 @@ Example:
 """
 
 from graphprune.api import analyze, plan, shrink
-from graphprune.dependencies import Dependencies
-from graphprune.errors import AxisError, BudgetError, GraphPruneError, LiftError, VerifyError
+from graphprune.core.errors import AxisError, BudgetError, GraphPruneError, LiftError, VerifyError
+from graphprune.core.groups import Dependencies
 from graphprune.plan import Plan, load_plan
 from graphprune.recalibration import recalibrate
-from graphprune.report import Report
+from graphprune.report.report import Report
 from graphprune.rules import axis_rule
 from graphprune.version import __version__
 

@@ -7,17 +7,18 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from graphprune.batches import Batch, inputs_of
-from graphprune.calibration import Options
-from graphprune.dependencies import Dependencies
-from graphprune.frontends.inference import outside_inference_mode
-from graphprune.frontends.inputs import as_inputs
-from graphprune.frontends.wrapped import unwrapped
+from graphprune.aim import meet
+from graphprune.choice.request import Limits, requested
+from graphprune.compensation.calibration import Options
+from graphprune.core.batch import Batch
+from graphprune.core.groups import Dependencies
+from graphprune.frontends.torch.inference import outside_inference_mode
+from graphprune.frontends.torch.inputs import as_inputs
+from graphprune.frontends.torch.wrapped import unwrapped
 from graphprune.importance import Context, Criterion, Loss
-from graphprune.latency import meet
 from graphprune.opening import Keep, as_module, opened, patterns, with_data
 from graphprune.plan import GroupChoice, Plan
-from graphprune.request import Limits, requested
+from graphprune.statistics.batches import inputs_of
 
 M = TypeVar("M")
 

@@ -101,7 +101,7 @@ def shrink(
     as_json: AsJson = False,
 ) -> None:
     """Make a model smaller and write it."""
-    from graphprune.errors import GraphPruneError
+    from graphprune.core.errors import GraphPruneError
     from graphprune.frontends.onnx import is_onnx
 
     if is_onnx(model) and not is_onnx(out):
@@ -186,7 +186,7 @@ def inspect(
     """Print the coupled groups of a model, or why two layers are coupled."""
     from graphprune import inspecting
     from graphprune.api import analyze
-    from graphprune.files import write_whole
+    from graphprune.core.files import write_whole
     from graphprune.models import load_model
 
     deps = analyze(load_model(model, weights), _inputs(input_size))
@@ -225,7 +225,7 @@ def _inputs(size: str | None) -> Any:
         return None
     import torch
 
-    from graphprune.errors import GraphPruneError
+    from graphprune.core.errors import GraphPruneError
 
     try:
         return torch.randn([int(part) for part in size.split(",")])
@@ -234,7 +234,7 @@ def _inputs(size: str | None) -> Any:
 
 
 def _fractions(given: list[str]) -> dict[str, float]:
-    from graphprune.errors import GraphPruneError
+    from graphprune.core.errors import GraphPruneError
 
     out = {}
     for item in given:
@@ -285,7 +285,7 @@ def _planned(
 
 def _options(compensate: str, effort: str, backend: str) -> dict[str, Any]:
     """Options of `plan` that need no reading but for one."""
-    from graphprune.errors import GraphPruneError
+    from graphprune.core.errors import GraphPruneError
 
     if compensate not in ("auto", "on", "off"):
         raise GraphPruneError(f"--compensate is auto, on or off, not {compensate}")
@@ -297,7 +297,7 @@ def _options(compensate: str, effort: str, backend: str) -> dict[str, Any]:
 
 
 def _print(made: Plan[Any], as_json: bool) -> None:
-    from graphprune.report import show
+    from graphprune.report.report import show
 
     assert made.report is not None
     show(made.report, _console(stderr=as_json))
@@ -313,7 +313,7 @@ def _console(stderr: bool) -> Console:
 
 def main() -> None:
     """Run the command line; graphprune's own errors become one line and an exit code."""
-    from graphprune.errors import BudgetError, GraphPruneError, VerifyError
+    from graphprune.core.errors import BudgetError, GraphPruneError, VerifyError
 
     try:
         app()

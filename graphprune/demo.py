@@ -13,9 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from graphprune.api import plan
-from graphprune.errors import GraphPruneError
-from graphprune.report import show
-from graphprune.saving import save_model
+from graphprune.core.errors import GraphPruneError
+from graphprune.frontends.torch.saving import save_model
+from graphprune.report.report import show
 
 Split = tuple[Tensor, Tensor]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import networkx as nx
 
-from graphprune.dependencies import Dependencies, Member
-from graphprune.errors import AxisError
+from graphprune.core.errors import AxisError
+from graphprune.core.groups import Dependencies, Member
 
 _WINDOW = "consumed by a window"
 

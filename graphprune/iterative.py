@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from graphprune.api import plan
-from graphprune.batches import read_batches
-from graphprune.errors import GraphPruneError
-from graphprune.files import write_whole
-from graphprune.passes.solve import TOLERANCE
+from graphprune.choice.solve import TOLERANCE
+from graphprune.core.errors import GraphPruneError
+from graphprune.core.files import write_whole
 from graphprune.plan import Plan
+from graphprune.statistics.batches import read_batches
 
 M = TypeVar("M", bound=nn.Module)
 

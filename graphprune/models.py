@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from graphprune.errors import GraphPruneError, named_line
+from graphprune.core.errors import GraphPruneError, named_line
 from graphprune.frontends.onnx import is_onnx
 
 

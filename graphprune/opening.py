@@ -9,19 +9,21 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from graphprune.batches import Batch, read_batches
-from graphprune.calibration import Calibration, Options
-from graphprune.errors import GraphPruneError
-from graphprune.frontends.inference import ordinary_inputs
-from graphprune.frontends.inputs import candidates, find_inputs, trained
+from graphprune.compensation.calibration import Calibration, Options
+from graphprune.core.batch import Batch
+from graphprune.core.errors import GraphPruneError
+from graphprune.core.ledger import timed
+from graphprune.core.program import Inputs
 from graphprune.frontends.onnx import is_onnx
-from graphprune.frontends.refuse import check
-from graphprune.frontends.torch import Inputs, TorchProgram, completed, lift, lift_guessed
-from graphprune.frontends.training import unreached
-from graphprune.frontends.wrapped import Wrapped, unwrapped
-from graphprune.ledger import timed
+from graphprune.frontends.torch.inference import ordinary_inputs
+from graphprune.frontends.torch.inputs import candidates, find_inputs, trained
+from graphprune.frontends.torch.lift import TorchProgram, completed, lift, lift_guessed
+from graphprune.frontends.torch.refuse import check
+from graphprune.frontends.torch.training import unreached
+from graphprune.frontends.torch.wrapped import Wrapped, unwrapped
 from graphprune.passes.couple import couple
 from graphprune.session import Session
+from graphprune.statistics.batches import read_batches
 
 Keep: TypeAlias = Collection["str | type[nn.Module]"]
 

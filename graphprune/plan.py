@@ -11,17 +11,17 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import nn
 
-from graphprune.calibration import Options
-from graphprune.errors import GraphPruneError
-from graphprune.files import write_whole
-from graphprune.frontends.inference import outside_inference_mode
-from graphprune.frontends.inputs import describe, restore
-from graphprune.frontends.torch import Inputs
-from graphprune.indices import Indices
+from graphprune.choice.select import Selection
+from graphprune.compensation.calibration import Options
+from graphprune.core.errors import GraphPruneError
+from graphprune.core.files import write_whole
+from graphprune.core.indices import Indices
+from graphprune.core.program import Inputs
+from graphprune.frontends.torch.inference import outside_inference_mode
+from graphprune.frontends.torch.inputs import describe, restore
 from graphprune.opening import opened, with_data
-from graphprune.passes.select import Selection
 from graphprune.recalibration import remember
-from graphprune.report import Report
+from graphprune.report.report import Report
 from graphprune.session import Session
 
 M = TypeVar("M")

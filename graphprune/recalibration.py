@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from graphprune.batches import read_batches
-from graphprune.errors import GraphPruneError
-from graphprune.frontends.inference import outside_inference_mode
+from graphprune.core.errors import GraphPruneError
+from graphprune.frontends.torch.inference import outside_inference_mode
+from graphprune.statistics.batches import read_batches
 
 if TYPE_CHECKING:
     from graphprune.session import Session

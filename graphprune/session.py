@@ -9,30 +9,31 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from graphprune.axes import Axis
-from graphprune.batches import Batch
-from graphprune.calibration import Calibration, Options
-from graphprune.calibration import write as write_weights
-from graphprune.cost import Counts, cost
-from graphprune.dependencies import Dependencies
-from graphprune.errors import BudgetError, GraphPruneError, VerifyError
-from graphprune.frontends.compare import check_runs, compare
-from graphprune.frontends.config import UNTOLD, Fit, describe, fit_config, has_config
-from graphprune.frontends.lower import Lowered, lower
-from graphprune.frontends.parts import whole
-from graphprune.frontends.survey import Survey, survey
-from graphprune.frontends.torch import Inputs
+from graphprune.choice.request import Request
+from graphprune.choice.select import Selection, select
+from graphprune.choice.threshold import threshold
+from graphprune.choice.tie import learn, preferences, repeated
+from graphprune.compensation.calibration import Calibration, Options
+from graphprune.compensation.calibration import write as write_weights
+from graphprune.core.axes import Axis
+from graphprune.core.batch import Batch
+from graphprune.core.cuts import Cuts, narrow
+from graphprune.core.errors import BudgetError, GraphPruneError, VerifyError
+from graphprune.core.groups import Dependencies
+from graphprune.core.ledger import timed
+from graphprune.core.program import Inputs
+from graphprune.core.proof import Verification
+from graphprune.core.relations import Relation, Ties
+from graphprune.costs.counted import Counts, cost
+from graphprune.frontends.torch.compare import check_runs, compare
+from graphprune.frontends.torch.config import UNTOLD, Fit, describe, fit_config, has_config
+from graphprune.frontends.torch.lower import Lowered, lower
+from graphprune.frontends.torch.parts import whole
+from graphprune.frontends.torch.survey import Survey, survey
 from graphprune.importance import Context, Criterion, Scores
-from graphprune.ledger import timed
-from graphprune.passes.narrow import Cuts, narrow
-from graphprune.passes.score import score
-from graphprune.passes.select import Selection, select
-from graphprune.passes.threshold import threshold
-from graphprune.passes.tie import Relation, Ties, learn, preferences, repeated
-from graphprune.passes.verify import Verification
+from graphprune.importance.score import score
 from graphprune.passes.verify import verify as verify_cuts
-from graphprune.report import GroupRow, Report, lock_reasons
-from graphprune.request import Request
+from graphprune.report.report import GroupRow, Report, lock_reasons
 
 Choice: TypeAlias = tuple[int, Selection, Cuts, Survey, Fit | None]
 """What code cannot express, counted, and the choice that this is true of."""
@@ -242,7 +243,7 @@ class Session:
 
     def write(self, path: Path, verify: bool, seed: int, of: str) -> Report:
         """Make the smaller model and write it to a file."""
-        from graphprune.saving import save_model
+        from graphprune.frontends.torch.saving import save_model
 
         model, report = self.finish(verify, seed, of)
         save_model(model, self.program.given or self.program.inputs, path)

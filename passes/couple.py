@@ -9,15 +9,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from fnmatch import fnmatchcase
 from math import gcd, lcm
 
-from graphprune.axes import Axis, atom, atoms, length, lock
-from graphprune.dependencies import Dependencies, Group, Lock, Member
-from graphprune.errors import AxisError
-from graphprune.graph import Graph, Op, Value
+from graphprune.core.axes import Axis, atom, atoms, length, lock
+from graphprune.core.effect import Dims, Effect
+from graphprune.core.errors import AxisError
+from graphprune.core.graph import Graph, Op, Value
+from graphprune.core.groups import Dependencies, Group, Lock, Member, matches
 from graphprune.rules import infer, is_known
-from graphprune.rules.site import Dims, Effect
 
 
 def couple(graph: Graph, keep: Collection[str] = ()) -> Dependencies:
@@ -57,14 +56,6 @@ def couple(graph: Graph, keep: Collection[str] = ()) -> Dependencies:
     deps = Dependencies(graph, dims, effects, unknown=unknown)
     _collect(deps)
     return deps
-
-
-def matches(value: Value, pattern: str) -> bool:
-    """Whether a pattern names a weight or a module that holds it."""
-    return any(
-        fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
-        for name in (value.name, *value.aliases)
-    )
 
 
 def _keep(graph: Graph, dims: dict[Value, Dims], pattern: str) -> None:

@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 
 import networkx as nx
 
-from graphprune.axes import Axis, atom, atoms
-from graphprune.dependencies import Dependencies
-from graphprune.errors import AxisError
-from graphprune.graph import Op, Value
+from graphprune.core.axes import Axis, atom, atoms
+from graphprune.core.errors import AxisError
+from graphprune.core.graph import Op, Value
+from graphprune.core.groups import Dependencies
 from graphprune.rules import infer
 
 Node: TypeAlias = tuple[str, int]

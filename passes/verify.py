@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
-from graphprune.errors import VerifyError
-from graphprune.frontends.execute import as_dtype, cut_tensor, evaluate, tags
-from graphprune.graph import Graph, Op, Value
-from graphprune.passes.narrow import Cuts
+from graphprune.core.cuts import Cuts
+from graphprune.core.errors import VerifyError
+from graphprune.core.graph import Graph, Op, Value
+from graphprune.core.proof import Verification
+from graphprune.engine.perturbed import perturbed
+from graphprune.engine.tensors import as_dtype, cut_tensor, difference
+from graphprune.frontends.torch.execute import evaluate, tags
 
 TOLERANCE = 1e-9
 _DRAWS = ("Random", "Bernoulli", "Multinomial")  # what ONNX calls them
@@ -45,26 +48,6 @@ class Engine:
 
 
 TORCH = Engine()
-
-
-@dataclass
-class Verification:
-    """The outcome of the check.
-
-    Attributes:
-        exact: Whether no operation mixes a removed axis, so that removal equals masking for the
-            whole model as it stands.
-        difference: Largest difference between the two, relative to the largest value of the
-            result in question.
-        mixing: Names of the operations whose statistics change with the removal.
-        lowered: Largest relative difference between the returned model and the rewritten
-            graph; None before lowering.
-    """
-
-    exact: bool = True
-    difference: float = 0.0
-    mixing: list[str] = field(default_factory=list)
-    lowered: float | None = None
 
 
 def verify(
@@ -133,26 +116,6 @@ def verify(
     return outcome
 
 
-def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """Largest absolute difference, relative to the largest expected value.
-
-    Infinite where shapes differ, or where one of the two is not finite and the other differs.
-    """
-    if expected.shape != found.shape:
-        return float("inf")
-    if expected.numel() == 0:
-        return 0.0
-    if not (expected.is_floating_point() or expected.is_complex()):
-        return 0.0 if torch.equal(expected, found) else float("inf")
-    gap, scale = float((expected - found).abs().max()), float(expected.abs().max())
-    if not math.isfinite(gap + scale):
-        same = (expected == found) | (expected.isnan() & found.isnan())
-        finite = expected[expected.isfinite()]
-        gap = float(torch.where(same, 0.0, (expected - found).abs().double()).max())
-        scale = float(finite.abs().max()) if finite.numel() else 1.0
-    return gap / max(scale, 1e-12) if math.isfinite(gap) else float("inf")
-
-
 class _Run:
     """The values of one run of the graph, each freed after its last use."""
 
@@ -194,36 +157,6 @@ class _Run:
         for value in [*op.inputs, *op.outputs]:
             if value is not None and self._last.get(value) in (op, None):
                 self._env.pop(value, None)
-
-
-def perturbed(
-    graph: Graph, seed: int, dtype: torch.dtype = torch.float64
-) -> Callable[[Value], torch.Tensor]:
-    """Weights in one precision; gains, statistics and weights near zero moved off their start."""
-    numbers = {value: i for i, value in enumerate(graph.weights.values())}
-
-    def read(value: Value) -> torch.Tensor:
-        tensor: torch.Tensor = value.tensor
-        if tensor is None:  # of a type that torch lacks: the engine reads it itself
-            return tensor
-        tensor = tensor.detach()
-        if not tensor.is_floating_point():
-            return as_dtype(tensor, dtype)
-        if value.kind == "constant" and tensor.numel() == 1:
-            return tensor.to(dtype)  # a number that the operation means: an exponent, a bound
-        tensor = tensor.to(dtype)
-        scale = float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0
-        if tensor.dim() > 1 and scale > 1e-3:
-            return tensor
-        generator = torch.Generator().manual_seed(seed * 100_003 + numbers[value])
-        noise = torch.rand(tensor.shape, generator=generator, dtype=dtype)
-        noise = noise.to(tensor.device)
-        # Multiplied where all are positive (variances must stay so), added elsewhere.
-        if bool((tensor > 0).all()) and scale > 1e-3:
-            return tensor * (0.5 + noise)
-        return tensor + 0.1 * (2 * noise - 1)
-
-    return read
 
 
 def _zeroed(tensor: torch.Tensor, cuts: Cuts, value: Value) -> torch.Tensor:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphprune.axes import (
+from graphprune.core.axes import (
     Axis,
     Dim,
     atom,
@@ -27,7 +27,7 @@ from graphprune.axes import (
     split,
     unify,
 )
-from graphprune.indices import Indices, holdings, kept_indices, kept_length
+from graphprune.core.indices import Indices, holdings, kept_indices, kept_length
 
 Keep = dict[Axis, Indices]
 quick = settings(max_examples=150, deadline=None, derandomize=True)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphprune.axes import (
+from graphprune.core.axes import (
     Axis,
     Dim,
     atom,
@@ -25,7 +25,7 @@ from graphprune.axes import (
     split,
     unify,
 )
-from graphprune.indices import Indices, holdings, kept_indices, kept_length
+from graphprune.core.indices import Indices, holdings, kept_indices, kept_length
 
 Keep = dict[Axis, Indices]
 Mask = npt.NDArray[np.bool_]

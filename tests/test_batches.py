@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from graphprune import GraphPruneError
-from graphprune.batches import read_batches
+from graphprune.statistics.batches import read_batches
 
 X = torch.arange(120.0).view(40, 3)
 Y = torch.arange(40)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune import inspecting
-from graphprune.dependencies import Dependencies
-from graphprune.errors import AxisError
-from graphprune.report import lock_reasons
+from graphprune.core.errors import AxisError
+from graphprune.core.groups import Dependencies
+from graphprune.report.report import lock_reasons
 
 
 class Net(nn.Module):

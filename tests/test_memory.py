@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.frontends.execute import evaluate
-from graphprune.memory import PeakMemory
+from graphprune.costs.memory import PeakMemory
+from graphprune.frontends.torch.execute import evaluate
 from tests import blocks
 
 CASES = {

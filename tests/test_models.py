@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune.errors import GraphPruneError
+from graphprune.core.errors import GraphPruneError
 from graphprune.models import load_model
 
 FACTORY = """

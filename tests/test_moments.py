@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from graphprune.moments import Moments, observed
-from graphprune.passes.refit import refit
+from graphprune.compensation.refit import refit
+from graphprune.statistics.moments import Moments, observed
 
 
 def test_rows_that_are_alike_count_as_one() -> None:

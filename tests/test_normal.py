@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from graphprune.normal import Flow, Normal, flow_of, moments_of
+from graphprune.statistics.normal import Flow, Normal, flow_of, moments_of
 
 
 def test_the_covariance_of_rectified_channels_is_the_arc_cosine_kernel():

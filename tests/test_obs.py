@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from graphprune.obs import damped_inverse, eliminate
+from graphprune.compensation.obs import damped_inverse, eliminate
 
 Array = npt.NDArray[np.float64]
 

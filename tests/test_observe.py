@@ -8,8 +8,8 @@ from torch import nn
 
 import graphprune
 from graphprune import GraphPruneError
-from graphprune.batches import read_batches
-from graphprune.observe import observe
+from graphprune.statistics.batches import read_batches
+from graphprune.statistics.observe import observe
 from tests import blocks
 
 CASES = {

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import graphprune
-from graphprune import samples
+from graphprune.statistics import samples
 
 
 def _net() -> nn.Module:

@@ -33,10 +33,10 @@ from timing import least
 from torch import nn
 
 import graphprune
-from graphprune.dependencies import Dependencies
+from graphprune.compensation.obs import damped_inverse, eliminate
+from graphprune.core.groups import Dependencies
 from graphprune.importance.context import by_slice, summing
 from graphprune.importance.kernels import SQUARED, Scores
-from graphprune.obs import damped_inverse, eliminate
 
 COMPILE = """
 import time, torch

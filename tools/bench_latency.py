@@ -22,14 +22,14 @@ import torchvision
 from torch import nn
 
 import graphprune
-from graphprune.calibration import Options
-from graphprune.cost import cost
-from graphprune.errors import BudgetError
-from graphprune.frontends.torch import Inputs
-from graphprune.latency import backend, forward_seconds
+from graphprune.choice.request import Request
+from graphprune.compensation.calibration import Options
+from graphprune.core.errors import BudgetError
+from graphprune.core.program import Inputs
+from graphprune.costs.counted import cost
+from graphprune.costs.latency import backend, forward_seconds
+from graphprune.importance.score import score
 from graphprune.opening import opened
-from graphprune.passes.score import score
-from graphprune.request import Request
 
 RUNS = 25
 

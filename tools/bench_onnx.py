@@ -36,8 +36,8 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import graphprune
+from graphprune.frontends.torch.saving import silent
 from graphprune.models import load_model
-from graphprune.saving import silent
 
 MODELS = """
     resnet18 mobilenet_v2 densenet121 efficientnet_b0 shufflenet_v2_x1_0 regnet_y_400mf

@@ -24,14 +24,14 @@ from timing import least
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from graphprune.dependencies import Dependencies
-from graphprune.frontends.torch import lift
-from graphprune.graph import Graph
+from graphprune.choice.request import Request
+from graphprune.choice.select import select
+from graphprune.choice.tie import preferences
+from graphprune.core.graph import Graph
+from graphprune.core.groups import Dependencies
+from graphprune.frontends.torch.lift import lift
+from graphprune.importance.score import score
 from graphprune.passes.couple import couple
-from graphprune.passes.score import score
-from graphprune.passes.select import select
-from graphprune.passes.tie import preferences
-from graphprune.request import Request
 
 WIDTH = 64
 

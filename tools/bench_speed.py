@@ -25,7 +25,8 @@ import torchvision
 from torch import nn
 
 import graphprune
-from graphprune.frontends.torch import Inputs, lift
+from graphprune.core.program import Inputs
+from graphprune.frontends.torch.lift import lift
 from graphprune.passes.couple import couple
 
 MODELS = (

@@ -215,7 +215,7 @@ def peer(name: str, ratio: float) -> Row:
     warnings.filterwarnings("ignore")
     model, example = build(name)
     if example is None:
-        from graphprune.frontends.inputs import find_inputs
+        from graphprune.frontends.torch.inputs import find_inputs
 
         args, kwargs = find_inputs(model)
         example = kwargs or args

@@ -24,7 +24,7 @@ import onnx
 import torch
 from real_inputs import MEAN, STD, Array, crops, normalised, pages, rendered, speech, text, words
 
-from graphprune.saving import silent
+from graphprune.frontends.torch.saving import silent
 
 Feeds: TypeAlias = "dict[str, Array]"
 Results: TypeAlias = "list[Array]"

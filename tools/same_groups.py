@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 
 import graphprune
-from graphprune.dependencies import Dependencies, Group
+from graphprune.core.groups import Dependencies, Group
 from graphprune.models import load_model
 
 Weight: TypeAlias = "tuple[tuple[int, ...], int]"

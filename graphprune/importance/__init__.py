@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from graphprune.errors import GraphPruneError
+from graphprune.core.errors import GraphPruneError
 from graphprune.importance import activations, gradients, weights
 from graphprune.importance.context import Context, Loss, Parts, by_slice
 from graphprune.importance.kernels import Scores

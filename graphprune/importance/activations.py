@@ -8,12 +8,12 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from graphprune.axes import atoms
-from graphprune.dependencies import Dependencies
-from graphprune.graph import Value
+from graphprune.core.axes import atoms
+from graphprune.core.graph import Value
+from graphprune.core.groups import Dependencies
 from graphprune.importance.context import Context, Parts, by_slice, spread, summing, tracked
 from graphprune.importance.kernels import ABSOLUTE, SIGNED, SQUARED, Scores, slice_sum
-from graphprune.observe import Visit, observe
+from graphprune.statistics.observe import Visit, observe
 
 Tap: TypeAlias = "tuple[Value, int]"
 """A value of the graph and the dimension of it that is watched."""

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from graphprune.axes import Axis, Dim, atoms, leaves, length, segments
-from graphprune.batches import Batch
-from graphprune.dependencies import Dependencies
-from graphprune.errors import GraphPruneError
-from graphprune.graph import Value
+from graphprune.core.axes import Axis, Dim, atoms, leaves, length, segments
+from graphprune.core.batch import Batch
+from graphprune.core.errors import GraphPruneError
+from graphprune.core.graph import Value
+from graphprune.core.groups import Dependencies
 from graphprune.importance.kernels import Scores, slice_sum, slice_sums
 
 T = TypeVar("T")

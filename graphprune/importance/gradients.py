@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from graphprune.batches import Batch
-from graphprune.errors import GraphPruneError
-from graphprune.frontends.torch import preserved
-from graphprune.graph import Value
+from graphprune.core.batch import Batch
+from graphprune.core.errors import GraphPruneError
+from graphprune.core.graph import Value
+from graphprune.engine.state import preserved
 from graphprune.importance.context import Context, Parts, by_slice, summing, tracked
 from graphprune.importance.kernels import ABSOLUTE, SIGNED
 

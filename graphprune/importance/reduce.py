@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from graphprune.errors import GraphPruneError
+from graphprune.core.errors import GraphPruneError
 from graphprune.importance.kernels import Scores
 
 REDUCTIONS: dict[str, Callable[[list[Scores]], Scores]] = {

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from graphprune.dependencies import Dependencies
-from graphprune.errors import GraphPruneError
-from graphprune.graph import Value
+from graphprune.core.errors import GraphPruneError
+from graphprune.core.graph import Value
+from graphprune.core.groups import Dependencies
+from graphprune.core.indices import holdings
 from graphprune.importance.context import Context, Parts, by_slice, summing
 from graphprune.importance.kernels import ABSOLUTE, SQUARED, Scores
-from graphprune.indices import holdings
 
 _NORMS = ("norm", "Normalization")
 

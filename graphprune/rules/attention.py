@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from graphprune.axes import length, split
+from graphprune.core.axes import length, split
+from graphprune.core.effect import Dims
 from graphprune.rules.notation import parse
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Dims, Site
+from graphprune.rules.site import Site
 
 
 @axis_rule("aten.scaled_dot_product_attention")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from graphprune.axes import Dim, atom, concat, cut_all, length, split
+from graphprune.core.axes import Dim, atom, concat, cut_all, length, split
+from graphprune.core.effect import Dims, FromEnd
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Dims, FromEnd, Site
+from graphprune.rules.site import Site
 
 
 @axis_rule("aten.cat", "aten.concat", "aten.concatenate", "Concat")

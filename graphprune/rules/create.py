@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from graphprune.core.effect import Dims
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Dims, Site
+from graphprune.rules.site import Site
 
 _FILLED = """
     zeros ones full empty rand randn randint new_zeros new_ones new_full new_empty empty_permuted

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from graphprune.axes import cut, unify
+from graphprune.core.axes import cut, unify
+from graphprune.core.effect import Dims
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Dims, Site
+from graphprune.rules.site import Site
 
 _UNARY = """
     relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardsigmoid hardtanh sigmoid

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from math import prod
 
-from graphprune.axes import concat, cut, cut_all, length, regroup
+from graphprune.core.axes import concat, cut, cut_all, length, regroup
+from graphprune.core.effect import Dims, FromEnd
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Dims, FromEnd, Site
+from graphprune.rules.site import Site
 
 
 @axis_rule("aten.embedding", locks="v")

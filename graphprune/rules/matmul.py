@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from graphprune.core.effect import Dims
 from graphprune.rules.notation import parse
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Dims, Site
+from graphprune.rules.site import Site
 
 
 @axis_rule("aten.linear")

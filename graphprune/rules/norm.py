@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from graphprune.core.effect import Dims
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Dims, Site
+from graphprune.rules.site import Site
 
 
 @axis_rule(

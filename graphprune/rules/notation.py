@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from graphprune.errors import AxisError
+from graphprune.core.errors import AxisError
 
 _TOKEN = re.compile(r"\s*(\(|\)|\.\.\.|\*\w*|\+|[A-Za-z_]\w*(?:=\d+)?|1)")
 

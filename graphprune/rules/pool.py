@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from math import prod
 
+from graphprune.core.effect import Dims
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Dims, Site
+from graphprune.rules.site import Site
 
 _SPATIAL = ("1d", "2d", "3d")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from graphprune.axes import unify
+from graphprune.core.axes import unify
+from graphprune.core.effect import Dims
 from graphprune.rules.notation import parse
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Dims, Site
+from graphprune.rules.site import Site
 
 
 @axis_rule("QuantizeLinear", "DequantizeLinear")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from graphprune.axes import Dim, concat, length, split, unify
+from graphprune.core.axes import Dim, concat, length, split, unify
+from graphprune.core.effect import Dims
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Dims, Site
+from graphprune.rules.site import Site
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1, "lstm_cell": 4, "gru_cell": 3}
 

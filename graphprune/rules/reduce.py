@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from graphprune.core.effect import Dims
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Dims, Site
+from graphprune.rules.site import Site
 
 _MIXING = "mean nanmean amax amin aminmax max min prod var std var_mean std_mean logsumexp all"
 

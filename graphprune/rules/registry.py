@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from graphprune.errors import AxisError
-from graphprune.graph import Op, Value
+from graphprune.core.effect import Dims, Effect
+from graphprune.core.errors import AxisError
+from graphprune.core.graph import Op, Value
 from graphprune.rules.notation import parse
-from graphprune.rules.site import Dims, Effect, Site
+from graphprune.rules.site import Site
 
 RuleFunction: TypeAlias = "Callable[[Site], str | list[Dims]]"
 F = TypeVar("F", bound=RuleFunction)

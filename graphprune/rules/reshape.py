@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from math import prod
 
-from graphprune.axes import atom, regroup
+from graphprune.core.axes import atom, regroup
+from graphprune.core.effect import Dims
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Dims, Site
+from graphprune.rules.site import Site
 
 
 @axis_rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.view_copy", "Reshape")

@@ -3,46 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any
 
-from graphprune.axes import Axis, Dim, atom, concat, cut_all, leaves, length, lock, split, unify
-from graphprune.errors import AxisError
-from graphprune.graph import Op, Value
+from graphprune.core.axes import (
+    Dim,
+    atom,
+    concat,
+    cut_all,
+    leaves,
+    length,
+    lock,
+    split,
+    unify,
+)
+from graphprune.core.effect import Dims, Effect
+from graphprune.core.errors import AxisError
+from graphprune.core.graph import Op, Value
 from graphprune.rules.notation import Pattern, Signature, Term
-
-Dims: TypeAlias = "list[Dim]"
-
-
-class FromEnd(tuple[Axis, ...]):
-    """The end of a dimension, for a position that is minus its length."""
-
-
-Size: TypeAlias = "Dim | list[Dim | None]"
-
-
-@dataclass(slots=True)
-class Effect:
-    """What an operation does with axes, besides passing them on.
-
-    Attributes:
-        contracts: Dimensions that vanish in a sum; removing an index equals zeroing it.
-        mixes: Dimensions along which results depend on each other (normalisation, softmax):
-            removing an index changes what remains.
-        macs: Multiply-accumulates, as a list of products of dimensions.
-        sizes: Attributes that hold lengths, as the dimensions whose lengths they hold.
-        pins: Attributes whose default depends on a dimension's length: their value now, and
-            that dimension.
-        grains: Dimensions whose lengths must be multiples of a number, for the kernel's sake.
-    """
-
-    contracts: list[Dim] = field(default_factory=list)
-    mixes: list[Dim] = field(default_factory=list)
-    macs: list[tuple[Dim, ...]] = field(default_factory=list)
-    sizes: dict[str, Size] = field(default_factory=dict)
-    pins: dict[str, tuple[Any, Dim]] = field(default_factory=dict)
-    grains: list[tuple[Dim, int]] = field(default_factory=list)
 
 
 class Site:

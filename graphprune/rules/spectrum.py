@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from graphprune.core.effect import Dims
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Dims, Site
+from graphprune.rules.site import Site
 
 _SINGLE = "fft ifft rfft irfft hfft ihfft"
 _SEVERAL = "fft2 ifft2 rfft2 irfft2 hfft2 ihfft2 fftn ifftn rfftn irfftn hfftn ihfftn"

@@ -11,8 +11,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 
-from graphprune.frontends.blank import called
-from graphprune.frontends.tagged import Tagged
+from graphprune.frontends.torch.blank import called
+from graphprune.frontends.torch.tagged import Tagged
 
 _IMAGE = torch.empty(2, 4, 6, 6, device="meta").to(memory_format=torch.channels_last)
 _ROWS = torch.empty(2, 3, 8, device="meta")

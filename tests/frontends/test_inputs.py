@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import graphprune
-from graphprune.frontends.inputs import describe, find_inputs, restore
+from graphprune.frontends.torch.inputs import describe, find_inputs, restore
 from graphprune.opening import opened
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.errors import VerifyError
+from graphprune.core.errors import VerifyError
 from tests.frontends.test_parts import mask
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.errors import BudgetError, LiftError
-from graphprune.frontends.parts import Parts, Seen, find_parts
+from graphprune.core.errors import BudgetError, LiftError
+from graphprune.frontends.torch.parts import Parts, Seen, find_parts
 
 
 def mlp(width: int = 32) -> nn.Sequential:

@@ -9,10 +9,10 @@ from torch import nn
 
 import graphprune
 from graphprune import GraphPruneError
-from graphprune.batches import read_batches
 from graphprune.importance import Context
 from graphprune.importance.activations import _scaled
-from graphprune.passes.score import score
+from graphprune.importance.score import score
+from graphprune.statistics.batches import read_batches
 
 X = torch.tensor([[1.0, 2.0], [-1.0, 0.5], [3.0, -4.0], [0.0, 1.0]])
 

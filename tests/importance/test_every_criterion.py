@@ -7,10 +7,10 @@ import torch
 from torch.utils import _pytree as pytree
 
 import graphprune
-from graphprune.batches import Batch
+from graphprune.core.batch import Batch
 from graphprune.importance import CRITERIA, Context
+from graphprune.importance.score import score
 from graphprune.importance.weights import _scales
-from graphprune.passes.score import score
 from tests import blocks
 
 NAMES = [

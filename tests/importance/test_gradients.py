@@ -15,9 +15,9 @@ from torch import nn
 
 import graphprune
 from graphprune import GraphPruneError
-from graphprune.batches import read_batches
 from graphprune.importance import Context
-from graphprune.passes.score import score
+from graphprune.importance.score import score
+from graphprune.statistics.batches import read_batches
 
 X = torch.tensor([[1.0, 2.0]])
 

@@ -10,7 +10,7 @@ from torch import nn
 import graphprune
 from graphprune import GraphPruneError
 from graphprune.importance import Context
-from graphprune.passes.score import score
+from graphprune.importance.score import score
 
 
 def two_layers(first: list[list[float]], second: list[list[float]]) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from graphprune.passes.augment import augmented
+from graphprune.statistics.made.augment import augmented
 
 _AS_THEY_ARE, _BLENDED, _PASTED = range(3)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphprune.budget import Budget
-from graphprune.cost import Monomials, Polynomial
-from graphprune.passes.descend import COMPILED, Ladder, Moves, compiled, descend, plain
+from graphprune.choice.descend import COMPILED, Ladder, Moves, compiled, descend, plain
+from graphprune.costs.budget import Budget
+from graphprune.costs.counted import Monomials, Polynomial
 
 
 def _polynomial(rng: np.random.Generator, groups: int, degree: int) -> Polynomial:

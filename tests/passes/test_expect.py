@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.consumers import find_consumers
-from graphprune.dependencies import Dependencies
-from graphprune.passes import compensate as compensate_pass
-from graphprune.passes.expect import expect
+from graphprune.compensation import compensate as compensate_pass
+from graphprune.compensation.consumers import find_consumers
+from graphprune.compensation.expect import expect
+from graphprune.core.groups import Dependencies
 from tests.frontends.onnx.exports import export
 
 CHANNELS = 12

@@ -4,10 +4,10 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.dependencies import Dependencies
-from graphprune.passes.generate import find_writer, generate, table_rows
-from graphprune.passes.sample import sample
-from graphprune.samples import Samples
+from graphprune.core.groups import Dependencies
+from graphprune.statistics.made.generate import find_writer, generate, table_rows
+from graphprune.statistics.made.sample import sample
+from graphprune.statistics.samples import Samples
 from tests.frontends.onnx.exports import export
 
 VOCABULARY, LENGTH = 12, 8

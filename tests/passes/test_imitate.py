@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.errors import GraphPruneError
-from graphprune.passes.imitate import imitate
+from graphprune.core.errors import GraphPruneError
+from graphprune.statistics.made.imitate import imitate
 
 
 def test_structure_shapes_and_types_are_those_of_the_example() -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.passes.paint import paintable, painted
-from graphprune.passes.sample import sample
+from graphprune.statistics.made.paint import paintable, painted
+from graphprune.statistics.made.sample import sample
 
 
 def test_the_same_seed_paints_the_same_pictures() -> None:

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune import calibration
-from graphprune.passes import polish as module
-from graphprune.passes.compensate import Compensation, compensate
-from graphprune.passes.narrow import Cuts, narrow
-from graphprune.passes.polish import polish
-from graphprune.passes.sample import seconds
-from graphprune.samples import Samples, split
+from graphprune.compensation import calibration
+from graphprune.compensation import polish as module
+from graphprune.compensation.compensate import Compensation, compensate
+from graphprune.compensation.polish import polish
+from graphprune.core.cuts import Cuts, narrow
+from graphprune.statistics.made.sample import seconds
+from graphprune.statistics.samples import Samples, split
 
 
 class _Rows(nn.Module):

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.cost import cost
-from graphprune.passes.price import NEEDED, joined, priced, slopes
-from graphprune.passes.select import select
-from graphprune.request import Request
+from graphprune.choice.price import NEEDED, joined, priced, slopes
+from graphprune.choice.request import Request
+from graphprune.choice.select import select
+from graphprune.costs.counted import cost
 
 
 def test_slopes_are_those_of_the_convex_hull() -> None:

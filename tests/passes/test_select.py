@@ -12,7 +12,7 @@ from torch import nn
 
 import graphprune
 from graphprune import BudgetError, GraphPruneError
-from graphprune.cost import COSTS, cost
+from graphprune.costs.counted import COSTS, cost
 
 X = torch.randn(2, 3, 16, 16)
 
@@ -159,9 +159,9 @@ def test_incremental_costs_are_exact(net: nn.Module, of: str) -> None:
 
 
 def test_wishes_are_given_up_where_the_rest_would_lose_too_much(net: nn.Module) -> None:
-    from graphprune.passes.select import select
-    from graphprune.passes.tie import Ties
-    from graphprune.request import requested
+    from graphprune.choice.request import requested
+    from graphprune.choice.select import select
+    from graphprune.core.relations import Ties
 
     deps = graphprune.analyze(net, X)
     scores = [np.arange(group.size, dtype=float) for group in deps.groups]

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.passes.perturb import perturb
-from graphprune.passes.sense import Sense, sense
-from graphprune.passes.weigh import weigh
-from graphprune.samples import split
-from graphprune.sweep import chunked
+from graphprune.compensation.perturb import perturb
+from graphprune.compensation.sense import Sense, sense
+from graphprune.compensation.weigh import weigh
+from graphprune.engine.run import chunked
+from graphprune.statistics.samples import split
 
 
 def _sensed(model: nn.Module, x: Tensor) -> list[Sense | None]:
@@ -121,8 +121,8 @@ def test_runs_that_would_take_long_are_not_begun(monkeypatch: pytest.MonkeyPatch
     ops = [op for op in deps.source.ops if op.type == "aten.linear"]
     several = list(chunked([x], 16))
     whole = perturb(deps, samples, several, 16, ops)
-    monkeypatch.setattr("graphprune.passes.perturb._RUNS", 2 * len(deps.source.ops))
+    monkeypatch.setattr("graphprune.compensation.perturb._RUNS", 2 * len(deps.source.ops))
     fewer = perturb(deps, samples, several, 16, ops)
     assert whole != fewer, "of fewer samples"
-    monkeypatch.setattr("graphprune.passes.perturb._RUNS", 1)
+    monkeypatch.setattr("graphprune.compensation.perturb._RUNS", 1)
     assert perturb(deps, samples, several, 16, ops) is None

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphprune
-from graphprune.passes import sample as module
-from graphprune.passes.sample import LONGEST, sample, seconds, synthesis_seconds
-from graphprune.passes.synthesize import (
+from graphprune.statistics.made import sample as module
+from graphprune.statistics.made.sample import LONGEST, sample, seconds, synthesis_seconds
+from graphprune.statistics.made.synthesize import (
     ENOUGH,
     Descent,
     _Spread,

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.axes import leaves
-from graphprune.passes.tie import Mismatch, learn, preferences, repeated
+from graphprune.choice.tie import learn, preferences, repeated
+from graphprune.core.axes import leaves
+from graphprune.core.relations import Mismatch
 from tests.blocks import Attention
 
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.passes.price import NEEDED
-from graphprune.passes.select import select
-from graphprune.passes.weigh import weigh
-from graphprune.request import Request
-from graphprune.samples import split
-from graphprune.systems import Systems
+from graphprune.choice.price import NEEDED
+from graphprune.choice.request import Request
+from graphprune.choice.select import select
+from graphprune.compensation.systems import Systems
+from graphprune.compensation.weigh import weigh
+from graphprune.statistics.samples import split
 from tests.blocks import BLOCKS
 
 

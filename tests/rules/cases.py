@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from graphprune.rules.check import check_rule, missed
+from graphprune.testing.check import check_rule, missed
 
 
 @dataclass(frozen=True, eq=False)

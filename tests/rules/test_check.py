@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from graphprune.errors import AxisError, VerifyError
+from graphprune.core.errors import AxisError, VerifyError
 from graphprune.rules import known_types, registry
-from graphprune.rules.check import check_rule, missed
+from graphprune.testing.check import check_rule, missed
 from tests.rules.cases import Case, below, t, types
 
 # A constant's lift is taken away by torch.export; the grouped product exists in bfloat16 alone, and

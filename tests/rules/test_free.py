@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from graphprune.axes import atoms
+from graphprune.core.axes import atoms
 from graphprune.rules import infer
-from graphprune.rules.check import _capture, _free_dims
+from graphprune.testing.check import _capture, _free_dims
 from tests.rules.cases import below, p, t
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphprune.errors import AxisError
+from graphprune.core.errors import AxisError
 from graphprune.rules.notation import Term, parse
 
 

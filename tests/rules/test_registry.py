@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import graphprune
-from graphprune.axes import Dim, atom, atoms
-from graphprune.errors import AxisError
-from graphprune.graph import Op, Value
+from graphprune.core.axes import Dim, atom, atoms
+from graphprune.core.errors import AxisError
+from graphprune.core.graph import Op, Value
 from graphprune.rules import axis_rule, infer, is_known, known_types, registry
 from graphprune.rules.site import Site
 

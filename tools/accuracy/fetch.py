@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from graphprune.latency.timing import cache_folder
+from graphprune.costs.latency.timing import cache_folder
 
 
 class FetchError(Exception):

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import graphprune
 from accuracy.subject import Subject
+from graphprune.core.indices import holdings
 from graphprune.importance import Context
-from graphprune.indices import holdings
 
 Array: TypeAlias = npt.NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from graphprune.calibration import Options
+from graphprune.compensation.calibration import Options
 from graphprune.opening import opened
 
 Method: TypeAlias = "Callable[[Subject, str, float], nn.Module]"

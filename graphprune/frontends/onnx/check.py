@@ -10,7 +10,7 @@ from graphprune.frontends.onnx.execute import evaluate
 from graphprune.frontends.onnx.lift import lift
 from graphprune.frontends.onnx.model import read_model
 from graphprune.passes.verify import Engine
-from graphprune.rules.check import check_graph
+from graphprune.testing.check import check_graph
 
 REFERENCE = Engine(evaluate, torch.float64)
 RUNTIME = Engine(evaluate, torch.float32, 1e-4)

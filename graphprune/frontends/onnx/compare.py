@@ -7,17 +7,18 @@ from collections.abc import Mapping
 import onnx
 import torch
 
-from graphprune.errors import VerifyError
-from graphprune.frontends.execute import as_dtype, cut_tensor
+from graphprune.core.cuts import Cuts
+from graphprune.core.errors import VerifyError
+from graphprune.core.graph import Value
+from graphprune.engine.perturbed import perturbed
+from graphprune.engine.tensors import as_dtype, cut_tensor, difference
 from graphprune.frontends.onnx.execute import evaluate, has_runtime, run_model, runs
 from graphprune.frontends.onnx.lift import OnnxProgram
 from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.sizes import inputs_for
 from graphprune.frontends.onnx.stored import Lowered
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
-from graphprune.graph import Value
-from graphprune.passes.narrow import Cuts
-from graphprune.passes.verify import Engine, difference, perturbed
+from graphprune.passes.verify import Engine
 
 _TOLERANCES = {"float16": 5e-2, "bfloat16": 2e-1}  # relative; rounding through a whole network
 _SINGLE = 1e-3

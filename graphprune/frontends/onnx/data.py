@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from onnx import ValueInfoProto
 
-from graphprune.batches import LABELS, Batch, is_array
-from graphprune.errors import GraphPruneError
+from graphprune.core.batch import Batch
+from graphprune.core.errors import GraphPruneError
 from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.sizes import is_static
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
+from graphprune.statistics.batches import LABELS, is_array
 
 
 def read_data(source: Source, data: Any, samples: int) -> list[Batch]:

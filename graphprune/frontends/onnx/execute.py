@@ -16,13 +16,13 @@ import torch
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from graphprune.errors import VerifyError
+from graphprune.core.errors import VerifyError
+from graphprune.core.graph import Op
 from graphprune.frontends.onnx.arguments import as_operand
 from graphprune.frontends.onnx.model import Source, captured, without_initializers
 from graphprune.frontends.onnx.precision import in_single
 from graphprune.frontends.onnx.tensors import FLOATS, Array, as_array, as_torch, to_proto
 from graphprune.frontends.onnx.trace import schema
-from graphprune.graph import Op
 
 if TYPE_CHECKING:
     from graphprune.frontends.onnx.arguments import Node

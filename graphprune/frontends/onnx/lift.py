@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from graphprune.batches import Batch
-from graphprune.errors import LiftError
+from graphprune.core.batch import Batch
+from graphprune.core.errors import LiftError
+from graphprune.core.graph import Graph, Value
 from graphprune.frontends.onnx.execute import observe
 from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.reader import Reader
@@ -24,7 +25,6 @@ from graphprune.frontends.onnx.tensors import (
     Array,
     as_torch,
 )
-from graphprune.graph import Graph, Value
 
 
 @dataclass

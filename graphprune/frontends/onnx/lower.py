@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from graphprune.errors import LiftError
+from graphprune.core.cuts import Cuts
+from graphprune.core.errors import LiftError
+from graphprune.core.graph import Op, Value
 from graphprune.frontends.onnx.arguments import Node, as_operand
 from graphprune.frontends.onnx.functions import closed
 from graphprune.frontends.onnx.lift import OnnxProgram
@@ -25,8 +27,6 @@ from graphprune.frontends.onnx.model import Source, captured, without_initialize
 from graphprune.frontends.onnx.recompute import recompute
 from graphprune.frontends.onnx.stored import Lowered, Stored, cut_array
 from graphprune.frontends.onnx.tensors import Array
-from graphprune.graph import Op, Value
-from graphprune.passes.narrow import Cuts
 
 
 def lower(

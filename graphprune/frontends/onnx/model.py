@@ -19,7 +19,7 @@ import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from graphprune.errors import LiftError
+from graphprune.core.errors import LiftError
 from graphprune.frontends.onnx.slim import OwnFile, is_inside
 from graphprune.frontends.onnx.tensors import Array, external_path, read
 

@@ -13,12 +13,12 @@ import onnx
 import torch
 from onnx import NodeProto
 
+from graphprune.core.graph import Graph, Kind, Op, Value
 from graphprune.frontends.onnx.arguments import Node, arguments_of, attributes, operand_name
 from graphprune.frontends.onnx.execute import evaluate
 from graphprune.frontends.onnx.model import Source, captured
 from graphprune.frontends.onnx.sizes import Traces
 from graphprune.frontends.onnx.tensors import INTEGERS, as_torch, dtype_name, is_float
-from graphprune.graph import Graph, Kind, Op, Value
 
 SIZES = "values that follow from the sizes of inputs"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto
 
+from graphprune.core.cuts import Cuts
 from graphprune.frontends.onnx.lift import OnnxProgram
 from graphprune.frontends.onnx.tensors import Array
 from graphprune.frontends.onnx.trace import evaluate_node, shape_of
-from graphprune.passes.narrow import Cuts
 
 
 def recompute(program: OnnxProgram, cuts: Cuts) -> dict[str, Array]:

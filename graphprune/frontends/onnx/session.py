@@ -10,11 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphprune.axes import atoms
-from graphprune.batches import Batch
-from graphprune.calibration import Calibration, Options
-from graphprune.dependencies import Dependencies
-from graphprune.errors import BudgetError, GraphPruneError, LiftError, VerifyError
+from graphprune.choice.request import Request
+from graphprune.choice.select import Selection
+from graphprune.compensation.calibration import Calibration, Options
+from graphprune.core.axes import atoms
+from graphprune.core.batch import Batch
+from graphprune.core.cuts import Cuts, narrow
+from graphprune.core.errors import BudgetError, GraphPruneError, LiftError, VerifyError
+from graphprune.core.graph import Value
+from graphprune.core.groups import Dependencies
+from graphprune.core.ledger import timed
+from graphprune.core.program import Inputs
+from graphprune.core.proof import Verification
+from graphprune.core.relations import Ties
 from graphprune.frontends.onnx.compare import compare, engine, valid
 from graphprune.frontends.onnx.data import examples_of, read_data
 from graphprune.frontends.onnx.execute import forget, has_runtime
@@ -26,20 +34,12 @@ from graphprune.frontends.onnx.speed import speed
 from graphprune.frontends.onnx.stored import Lowered
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
 from graphprune.frontends.onnx.write import write
-from graphprune.frontends.survey import Survey
-from graphprune.frontends.torch import Inputs
-from graphprune.graph import Value
+from graphprune.frontends.torch.survey import Survey
 from graphprune.importance import Scores
-from graphprune.ledger import timed
-from graphprune.linear import is_batch_norm
 from graphprune.passes.couple import couple
-from graphprune.passes.narrow import Cuts, narrow
-from graphprune.passes.select import Selection
-from graphprune.passes.tie import Ties
-from graphprune.passes.verify import Verification
 from graphprune.passes.verify import verify as verify_cuts
-from graphprune.report import Report
-from graphprune.request import Request
+from graphprune.report.report import Report
+from graphprune.rules.facts import is_batch_norm
 from graphprune.session import Session
 
 _NAMED = 2  # weights that an error names

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from onnx import TensorProto, TypeProto, helper
 
-from graphprune.errors import LiftError
+from graphprune.core.errors import LiftError
 from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.tensors import Array, is_float
 from graphprune.frontends.onnx.trace import Misfit, Trace, static_shape, tensor_type, walk

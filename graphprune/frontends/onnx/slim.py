@@ -18,7 +18,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
-from graphprune.errors import LiftError
+from graphprune.core.errors import LiftError
 from graphprune.frontends.onnx.tensors import FLOATS, INTEGERS, Array, read
 
 ITSELF = "\0"

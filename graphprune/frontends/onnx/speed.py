@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from onnx import ModelProto
 
+from graphprune.costs.latency.timing import in_turns
 from graphprune.frontends.onnx.execute import has_runtime, session
 from graphprune.frontends.onnx.tensors import Array
-from graphprune.latency.timing import in_turns
 
 _FEWEST = 5  # runs of each model
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from graphprune.errors import LiftError
+from graphprune.core.cuts import Kept
+from graphprune.core.errors import LiftError
 from graphprune.frontends.onnx.tensors import Array, to_proto
-from graphprune.passes.narrow import Kept
 
 LARGEST = 2**31 - 2**20  # bytes of a protobuf, with some room for names
 

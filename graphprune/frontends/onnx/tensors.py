@@ -14,7 +14,7 @@ import onnx
 import torch
 from onnx import TensorProto
 
-from graphprune.errors import LiftError, first_line
+from graphprune.core.errors import LiftError, first_line
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from onnx import ModelProto, TensorProto
 
-from graphprune.files import replacing, write_whole
+from graphprune.core.files import replacing, write_whole
 from graphprune.frontends.onnx.stored import LARGEST, Lowered, Stored
 from graphprune.frontends.onnx.tensors import PACKED
 

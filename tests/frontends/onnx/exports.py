@@ -15,7 +15,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from torch import nn
 
-from graphprune.saving import silent
+from graphprune.frontends.torch.saving import silent
 
 Array = npt.NDArray[Any]
 

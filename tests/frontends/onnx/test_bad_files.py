@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper
 
 import graphprune
-from graphprune.errors import GraphPruneError
+from graphprune.core.errors import GraphPruneError
 from tests.frontends.onnx.exports import graph, normal, shapes, two_layers
 
 

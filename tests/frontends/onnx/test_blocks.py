@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import graphprune
-from graphprune.dependencies import Dependencies
+from graphprune.core.groups import Dependencies
 from tests.blocks import BLOCKS
 from tests.frontends.onnx.exports import export, run
 

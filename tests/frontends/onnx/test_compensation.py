@@ -13,7 +13,7 @@ from onnx import ModelProto, helper
 from torch import nn
 
 import graphprune
-from graphprune.errors import GraphPruneError
+from graphprune.core.errors import GraphPruneError
 from graphprune.frontends.onnx import execute
 from tests.frontends.onnx.exports import Array, export, graph, normal, run, two_layers
 

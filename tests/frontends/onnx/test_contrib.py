@@ -14,7 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from torch import nn
 
 import graphprune
-from graphprune.saving import silent
+from graphprune.frontends.torch.saving import silent
 from tests.frontends.onnx.exports import Array, export, graph, normal, run, shapes
 
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 import graphprune
-from graphprune.errors import BudgetError, GraphPruneError
+from graphprune.core.errors import BudgetError, GraphPruneError
 from tests.frontends.onnx.exports import graph, normal, run, shapes, two_layers
 
 

@@ -1,0 +1,1 @@
+"""Which indices go: budgets, shares of the groups, exact counts."""

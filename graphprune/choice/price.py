@@ -1,0 +1,119 @@
+"""price: levels by which a loss counts for what it saves.
+
+The sum of all losses is to be least at the cost that is asked for. Where it is, one index more
+would lose as much in every group, for what it saves (Everett, Generalized Lagrange Multiplier
+Method, 1963): the level of an index is its loss by what it saves. Where losses do not rise evenly,
+the largest convex function below them counts; what an index saves depends on how much is left of
+all other groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+
+from graphprune.choice.descend import Ladder
+from graphprune.costs.counted import Counts
+from graphprune.importance import Scores
+
+NEEDED = 10.0  # levels of loss curves from here on mean that hardly anything would be left
+_RISE = 1e-6  # over a flat stretch, so that it can be cut anywhere
+_LEAST = 1e-300
+_ROUNDS = 8  # of prices and counts that follow from each other
+
+
+def settled(
+    losses: Sequence[Scores],
+    followers: Mapping[int, Sequence[int]],
+    slopes_at: Callable[[Counts], Counts],
+    lowest: Callable[[Ladder], Counts],
+) -> Counts:
+    """Counts at which an index more would lose as much everywhere, for what it saves.
+
+    Args:
+        losses: As for `priced`.
+        followers: Groups whose counts are in proportion to another's.
+        slopes_at: What an index of each group saves at certain counts.
+        lowest: The counts for levels, at the highest common level that leaves the budget unmet.
+    """
+    counts: Counts = np.array([len(curve) for curve in losses], dtype=np.float64)
+    prices = slopes_at(counts)
+    for _ in range(_ROUNDS):
+        found = lowest(Ladder(priced(*joined(losses, prices, followers))))
+        if (found == counts).all():
+            break
+        counts = found
+        prices = np.sqrt(prices * slopes_at(counts))  # halfway, lest they swing
+    return counts
+
+
+def priced(losses: Sequence[Scores], prices: Counts) -> list[Scores]:
+    """Levels of all indices.
+
+    Args:
+        losses: For each group what is lost once 1, 2, ... of its indices are gone, ascending;
+            those from `NEEDED` on stay as long as there are others.
+        prices: What an index of each group saves, at the counts considered.
+
+    Returns:
+        For each group one level for each index, ascending.
+    """
+    usual = [int(np.searchsorted(curve, NEEDED)) for curve in losses]
+    out = []
+    for curve, price, end in zip(losses, prices, usual, strict=True):
+        rise = 1 + _RISE * np.arange(end) / len(curve)
+        out.append(slopes(curve[:end]) * rise / max(price, _LEAST))
+    most = max((held[-1] for held in out if len(held)), default=0.0)
+    return [
+        np.append(held, (2 * most + 1) * curve[end:])
+        for held, curve, end in zip(out, losses, usual, strict=True)
+    ]
+
+
+def joined(
+    losses: Sequence[Scores], prices: Counts, followers: Mapping[int, Sequence[int]]
+) -> tuple[list[Scores], Counts]:
+    """Losses and prices of groups together with those that follow them.
+
+    Args:
+        losses: As for `priced`.
+        prices: As for `priced`.
+        followers: Groups whose counts are in proportion to another's.
+    """
+    losses, prices = list(losses), prices.copy()
+    for width, held in reversed(list(followers.items())):
+        size = len(losses[width])
+        for i in held:
+            gone = np.arange(1, size + 1) * len(losses[i]) // size
+            losses[width] = losses[width] + np.append(0.0, losses[i])[gone]
+            prices[width] += prices[i] * len(losses[i]) / size
+    return losses, prices
+
+
+@numba.njit(cache=True)
+def slopes(curve: Any) -> Any:  # pragma: no cover
+    """Slopes of the largest convex function below a curve that starts at zero.
+
+    Args:
+        curve: Its values behind the first.
+    """
+    n = len(curve)
+    ends, found = np.empty(n, dtype=np.int64), np.empty(n)
+    held = 0
+    for i in range(n):
+        start, slope = i, curve[i] - (curve[i - 1] if i else 0.0)
+        while held and found[held - 1] >= slope:
+            held -= 1
+            start = ends[held - 1] + 1 if held else 0
+            slope = (curve[i] - (curve[start - 1] if start else 0.0)) / (i - start + 1)
+        ends[held], found[held] = i, slope
+        held += 1
+    out, at = np.empty(n), 0
+    for i in range(n):
+        if i > ends[at]:
+            at += 1
+        out[i] = found[at]
+    return out

@@ -1,0 +1,106 @@
+"""select: which indices go, for an exact budget.
+
+What is tried first keeps counts in proportion where the model's code is likely to take one length
+for another (`tie`), every group near its level, and widths round; what meets the budget is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from graphprune.choice.request import Request
+from graphprune.choice.solve import Problem
+from graphprune.core.axes import Axis
+from graphprune.core.errors import BudgetError
+from graphprune.core.groups import Dependencies
+from graphprune.core.indices import Indices
+from graphprune.core.relations import Ties
+from graphprune.costs.counted import Counts
+from graphprune.importance import Scores
+
+_REACHES = (1 / 16, 1 / 4, 1 / 2, 1.0)  # how far a group may move from its level for the budget
+
+Attempt: TypeAlias = tuple[float, Ties, int]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What goes.
+
+    Attributes:
+        keep: Sorted indices that stay, for each group's axis that loses some.
+        asked: The ratio asked for.
+        achieved: The ratio reached.
+        round_to: Kept counts are multiples of this, in groups large enough.
+        of: The cost that the ratios speak of: of several, the one that decided.
+    """
+
+    keep: dict[Axis, Indices]
+    asked: float
+    achieved: float
+    round_to: int
+    of: str = "params"
+
+
+def select(
+    deps: Dependencies, scores: Sequence[Scores], request: Request, ties: Sequence[Ties] = ()
+) -> Selection:
+    """Choose the indices to keep.
+
+    Args:
+        deps: The analysis.
+        scores: One score for each index of each group; the lowest go first.
+        request: What is asked for.
+        ties: Counts that should stay in proportion if the budget allows, the most wanted first.
+
+    Raises:
+        BudgetError: The ratio cannot be reached, or is too small to remove anything.
+        GraphPruneError: A pattern matches no group, or a number is out of range.
+    """
+    if not deps.groups:
+        raise BudgetError(_nothing(deps), closest=0.0)
+    problem = Problem(deps, scores, request)
+    rounding = problem.rounding(request.round_to)
+    preferences = [*map(problem.without, ties), Ties()]
+    best: tuple[float, Counts, int] | None = None
+    free = problem.solve(1, _REACHES[0]) if ties else problem.sizes
+    for reach, preferred, step in _attempts(preferences, rounding):
+        problem.ties = preferred
+        counts = problem.solve(step, reach)
+        if preferred.wish and reach < 1 and _lopsided(counts, free):
+            continue
+        slack = problem.budget.slack(counts)
+        if best is None or problem.budget.better(slack, best[0]):
+            best = (slack, counts, step)
+        if problem.met(slack):
+            break
+    assert best is not None
+    _, counts, step = best
+    problem.check(counts)
+    binding = problem.budget.binding(counts)
+    return Selection(
+        problem.kept(counts), binding.ratio, binding.removed(counts), step, binding.name
+    )
+
+
+def _attempts(preferences: Sequence[Ties], rounding: Sequence[int]) -> Iterator[Attempt]:
+    """What to try, the best first: ties, little deviation from the levels, round widths."""
+    *tied, free = preferences
+    near = [(ties, _REACHES[:-1]) for ties in tied] + [(free, _REACHES[:2])]
+    for ties, reaches in [*near, *((ties, _REACHES[-1:]) for ties in preferences)]:
+        for reach in reaches:
+            yield from ((reach, ties, step) for step in rounding)
+
+
+def _lopsided(counts: Counts, free: Counts) -> bool:
+    """Whether some group keeps less than a third of what it would keep if nothing were tied."""
+    return bool((counts < np.floor(free / 3)).any())
+
+
+def _nothing(deps: Dependencies) -> str:
+    reasons = sorted({lock.reason for lock in deps.locks})[:5]
+    return "no group of channels can be removed; locks: " + "; ".join(reasons)

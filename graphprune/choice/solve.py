@@ -1,0 +1,242 @@
+"""solve: how many indices each group keeps, for an exact budget.
+
+1. Every removable index gets a *level* (`allocate`); all indices up to one common level go. Loss
+   curves become levels by what an index saves (`price`), at the counts that were found last.
+2. The level is found by bisection on the exact costs.
+3. Single steps are then taken or given back wherever that brings the costs nearer to the budget,
+   until none does (`descend`); steps of two groups are exchanged where less is lost so
+   (`exchange`).
+4. Where a cost is a staircase (latency), counts are found by a knapsack instead (`knapsack`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from math import lcm
+
+import numpy as np
+
+from graphprune.choice.allocate import bounds, fixed, levels
+from graphprune.choice.descend import Ladder, Moves, descend, follow
+from graphprune.choice.exchange import exchange
+from graphprune.choice.knapsack import knapsack
+from graphprune.choice.price import NEEDED, joined, settled
+from graphprune.choice.request import Request
+from graphprune.core.axes import Axis
+from graphprune.core.errors import BudgetError
+from graphprune.core.groups import Dependencies
+from graphprune.core.indices import Indices
+from graphprune.core.relations import Ties
+from graphprune.costs.budget import Budget
+from graphprune.costs.counted import Counts, Polynomial, Staircase, cost
+from graphprune.importance import Scores
+
+TOLERANCE = 0.01
+_AUTO_ROUNDING = (8, 4, 2, 1)
+_HALVINGS = 30  # of the interval in which a shift is sought
+_MOST_STOPS = 16  # at which a group may stop on a staircase
+
+
+class Problem:
+    """A budget, and one level for each index of each group."""
+
+    def __init__(self, deps: Dependencies, scores: Sequence[Scores], request: Request) -> None:
+        self.groups = deps.groups
+        self.sizes: Counts = np.array([group.size for group in deps.groups], dtype=np.float64)
+        self.grains = np.array([group.grain for group in deps.groups], dtype=np.int64)
+        asked = request.asked()
+        costs = {n: request.costs[n] if n in request.costs else cost(deps, n) for n in asked}
+        self.budget = Budget(costs, asked, self.sizes, strict=bool(request.budget))
+        stairs = [found for found in costs.values() if isinstance(found, Staircase)]
+        self.staircase = stairs[0] if stairs and len(costs) == 1 else None
+        self.order = [np.argsort(found, kind="stable") for found in scores]
+        ordered = [found[order] for found, order in zip(scores, self.order, strict=True)]
+        self.levels = levels(deps, ordered, request.allocation, request.normalize)
+        self.ladder = Ladder(self.levels)
+        self.curves = request.allocation == "loss"
+        polynomials = all(isinstance(found, Polynomial) for found in costs.values())
+        self.prices = self.curves and polynomials
+        self.fixed = fixed(deps, request.ratios)
+        self.least, self.most = bounds(deps, request.limits)
+        for i, fraction in self.fixed.items():
+            self.least[i] = self.most[i] = max(round(self.sizes[i] * (1 - fraction)), 1)
+        self.ties = Ties()
+
+    def without(self, ties: Ties) -> Ties:
+        """Ties that do not touch the groups whose counts the caller has bounded."""
+        bound = {i for i, size in enumerate(self.sizes) if self.least[i] > 1 or self.most[i] < size}
+        followers = {
+            width: held for width, held in ties.followers.items() if not bound & {width, *held}
+        }
+        steps = {width: ties.steps[width] for width in followers}
+        return Ties(ties.frozen - bound, steps, followers, ties.wish)
+
+    def rounding(self, round_to: int | str) -> Sequence[int]:
+        """What kept counts may be multiples of, the best first."""
+        if round_to != "auto":
+            return (int(round_to),)
+        if self.staircase is None:
+            return _AUTO_ROUNDING
+        return (self.staircase.step, *(s for s in _AUTO_ROUNDING if s < self.staircase.step))
+
+    def met(self, slack: float) -> bool:
+        """Whether a slack is near enough to what was asked."""
+        return abs(slack) <= TOLERANCE / 2 and (slack >= 0 or not self.budget.strict)
+
+    def solve(self, step: int, reach: float) -> Counts:
+        """Kept counts whose costs are as near to the budget as possible.
+
+        Args:
+            step: What kept counts are multiples of, in groups large enough.
+            reach: How far a group may move from the common level, as a share of its size.
+        """
+        if self.staircase is not None:
+            return self._climb(step)
+        counts = self._lowest(self.ladder, step) if not self.prices else self._settled(step)
+        steps = self._steps(step)
+        span = np.maximum(reach * self.sizes, steps if reach == 1 else 0)
+        bound = self.ties.frozen.union(*self.ties.followers.values())
+        free = [i for i in range(len(self.groups)) if i not in bound and steps[i] <= span[i]]
+        low = np.maximum(counts - span, self.least)
+        high = np.minimum(counts + span, self.most)
+        if reach < 1 and self.curves:
+            low = np.maximum(low, np.minimum(counts, self._needed()))
+        even = [i for i in free if i not in self.ties.steps]
+
+        def shifted(by: float) -> Counts:
+            moved = counts.copy()
+            wanted = np.round((counts - by * self.sizes) / steps) * steps
+            moved[even] = np.clip(wanted, np.ceil(low / steps) * steps, high)[even]
+            return self._complete(moved)
+
+        shift = _crossing(lambda x: self.budget.slack(shifted(x)) < 0, -reach, reach)
+        counts = self._descend(shifted(shift), steps, free, (low, high))
+        return self._exchanged(counts, steps, free) if self.prices else counts
+
+    def _exchanged(self, counts: Counts, steps: Counts, free: Sequence[int]) -> Counts:
+        """Counts that lose less, where the budget is met."""
+        if abs(self.budget.slack(counts)) > TOLERANCE / 2:
+            return counts
+        losses, _ = joined(self.levels, self.sizes, self.ties.followers)
+        moves = Moves(steps, free, self.least, self.most, self.sizes, self.ties.followers)
+        return exchange(counts, losses, moves, lambda to: self.met(self.budget.slack(to)))
+
+    def _lowest(self, ladder: Ladder, step: int) -> Counts:
+        """Counts at the highest common level that leaves more than the budget."""
+
+        def enough(level: float) -> bool:
+            return self.budget.slack(self._at(ladder, level, step)) >= 0
+
+        found = bisect_left(ladder.rungs, True, key=enough)
+        return self._at(ladder, ladder.rungs[max(found - 1, 0)], step)
+
+    def _settled(self, step: int) -> Counts:
+        """Counts at levels that follow from what indices save at these counts."""
+        return settled(
+            self.levels,
+            self.ties.followers,
+            self.budget.slopes,
+            lambda ladder: self._lowest(ladder, step),
+        )
+
+    def _climb(self, step: int) -> Counts:
+        """Counts at the steps of a staircase."""
+        steps = self._steps(step)
+        bound = self.ties.frozen.union(*self.ties.followers.values())
+        stops = {}
+        for i in (i for i in range(len(self.groups)) if i not in bound):
+            width = steps[i] * max(self.sizes[i] // (_MOST_STOPS * steps[i]), 1)
+            points = np.arange(width, self.sizes[i], width)
+            stops[i] = np.append(points[points >= self.least[i]], self.least[i])
+        counts = knapsack(
+            self._complete(self.most.copy()),
+            stops,
+            self._losses(),
+            lambda held, i, to: -self._changes(held, i, to)[0],
+            self.budget.slack,
+            self._complete,
+        )
+        return self._descend(counts, steps, list(stops), (self.least, self.most))
+
+    def _losses(self) -> list[Scores]:
+        """For each group what is lost once so many indices are gone, none first."""
+        if self.curves:
+            return [np.append(0.0, level) for level in self.levels]
+        lowest = min(float(level[0]) for level in self.levels)
+        sums = [np.cumsum(level - lowest) / len(level) for level in self.levels]
+        return [np.append(0.0, total) for total in sums]
+
+    def _needed(self) -> Counts:
+        """Indices whose level says that they should stay unless nothing else is left to go."""
+        return np.array([float((levels >= NEEDED).sum()) for levels in self.levels])
+
+    def _at(self, ladder: Ladder, level: float, step: int) -> Counts:
+        counts = np.clip(self.sizes - ladder.up_to(level), self.least, self.most)
+        steps = self._steps(step)
+        rounded = np.maximum(np.round(counts / steps), 1.0) * steps
+        rounded = np.clip(rounded, self.least, self.most)
+        return self._complete(np.where(counts == self.sizes, counts, rounded))
+
+    def _steps(self, step: int) -> Counts:
+        steps = np.where(self.sizes >= 4 * step, float(step), 1.0)
+        for width, multiple in self.ties.steps.items():
+            both = lcm(multiple, step)
+            steps[width] = both if self.sizes[width] >= 4 * both else multiple
+        return np.lcm(steps.astype(np.int64), self.grains).astype(np.float64)
+
+    def _complete(self, counts: Counts) -> Counts:
+        """Let frozen groups and followers take the counts that their ties give them."""
+        for i in self.ties.frozen:
+            counts[i] = self.sizes[i]
+        return follow(counts, self.sizes, self.ties.followers)
+
+    def _descend(
+        self, counts: Counts, steps: Counts, free: Sequence[int], bounds: tuple[Counts, Counts]
+    ) -> Counts:
+        moves = Moves(steps, free, *bounds, self.sizes, self.ties.followers)
+        return descend(counts, moves, self.budget)
+
+    def _changes(self, counts: Counts, i: int, to: float) -> list[float]:
+        if i not in self.ties.followers:
+            return [target.cost.change(counts, i, to) for target in self.budget.targets]
+        changed = counts.copy()
+        changed[i] = to
+        after, before = self.budget.spent(self._complete(changed)), self.budget.spent(counts)
+        return [a - b for a, b in zip(after, before, strict=True)]
+
+    def kept(self, counts: Counts) -> dict[Axis, Indices]:
+        """The indices that stay: those of highest score."""
+        return {
+            group.axis: np.sort(order[len(order) - int(count) :])
+            for group, order, count in zip(self.groups, self.order, counts, strict=True)
+            if count < group.size
+        }
+
+    def check(self, counts: Counts) -> None:
+        """Refuse a choice that removes nothing, or less than asked because no more can go."""
+        target = self.budget.binding(counts)
+        achieved, ratio = target.removed(counts), target.ratio
+        if ratio > 0 and (counts == self.sizes).all():
+            one_less = (target.cost.change(self.sizes, i, s - 1) for i, s in enumerate(self.sizes))
+            nearest = min(-change for change in one_less) / target.full if target.full else 0.0
+            raise BudgetError(
+                f"ratio {ratio:g} of {target.name} is too small to remove a single index; the "
+                f"smallest reachable ratio is {nearest:.3g}",
+                closest=nearest,
+            )
+        most = target.removed(self.least)
+        if achieved < ratio - TOLERANCE and achieved >= most - TOLERANCE:
+            raise BudgetError(
+                f"ratio {ratio:g} of {target.name} cannot be reached: what is locked or needed "
+                f"leaves {achieved:.3f} at most",
+                closest=achieved,
+            )
+
+
+def _crossing(below: Callable[[float], bool], low: float, high: float) -> float:
+    """The largest number for which a monotone condition holds, by bisection."""
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) else (low, middle)
+    return low

@@ -1,0 +1,65 @@
+"""threshold: the criterion itself decides how much goes.
+
+Indices whose score is below mean - 2 x standard deviation of their group go: the outliers at the
+lower end. No budget is asked for; what was reached is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from graphprune.choice.allocate import bounds, fixed
+from graphprune.choice.request import Request
+from graphprune.choice.select import Selection
+from graphprune.core.errors import BudgetError
+from graphprune.core.groups import Dependencies
+from graphprune.core.relations import Ties
+from graphprune.costs.counted import cost
+from graphprune.importance import Scores
+
+DEVIATIONS = 2.0
+
+
+def threshold(
+    deps: Dependencies, scores: Sequence[Scores], request: Request, ties: Sequence[Ties] = ()
+) -> Selection:
+    """Keep the indices that are not below the threshold of their group.
+
+    Args:
+        deps: The analysis.
+        scores: One norm for each index of each group.
+        request: Its ratios, limits and cost count.
+        ties: Groups that keep all their indices, and counts that follow others; the latter keep
+            what they have.
+
+    Raises:
+        BudgetError: No score is below its threshold.
+    """
+    least, most = bounds(deps, request.limits)
+    fractions = fixed(deps, request.ratios)
+    bound = {i for first in ties[:1] for i in (*first.frozen, *first.steps)}
+    bound = bound.union(*(held for first in ties[:1] for held in first.followers.values()))
+    sizes = np.array([group.size for group in deps.groups], dtype=np.float64)
+    counts = sizes.copy()
+    keep = {}
+    for group, found in zip(deps.groups, scores, strict=True):
+        gone = int((found < found.mean() - DEVIATIONS * found.std()).sum())
+        if group.id in fractions:
+            gone = round(group.size * fractions[group.id])
+        elif group.id in bound or group.grain > 1:
+            gone = 0
+        count = int(np.clip(group.size - gone, least[group.id], most[group.id]))
+        if count < group.size:
+            counts[group.id] = count
+            keep[group.axis] = np.sort(np.argsort(found, kind="stable")[group.size - count :])
+    if not keep:
+        raise BudgetError(
+            "no index scores below the mean of its group minus two standard deviations: nothing "
+            "goes; ask for a ratio instead",
+            closest=0.0,
+        )
+    spent = cost(deps, request.of)
+    achieved = 1 - spent(counts) / spent(sizes)
+    return Selection(keep, achieved, achieved, 1, request.of)

@@ -1,0 +1,219 @@
+"""Calibration: the statistics of one model, where they come from, and what they are used for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from graphprune.compensation.compensate import Compensation, compensate
+from graphprune.compensation.consumers import untrained
+from graphprune.compensation.polish import STEPS, parts, polish
+from graphprune.compensation.weigh import weigh
+from graphprune.core.batch import Batch
+from graphprune.core.cuts import Cuts
+from graphprune.core.errors import GraphPruneError, first_line
+from graphprune.core.groups import Dependencies
+from graphprune.core.program import Program
+from graphprune.core.progress import progress
+from graphprune.frontends.torch.scale import Fold
+from graphprune.importance import Scores
+from graphprune.importance.score import score
+from graphprune.statistics.made.sample import sample, sample_parts, seconds
+from graphprune.statistics.samples import Samples, affordable
+from graphprune.statistics.supplied import read
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EFFORTS = ("auto", "fast", "balanced", "best")
+_DESCENT = 40.0  # seconds; where it would take longer, so few steps gain nothing
+_WANTED = {"fast": 64, "balanced": 256, "best": 1024}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the caller asks for.
+
+    Attributes:
+        compensate: True, False, or "auto": where there is something to gain.
+        effort: "fast", "balanced", "best", or "auto": balanced where that takes little time.
+        data: Inputs to take statistics from, or None.
+        seed: For inputs that are made.
+    """
+
+    compensate: bool | str = "auto"
+    effort: str = "auto"
+    data: Iterable[Any] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.compensate not in (True, False, "auto"):
+            raise GraphPruneError(f"compensate is True, False or 'auto', not {self.compensate!r}")
+        if self.effort not in EFFORTS:
+            raise GraphPruneError(f"no effort {self.effort!r}: choose from {', '.join(EFFORTS)}")
+
+    def samples(self) -> int:
+        """How many samples are wanted."""
+        return _WANTED.get(self.effort, _WANTED["balanced"])
+
+    def reading(self, batches: Sequence[Batch]) -> Options:
+        """The same options, with data."""
+        return replace(self, data=[batch.kwargs or batch.args for batch in batches])
+
+
+class Calibration:
+    """Statistics of one captured model.
+
+    Attributes:
+        note: What was done, or why nothing was, for the report.
+        left: Operations that could not be compensated, with the reason.
+        options: What the caller asks for.
+    """
+
+    def __init__(self, program: Program, deps: Dependencies, options: Options) -> None:
+        self.note = ""
+        self.left: dict[str, str] = {}
+        self._program = program
+        self._deps = deps
+        self.options = options
+        self._samples: Samples | None = None
+        self._wanted = options.compensate is not False
+        if options.compensate is False:
+            self.note = "off"
+        elif options.compensate == "auto" and options.data is None and untrained(deps):
+            self._give_up("the model looks untrained: its normalisation layers are as they start")
+
+    def skip(self, why: str) -> None:
+        """Do without, unless the caller insists or has brought data."""
+        if self._wanted and self.options.compensate == "auto" and self.options.data is None:
+            self._give_up(why)
+
+    def _give_up(self, why: str) -> None:
+        if self.options.compensate is True:
+            raise GraphPruneError(f"cannot compensate: {why}")
+        self._wanted = False
+        self.note = f"none: {why}"
+
+    def samples(self) -> Samples | None:
+        """The samples, made or read when they are first needed; None where there are none."""
+        if self._wanted and self._samples is None:
+            self._samples = self._read() if self.options.data is not None else self._made()
+            if self._samples is not None:
+                self.note = f"statistics from {self._samples.source}"
+        return self._samples if self._wanted else None
+
+    def _read(self) -> Samples:
+        assert self.options.data is not None
+        most = affordable(self._deps, self.options.samples())
+        return read(self._program, self._deps, self.options.data, most)
+
+    def _made(self) -> Samples | None:
+        number, effort, seed = self.options.samples(), self.options.effort, self.options.seed
+        with progress("synthesising inputs") as advance:
+            if self._program.original is not None:
+                return self._made_for_parts(number, effort, seed)
+            likes = self._program.flat_inputs()
+            return self._attempt(sample, self._deps, likes, number, effort, seed, advance)
+
+    def _made_for_parts(self, number: int, effort: str, seed: int) -> Samples | None:
+        try:
+            found = sample_parts(self._program, self._deps, number, effort, seed)
+            why = ""
+        except Exception as error:  # the model's own code meets inputs that are not the caller's
+            found, why = None, f" ({first_line(error)})"
+        if found is None:
+            self._give_up(f"no inputs can be made for a model captured in parts{why}: pass data=")
+        return found
+
+    def levels(self) -> list[Scores] | None:
+        """Loss curves of all groups, or None where there are no statistics."""
+        samples = self.samples()
+        if samples is None:
+            return None
+        with progress("weighing channels") as advance:
+            curves = self._attempt(weigh, self._deps, samples, advance)
+        if curves is None:
+            return None
+        norms = score(self._deps, "l2")
+        return [
+            _shares(norm) if curve is None else curve
+            for curve, norm in zip(curves, norms, strict=True)
+        ]
+
+    def solve(self, cuts: Cuts) -> Compensation | None:
+        """New weights for a narrowed graph, or None where there are no statistics."""
+        samples = self.samples() if cuts.keep else None
+        if samples is None:
+            return None
+        with progress("compensating") as advance:
+            found = self._attempt(compensate, cuts, samples, advance)
+        if found is None:
+            return None
+        self.left = found.left
+        return self._polished(cuts, samples, found)
+
+    def _polished(self, cuts: Cuts, samples: Samples, found: Compensation) -> Compensation:
+        """The solved weights after a descent, where that much time is granted."""
+        if self._deps.source.run is not None or self.options.effort == "fast":  # no gradients there
+            return found
+        steps = self._steps(parts(self._deps, samples)[1])
+        if not steps:
+            return found
+        with progress("polishing") as advance:
+            try:
+                better = polish(cuts, samples, found, steps, advance)
+            except RuntimeError:  # no gradient passes, or it does not run on so few samples
+                return found
+        if better is not found:
+            self.note += ", polished by gradient descent on them"
+        return better
+
+    def _steps(self, each: int) -> int:
+        """Of the descent, with so many samples at a time: as many as time allows, 0 for none."""
+        if self.options.effort != "auto":
+            return 4 * STEPS if self.options.effort == "best" else STEPS
+        able = (n for n in (STEPS, STEPS // 3) if seconds(self._deps, each, 2 * n) <= _DESCENT)
+        return next(able, 0)
+
+    def _attempt(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
+        """Run a stage; what the captured graph cannot do ends compensation, not the plan."""
+        try:
+            return work(*args, **kwargs)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            self._give_up(f"the captured graph does not run on other inputs ({first_line(error)})")
+            return None
+
+
+def _shares(norms: Scores) -> Scores:
+    """A curve for a group that no linear operation reads: cumulative share of its norm."""
+    order = np.argsort(norms, kind="stable")
+    curve = np.empty(len(norms))
+    total = float(norms.sum())
+    curve[order] = np.cumsum(norms[order]) / total if total > 0 else (order + 1) / len(norms)
+    return curve
+
+
+def write(model: nn.Module, found: Compensation, folds: Sequence[Fold]) -> None:
+    """Give a narrowed module its new weights.
+
+    Args:
+        model: The module; modified.
+        found: The new weights.
+        folds: Softmax scales that were folded into some of them.
+    """
+    named: dict[str, torch.Tensor] = {
+        **dict(model.named_buffers(remove_duplicate=False)),
+        **dict(model.named_parameters(remove_duplicate=False)),
+    }
+    for value, tensor in found.values.items():
+        for fold in folds:
+            if fold.weight is value:
+                tensor = fold.apply(tensor)
+        name = next((n for n in (value.name, *value.aliases) if n in named), None)
+        if name is not None:
+            named[name].data.copy_(tensor)

@@ -1,0 +1,40 @@
+"""What an operation does with axes: the dimensions of its operands and results, and its effect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from graphprune.core.axes import Axis, Dim
+
+Dims: TypeAlias = "list[Dim]"
+
+
+class FromEnd(tuple[Axis, ...]):
+    """The end of a dimension, for a position that is minus its length."""
+
+
+Size: TypeAlias = "Dim | list[Dim | None]"
+
+
+@dataclass(slots=True)
+class Effect:
+    """What an operation does with axes, besides passing them on.
+
+    Attributes:
+        contracts: Dimensions that vanish in a sum; removing an index equals zeroing it.
+        mixes: Dimensions along which results depend on each other (normalisation, softmax):
+            removing an index changes what remains.
+        macs: Multiply-accumulates, as a list of products of dimensions.
+        sizes: Attributes that hold lengths, as the dimensions whose lengths they hold.
+        pins: Attributes whose default depends on a dimension's length: their value now, and
+            that dimension.
+        grains: Dimensions whose lengths must be multiples of a number, for the kernel's sake.
+    """
+
+    contracts: list[Dim] = field(default_factory=list)
+    mixes: list[Dim] = field(default_factory=list)
+    macs: list[tuple[Dim, ...]] = field(default_factory=list)
+    sizes: dict[str, Size] = field(default_factory=dict)
+    pins: dict[str, tuple[Any, Dim]] = field(default_factory=dict)
+    grains: list[tuple[Dim, int]] = field(default_factory=list)

@@ -1,0 +1,140 @@
+"""What the analysis finds: coupled groups, locks, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+import networkx as nx
+
+from graphprune.core.axes import Axis, atoms
+from graphprune.core.effect import Dims, Effect
+from graphprune.core.errors import AxisError
+from graphprune.core.graph import Graph, Op, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A dimension of a weight that holds a group's axis."""
+
+    weight: Value
+    dim: int
+
+    def __str__(self) -> str:
+        return f"{self.weight.name}[{self.dim}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A coupled group: an axis whose indices may be removed, and all weights that hold it.
+
+    Attributes:
+        id: Its place in `Dependencies.groups`.
+        axis: The axis. One index of it is the smallest unit of removal.
+        members: The weight dimensions that lose the slices an index owns.
+        grain: Kept counts are multiples of this, for the sake of a kernel that asks for it.
+    """
+
+    id: int
+    axis: Axis
+    members: tuple[Member, ...]
+    grain: int = 1
+
+    @property
+    def size(self) -> int:
+        """Number of indices."""
+        return self.axis.size
+
+    @property
+    def name(self) -> str:
+        """The first member's name, dimension included."""
+        return str(self.members[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """An axis of some weight whose indices must stay, and why."""
+
+    size: int
+    reason: str
+    members: tuple[Member, ...]
+
+
+@dataclass
+class Dependencies:
+    """The result of the analysis.
+
+    Attributes:
+        source: The analysed graph.
+        dims: The dimensions of every value, as axes.
+        effects: What every operation contracts, mixes and costs.
+        groups: The coupled groups, in the order of their first weight.
+        locks: Axes of weights that must stay, with reasons.
+        unknown: Types of operations without a rule, with the names of those operations.
+    """
+
+    source: Graph
+    dims: Mapping[Value, Dims]
+    effects: Mapping[Op, Effect]
+    groups: list[Group] = field(default_factory=list)
+    locks: list[Lock] = field(default_factory=list)
+    unknown: dict[str, list[str]] = field(default_factory=dict)
+
+    def group(self, name: str) -> Group:
+        """The group with a member of this name, `layer1.0.conv1.weight[0]`.
+
+        Raises:
+            AxisError: No group has such a member.
+        """
+        for group in self.groups:
+            if any(str(member) == name for member in group.members):
+                return group
+        raise AxisError(f"no coupled group holds {name!r}; `analyze(model).groups` lists them")
+
+    def reachable(self) -> float:
+        """Share of the parameters (elements) that have at least one removable axis."""
+        free = {group.axis for group in self.groups}
+        total, reached = self.source.outside, 0
+        for value in self.source.parameters():
+            size = value.tensor.numel() if hasattr(value.tensor, "numel") else value.tensor.size
+            total += size
+            if any(axis in free for dim in self.dims[value] for axis in atoms(dim)):
+                reached += size
+        return reached / total if total else 0.0
+
+    @cached_property
+    def graph(self) -> nx.Graph[Any]:
+        """How dimensions hold together: nodes are (value, dimension), edges carry the op."""
+        from graphprune.passes.explain import coupling_graph
+
+        return coupling_graph(self)
+
+    def why(self, a: str, b: str) -> list[str]:
+        """The chain of operations that couples two layers.
+
+        Args:
+            a: A layer or weight name, or one dimension of it: `conv1`, `conv1.weight`,
+                `conv1.weight[0]`.
+            b: Another.
+
+        Returns:
+            Alternately dimensions and the operations between them, as text; empty where
+            nothing couples the two.
+
+        Raises:
+            AxisError: A name matches no weight.
+        """
+        from graphprune.passes.explain import chain
+
+        return chain(self, a, b)
+
+
+def matches(value: Value, pattern: str) -> bool:
+    """Whether a pattern names a weight or a module that holds it."""
+    return any(
+        fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+        for name in (value.name, *value.aliases)
+    )

@@ -1,0 +1,1 @@
+"""What a choice costs: counted in closed form, or measured."""

@@ -1,0 +1,79 @@
+"""What a forward pass leaves on a module and on the process, and how to undo it."""
+
+from __future__ import annotations
+
+import logging
+import types
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+_OPAQUE = (nn.Module, torch.Tensor, type, types.FunctionType, types.MethodType, types.ModuleType)
+
+
+def holders(module: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where a module keeps attributes: itself, and plain objects (configs) that it holds.
+
+    Yields:
+        What comes before an attribute's name in a `Place`, and the dictionary that holds it.
+    """
+    yield "", module.__dict__
+    for name, held in list(module.__dict__.items()):
+        if is_config(held):
+            yield f"{name}.", held.__dict__
+
+
+def is_config(held: Any) -> bool:
+    """Whether an attribute is an object with attributes of its own, written in Python."""
+    if isinstance(held, (*_OPAQUE, int)) or type(held).__module__.startswith(
+        ("torch.", "builtins")
+    ):
+        return False
+    return isinstance(getattr(held, "__dict__", None), dict) and not callable(held)
+
+
+@contextmanager
+def preserved(model: nn.Module, fused: bool = False) -> Iterator[None]:
+    """Undo whatever a forward pass leaves on a module: modes, attributes, buffers, caches.
+
+    Args:
+        model: The module.
+        fused: Whether `nn.TransformerEncoder` may use its fused kernel inside, which hides the
+            roles of its weights.
+    """
+    saved = [_state(module) for module in model.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(fast and fused)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for restore in saved:
+            for holder, content in restore:
+                holder.clear()
+                holder.update(content) if isinstance(holder, dict) else holder.extend(content)
+
+
+def _state(module: nn.Module) -> list[tuple[Any, Any]]:
+    """The mutable containers of a module, with copies of what they hold."""
+    plain = [v for v in module.__dict__.values() if type(v) in (dict, OrderedDict, list)]
+    held = [*(holder for _, holder in holders(module)), *plain]
+    return [(holder, holder.copy()) for holder in held]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep PyTorch's warnings and logs about a trace to itself: errors are told in our words."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,46 @@
+"""Tensors: in another precision, cut to what is kept, compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def as_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A floating-point or complex tensor in the given precision; any other as it is."""
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def cut_tensor(tensor: torch.Tensor, kept: Sequence[Any]) -> torch.Tensor:
+    """The slices of a tensor at the kept positions of each dimension (None: all)."""
+    out = tensor
+    for dim, indices in enumerate(kept):
+        if indices is not None:
+            picked = torch.as_tensor(indices, device=tensor.device)
+            out = out.index_select(dim, picked)
+    return out
+
+
+def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """Largest absolute difference, relative to the largest expected value.
+
+    Infinite where shapes differ, or where one of the two is not finite and the other differs.
+    """
+    if expected.shape != found.shape:
+        return float("inf")
+    if expected.numel() == 0:
+        return 0.0
+    if not (expected.is_floating_point() or expected.is_complex()):
+        return 0.0 if torch.equal(expected, found) else float("inf")
+    gap, scale = float((expected - found).abs().max()), float(expected.abs().max())
+    if not math.isfinite(gap + scale):
+        same = (expected == found) | (expected.isnan() & found.isnan())
+        finite = expected[expected.isfinite()]
+        gap = float(torch.where(same, 0.0, (expected - found).abs().double()).max())
+        scale = float(finite.abs().max()) if finite.numel() else 1.0
+    return gap / max(scale, 1e-12) if math.isfinite(gap) else float("inf")

@@ -1,0 +1,1 @@
+"""PyTorch modules and exported programs: captured, and written back."""

@@ -1,0 +1,98 @@
+"""Running captured operations one by one, on narrowed operands or in another precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from graphprune.core.graph import Op
+from graphprune.engine.tensors import as_dtype
+from graphprune.frontends.torch.reader import bound_arguments
+
+_SPLITS = ("split", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split")
+_UNINITIALISED = frozenset(
+    f"aten.{name}"
+    for name in ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
+)
+
+
+def rewritten(op: Op, changed: Mapping[str, Any], operands: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """Target, positional and keyword arguments of an operation.
+
+    Args:
+        op: The operation; its `source` is the FX node it was read from.
+        changed: Attributes with new values.
+        operands: What takes the place of the operation's tensor operands, in their order.
+    """
+    node: fx.Node = op.source
+    rest = iter(operands)
+    bound: dict[str, Any] = {}
+    for name, tensors, given in bound_arguments(node):
+        if isinstance(given, fx.Node) or (tensors and given is None):
+            bound[name] = next(rest)
+        elif isinstance(given, list | tuple) and any(isinstance(g, fx.Node) for g in given):
+            bound[name] = [next(rest) for _ in given]
+        else:
+            bound[name] = changed.get(name, given)
+    target: Any = node.target
+    if "split_sizes" in changed and "split_sizes" not in bound:
+        name = op.type.partition(".")[2]
+        assert name in _SPLITS, name
+        source = next(iter(bound.values()))
+        dim = bound.get("dim", 0)
+        split = torch.ops.aten.split_with_sizes.default
+        return split, (source, changed["split_sizes"], dim), {}
+    if not isinstance(target, torch._ops.OpOverload):
+        return target, tuple(bound.values()), dict(node.kwargs)
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for argument in target._schema.arguments:
+        if argument.kwarg_only:
+            kwargs[argument.name] = bound[argument.name]
+        else:
+            args.append(bound[argument.name])
+    return target, tuple(args), kwargs
+
+
+def evaluate(
+    op: Op,
+    operands: Sequence[torch.Tensor | None],
+    changed: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+) -> list[torch.Tensor]:
+    """Run one operation.
+
+    Args:
+        op: The operation.
+        operands: Its tensor operands.
+        changed: Attributes with new values.
+        dtype: Floating-point type to compute in, in place of every one the operation names.
+
+    Returns:
+        Its results.
+    """
+    target, args, kwargs = rewritten(op, changed, operands)
+    if dtype is not None:
+        args = tuple(_retyped(arg, dtype) for arg in args)
+        kwargs = {name: _retyped(arg, dtype) for name, arg in kwargs.items()}
+    with torch.no_grad():
+        found = target(*args, **kwargs)
+    several = found if isinstance(found, list | tuple) else [found]
+    tensors = [item for item in several if isinstance(item, torch.Tensor)]
+    if op.type in _UNINITIALISED:
+        tensors = [torch.zeros_like(item) for item in tensors]
+    if dtype is not None:
+        tensors = [as_dtype(item, dtype) for item in tensors]
+    return tensors
+
+
+def tags(op: Op) -> Sequence[Any]:
+    """What PyTorch says of an operation, if it is one of its own."""
+    return tuple(getattr(getattr(op.source, "target", None), "tags", ()))
+
+
+def _retyped(arg: Any, dtype: torch.dtype) -> Any:
+    return dtype if isinstance(arg, torch.dtype) and arg.is_floating_point else arg

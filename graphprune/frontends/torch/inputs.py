@@ -1,0 +1,352 @@
+"""Example inputs, found from the model itself.
+
+In this order: what timm and Hugging Face models say of themselves, an image-size attribute, and
+else the first layer that holds weights, with a few likely sizes. A candidate counts if the model
+runs on it, which is tried on fake tensors.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.conv import _ConvNd
+from torch.utils import _pytree as pytree
+
+from graphprune.core.errors import GraphPruneError, LiftError, named_line
+from graphprune.core.program import Inputs
+from graphprune.engine.state import preserved, quiet
+from graphprune.frontends.torch.lift import exporting
+
+BATCH = 2  # a batch of one could not be told from other dimensions of length one
+_SIDES = (224, 32, 28, 64, 8, 16, 128, 256, 299, 384, 512, 96, 48)
+_STEPS = (128, 1024, 16000, 32, 16)
+_TOKENS = 16
+
+
+def find_inputs(model: nn.Module) -> Inputs:
+    """Inputs that a model accepts.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        Positional and keyword arguments, a batch of two.
+
+    Raises:
+        LiftError: Nothing that was tried runs; the message shows the line to type.
+    """
+    last = "no layer tells what goes in"
+    tried = iter(candidates(model))
+    for inputs in tried:
+        reason = rejects(model, inputs)
+        if reason is None:
+            return trained(model, inputs, tried)
+        last = reason
+    names = ", ".join(
+        name
+        for name, p in inspect.signature(model.forward).parameters.items()
+        if p.default is inspect.Parameter.empty and p.kind is not inspect.Parameter.VAR_KEYWORD
+    )
+    raise LiftError(
+        f"no example inputs could be found for {type(model).__name__}.forward({names}); the last "
+        f"ones tried failed with: {last}\nPass them: "
+        "graphprune.shrink(model, ratio=0.5, example_inputs=(torch.randn(2, 3, 224, 224),))"
+    )
+
+
+def trained(model: nn.Module, found: Inputs, others: Iterable[Inputs]) -> Inputs:
+    """Inputs that training mode accepts too, where there are any; else those that were found.
+
+    An auxiliary head may need larger ones. What fails in the same words is no matter of sizes:
+    detectors train with targets only.
+
+    Args:
+        model: Any module.
+        found: Inputs that it accepts in eval mode.
+        others: Further ones that it may accept.
+    """
+    before = rejects(model, found, training=True)
+    if before is None:
+        return found
+    for inputs in others:
+        if _elements(inputs) <= _elements(found):
+            continue
+        reason = rejects(model, inputs, training=True)
+        if reason == before:
+            break
+        if reason is None and rejects(model, inputs) is None:
+            return inputs
+    return found
+
+
+def _elements(inputs: Inputs) -> int:
+    return sum(x.numel() for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor))
+
+
+def rejects(model: nn.Module, inputs: Inputs, training: bool = False) -> str | None:
+    """Why a model does not run on inputs, in eval or training mode, or None if it does."""
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    args, kwargs = pytree.tree_map_only(torch.Tensor, fake.from_tensor, inputs)
+    with preserved(model), torch.no_grad(), quiet():
+        model.train(training)
+        try:
+            with exporting(), fake:
+                model(*args, **kwargs)
+        except Exception as error:
+            if not _needs_values(error):
+                return named_line(error)
+            if training:
+                return None  # it reads values, which fake tensors lack; its shapes were accepted
+        else:
+            return None
+        try:
+            model(*inputs[0], **inputs[1])
+        except Exception as error:
+            return named_line(error)
+    return None
+
+
+def _needs_values(error: Exception) -> bool:
+    name = type(error).__name__
+    return "DataDependent" in name or "DynamicOutput" in name or "data-dependent" in str(error)
+
+
+def candidates(model: nn.Module) -> Iterator[Inputs]:
+    """Inputs that a model may accept, a batch of two, the likeliest first."""
+    device, dtype = _place(model)
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    size = config.get("input_size") if isinstance(config, dict) else None
+    if size is not None:
+        yield (torch.randn(BATCH, *size, device=device, dtype=dtype),), {}
+    if hasattr(model, "config") and hasattr(model, "main_input_name"):
+        yield from _from_config(model, device, dtype)
+    for inputs in _from_layers(model):
+        yield pytree.tree_map_only(
+            torch.Tensor,
+            lambda x: x.to(device, dtype) if x.is_floating_point() else x.to(device),
+            inputs,
+        )
+
+
+def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.float32
+
+
+# --- Hugging Face -----------------------------------------------------------------------------
+
+
+def _from_config(model: Any, device: torch.device, dtype: torch.dtype) -> Iterator[Inputs]:
+    config = model.config
+    names = inspect.signature(model.forward).parameters
+    ids = _tokens(config, device)
+    known: dict[str, list[torch.Tensor]] = {
+        "input_ids": [*_around_images(config, ids), ids],
+        "decoder_input_ids": [ids],
+        "pixel_values": [_floats_like(s, device, dtype) for s in _pixels(config)],
+        "input_features": [_floats_like(s, device, dtype) for s in _features(config)],
+        "input_values": [_floats_like(s, device, dtype) for s in _samples(config)],
+    }
+    if not getattr(config, "is_encoder_decoder", False):
+        del known["decoder_input_ids"]
+    wanted = [name for name in known if name in names and known[name]]
+    # A cache is no tensor that could be captured.
+    cache = {"use_cache": False} if _mentions(config, "use_cache") else {}
+    for chosen in (wanted, [name for name in wanted if name == model.main_input_name]):
+        for tensors in product(*(known[name] for name in chosen)):
+            yield (), {**dict(zip(chosen, tensors, strict=True)), **cache}
+    try:
+        yield (), {**model.dummy_inputs, **cache}
+    except Exception:
+        return
+
+
+def _mentions(config: Any, name: str) -> bool:
+    """Whether a config, or one that it holds, has an attribute."""
+    inner = [held for held in vars(config).values() if hasattr(held, "to_dict")]
+    return any(hasattr(held, name) for held in (config, *inner))
+
+
+def _within(config: Any, *names: str, default: Any = None) -> Any:
+    """The first of some attributes that a config, or one that it holds, has."""
+    inner = [held for held in vars(config).values() if hasattr(held, "to_dict")]
+    for held in (config, *inner):
+        for name in names:
+            found = getattr(held, name, None)
+            if found is not None:
+                return found
+    return default
+
+
+def _floats_like(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(*shape, device=device, dtype=dtype)
+
+
+def _features(config: Any) -> list[tuple[int, ...]]:
+    """Spectrograms: `batch x mel bins x time`, or time first."""
+    bins = _within(config, "num_mel_bins", "input_feat_per_channel", "feature_size", default=80)
+    positions = _within(config, "max_source_positions", default=None)
+    steps = [2 * positions] if positions else [128, 1024]
+    return [s for n in steps for s in ((BATCH, bins, n), (BATCH, n, bins))]
+
+
+def _samples(config: Any) -> list[tuple[int, ...]]:
+    """Spectrograms of a fixed length, or a second of speech and less."""
+    bins, length = _within(config, "num_mel_bins"), _within(config, "max_length")
+    fixed = [(BATCH, length, bins)] if isinstance(bins, int) and isinstance(length, int) else []
+    return [*fixed, (BATCH, 4000), (BATCH, 16000)]
+
+
+def _tokens(config: Any, device: torch.device) -> torch.Tensor:
+    text = getattr(config, "text_config", config)
+    vocabulary = getattr(text, "vocab_size", None) or 2
+    return torch.arange(BATCH * _TOKENS, device=device).view(BATCH, _TOKENS) % vocabulary
+
+
+def _around_images(config: Any, ids: torch.Tensor) -> list[torch.Tensor]:
+    """Tokens behind those that stand for an image, where a config tells which and how many."""
+    token = _within(config, "image_token_id", "image_token_index")
+    number = _within(config, "image_seq_length", "mm_tokens_per_image")
+    if not (isinstance(token, int) and isinstance(number, int)):
+        return []
+    return [torch.cat([torch.full_like(ids[:, :1], token).expand(-1, number), ids], 1)]
+
+
+def _pixels(config: Any) -> list[tuple[int, ...]]:
+    """Images, and clips of them where the config tells a number of frames."""
+    side = _within(config, "image_size", "input_size", default=224)
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    channels = _within(config, "num_channels", "in_channels", "in_chans", default=3)
+    frames = _within(config, "num_frames")
+    clip = [(BATCH, frames, channels, height, width)] if isinstance(frames, int) else []
+    return [*clip, (BATCH, channels, height, width)]
+
+
+# --- first layers -----------------------------------------------------------------------------
+
+
+def _from_layers(model: nn.Module) -> Iterator[Inputs]:
+    sides = [*_sides_named(model), *_SIDES]
+    for module in model.modules():
+        if isinstance(module, _ConvNd):
+            spatial = len(module.kernel_size)
+            grown = {1: _STEPS, 2: sides, 3: (16, 32, 112, 8)}[spatial]
+            shapes = [(side,) * spatial for side in grown]
+            if spatial == 3:  # clips are seldom as long as they are high
+                shapes += [(16, 224, 224), (16, 112, 112), (8, 224, 224)]
+            yield from (_floats(module.in_channels, *shape) for shape in shapes)
+            return
+        if isinstance(module, nn.Embedding):
+            yield (torch.arange(BATCH * _TOKENS).view(BATCH, _TOKENS) % module.num_embeddings,), {}
+            return
+        if isinstance(module, nn.RNNBase):
+            yield _floats(_TOKENS, module.input_size)
+            return
+        if isinstance(module, nn.MultiheadAttention):
+            yield _floats(_TOKENS, module.embed_dim)
+            return
+        if isinstance(module, nn.Linear):
+            yield from _before_linear(module.in_features)
+            return
+        if isinstance(module, nn.LayerNorm):
+            yield _floats(_TOKENS, *module.normalized_shape)
+
+
+def _before_linear(features: int) -> Iterator[Inputs]:
+    yield _floats(features)
+    yield _floats(_TOKENS, features)
+    for channels in (1, 3):
+        side = round((features / channels) ** 0.5)
+        if channels * side * side == features:
+            yield _floats(channels, side, side)
+
+
+def _sides_named(model: nn.Module) -> list[int]:
+    found = []
+    for module in model.modules():
+        for name in ("image_size", "img_size", "input_size", "resolution"):
+            held = getattr(module, name, None)
+            held = held[0] if isinstance(held, tuple | list) and held else held
+            if isinstance(held, int) and held > 7 and held not in found:
+                found.append(held)
+    return found
+
+
+def _floats(*shape: int) -> Inputs:
+    return (torch.randn(BATCH, *shape),), {}
+
+
+# --- inputs as callers give them ---------------------------------------------------------------
+
+
+def as_inputs(example: Any) -> Inputs | None:
+    """Example inputs as positional and keyword arguments.
+
+    Args:
+        example: A tensor, a tuple or list of positional arguments, a mapping of keyword
+            arguments, or None.
+
+    Raises:
+        LiftError: It is none of these.
+    """
+    if example is None:
+        return None
+    if isinstance(example, torch.Tensor | np.ndarray):
+        return (example,), {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    if isinstance(example, Sequence) and not isinstance(example, str):
+        return tuple(example), {}
+    raise LiftError(
+        f"example_inputs is a {type(example).__name__}: pass a tensor, a tuple of positional "
+        "arguments, or a dict of keyword arguments"
+    )
+
+
+# --- inputs as plain data -----------------------------------------------------------------------
+
+
+def describe(inputs: Inputs) -> Any:
+    """Example inputs as plain data: shapes and types of tensors, other values as they are."""
+
+    def one(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            high = None if leaf.is_floating_point() or not leaf.numel() else int(leaf.max()) + 1
+            kind = str(leaf.dtype).removeprefix("torch.")
+            return {"shape": list(leaf.shape), "dtype": kind, "high": high}
+        if leaf is None or isinstance(leaf, int | float | str | bool):
+            return {"value": leaf}
+        raise GraphPruneError(
+            f"example inputs with a {type(leaf).__name__} cannot be saved with a plan"
+        )
+
+    leaves, spec = pytree.tree_flatten(inputs)
+    return {"spec": pytree.treespec_dumps(spec), "leaves": [one(leaf) for leaf in leaves]}
+
+
+def restore(data: Any) -> Inputs:
+    """Example inputs of the described shapes and types."""
+    generator = torch.Generator().manual_seed(0)
+
+    def one(leaf: Mapping[str, Any]) -> Any:
+        if "value" in leaf:
+            return leaf["value"]
+        dtype: torch.dtype = getattr(torch, leaf["dtype"])
+        if dtype.is_floating_point:
+            return torch.randn(leaf["shape"], generator=generator).to(dtype)
+        high = max(leaf["high"] or 2, 1)
+        return torch.randint(0, high, leaf["shape"], generator=generator).to(dtype)
+
+    args, kwargs = pytree.tree_unflatten(
+        [one(leaf) for leaf in data["leaves"]], pytree.treespec_loads(data["spec"])
+    )
+    return tuple(args), dict(kwargs)

@@ -1,0 +1,287 @@
+"""lift: `torch.nn.Module` → torch.export (non-strict, eval mode) → the neutral graph.
+
+The exported program is not decomposed: export keeps linear, conv, batch_norm, layer_norm,
+attention and lstm whole, which is the level at which rules are stated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field, is_dataclass
+from functools import cached_property, partial
+from io import StringIO
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from graphprune.core.batch import Batch
+from graphprune.core.errors import GraphPruneError, LiftError, named_line
+from graphprune.core.graph import Graph
+from graphprune.core.program import Inputs
+from graphprune.engine.state import preserved, quiet
+from graphprune.frontends.torch.older import mended
+from graphprune.frontends.torch.parts import (
+    Parts,
+    Seen,
+    described,
+    find_parts,
+    fixed,
+    in_parts,
+    nothing_found,
+)
+from graphprune.frontends.torch.reader import Reader, inline_wrappers
+from graphprune.frontends.torch.replay import replay
+from graphprune.frontends.torch.training import add_training, unreached
+
+# What code that looks at values becomes.
+_VALUES = {torch.ops.aten.item.default, torch.ops.aten._assert_scalar.default}
+DISTRIBUTED = ("torch.distributed", "torch.nn.parallel.distributed")
+
+
+@dataclass
+class TorchProgram:
+    """A captured model.
+
+    Attributes:
+        model: The caller's module, or a view of it that calls the parts that were captured; only
+            ever read.
+        inputs: The example inputs it was captured with: positional and keyword arguments.
+        graph: The neutral graph.
+        seconds: How long torch.export took.
+        warnings: What the caller should know.
+        original: The caller's module, where `model` is a view of it.
+        given: The caller's inputs, where `inputs` are those of parts.
+        parts: What was captured, where it is not the whole.
+        on_meta: Whether its code runs on meta tensors, as far as is known.
+    """
+
+    model: nn.Module
+    inputs: Inputs
+    graph: Graph
+    seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+    original: nn.Module | None = None
+    given: Inputs | None = None
+    parts: Parts | None = None
+    on_meta: bool = True
+
+    @cached_property
+    def layers(self) -> frozenset[str]:
+        """Paths of the plain layers of `torch.nn`, whose code can express any width."""
+        modules = self.model.named_modules(remove_duplicate=False)
+        return frozenset(path for path, module in modules if is_layer(module))
+
+    @property
+    def name(self) -> str:
+        """What the report calls the model."""
+        return type(self.model).__name__
+
+    def batch(self) -> int:
+        """Samples in the example inputs: the first dimension of the first of them, or 1."""
+        first = self.graph.inputs[0].shape if self.graph.inputs else ()
+        return first[0] if first else 1
+
+    def replayed(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Data as the graph takes it: where parts were captured, what they take.
+
+        Raises:
+            GraphPruneError: It does not fit what was captured.
+        """
+        if self.original is None or self.parts is None or self.given is None:
+            return batches
+        with preserved(self.original), quiet():
+            self.original.eval()
+            return replay(self.original, self.parts, self.given, batches)
+
+    def flat_inputs(self) -> list[torch.Tensor]:
+        """The tensors among the example inputs, in the graph's order."""
+        return [leaf for leaf in pytree.tree_leaves(self.inputs) if isinstance(leaf, torch.Tensor)]
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether a module is a plain layer of `torch.nn`, whose code can express any width."""
+    name = type(module).__name__
+    composite = any(part in name for part in ("MultiheadAttention", "Transformer", "Unflatten"))
+    return type(module).__module__.startswith("torch.nn.") and not composite
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Let Python code take the branches that it takes while torch.export traces it."""
+    flags = ("_is_compiling_flag", "_is_exporting_flag")
+    saved = {name: getattr(torch.compiler, name) for name in flags}
+    try:
+        for name in flags:
+            setattr(torch.compiler, name, True)
+        yield
+    finally:
+        for name, held in saved.items():
+            setattr(torch.compiler, name, held)
+
+
+def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
+    """Capture a module.
+
+    Args:
+        model: Any module that torch.export can trace.
+        inputs: Positional and keyword arguments for its `forward`.
+
+    Raises:
+        LiftError: The module cannot be captured; the message names the cause and the way out.
+    """
+    with preserved(model):
+        model.eval()
+        return _with_training(_lifted(model, inputs))
+
+
+def lift_guessed(model: nn.Module, inputs: Inputs) -> TorchProgram | None:
+    """Capture a module with inputs that may be wrong, which the capture itself tells.
+
+    Args:
+        model: Any module.
+        inputs: Positional and keyword arguments that its `forward` may accept, a batch of two.
+
+    Returns:
+        The module captured in eval mode, to be completed; None where it cannot be captured whole,
+        or with these inputs.
+    """
+    with preserved(model):
+        model.eval()
+        try:
+            return _program(model, inputs, _traced_on_trial)
+        except Exception:
+            return None
+
+
+def completed(program: TorchProgram) -> TorchProgram:
+    """Add what only training mode reaches to a guessed capture, whose inputs it accepts."""
+    with preserved(program.model):
+        return _with_training(program)
+
+
+def _with_training(program: TorchProgram) -> TorchProgram:
+    """Add what only training mode reaches to a capture in eval mode."""
+    model, graph = program.model, program.graph
+    if program.original is None and unreached(model, graph):
+        model.train()
+        add_training(model, graph, program.warnings, partial(_program, model, program.inputs))
+    graph.outside = sum(model.get_parameter(name).numel() for name in unreached(model, graph))
+    return program
+
+
+def _lifted(model: nn.Module, inputs: Inputs) -> TorchProgram:
+    """Capture a module whole, else in parts.
+
+    Whether it is the module or the inputs that are to blame, a pass tells that the parts need too.
+    """
+    try:
+        return _batched(model, inputs)
+    except LiftError as error:
+        failed = error
+    try:
+        with preserved(model), quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            seen = Seen(model, inputs)
+    except Exception as eager:
+        raise (_rejected(inputs, eager) if type(failed) is _NotTracedError else failed) from eager
+    if type(failed) is _NotTracedError and _register(seen.results):
+        return _batched(model, inputs)
+    return _in_parts(model, inputs, failed, seen)
+
+
+class _NotTracedError(LiftError):
+    """torch.export cannot trace a model, or the inputs are wrong."""
+
+
+def _register(results: Any) -> bool:
+    """Tell PyTorch of the dataclasses that a model returned; whether there were any."""
+    kinds = {type(leaf) for leaf in pytree.tree_leaves(results) if is_dataclass(leaf)}
+    for kind in kinds:
+        torch.export.register_dataclass(kind)
+    return bool(kinds)
+
+
+def _in_parts(model: nn.Module, inputs: Inputs, error: LiftError, seen: Seen) -> TorchProgram:
+    """Capture what can be captured of a model that cannot be captured whole."""
+    with preserved(model), quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        parts = find_parts(model, inputs, seen)
+    if not parts.calls:
+        raise nothing_found(error, parts) from error
+    view, arguments = in_parts(model, parts)
+    program = _program(view, arguments)
+    program.original, program.given, program.parts = model, inputs, parts
+    program.warnings.append(f"{described(parts)}\nreason: {error}")
+    program.graph.fixed = fixed(program.graph, parts)
+    return program
+
+
+def _batched(model: nn.Module, inputs: Inputs) -> TorchProgram:
+    """Capture with a batch of two where one is given: a length of one could be anything."""
+    tensors = [x for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor)]
+    if tensors and all(x.dim() > 0 and x.shape[0] == 1 for x in tensors):
+        doubled: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: torch.cat([x, x]), inputs)
+        try:
+            return _program(model, doubled)
+        except LiftError:  # the first dimension is not a batch
+            pass
+    return _program(model, inputs)
+
+
+def _program(
+    model: nn.Module, inputs: Inputs, capture: Callable[[nn.Module, Inputs], Any] | None = None
+) -> TorchProgram:
+    start = time.perf_counter()
+    exported = (capture or _export)(model, inputs)
+    seconds = time.perf_counter() - start
+    inline_wrappers(exported.graph_module)
+    reader = Reader(model, exported)
+    for node in exported.graph_module.graph.nodes:
+        reader.read(node)
+    return TorchProgram(
+        model=model,
+        inputs=inputs,
+        graph=reader.graph,
+        seconds=seconds,
+        on_meta=all(x.is_cpu for x in model.parameters()),
+    )
+
+
+def _traced(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    args, kwargs = inputs
+    with quiet(), mended(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        return torch.export.export(model, args, kwargs, strict=False)
+
+
+def _traced_on_trial(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    """Trace, and run where the code looks at values, which may be refused: a trace has none."""
+    exported = _traced(model, inputs)
+    if any(node.target in _VALUES for node in exported.graph_module.graph.nodes):
+        with torch.no_grad(), quiet():
+            model(*inputs[0], **inputs[1])
+    return exported
+
+
+def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    try:
+        return _traced(model, inputs)
+    except GraphPruneError:
+        raise
+    except Exception as error:
+        raise _NotTracedError(
+            f"torch.export cannot capture {type(model).__name__}: {named_line(error)}\n"
+            "Rewrite the operation named above without data-dependent Python control flow, or "
+            "shrink the submodule that holds the weights: model.backbone = "
+            "graphprune.shrink(model.backbone, ratio, example_inputs=(x,))"
+        ) from error
+
+
+def _rejected(inputs: Inputs, error: Exception) -> LiftError:
+    """The error for inputs that a model does not run on."""
+    shapes = [tuple(x.shape) for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor)]
+    return LiftError(
+        f"the model rejects example inputs of shapes {shapes}: {named_line(error)}\n"
+        "Pass inputs that it accepts: graphprune.shrink(model, ratio, example_inputs=(x,))"
+    )

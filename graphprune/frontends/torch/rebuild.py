@@ -1,0 +1,149 @@
+"""A copy of the caller's module with narrowed tensors, and the attributes of `torch.nn` set."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from graphprune.core.axes import leaves
+from graphprune.core.cuts import Cuts, Kept
+from graphprune.core.errors import LiftError
+from graphprune.core.indices import kept_length
+from graphprune.engine.tensors import cut_tensor
+from graphprune.frontends.torch.lift import TorchProgram
+
+
+def rebuild(program: TorchProgram, cuts: Cuts, blank: bool = False) -> nn.Module:
+    """Copy the model, its narrowed tensors in place of the full ones.
+
+    Ties, `requires_grad`, buffers, hooks, device, dtype and train/eval mode carry over. The
+    full tensors that shrink are never copied.
+
+    Args:
+        program: The captured model.
+        cuts: The narrowed graph.
+        blank: Whether tensors only need the right shapes; they then take no memory, and are on the
+            meta device where the model's code runs there.
+
+    Raises:
+        LiftError: The model cannot be deep-copied.
+    """
+    memo: dict[int, Any] = {}
+    kept = {id(value.tensor): (value.tensor, found) for value, found in cuts.weights.items()}
+    for old in _tensors(program) if blank else (old for old, _ in kept.values()):
+        dims: Kept = kept[id(old)][1] if id(old) in kept else [None] * old.dim()
+        if blank:
+            new = _blank(old, dims, program.on_meta)
+        else:
+            new = cut_tensor(old.detach(), dims).contiguous()
+        memo[id(old)] = (
+            nn.Parameter(new, requires_grad=old.requires_grad)
+            if isinstance(old, nn.Parameter)
+            else new
+        )
+    for module in program.model.modules():
+        for held in module.__dict__.values():
+            # What old-style weight_norm leaves behind: recomputed at the next forward pass.
+            if isinstance(held, torch.Tensor) and held.grad_fn is not None:
+                memo.setdefault(id(held), held.detach().clone())
+    try:
+        model = copy.deepcopy(program.model, memo)
+    except Exception as error:
+        raise LiftError(
+            f"{type(program.model).__name__} cannot be deep-copied: {error}\nGive it a "
+            "__deepcopy__, or remove the attribute that cannot be copied"
+        ) from error
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()  # reading a parametrized weight must not update what it is computed from
+    _set_groups(model, cuts)
+    for name, module in model.named_modules():
+        settle(module)
+        if isinstance(module, nn.MultiheadAttention):
+            _settle_heads(module, name, cuts)
+    for module, mode in modes:
+        module.training = mode
+    return model
+
+
+def _tensors(program: TorchProgram) -> Iterator[torch.Tensor]:
+    """The tensors that the graph knows; where all are to be on one device, the others too."""
+    yield from (value.tensor for value in program.graph.weights.values())
+    if program.on_meta:
+        yield from program.model.parameters()
+        yield from program.model.buffers()
+
+
+def _blank(old: torch.Tensor, kept: Kept, on_meta: bool) -> torch.Tensor:
+    shape = [n if k is None else len(k) for n, k in zip(old.shape, kept, strict=True)]
+    return old.new_empty(shape, device="meta") if on_meta else old.new_zeros(()).expand(shape)
+
+
+def _set_groups(model: nn.Module, cuts: Cuts) -> None:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for op, changed in cuts.attrs.items():
+        module = modules.get(op.module)
+        if isinstance(module, _ConvNd) and "groups" in changed:
+            module.groups = changed["groups"]
+        elif isinstance(module, nn.GroupNorm) and "num_groups" in changed:
+            module.num_groups = changed["num_groups"]
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and "normalized_shape" in changed:
+            module.normalized_shape = tuple(changed["normalized_shape"])
+
+
+def settle(module: nn.Module) -> None:
+    """Make the size attributes of a `torch.nn` module agree with its tensors."""
+    weight = getattr(module, "weight", None)
+    if isinstance(module, _ConvNd):
+        first, second = module.weight.shape[:2]
+        if module.transposed:
+            module.in_channels, module.out_channels = first, second * module.groups
+        else:
+            module.out_channels, module.in_channels = first, second * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Bilinear):
+        module.out_features, module.in1_features, module.in2_features = module.weight.shape
+    elif isinstance(module, _NormBase):
+        stat = weight if isinstance(weight, torch.Tensor) else module.running_mean
+        if stat is not None:
+            module.num_features = stat.shape[0]
+    elif isinstance(module, nn.GroupNorm) and isinstance(weight, torch.Tensor):
+        module.num_channels = weight.shape[0]
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and isinstance(weight, torch.Tensor):
+        module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.shape[0]
+    elif isinstance(module, nn.RNNBase):
+        gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+        taken, recurrent = (p.shape for p in module.all_weights[0][:2])
+        module.input_size, module.hidden_size = taken[1], taken[0] // gates
+        module.proj_size = recurrent[1] if module.proj_size else 0
+    elif isinstance(module, nn.RNNCellBase):
+        module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
+
+
+def _settle_heads(module: nn.MultiheadAttention, name: str, cuts: Cuts) -> None:
+    """Width and heads of `nn.MultiheadAttention`, read off the axes of its output projection."""
+    weight = cuts.deps.source.weights.get(f"{name}.out_proj.weight".lstrip("."))
+    if weight is None:
+        return
+    counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
+    heads, kept = 1, 1
+    for axis in leaves(cuts.deps.dims[weight][1]):
+        if heads < module.num_heads:
+            heads, kept = heads * axis.size, kept * kept_length((axis,), counts)
+    module.embed_dim = module.out_proj.weight.shape[0]
+    module.num_heads = kept
+    module.head_dim = module.out_proj.weight.shape[1] // kept
+    if module.k_proj_weight is not None and module.v_proj_weight is not None:
+        module.kdim, module.vdim = module.k_proj_weight.shape[1], module.v_proj_weight.shape[1]
+    else:
+        module.kdim = module.vdim = module.embed_dim

@@ -1,0 +1,268 @@
+"""Softmax scales that are derived from head_dim, folded into the query weights.
+
+1. `scaled_dot_product_attention` without a scale divides by the square root of the *new* head_dim.
+   Multiplying the queries by sqrt(new / old) restores the temperature and keeps the caller's code.
+2. So it is with code that derives the number itself (`scores / math.sqrt(q.shape[-1])`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from graphprune.core.axes import length
+from graphprune.core.cuts import Cuts
+from graphprune.core.graph import Op, Value
+from graphprune.core.indices import kept_length
+from graphprune.frontends.torch.execute import evaluate
+from graphprune.frontends.torch.lift import TorchProgram
+
+_MOVES = frozenset(
+    {
+        *("aten.view", "aten.reshape", "aten.flatten", "aten.unflatten", "aten.squeeze"),
+        *("aten.unsqueeze", "aten.permute", "aten.transpose", "aten.swapaxes", "aten.movedim"),
+        *("aten.t", "aten.select", "aten.slice", "aten.unbind", "aten.split", "aten.chunk"),
+        *("aten.split_with_sizes", "aten.contiguous", "aten.clone", "aten.alias"),
+        *("aten.dropout", "aten.to"),
+    }
+)
+_SUMS = frozenset({"aten.add", "aten.sub", "aten.cat", "aten.stack"})
+_SCALED = frozenset({"aten.mul", "aten.div", "aten.neg"})
+_PRODUCTS = frozenset({"aten.matmul", "aten.bmm"})
+_LINEAR = {"aten.linear": -1, "aten.conv1d": 1, "aten.conv2d": 1}
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Rows of a narrowed weight that are multiplied by a factor."""
+
+    weight: Value
+    rows: tuple[int, ...]
+    factor: float
+
+    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The folded weight."""
+        out = tensor.clone()
+        out[list(self.rows)] *= self.factor
+        return out
+
+
+def find_folds(program: TorchProgram, cuts: Cuts) -> tuple[list[Fold], Cuts]:
+    """Where a scale can be folded.
+
+    Returns:
+        The folds, and the cuts without the scales that they make unnecessary.
+    """
+    counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
+    folds: list[Fold] = []
+    attrs = dict(cuts.attrs)
+    tracer = _Tracer(program, cuts)
+    for op, changed in cuts.attrs.items():
+        pin = cuts.deps.effects[op].pins.get("scale")
+        if pin is None or "scale" not in changed:
+            continue
+        query, *others = op.inputs[:3]
+        found = tracer.rows(query, others, op)
+        if found is None:
+            continue
+        factor = (kept_length(pin[1], counts) / length(pin[1])) ** 0.5
+        folds.extend(_folds(found, factor))
+        attrs[op] = {name: value for name, value in changed.items() if name != "scale"}
+    return folds, Cuts(cuts.deps, cuts.keep, cuts.weights, attrs)
+
+
+def fold_numbers(
+    program: TorchProgram, cuts: Cuts, numbers: Mapping[Op, tuple[str, float]]
+) -> tuple[list[Fold], Cuts]:
+    """Where numbers that the code derives from widths can be made up for in the queries.
+
+    Args:
+        program: The captured model.
+        cuts: The narrowed graph.
+        numbers: Attributes of operations, and the number that the narrowed code gives them.
+
+    Returns:
+        The folds, and the cuts with those numbers.
+    """
+    folds: list[Fold] = []
+    attrs = dict(cuts.attrs)
+    tracer = _Tracer(program, cuts)
+    for op, (attr, given) in numbers.items():
+        found = tracer.scaled_rows(op, attr)
+        number = attrs.get(op, {}).get(attr, op.attrs[attr])
+        if found is None or not given or not number:
+            continue
+        factor = given / number if op.type == "aten.div" else number / given
+        folds.extend(_folds(found, factor))
+        attrs[op] = {**attrs.get(op, {}), attr: given}
+    return folds, Cuts(cuts.deps, cuts.keep, cuts.weights, attrs)
+
+
+def _folds(found: tuple[Op, tuple[int, ...]], factor: float) -> list[Fold]:
+    linear, rows = found
+    return [Fold(value, rows, factor) for value in linear.inputs[1:] if value is not None]
+
+
+def fold_into(model: nn.Module, folds: Sequence[Fold]) -> None:
+    """Multiply the weights of a narrowed module."""
+    named = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    for fold in folds:
+        target = next(named[n] for n in (fold.weight.name, *fold.weight.aliases) if n in named)
+        target.data.copy_(fold.apply(target.detach()))
+
+
+def folded(
+    values: Mapping[Value, torch.Tensor], folds: Sequence[Fold]
+) -> dict[Value, torch.Tensor]:
+    """Narrowed weights, with the folds applied."""
+    out = dict(values)
+    for fold in folds:
+        out[fold.weight] = fold.apply(out[fold.weight])
+    return out
+
+
+class _Tracer:
+    """Follows queries back to the rows of the linear layer that makes them."""
+
+    def __init__(self, program: TorchProgram, cuts: Cuts) -> None:
+        self._cuts = cuts
+        self._makers = {value: op for op in program.graph.ops for value in op.outputs}
+        self._users: dict[Value, list[Op]] = {}
+        for op in program.graph.ops:
+            for value in op.inputs:
+                if value is not None:
+                    self._users.setdefault(value, []).append(op)
+        self._traced: dict[Value, tuple[Op, list[torch.Tensor]] | None] = {}
+
+    def scaled_rows(self, op: Op, attr: str) -> tuple[Op, tuple[int, ...]] | None:
+        """The linear layer, and its rows, behind what an operation scales by a number."""
+        if attr == "scale":
+            query, *others = op.inputs[:3]
+            return self.rows(query, others, op)
+        if op.type not in ("aten.div", "aten.mul") or op.inputs[0] is None:
+            return None
+        scaled = op.inputs[0]
+        product = self._makers.get(scaled)
+        if product is None or product.type not in _PRODUCTS:
+            return self.rows(scaled, [], op)
+        if self._users[scaled] != [op]:
+            return None
+        first, second = product.inputs[:2]
+        return self.rows(first, [second], product) or self.rows(second, [first], product)
+
+    def rows(
+        self, query: Value | None, others: Sequence[Value | None], reader: Op
+    ) -> tuple[Op, tuple[int, ...]] | None:
+        """The linear layer behind a value, and its rows that make it and nothing else.
+
+        Args:
+            query: The value.
+            others: What must not be made by the same rows.
+            reader: The only operation that may read the value.
+        """
+        if query is None:
+            return None
+        found = self._trace(query)
+        if found is None or not all(w is None or w.is_weight for w in found[0].inputs[1:]):
+            return None
+        linear, maps = found
+        rows = _distinct(maps)
+        path = self._path(query)
+        on_path = {self._makers[value] for value in path} | {reader}
+        for value, held in path.items():
+            if held <= rows and any(user not in on_path for user in self._users.get(value, [])):
+                return None  # the queries serve something else as well
+        for other in others:
+            traced = self._trace(other) if other is not None else None
+            if traced is not None and traced[0] is linear and rows & _distinct(traced[1]):
+                return None
+        if any(len(self._users.get(w, [])) > 1 for w in linear.inputs[1:] if w is not None):
+            return None
+        return linear, tuple(sorted(rows))
+
+    def _path(self, value: Value) -> dict[Value, set[int]]:
+        """The values between a linear layer and what was traced back to it, with their rows."""
+        path: dict[Value, set[int]] = {}
+        todo = [value]
+        while todo:
+            value = todo.pop()
+            found = self._traced.get(value)
+            if found is not None and value not in path:
+                path[value] = _distinct(found[1])
+                if self._makers[value] is not found[0]:
+                    todo.extend(v for v in self._makers[value].inputs if v is not None)
+        return path
+
+    def _trace(self, value: Value) -> tuple[Op, list[torch.Tensor]] | None:
+        if value not in self._traced:
+            self._traced[value] = self._follow(value)
+        return self._traced[value]
+
+    def _follow(self, value: Value) -> tuple[Op, list[torch.Tensor]] | None:
+        op = self._makers.get(value)
+        if op is None:
+            return None
+        if op.type in _LINEAR:
+            return op, [self._rows(op)]
+        if op.type in _MOVES:
+            return self._moved(op, value)
+        if op.type in _SUMS:
+            return self._summed(op, value)
+        return self._scaled(op, value) if op.type in _SCALED else None
+
+    def _rows(self, op: Op) -> torch.Tensor:
+        shape = self._shape(op.outputs[0])
+        dim = _LINEAR[op.type] % len(shape)
+        view = [1] * len(shape)
+        view[dim] = shape[dim]
+        return torch.arange(shape[dim]).view(view).expand(shape)
+
+    def _shape(self, value: Value) -> list[int]:
+        kept = self._cuts.kept(value)
+        return [s if k is None else len(k) for s, k in zip(value.shape, kept, strict=True)]
+
+    def _moved(self, op: Op, value: Value) -> tuple[Op, list[torch.Tensor]] | None:
+        source = op.inputs[0]
+        found = self._trace(source) if source is not None else None
+        if found is None:
+            return None
+        at = op.outputs.index(value)
+        if op.type in ("aten.dropout", "aten.to"):
+            return found
+        changed = self._cuts.attrs.get(op, {})
+        maps = [m.contiguous() if op.type == "aten.view" else m for m in found[1]]
+        return found[0], [evaluate(op, [m], changed)[at] for m in maps]
+
+    def _summed(self, op: Op, value: Value) -> tuple[Op, list[torch.Tensor]] | None:
+        traced = [self._trace(v) for v in op.inputs if v is not None]
+        known = [t for t in traced if t is not None]
+        if len(known) < len(traced) or len({id(t[0]) for t in known}) != 1 or not known:
+            return None
+        if op.type in ("aten.cat", "aten.stack"):
+            depth = max(len(maps) for _, maps in known)
+            layers = [[maps[min(i, len(maps) - 1)] for _, maps in known] for i in range(depth)]
+            return known[0][0], [evaluate(op, layer, {})[0] for layer in layers]
+        shape = self._shape(value)
+        return known[0][0], [m.expand(shape) for _, maps in known for m in maps]
+
+    def _scaled(self, op: Op, value: Value) -> tuple[Op, list[torch.Tensor]] | None:
+        traced = [self._trace(v) if v is not None else None for v in op.inputs]
+        known = [t for t in traced if t is not None]
+        if len(known) != 1 or (op.type == "aten.div" and traced[0] is None):
+            return None
+        shape = self._shape(value)
+        return known[0][0], [m.expand(shape) for m in known[0][1]]
+
+
+def _distinct(maps: Sequence[torch.Tensor]) -> set[int]:
+    """The row numbers in index tensors; broadcast dimensions are looked at once."""
+    seen = torch.zeros(1 + max(int(m.max()) for m in maps), dtype=torch.bool)
+    for m in maps:
+        for dim in range(m.dim()):
+            if m.stride(dim) == 0:
+                m = m.narrow(dim, 0, 1)
+        seen[m.reshape(-1)] = True
+    return set(seen.nonzero().flatten().tolist())

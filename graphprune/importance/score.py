@@ -1,0 +1,44 @@
+"""score: how much each index of each coupled group matters.
+
+1. The criterion gives contributions: one for each parameter slice that an index owns, in all
+   members of its group (or for each activation that is watched).
+2. A reduction makes one score of them; the sum unless asked otherwise.
+"""
+
+from __future__ import annotations
+
+from graphprune.core.groups import Dependencies
+from graphprune.importance import Context, Criterion, Scores, find
+from graphprune.importance.context import checked
+from graphprune.importance.reduce import reduced
+
+
+def score(
+    deps: Dependencies,
+    importance: str | Criterion = "l2",
+    context: Context | None = None,
+    reduction: str = "sum",
+) -> list[Scores]:
+    """Score every group.
+
+    Args:
+        deps: The analysis.
+        importance: Name of a criterion, or a function that scores the slices of one weight along
+            one dimension.
+        context: The module, data and loss, for the criteria that need them.
+        reduction: How contributions become one score: `"sum"`, `"mean"`, `"max"` or `"first"`.
+
+    Returns:
+        For each group one score for each index; the lowest go first.
+
+    Raises:
+        GraphPruneError: No criterion has this name, or it lacks what it needs.
+    """
+    criterion = find(importance)
+    context = context or Context(deps)
+    context.name = importance if isinstance(importance, str) else "the criterion"
+    parts = criterion(context)
+    return [
+        checked(group.name, group.size, reduced(held, group.size, reduction))
+        for group, held in zip(deps.groups, parts, strict=True)
+    ]

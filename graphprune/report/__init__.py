@@ -1,0 +1,1 @@
+"""What was done, told to people and to programs."""

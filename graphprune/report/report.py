@@ -1,0 +1,180 @@
+"""What a plan did, in numbers and as text."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from graphprune.core.groups import Dependencies, Lock
+from graphprune.core.proof import Verification
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """One coupled group: its first member, its size, and how many indices stay."""
+
+    name: str
+    size: int
+    kept: int
+    members: int
+
+
+@dataclass
+class Report:
+    """What a plan removes, what it costs, and what was proven.
+
+    Attributes:
+        model: Class of the model.
+        of: The cost that `ratio` speaks of.
+        asked: Ratio asked for.
+        achieved: Ratio reached.
+        params: Parameters before and after.
+        macs: Multiply-accumulates for one sample, before and after.
+        memory: Bytes of activations alive at once for the example inputs, before and after; None
+            where they were not asked for.
+        latency: Seconds of a forward pass of the example inputs, before and after, as measured.
+        predicted: The speed-up that the table of measured operations predicted.
+        groups: One row for each coupled group.
+        locks: Reasons for locks, with the number of axes.
+        unknown: Operations without a rule, which locked what they touch.
+        verification: Outcome of the checks; None if they were not asked for or not yet made.
+        kept_class: Whether the result has the model's own class; None before `apply`.
+        replaced: Submodules that are generated code now, with the reason.
+        edits: Attributes with new values.
+        folded: Weights into which a softmax scale was folded.
+        compensation: What makes up for what was removed, or why nothing does.
+        left: Operations that read fewer channels and could not be compensated, with the reason.
+        seconds: Time of each stage.
+        warnings: What else the caller should know.
+    """
+
+    model: str
+    of: str
+    asked: float
+    achieved: float
+    params: tuple[int, int]
+    macs: tuple[int, int]
+    memory: tuple[int, int] | None = None
+    latency: tuple[float, float] | None = None
+    predicted: float | None = None
+    groups: list[GroupRow] = field(default_factory=list)
+    locks: dict[str, int] = field(default_factory=dict)
+    unknown: dict[str, list[str]] = field(default_factory=dict)
+    verification: Verification | None = None
+    kept_class: bool | None = None
+    replaced: dict[str, str] = field(default_factory=dict)
+    edits: dict[str, int] = field(default_factory=dict)
+    folded: list[str] = field(default_factory=list)
+    compensation: str = ""
+    left: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data, ready for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        console = Console(width=100, no_color=True)
+        with console.capture() as capture:
+            show(self, console)
+        return capture.get()
+
+
+def lock_reasons(deps: Dependencies) -> dict[str, int]:
+    """How many axes of weights, kernels apart, are locked for each reason."""
+    reasons = (re.sub(r" at \S+$", "", lock.reason) for lock in deps.locks if not _is_kernel(lock))
+    return dict(Counter(reasons).most_common())
+
+
+def _is_kernel(lock: Lock) -> bool:
+    """Whether an axis is a side of a window; windows may run along channels too (ECA)."""
+    window = lock.reason.startswith("consumed by a window")
+    return window and all(member.dim >= 2 for member in lock.members)
+
+
+def show(report: Report, console: Console, rows: Iterable[tuple[str, str, str]] = ()) -> None:
+    """Print a report.
+
+    Args:
+        report: The report.
+        console: Where to print.
+        rows: Further rows of the summary: label, before, after.
+    """
+    table = Table(title=f"{report.model}: {report.achieved:.1%} of {report.of} removed")
+    for name, justify in (("", "left"), ("before", "right"), ("after", "right"), ("", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for label, (before, after) in (("parameters", report.params), ("MACs", report.macs)):
+        share = f"{after / before - 1:.1%}" if before and after != before else ""
+        table.add_row(label, f"{before:,}", f"{after:,}", share)
+    if report.memory is not None:
+        share = f"{report.memory[1] / max(report.memory[0], 1) - 1:.1%}"
+        table.add_row("peak activations, bytes", *(f"{x:,}" for x in report.memory), share)
+    if report.latency is not None:
+        slow, fast = report.latency
+        row = (f"{slow * 1e3:.2f}", f"{fast * 1e3:.2f}", f"{slow / fast:.2f} x")
+        table.add_row("latency, ms", *row)
+    for label, old, new in rows:
+        table.add_row(label, old, new, "")
+    console.print(table)
+    console.print(_groups(report))
+    for line in _notes(report):
+        console.print(line, highlight=False, markup=False)
+
+
+def _groups(report: Report) -> Table:
+    table = Table(title="coupled groups")
+    table.add_column("group", overflow="fold")
+    for name in ("size", "kept", "weights"):
+        table.add_column(name, justify="right")
+    for row in report.groups:
+        table.add_row(row.name, str(row.size), str(row.kept), str(row.members))
+    return table
+
+
+def _notes(report: Report) -> list[str]:
+    lines = []
+    if report.verification is not None:
+        lines.append(f"verified: {verdict(report.verification)}")
+    if report.kept_class:
+        lines.append(f"class: {report.model}, as it was")
+    elif report.kept_class is not None:
+        lines.append(f"class: generated code stands in for {report.model}")
+    if report.latency is not None:
+        measured = report.latency[0] / report.latency[1]
+        fewer = report.macs[0] / max(report.macs[1], 1)
+        beside = f"with {fewer:.2f} x fewer MACs"
+        if report.predicted is not None:
+            beside = f"{report.predicted:.2f} x predicted"
+        lines.append(f"speed-up: {measured:.2f} x measured, {beside}")
+    if report.compensation:
+        lines.append(f"compensation: {report.compensation}")
+    for why, number in Counter(report.left.values()).items():
+        names = [name for name, reason in report.left.items() if reason == why]
+        shown = ", ".join(names[:3]) + (", ..." if number > 3 else "")
+        lines.append(f"not compensated: {shown} ({why})")
+    lines += [f"warning: {warning}" for warning in report.warnings]
+    for path, why in report.replaced.items():
+        lines.append(f"generated: {path or 'the whole model'} ({why})")
+    for reason, number in report.locks.items():
+        lines.append(f"locked: {number} x {reason}")
+    for kind, names in report.unknown.items():
+        lines.append(f"no rule for {kind} ({len(names)} x): what it touches is locked")
+    if report.seconds:
+        lines.append("time: " + ", ".join(f"{k} {v:.2f} s" for k, v in report.seconds.items()))
+    return lines
+
+
+def verdict(found: Verification) -> str:
+    """The outcome of the checks in a sentence."""
+    kind = "exact" if found.exact else f"exact but for {len(found.mixing)} normalisations"
+    text = f"removal equals masking ({kind}; largest relative difference {found.difference:.1e})"
+    if found.lowered is not None:
+        text += f"; the module equals the rewritten graph ({found.lowered:.1e})"
+    return text

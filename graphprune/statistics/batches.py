@@ -1,0 +1,173 @@
+"""Reading calibration data: whatever holds batches becomes a list of them on the model's device."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, Dataset
+
+from graphprune.core.batch import Batch
+from graphprune.core.errors import GraphPruneError
+
+SAMPLES = 256
+"""Samples that are read where the caller names no number: more hardly changes a statistic."""
+
+_SIZE = 32  # samples in a batch where the data is one tensor or a data set
+LABELS = ("labels", "label")
+"""Names that labels go by in a batch that is a dict."""
+
+
+def counted(batch: Batch) -> Batch:
+    """A batch that knows how many samples its first tensor holds."""
+    leaves = pytree.tree_leaves((batch.args, batch.kwargs))
+    first = next(x for x in leaves if isinstance(x, torch.Tensor) and x.dim())
+    return replace(batch, samples=len(first))
+
+
+def read_batches(data: Any, model: nn.Module, samples: int = SAMPLES) -> list[Batch]:
+    """Read calibration data.
+
+    Args:
+        data: A tensor of inputs; a pair of tensors, inputs and labels; a data set; or an
+            iterable of batches (a `DataLoader`, a list): each a tensor, a dict of keyword
+            arguments (`labels` apart), a tuple of positional arguments, or a pair of inputs and
+            labels.
+        model: Tells the device, the floating-point type and the number of arguments.
+        samples: Stop after that many samples.
+
+    Returns:
+        At least one batch, in the order of the data.
+
+    Raises:
+        GraphPruneError: There are no batches, or one of them is not of these kinds.
+    """
+    arguments = _arguments(model)
+    out: list[Batch] = []
+    left = samples
+    for item in _items(data):
+        batch = _placed(_batch(item, arguments), model).head(left)
+        out.append(batch)
+        left -= batch.samples
+        if left <= 0:
+            break
+    if not out:
+        raise GraphPruneError("data: there is not a single batch in it (a generator used before?)")
+    return out
+
+
+def _items(data: Any) -> Iterable[Any]:
+    if isinstance(data, np.ndarray):
+        data = torch.from_numpy(data)
+    if isinstance(data, torch.Tensor):
+        return torch.split(data, _SIZE)
+    if isinstance(data, tuple) and len(data) == 2 and all(is_array(x) for x in data):
+        pair = [torch.split(torch.as_tensor(x), _SIZE) for x in data]
+        return zip(*pair, strict=False)
+    if isinstance(data, Dataset) and hasattr(data, "__getitem__"):
+        return DataLoader(data, batch_size=_SIZE)
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
+        return data
+    raise GraphPruneError(
+        f"data is a {type(data).__name__}: pass a tensor, a pair (inputs, labels), a DataLoader, "
+        "or a list of batches"
+    )
+
+
+def is_array(x: Any) -> bool:
+    """Whether calibration data is an array by itself."""
+    return isinstance(x, torch.Tensor | np.ndarray)
+
+
+def _arguments(model: nn.Module) -> int:
+    """How many positional arguments `forward` needs."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.kind in positional and p.default is p.empty]
+    return max(len(needed), 1)
+
+
+def _batch(item: Any, arguments: int) -> Batch:
+    if isinstance(item, Batch):
+        return item
+    if is_array(item):
+        return Batch((item,))
+    if isinstance(item, Mapping):
+        labels = next((item[name] for name in LABELS if name in item), None)
+        rest = {str(name): value for name, value in item.items() if name not in LABELS}
+        return Batch((), rest, labels)
+    if isinstance(item, list | tuple) and item:
+        if len(item) == arguments and not _labelled(item, arguments):
+            alone = arguments == 1 and not isinstance(item[0], list)
+            return _batch(item[0], 1) if alone else Batch(tuple(item))
+        if len(item) == arguments + 1 and arguments > 1:
+            return Batch(tuple(item[:-1]), {}, item[-1])
+        if len(item) == 2:
+            given, labels = item
+            several = isinstance(given, tuple) or (
+                isinstance(given, list) and len(given) == arguments
+            )
+            whole = tuple(given) if several else (given,) if isinstance(given, list) else None
+            batch = Batch(whole) if whole is not None else _batch(given, 1)
+            return Batch(batch.args, batch.kwargs, labels)
+    size = f" of {len(item)}" if isinstance(item, list | tuple) else ""
+    raise GraphPruneError(
+        f"data: a batch is a {type(item).__name__}{size}; the model takes {arguments} argument(s): "
+        "pass tensors, dicts of keyword arguments, or pairs (inputs, labels)"
+    )
+
+
+def _are_numbers(labels: Any) -> bool:
+    rows = isinstance(labels, list | tuple)
+    return rows and all(isinstance(x, int | float | list | tuple | np.number) for x in labels)
+
+
+def _labelled(item: Any, arguments: int) -> bool:
+    """Whether a pair holds all the arguments and the labels, rather than two arguments."""
+    first = item[0]
+    whole = isinstance(first, list | tuple) and len(first) == arguments
+    return len(item) == 2 and arguments == 2 and whole and all(map(is_array, first))
+
+
+def _placed(batch: Batch, model: nn.Module) -> Batch:
+    """The batch as tensors on the model's device, floats in the model's type."""
+    weights = next((p for p in model.parameters() if p.is_floating_point()), None)
+
+    def placed(x: Any) -> Any:
+        if isinstance(x, np.ndarray):
+            x = torch.from_numpy(x)
+        if not isinstance(x, torch.Tensor) or weights is None:
+            return x
+        return x.to(weights.device, weights.dtype if x.is_floating_point() else None)
+
+    args, kwargs = pytree.tree_map(placed, (batch.args, batch.kwargs))
+    labels = batch.labels
+    if is_array(labels) or _are_numbers(labels):
+        labels = torch.as_tensor(labels)
+        labels = labels.to(weights.device) if weights is not None else labels
+    else:  # whatever the caller's loss understands: boxes, strings
+        labels = pytree.tree_map(placed, labels)
+    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    if not tensors or not tensors[0].dim():
+        raise GraphPruneError("data: a batch holds no tensor with a first dimension of samples")
+    return Batch(args, kwargs, labels, tensors[0].shape[0])
+
+
+def inputs_of(
+    model: nn.Module, batches: list[Batch]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Example inputs: the first two samples of the data, or None where there is none."""
+    if not batches:
+        return None
+    first = batches[0].head(2)
+    kwargs = dict(first.kwargs)
+    names = inspect.signature(model.forward).parameters
+    if "use_cache" in names and hasattr(getattr(model, "config", None), "use_cache"):
+        kwargs.setdefault("use_cache", False)  # a cache is no tensor that could be captured
+    return first.args, kwargs

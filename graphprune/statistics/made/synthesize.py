@@ -1,0 +1,259 @@
+"""synthesize: inputs for statistics where there are no data, made from what the weights remember.
+
+1. With batch norm: images whose statistics at every batch norm are those that it has stored
+   (Yin et al., Dreaming to Distill, 2020). The descent stops on the loss: what is left of it
+   costs accuracy later.
+2. Without, for a classifier: images that it assigns to random classes, kept smooth. Few steps:
+   a long descent makes them all alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from graphprune.core.axes import Axis
+from graphprune.core.graph import Op, Value
+from graphprune.core.groups import Dependencies
+from graphprune.core.indices import Indices
+from graphprune.engine.run import Attrs, Chunk, resized
+from graphprune.engine.tensors import as_dtype
+from graphprune.frontends.torch.execute import rewritten
+from graphprune.rules.facts import epsilon, is_batch_norm
+from graphprune.statistics.made.paint import painted
+
+ENOUGH = 0.02  # of the loss over all batch norms
+_PATIENCE = 30  # steps that must bring a tenth, once the loss is near
+_RATE, _BETAS = 0.1, (0.5, 0.9)
+_SMOOTH = 0.1  # weight of the total variation
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How far inputs are optimised.
+
+    Attributes:
+        steps: Most steps.
+        seed: For the inputs that it starts from.
+        from_pictures: Whether those are pictures, not noise: they need fewer steps.
+    """
+
+    steps: int = 200
+    seed: int = 0
+    from_pictures: bool = False
+
+
+class Trial:
+    """Runs a graph with gradients.
+
+    Args:
+        deps: The analysis.
+        batch: Number of samples.
+        keep: Indices that stay, for each axis that loses some.
+        weights: Tensors of all weights in place of the original's.
+
+    Attributes:
+        outputs: The results of a run: the graph's outputs, but for weights.
+    """
+
+    def __init__(
+        self,
+        deps: Dependencies,
+        batch: int,
+        keep: Mapping[Axis, Indices] | None = None,
+        weights: Mapping[Value, torch.Tensor] | None = None,
+    ) -> None:
+        self._graph = deps.source
+        self._attrs: Attrs = resized(deps, keep or {}, batch)
+        self._last = {v: op for op in self._graph.ops for v in op.inputs if v is not None}
+        seen = {v for op in self._graph.ops for v in [*op.inputs, *op.outputs]}
+        self.outputs = [v for v in self._graph.outputs if v in seen and not v.is_weight]
+        self._weights = weights or {
+            value: as_dtype(value.tensor.detach(), torch.float32)
+            for value in self._graph.weights.values()
+        }
+
+    def run(
+        self,
+        inputs: Sequence[torch.Tensor],
+        watch: Callable[[Op, list[torch.Tensor | None]], None] = lambda op, operands: None,
+    ) -> list[torch.Tensor]:
+        """The results; `watch` sees every operation with its operands."""
+        env: dict[Value, torch.Tensor] = dict(zip(self._graph.inputs, inputs, strict=True))
+        out: dict[Value, torch.Tensor] = {}
+        for op in self._graph.ops:
+            operands = [
+                None if v is None else self._weights[v] if v.is_weight else env[v]
+                for v in op.inputs
+            ]
+            watch(op, operands)
+            target, args, kwargs = rewritten(op, self._attrs.get(op, {}), operands)
+            found = target(*args, **kwargs)
+            several = found if isinstance(found, list | tuple) else [found]
+            tensors = [x for x in several if isinstance(x, torch.Tensor)]
+            env.update(zip(op.outputs, tensors, strict=True))
+            for value in [*op.inputs, *op.outputs]:
+                if value in self._graph.outputs and value in env:
+                    out[value] = env[value]
+                if value is not None and self._last.get(value) in (op, None):
+                    env.pop(value, None)
+        return [out[value] for value in self.outputs]
+
+
+def norms(deps: Dependencies) -> list[Op]:
+    """Batch norms whose stored statistics were learned."""
+    found = [op for op in deps.source.ops if is_batch_norm(op)]
+    return found if any(_trained(op) for op in found) else []
+
+
+def _trained(op: Op) -> bool:
+    mean, variance = (v.tensor for v in op.inputs[3:5] if v is not None)
+    return bool((mean != 0).any()) or bool((variance != 1).any())
+
+
+def match_norms(
+    deps: Dependencies,
+    like: Sequence[torch.Tensor],
+    batch: int,
+    how: Descent,
+    advance: Callable[[float], None] = lambda _: None,
+) -> tuple[Chunk, float]:
+    """Inputs whose statistics at every batch norm are the stored ones.
+
+    Args:
+        deps: The analysis.
+        like: Example inputs; the first floating-point one is synthesised.
+        batch: How many inputs.
+        how: How far.
+        advance: Called with the share of the work that is done.
+
+    Returns:
+        The inputs, and the loss that is left.
+    """
+    watched = set(norms(deps))
+    trial = Trial(deps, batch)
+    loss: list[torch.Tensor] = []
+
+    def watch(op: Op, operands: list[torch.Tensor | None]) -> None:
+        if op in watched:
+            x, mean, variance = operands[0], operands[3], operands[4]
+            assert x is not None and mean is not None and variance is not None
+            loss.append(_mismatch(x, mean, variance, epsilon(op)))
+
+    def step(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        loss.clear()
+        trial.run(inputs, watch)
+        return torch.stack(loss).sum()
+
+    return _descend(step, like[0], batch, how, ENOUGH, advance)
+
+
+def _mismatch(
+    x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, eps: float
+) -> torch.Tensor:
+    found, spread = _Spread.apply(x)
+    scale = variance + eps
+    off = (found - mean).square() / scale
+    loss: torch.Tensor = (off + ((spread + eps).sqrt() - scale.sqrt()).square() / scale).mean()
+    return loss
+
+
+class _Spread(torch.autograd.Function):
+    """Mean and variance of every channel, several times as fast as `Tensor.var`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        flat = x.reshape(*x.shape[:2], -1)
+        number = max(flat.shape[0] * flat.shape[2], 1)
+        mean = flat.sum(2).sum(0) / number
+        power = torch.linalg.vector_norm(flat, dim=2).square().sum(0) / number
+        ctx.save_for_backward(x, mean)
+        return mean, (power - mean.square()).clamp_min(0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        x, mean = ctx.saved_tensors
+        number = x.numel() / x.shape[1]
+        slope = 2 * gradients[1] / number
+        start = gradients[0] / number - slope * mean
+        along = [-1] + [1] * (x.dim() - 2)
+        found: torch.Tensor = torch.addcmul(start.view(along), x, slope.view(along))
+        return found
+
+
+def invert_classes(
+    deps: Dependencies,
+    like: Sequence[torch.Tensor],
+    batch: int,
+    how: Descent,
+    advance: Callable[[float], None] = lambda _: None,
+) -> tuple[Chunk, float]:
+    """Inputs that a classifier assigns to random classes.
+
+    Args and returns as for `match_norms`.
+    """
+    trial = Trial(deps, batch)
+    classes = deps.source.outputs[0].shape[-1]
+    generator = torch.Generator().manual_seed(how.seed)
+    labels = torch.randint(classes, (batch,), generator=generator)
+
+    def step(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        logits, *_ = trial.run(inputs)
+        return F.cross_entropy(logits, labels.to(logits.device))
+
+    return _descend(step, like[0], batch, how, 0.0, advance)
+
+
+def _descend(
+    step: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+    like: torch.Tensor,
+    batch: int,
+    how: Descent,
+    enough: float,
+    advance: Callable[[float], None],
+) -> tuple[Chunk, float]:
+    if how.from_pictures:
+        x = painted(batch, like.shape[1:], how.seed).to(like)
+    else:
+        x = half_smooth(noise(like, batch, how.seed))
+    x.requires_grad_()
+    optimizer = torch.optim.Adam([x], _RATE, _BETAS)
+    left, losses = math.inf, list[float]()
+    for done in range(how.steps):
+        optimizer.param_groups[0]["lr"] = _RATE * (1 + math.cos(math.pi * done / how.steps)) / 2
+        with torch.enable_grad():
+            loss = step([x * 1.0])
+            (gradient,) = torch.autograd.grad(loss + _SMOOTH * _variation(x), x)
+        left = float(loss.detach())
+        losses.append(left)
+        slow = len(losses) > _PATIENCE and left > 0.9 * losses[-_PATIENCE]
+        if left <= enough or (slow and left < 10 * enough):
+            break
+        x.grad = torch.nan_to_num(gradient)
+        optimizer.step()
+        advance((done + 1) / how.steps)
+    return (x.detach(),), left
+
+
+def _variation(x: torch.Tensor) -> torch.Tensor:
+    """Total variation: images are smoother than noise."""
+    return sum((x.diff(dim=dim).abs().mean() for dim in range(2, x.dim())), x.new_zeros(()))
+
+
+def noise(like: torch.Tensor, batch: int, seed: int) -> torch.Tensor:
+    """Standard normal inputs of the shape of an example."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, *like.shape[1:], generator=generator).to(like.device)
+
+
+def half_smooth(x: torch.Tensor) -> torch.Tensor:
+    """Half of the inputs with neighbours that are alike, of the same variance."""
+    rest, smooth = x.tensor_split([len(x) // 2])
+    for dim in range(2, x.dim()):
+        smooth = (smooth.roll(1, dim) + smooth + smooth.roll(-1, dim)) / 3**0.5
+    return torch.cat([rest, smooth])

@@ -1,0 +1,167 @@
+"""Watching the intermediate values of a captured model while calibration data passes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from graphprune.core.axes import leaves
+from graphprune.core.batch import Batch
+from graphprune.core.cuts import narrow
+from graphprune.core.errors import GraphPruneError
+from graphprune.core.graph import Op, Value
+from graphprune.core.groups import Dependencies
+from graphprune.engine.tensors import as_dtype
+from graphprune.frontends.torch.execute import evaluate
+
+Visit = Callable[[Value, torch.Tensor], None]
+Attrs = Mapping[Op, Mapping[str, Any]]
+
+
+def observe(
+    deps: Dependencies, batches: Sequence[Batch], wanted: Collection[Value], visit: Visit
+) -> Iterator[Batch]:
+    """Run the captured graph on data and show its values.
+
+    The graph was captured for a batch of its own size. Where its shape attributes tell which of
+    them hold that size, the data runs in its own batches, else in parts of the captured size.
+
+    Args:
+        deps: The analysis of the graph; its weights are used as they are.
+        batches: The data.
+        wanted: Values to show.
+        visit: Called with each of them and its tensor.
+
+    Yields:
+        Each batch after it has run.
+
+    Raises:
+        GraphPruneError: The data does not fit the captured inputs.
+    """
+    last = _last_uses(deps, wanted)
+    captured = deps.source.inputs[0].shape[0]
+    flexible = _runs(deps, batches[0].head(captured + 1), last)
+    for batch in batches:
+        if flexible or batch.samples == captured:
+            parts = [batch]
+        elif batch.samples > captured:
+            parts = list(batch.split(captured))
+        else:
+            raise GraphPruneError(
+                f"data: a batch of {batch.samples} is smaller than the {captured} that the model "
+                "was captured with: pass larger batches, or example_inputs of this size"
+            )
+        for part in parts:
+            _run(deps, part, last, lambda v, x: visit(v, x) if v in wanted else None)
+        yield batch
+
+
+def tensors(deps: Dependencies, batch: Batch) -> list[torch.Tensor]:
+    """The tensors of a batch in the order of the graph's inputs.
+
+    Raises:
+        GraphPruneError: Their number or their shapes are others than those captured.
+    """
+    wanted = deps.source.inputs
+    named = {name.lower(): x for name, x in batch.kwargs.items()}
+    rest = [value for value in wanted if value.name.lower() in named]
+    found = _flat(batch.args)
+    found += [named[value.name.lower()] for value in rest] if rest else _flat(batch.kwargs)
+    shapes = [tuple(x.shape[1:]) for x in found]
+    if shapes != [value.shape[1:] for value in wanted]:
+        raise GraphPruneError(
+            f"data: a batch holds tensors of shapes {[tuple(x.shape) for x in found]}; the model "
+            f"was captured with {[value.shape for value in wanted]}: pass example_inputs of the "
+            "data's shapes"
+        )
+    return found
+
+
+def _flat(tree: Any) -> list[torch.Tensor]:
+    return [x for x in pytree.tree_leaves(tree) if isinstance(x, torch.Tensor)]
+
+
+def _resized(deps: Dependencies, batch: Batch) -> Attrs | None:
+    """Attributes for another batch size, or None where the analysis cannot tell them.
+
+    A larger batch is a choice of more indices than there are: shape attributes follow as they
+    do when indices go.
+    """
+    if batch.samples == deps.source.inputs[0].shape[0]:
+        return {}
+    keep = {}
+    for value in deps.source.inputs:
+        if not value.shape or value.shape[0] == batch.samples:
+            continue
+        factors = leaves(deps.dims[value][0])
+        if len(factors) != 1 or factors[0].parts is not None:
+            return None
+        keep[factors[0]] = np.arange(batch.samples)
+    cuts = narrow(deps, keep)
+    return None if cuts.weights else cuts.attrs
+
+
+def _last_uses(deps: Dependencies, wanted: Collection[Value]) -> dict[Op, list[Value]]:
+    """What may be freed after each operation; nothing runs behind the last value wanted."""
+    last: dict[Value, Op] = {}
+    stop = 0
+    for number, op in enumerate(deps.source.ops):
+        if any(value in wanted for value in (*op.inputs, *op.outputs) if value is not None):
+            stop = number
+    for op in deps.source.ops[: stop + 1]:
+        for value in (*op.inputs, *op.outputs):
+            if value is not None and not value.is_weight:
+                last[value] = op
+    out: dict[Op, list[Value]] = {op: [] for op in deps.source.ops[: stop + 1]}
+    for value, op in last.items():
+        out[op].append(value)
+    return out
+
+
+def _run(deps: Dependencies, batch: Batch, last: Mapping[Op, list[Value]], visit: Visit) -> None:
+    attrs = _resized(deps, batch)
+    if attrs is None:
+        raise RuntimeError("the batch size is fixed")
+    run = deps.source.run or evaluate
+    dtype = None if deps.source.run is None else torch.float32
+    values: dict[Value, torch.Tensor] = dict(
+        zip(deps.source.inputs, tensors(deps, batch), strict=True)
+    )
+    for value, tensor in values.items():
+        visit(value, tensor)
+    for op, done in last.items():
+        operands = [_operand(v, values, dtype) for v in op.inputs]
+        found = run(op, operands, attrs.get(op, {}), dtype)
+        for value, tensor in zip(op.outputs, found, strict=True):
+            values[value] = tensor
+            visit(value, tensor)
+        for value in done:
+            del values[value]
+
+
+def _operand(
+    value: Value | None, values: Mapping[Value, torch.Tensor], dtype: torch.dtype | None
+) -> torch.Tensor | None:
+    if value is None or (value.is_weight and value.tensor is None):
+        return None
+    found: torch.Tensor = value.tensor.detach() if value.is_weight else values[value]
+    return found if dtype is None else as_dtype(found, dtype)
+
+
+def _runs(deps: Dependencies, batch: Batch, last: Mapping[Op, list[Value]]) -> bool:
+    """Whether the graph runs on a batch of this size, every result as long as it should be."""
+    fits = True
+
+    def check(value: Value, tensor: torch.Tensor) -> None:
+        nonlocal fits
+        fits = fits and len(tensor.shape) == len(value.shape)
+
+    try:
+        _run(deps, batch, last, check)
+    except (RuntimeError, IndexError, ValueError):
+        return False
+    return fits

@@ -1,0 +1,1 @@
+"""The oracle for tests of rules and passes: removal equals masking."""

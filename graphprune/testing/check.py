@@ -1,0 +1,344 @@
+"""The rule checker: what a rule claims, tried on numbers in float64.
+
+*Cut then op == op then cut*; where the operation contracts the axis, *cutting == zeroing*;
+where it mixes the axis, the cut operation runs and the shapes agree. One line tests a rule:
+
+    check_rule(torch.nn.functional.glu, torch.randn(3, 8))
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from graphprune.core.axes import Axis, atom, atoms, length
+from graphprune.core.cuts import Cuts, narrow
+from graphprune.core.effect import Dims, Effect
+from graphprune.core.errors import VerifyError
+from graphprune.core.graph import Graph, Op, Value
+from graphprune.core.groups import Dependencies
+from graphprune.core.indices import Indices, kept_indices
+from graphprune.engine.tensors import as_dtype, cut_tensor, difference
+from graphprune.frontends.torch.execute import tags
+from graphprune.frontends.torch.lift import TorchProgram, lift
+from graphprune.passes.verify import TOLERANCE, TORCH, Engine
+from graphprune.rules.registry import infer, is_known
+
+Keep = Mapping[Axis, Indices]
+Tensors = list["torch.Tensor | None"]
+
+
+def check_rule(function: Callable[..., Any], *tensors: torch.Tensor, seed: int = 0) -> list[str]:
+    """Check the rules of the operations that a function performs.
+
+    Each operation is tried by itself. Every free axis loses its first index, and its last; then
+    all of them lose a random choice at once. Nothing is locked but by the rules. Operations whose
+    results differ from run to run, or are left uninitialised, are compared by shape.
+
+    Args:
+        function: A function of tensors, or a module.
+        *tensors: Its arguments, with no two dimensions of the same length by chance.
+        seed: For the choice of indices.
+
+    Returns:
+        The types of the operations, in execution order.
+
+    Raises:
+        VerifyError: A rule is wrong; names the operation, the axis and the largest difference.
+        AxisError: An operation has no rule, or its rule does not fit the shapes.
+
+    Example:
+        >>> check_rule(lambda x: x.relu().flatten(1), torch.randn(2, 3, 4))
+        ['aten.relu', 'aten.flatten']
+    """
+    program = _capture(function, tensors)
+    return check_graph(program.graph, program.flat_inputs(), TORCH, seed)
+
+
+def check_graph(
+    graph: Graph, inputs: Sequence[torch.Tensor], engine: Engine, seed: int = 0
+) -> list[str]:
+    """Check the rules of the operations of a graph, as `check_rule` does.
+
+    Args:
+        graph: The graph.
+        inputs: Its inputs.
+        engine: What runs its operations.
+        seed: For the choice of indices.
+    """
+    dims = _free_dims(graph)
+    done = []
+    for op in graph.ops:
+        found, effect = infer(op, dims, strict=True)
+        _fit(op, found)
+        dims.update(zip(op.outputs, found, strict=True))
+        done.append((op, effect))
+    rng = np.random.default_rng(seed)
+    for (op, effect), operands in zip(done, _operands(graph, inputs, engine), strict=True):
+        trial = _Trial(op, effect, dims, operands, engine)
+        for keep in _choices(trial, rng):
+            trial.check(keep)
+    return [op.type for op, _ in done]
+
+
+def missed(function: Callable[..., Any], *tensors: torch.Tensor, seed: int = 0) -> list[str]:
+    """Find operand dimensions that a rule locks, or calls mixed, without need.
+
+    A dimension is named only if removing any one index, and several random choices of them,
+    commutes with the operation (or equals zeroing) on several random inputs. It is tried by
+    itself and together with the operands' other such dimensions of the same length. Left out,
+    where equality could be chance or cannot be seen: random operations, operations without a
+    floating-point result, dimensions shorter than three, and dimensions that the rule refines;
+    and recurrent layers, whose kernels read past the end of weights that disagree.
+
+    Args:
+        function: A function of tensors, or a module.
+        *tensors: Its arguments, with no two dimensions of the same length by chance.
+        seed: For the random inputs.
+
+    Returns:
+        One line for each dimension: the operation, the dimension, and the rule's reason.
+    """
+    program = _capture(function, tensors)
+    rng = np.random.default_rng(seed)
+    out = []
+    given = _operands(program.graph, program.flat_inputs(), TORCH)
+    for op, operands in zip(program.graph.ops, given, strict=True):
+        floats = any("float" in value.dtype for value in op.outputs)
+        if not is_known(op.type) or not floats or re.search("lstm|gru|rnn", op.type):
+            continue
+        taken = [value for value in op.inputs if value is not None]
+        dims: dict[Value, Dims] = {value: [atom(size) for size in value.shape] for value in taken}
+        held = {axis: None for value in taken for dim in dims[value] for axis in dim}
+        found, effect = infer(op, dims)
+        dims.update(zip(op.outputs, found, strict=True))
+        trial = _Trial(op, effect, dims, operands)
+        for axes in _suspects(list(held), trial):
+            if not trial.random and trial.commutes(axes, rng):
+                reason = axes[0].reason or "mixed"
+                out.append(f"{op.type} ({op.name}): {trial.place(axes)}: {reason}")
+    return out
+
+
+class _Call(nn.Module):
+    """A module around a function: what torch.export takes."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        return self.function(*tensors)
+
+
+def _capture(function: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> TorchProgram:
+    return lift(_Call(function), (tuple(tensors), {}))
+
+
+def _free_dims(graph: Graph) -> dict[Value, Dims]:
+    values = [*graph.inputs, *graph.weights.values()]
+    return {value: [atom(size) for size in value.shape] for value in values}
+
+
+def _operands(graph: Graph, inputs: Sequence[torch.Tensor], engine: Engine) -> Iterator[Tensors]:
+    """Each operation's operands, as they are when it runs."""
+    weights = {value: value.tensor.detach() for value in graph.weights.values()}
+    given = dict(zip(graph.inputs, inputs, strict=True)) | weights
+    env = {value: as_dtype(tensor.clone(), engine.dtype) for value, tensor in given.items()}
+    for op in graph.ops:
+        tensors = [None if value is None else env[value] for value in op.inputs]
+        yield _copies(tensors)
+        env.update(zip(op.outputs, engine.evaluate(op, tensors, {}, engine.dtype), strict=True))
+
+
+def _copies(tensors: Tensors) -> Tensors:
+    return [None if tensor is None else tensor.clone() for tensor in tensors]
+
+
+def _fit(op: Op, found: Sequence[Dims]) -> None:
+    shapes = [tuple(length(dim) for dim in dims) for dims in found]
+    wanted = [value.shape for value in op.outputs]
+    if shapes != wanted:
+        message = f"{op.type} ({op.name}): the rule gives results of {shapes}, not {wanted}"
+        raise VerifyError(message, op.name, float("inf"))
+
+
+def _some(size: int, rng: np.random.Generator) -> Indices:
+    """A random choice of indices: at least one, and not all."""
+    kept = rng.choice(size, int(rng.integers(1, size)), replace=False)
+    return np.sort(kept).astype(np.int64)
+
+
+def _choices(trial: _Trial, rng: np.random.Generator) -> Iterator[Keep]:
+    """Every free axis without its first, its last and some indices; then several at once."""
+    axes = trial.free()
+    for axis in axes:
+        everything = np.arange(axis.size)
+        yield from ({axis: kept} for kept in (everything[1:], everything[:-1]))
+    exact = [axis for axis in axes if axis not in trial.mixed]
+    for several in (axes, exact):
+        yield {axis: _some(axis.size, rng) for axis in several}
+
+
+def _suspects(axes: Sequence[Axis], trial: _Trial) -> Iterator[list[Axis]]:
+    """Plain axes that are locked or mixed: each, then all of the same length."""
+    sound = [
+        axis
+        for axis in axes
+        if axis.find() is axis and axis.factors is None and axis.parts is None and axis.size > 2
+    ]
+    doubted = [axis for axis in sound if axis.reason is not None or axis in trial.mixed]
+    yield from ([axis] for axis in doubted)
+    for size in dict.fromkeys(axis.size for axis in doubted):
+        alike = [axis for axis in doubted if axis.size == size]
+        if len(alike) > 1:
+            yield alike
+
+
+@dataclass
+class _Trial:
+    """One operation, ready to be run on narrowed operands."""
+
+    op: Op
+    effect: Effect
+    dims: Mapping[Value, Dims]
+    operands: Tensors
+    engine: Engine = TORCH
+
+    def __post_init__(self) -> None:
+        self.mixed = {axis for dim in self.effect.mixes for axis in atoms(dim)}
+        self.contracted = {axis for dim in self.effect.contracts for axis in atoms(dim)}
+        self.random = "empty" in self.op.type or self._varies()
+        self._deps = Dependencies(Graph([self.op], [], [], {}), self.dims, {self.op: self.effect})
+
+    def _varies(self) -> bool:
+        """Whether results differ from run to run; attention without dropout only might."""
+        if torch.Tag.nondeterministic_seeded not in tags(self.op):
+            return False
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            first, *others = (self.run(self.operands) for _ in range(5))
+        return any(
+            difference(a, b) > 0 for other in others for a, b in zip(first, other, strict=True)
+        )
+
+    def free(self) -> list[Axis]:
+        """The axes that the operation touches and that may lose indices."""
+        values = [*(value for value in self.op.inputs if value is not None), *self.op.outputs]
+        found = dict.fromkeys(axis for v in values for dim in self.dims[v] for axis in atoms(dim))
+        return [axis for axis in found if axis.reason is None and axis.size > 1]
+
+    def check(self, keep: Keep) -> None:
+        """Compare the narrowed operation with the original one.
+
+        Raises:
+            VerifyError: They differ, or the narrowed one does not run.
+        """
+        cuts = narrow(self._deps, keep)
+        where = f"{self.op.type} ({self.op.name}) without some of {self.place(keep)}"
+        try:
+            found = self.narrowed(cuts, self.operands)
+        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            raise VerifyError(f"{where}: {error}", self.op.name, float("inf")) from error
+        zeroed = self.zeroed(keep, [axis for axis in keep if axis in self.contracted])
+        for number, (full, cut) in enumerate(zip(self.run(zeroed), found, strict=True)):
+            expected = cut_tensor(full, cuts.kept(self.op.outputs[number]))
+            shapes = f"{tuple(cut.shape)} for {tuple(expected.shape)}"
+            gap = 0.0 if expected.shape == cut.shape else float("inf")
+            if not (self.mixed & keep.keys() or self.random):
+                gap = difference(expected, cut)
+            if gap > self.engine.tolerance:
+                message = f"{where}: result {number} ({shapes}) differs by {gap:.3g}"
+                raise VerifyError(message, self.op.name, gap)
+
+    def commutes(self, axes: Sequence[Axis], rng: np.random.Generator) -> bool:
+        """Whether removal along axes that the rule holds back would have been exact."""
+        size = axes[0].size
+        readings: set[int | None] = {None, *range(max(len(v.shape) for v in self.op.outputs))}
+        for sign in (0, -1, 1):
+            operands = [_renewed(tensor, sign, rng) for tensor in self.operands]
+            singles = [np.delete(np.arange(size), i) for i in range(size)]
+            for kept in [*singles, *(_some(size, rng) for _ in range(4))]:
+                readings = self._readings(readings, dict.fromkeys(axes, kept), operands)
+                if not readings:
+                    return False
+        return True
+
+    def _readings(
+        self, readings: Iterable[int | None], keep: Keep, operands: Tensors
+    ) -> set[int | None]:
+        """Which result dimensions, cut after zeroing, give the narrowed results (None: as is)."""
+        kept = next(iter(keep.values()))
+        size = next(iter(keep)).size
+        try:
+            found = self.narrowed(narrow(self._deps, keep), operands)
+        except (RuntimeError, IndexError, ValueError, TypeError):
+            return set()
+        masked = self.run(self.zeroed(keep, list(keep), operands))
+        out = set()
+        for dim in readings:
+            cut = masked
+            if dim is not None:
+                if any(x.dim() <= dim or x.shape[dim] != size for x in masked):
+                    continue
+                cut = [cut_tensor(x, [None] * dim + [kept]) for x in masked]
+            if all(difference(a, b) <= TOLERANCE for a, b in zip(cut, found, strict=True)):
+                out.add(dim)
+        return out
+
+    def narrowed(self, cuts: Cuts, operands: Tensors) -> list[torch.Tensor]:
+        """The results of the narrowed operation."""
+        small = [
+            None if value is None or tensor is None else cut_tensor(tensor, cuts.kept(value))
+            for value, tensor in zip(self.op.inputs, operands, strict=True)
+        ]
+        return self.run(small, cuts.attrs.get(self.op, {}))
+
+    def zeroed(self, keep: Keep, axes: Sequence[Axis], operands: Tensors | None = None) -> Tensors:
+        """The operands without what the removed indices of some axes hold."""
+        gone = {axis: keep[axis] for axis in axes}
+        out: Tensors = []
+        for value, tensor in zip(self.op.inputs, operands or self.operands, strict=True):
+            for number, dim in enumerate([] if value is None else self.dims[value]):
+                kept = kept_indices(dim, gone)
+                if kept is not None and tensor is not None:
+                    rest = np.setdiff1d(np.arange(length(dim)), kept)
+                    tensor = tensor.index_fill(number, torch.as_tensor(rest), 0)
+            out.append(tensor)
+        return out
+
+    def run(
+        self, operands: Tensors, changed: Mapping[str, Any] | None = None
+    ) -> list[torch.Tensor]:
+        """The results of the operation, which may write to none of its operands."""
+        run = self.engine.evaluate
+        return run(self.op, _copies(operands), changed or {}, self.engine.dtype)
+
+    def place(self, axes: Iterable[Axis]) -> str:
+        """Where axes occur among the operands and results."""
+        wanted = set(axes)
+        values = [(f"operand {i}", value) for i, value in enumerate(self.op.inputs)]
+        values += [(f"result {i}", value) for i, value in enumerate(self.op.outputs)]
+        return ", ".join(
+            f"{name} {list(value.shape)} dim {number}"
+            for name, value in values
+            if value is not None
+            for number, dim in enumerate(self.dims[value])
+            if wanted & set(atoms(dim))
+        )
+
+
+def _renewed(
+    tensor: torch.Tensor | None, sign: int, rng: np.random.Generator
+) -> torch.Tensor | None:
+    """Other random numbers, of one sign unless it is 0; integers stay."""
+    if tensor is None or not tensor.is_floating_point():
+        return tensor
+    fresh = torch.as_tensor(rng.standard_normal(tensor.shape), dtype=tensor.dtype)
+    return sign * (fresh.abs() + 0.1) if sign else fresh
