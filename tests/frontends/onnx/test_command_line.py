@@ -9,9 +9,9 @@ import onnx
 import pytest
 
 import graphprune
+from tests.face.test_cli import run
 from tests.frontends.onnx.exports import normal, shapes, two_layers
 from tests.frontends.onnx.exports import run as computed
-from tests.test_cli import run
 
 
 @pytest.fixture

@@ -19,11 +19,12 @@ from tests.rules.cases import Case, below, t, types
 # A constant's lift is taken away by torch.export; the grouped product exists in bfloat16 alone, and
 # is checked by its stand-in of the same signature.
 NEVER_EXPORTED = {"aten.lift_fresh", "aten._grouped_mm"}
+RULES = Path(__file__).parents[1] / "rules"
 
 
 def _case_types() -> set[str]:
     seen: set[str] = set()
-    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+    for path in sorted(RULES.glob("test_*.py")):
         module = importlib.import_module(f"tests.rules.{path.stem}")
         for case in getattr(module, "CASES", ()):
             if isinstance(case, Case):  # ONNX operators have a test of their own

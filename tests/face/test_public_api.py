@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import graphprune
-from graphprune import errors
+from graphprune.core import errors
 
 
 def _public() -> list[str]:

@@ -172,7 +172,7 @@ def test_inspect(
 
 
 def test_the_installed_command_and_the_tool_start() -> None:
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "graphprune", "--version"]
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     assert found.stdout.strip() == f"graphprune {__version__}"

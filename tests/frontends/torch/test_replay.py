@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import graphprune
-from tests.frontends.test_parts import Gated, mlp
+from tests.frontends.torch.test_parts import Gated, mlp
 
 
 def test_what_parts_take_is_recorded_for_compensation_and_criteria() -> None:

@@ -1,6 +1,6 @@
 """Golden text of the analysis of a few known models: a change in it is seen in review.
 
-`GRAPHPRUNE_GOLDEN=write pytest tests/test_golden.py` writes the files anew.
+`GRAPHPRUNE_GOLDEN=write pytest tests/golden` writes the files anew.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import graphprune
 from graphprune.inspecting import describe
 from tests.blocks import Llama
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parent
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: torchvision.models.resnet18(),

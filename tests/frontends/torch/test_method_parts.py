@@ -8,7 +8,7 @@ from torch import nn
 
 import graphprune
 from graphprune.core.errors import VerifyError
-from tests.frontends.test_parts import mask
+from tests.frontends.torch.test_parts import mask
 
 
 class Chunked(nn.Module):
