@@ -22,6 +22,7 @@ from graphprune.core.relations import Ties
 from graphprune.costs.counted import Counts
 from graphprune.importance import Scores
 
+_SHOWN = 5  # reasons that an error lists
 _REACHES = (1 / 16, 1 / 4, 1 / 2, 1.0)  # how far a group may move from its level for the budget
 
 Attempt: TypeAlias = tuple[float, Ties, int]
@@ -102,5 +103,13 @@ def _lopsided(counts: Counts, free: Counts) -> bool:
 
 
 def _nothing(deps: Dependencies) -> str:
-    reasons = sorted({lock.reason for lock in deps.locks})[:5]
-    return "no group of channels can be removed; locks: " + "; ".join(reasons)
+    """Why nothing can go: operations without a rule first, as they are what can be changed."""
+    first = [
+        f"there is no rule for {kind} (at {', '.join(names[:3])}{', ...' if names[3:] else ''}), "
+        "so all that it touches is locked: graphprune.axis_rule adds one"
+        for kind, names in deps.unknown.items()
+    ]
+    reasons = sorted({lock.reason for lock in deps.locks} - {None})
+    others = [reason for reason in reasons if not reason.startswith("unknown operation")]
+    text = "; ".join([*first, f"locks: {'; '.join(others[:_SHOWN])}"])
+    return f"no group of channels can be removed; {text}"

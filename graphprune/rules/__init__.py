@@ -17,8 +17,17 @@ from graphprune.rules import (
     reduce,
     reshape,
     spectrum,
+    untraced,
+    vision,
 )
-from graphprune.rules.registry import axis_rule, infer, is_known, known_types
+from graphprune.rules.registry import (
+    axis_rule,
+    infer,
+    is_known,
+    known_types,
+    locked,
+    locked_types,
+)
 
 __all__ = [
     "attention",
@@ -32,6 +41,8 @@ __all__ = [
     "infer",
     "is_known",
     "known_types",
+    "locked",
+    "locked_types",
     "loss",
     "matmul",
     "norm",
@@ -41,4 +52,6 @@ __all__ = [
     "reduce",
     "reshape",
     "spectrum",
+    "untraced",
+    "vision",
 ]

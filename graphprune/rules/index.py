@@ -16,6 +16,20 @@ def embedding(op: Site) -> str:
     return "v e, ... -> ... e"
 
 
+@axis_rule("aten.embedding_bag", "aten._embedding_bag", "aten._embedding_bag_forward_only")
+def embedding_bag(op: Site) -> list[Dims]:
+    """Sums, means or maxima of rows of the table, bag by bag."""
+    rows, features = op.dims()
+    op.lock([rows, *(dim for dims in op.operands()[1:] for dim in dims)], "rows in bags")
+    made = [op.fresh(i, "rows in bags") for i in range(len(op.op.outputs))]
+    # Of the further results only the rows that maxima were taken from go by features.
+    wide = len(op.shape()) == 2 and op.shape()[1] > 1
+    return [
+        [*dims[:1], features] if len(dims) == 2 and wide and i in (0, 3) else dims
+        for i, dims in enumerate(made)
+    ]
+
+
 def _indices(op: Site, operands: range) -> dict[int, int]:
     """The indexed dimensions, and the operand that indexes each."""
     return {at: i for at, i in enumerate(operands) if op.has(i)}

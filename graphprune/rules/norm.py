@@ -11,6 +11,7 @@ from graphprune.rules.site import Site
     "aten.batch_norm",
     "aten._native_batch_norm_legit_no_training",
     "aten._batch_norm_no_update",
+    "aten._native_batch_norm_legit",
     "aten.instance_norm",
 )
 def batch_norm(op: Site) -> str:
@@ -101,7 +102,9 @@ def weight_norm(op: Site) -> list[Dims]:
     return [out, *(op.dims(1) for _ in op.op.outputs[1:])]
 
 
-@axis_rule("aten.softmax", "aten.log_softmax", "aten._softmax", "aten._log_softmax")
+@axis_rule(
+    "aten.softmax", "aten.log_softmax", "aten._softmax", "aten._log_softmax", "aten._safe_softmax"
+)
 def softmax(op: Site) -> list[Dims]:
     """Softmax mixes the dimension it runs along."""
     if op.rank():

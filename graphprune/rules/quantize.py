@@ -21,6 +21,44 @@ def quantize(op: Site) -> list[Dims]:
     return [dims]
 
 
+_TENSOR = """
+    fake_quantize_per_tensor_affine fake_quantize_per_tensor_affine_cachemask
+    _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
+    _fake_quantize_learnable_per_tensor_affine
+"""
+_CHANNEL = """
+    fake_quantize_per_channel_affine fake_quantize_per_channel_affine_cachemask
+    _fake_quantize_learnable_per_channel_affine
+"""
+
+
+@axis_rule(*(f"aten.{name}" for name in _TENSOR.split()))
+def fake_quantize(op: Site) -> list[Dims]:
+    """Rounding to the steps of integers, each element by itself (Jacob et al. 2018)."""
+    return [op.dims()] * len(op.op.outputs)
+
+
+@axis_rule(*(f"aten.{name}" for name in _CHANNEL.split()))
+def fake_quantize_channels(op: Site) -> list[Dims]:
+    """The same, with a scale and zero point for each index of a dimension."""
+    at = op.axis("axis")
+    for i in (1, 2):
+        unify(op.dims()[at], op.dims(i)[0])
+    return [op.dims()] * len(op.op.outputs)
+
+
+@axis_rule("aten.fused_moving_avg_obs_fake_quant", "aten._fused_moving_avg_obs_fq_helper")
+def observed_fake_quantize(op: Site) -> list[Dims]:
+    """The same, with scales that follow from running extremes, of a tensor or of each channel."""
+    dims, at = op.dims(), op.axis("ch_axis")
+    rows = bool(op.attr("per_row_fake_quant", default=False))
+    for i in range(3, 7) if rows else ():  # extremes, scale and zero point of each channel
+        if op.shape(i) == op.shape()[at : at + 1]:
+            unify(dims[at], op.dims(i)[0])
+    op.mix(*(dim for number, dim in enumerate(dims) if not rows or number != at))
+    return [dims] * len(op.op.outputs)
+
+
 @axis_rule("DynamicQuantizeLinear")
 def dynamic_quantize(op: Site) -> list[Dims]:
     """The scale follows from the extremes of the whole tensor."""

@@ -64,10 +64,19 @@ def pairwise_distance(op: Site) -> str:
     return f"... d, ... d -> ...{' 1' if op.attr('keepdim', default=False) else ''}"
 
 
-@axis_rule("aten.cdist")
+@axis_rule("aten.cdist", "aten._cdist_forward")
 def cdist(op: Site) -> str:
     """Each row from every other."""
     return "... i d, ... j d -> ... i j"
+
+
+@axis_rule("aten._pdist_forward", "aten.pdist")
+def pdist(op: Site) -> list[Dims]:
+    """Each row from every later one."""
+    rows, features = op.dims()
+    op.lock([rows], "each row from every other")
+    op.contract(features)
+    return [op.fresh(why="each row from every other")]
 
 
 @axis_rule("aten.linalg_cross")

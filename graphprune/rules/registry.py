@@ -26,6 +26,7 @@ class Rule:
 
 
 _RULES: dict[str, Rule] = {}
+_LOCKED: dict[str, str] = {}
 
 
 def axis_rule(*types: str, mixes: str = "", locks: str = "") -> Callable[[F], F]:
@@ -59,6 +60,32 @@ def axis_rule(*types: str, mixes: str = "", locks: str = "") -> Callable[[F], F]
         return function
 
     return register
+
+
+def locked(why: str, *types: str) -> None:
+    """Register operations whose axes are locked on purpose.
+
+    They are known, unlike operations without a rule: nothing of theirs can go, or the analysis
+    of it would gain nothing.
+
+    Args:
+        why: The reason, in words.
+        *types: Operation types, as for `axis_rule`.
+
+    Raises:
+        AxisError: A type has a rule already.
+    """
+
+    @axis_rule(*types)
+    def lock_all(op: Site) -> list[Dims]:
+        return op.opaque(why)
+
+    _LOCKED.update(dict.fromkeys(types, why))
+
+
+def locked_types() -> dict[str, str]:
+    """Operation types that are locked on purpose, and why."""
+    return dict(sorted(_LOCKED.items()))
 
 
 def known_types() -> list[str]:

@@ -10,9 +10,13 @@ from graphprune.rules.site import Site
 
 _SINGLE = "fft ifft rfft irfft hfft ihfft"
 _SEVERAL = "fft2 ifft2 rfft2 irfft2 hfft2 ihfft2 fftn ifftn rfftn irfftn hfftn ihfftn"
+_INNER = "_fft_c2c _fft_c2r _fft_r2c"  # what the others are made of; they name their dimensions
 
 
-@axis_rule(*(f"aten.fft_{name}" for name in [*_SINGLE.split(), *_SEVERAL.split()]))
+@axis_rule(
+    *(f"aten.fft_{name}" for name in [*_SINGLE.split(), *_SEVERAL.split()]),
+    *(f"aten.{name}" for name in _INNER.split()),
+)
 def transform(op: Site) -> list[Dims]:
     """Transforms along some dimensions: all of them, or the last of two, where none is named."""
     two = (-2, -1) if op.op.type.endswith("2") else None

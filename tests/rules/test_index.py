@@ -20,6 +20,28 @@ def _put(x: torch.Tensor, i: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 # `missed` where values are added: to add zero is to leave out.
 CASES = [
     case("embedding", lambda i, w: F.embedding(i, w), below(7, 2, 4), t(7, 5)),
+    *(
+        case(
+            f"embedding_bag {mode}",
+            lambda i, w, m=mode: F.embedding_bag(i, w, torch.tensor([0, 3, 4]), mode=m),
+            below(7, 6),
+            t(7, 5),
+        )
+        for mode in ("sum", "mean", "max")
+    ),
+    case("embedding bags", lambda i, w: F.embedding_bag(i, w), below(7, 4, 3), t(7, 5)),
+    case(
+        "embedding_bag underneath",
+        lambda i, w: A._embedding_bag(w, i, torch.tensor([0, 3]))[0],
+        below(7, 6),
+        t(7, 5),
+    ),
+    case(
+        "embedding_bag forward only",
+        lambda i, w: A._embedding_bag_forward_only(w, i, torch.tensor([0, 3]))[0],
+        below(7, 6),
+        t(7, 5),
+    ),
     case("embedding padded", lambda i, w: F.embedding(i, w, padding_idx=0), below(7, 4), t(7, 5)),
     case("index", lambda x, i: x[i], _X, below(3, 4)),
     case("index middle", lambda x, i: x[:, i], _X, below(6, 4)),

@@ -30,6 +30,14 @@ CASES = [
         lambda x, w, b, m, v: A._batch_norm_no_update(x, w, b, m, v, 0.1, 1e-5),
         *_BN,
     ),
+    case(
+        "_native_batch_norm_legit",
+        lambda x, w, b, m, v: A._native_batch_norm_legit(
+            x, w, b, m.clone(), v.clone(), False, 0.1, 1e-5
+        )[0],
+        *_BN,
+    ),
+    case("_safe_softmax", lambda x: A._safe_softmax(x, 1), t(3, 6, 5)),
     case("instance_norm", lambda x, w, b: F.instance_norm(x, weight=w, bias=b), *_BN[:3]),
     case("instance_norm plain", F.instance_norm, t(2, 6, 5)),
     case(

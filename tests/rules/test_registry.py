@@ -45,6 +45,17 @@ def test_a_type_has_one_rule() -> None:
         axis_rule("aten.relu")(lambda op: "... -> ...")
 
 
+def test_locked_on_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_RULES", "_LOCKED"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    registry.locked("no one knows", "my.riddle")
+    op, dims = _call("my.riddle", (2, 3))
+    results, _ = infer(op, dims)
+    assert is_known("my.riddle")
+    assert registry.locked_types()["my.riddle"] == "no one knows"
+    assert _reasons(results[0]) == {"no one knows at call"}
+
+
 def test_the_public_name() -> None:
     assert graphprune.axis_rule is axis_rule
 

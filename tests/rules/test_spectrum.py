@@ -7,6 +7,7 @@ from torch import fft
 
 from tests.rules.cases import Case, case, check, each, t
 
+A = torch.ops.aten
 _X = t(3, 6, 8, 5)
 
 CASES = [
@@ -35,6 +36,9 @@ CASES = [
         lambda x: torch.istft(torch.stft(x, 8, window=torch.ones(8), return_complex=True), 8),
         t(3, 40),
     ),
+    case("real to complex", lambda x: A._fft_r2c(x, [1], 0, True).abs(), _X),
+    case("complex to complex", lambda x: A._fft_c2c(fft.fft(x), [2], 0, True).abs(), _X),
+    case("complex to real", lambda x: A._fft_c2r(fft.rfft(x, dim=2), [2], 0, 8), _X),
     case("complex", lambda x, y: torch.complex(x, y).real, t(3, 6), t(3, 6)),
     case("polar", lambda x, y: torch.polar(x, y).imag, t(3, 6), t(3, 6)),
 ]

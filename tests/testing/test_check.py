@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from graphprune.core.errors import AxisError, VerifyError
-from graphprune.rules import known_types, registry
+from graphprune.rules import known_types, locked_types, registry
 from graphprune.testing.check import check_rule, missed
 from tests.rules.cases import Case, below, t, types
 
@@ -38,8 +38,20 @@ def _exists(name: str) -> bool:
 
 
 def test_every_known_type_is_checked() -> None:
-    left_out = set(known_types()) - _case_types() - NEVER_EXPORTED
+    left_out = set(known_types()) - set(locked_types()) - _case_types() - NEVER_EXPORTED
     assert {name for name in left_out if _exists(name)} == set()
+
+
+def test_every_core_operation_has_a_rule_or_is_locked_on_purpose() -> None:
+    core = set()
+    for schema in torch._C._jit_get_all_schemas():
+        space, _, name = schema.name.partition("::")
+        if space == "aten":
+            overload = getattr(getattr(torch.ops.aten, name), schema.overload_name or "default")
+            if torch.Tag.core in overload.tags:
+                core.add(f"aten.{name if name.endswith('__') else name.removesuffix('_')}")
+    assert len(core) > 100
+    assert core - set(known_types()) == set()
 
 
 def _replaced(

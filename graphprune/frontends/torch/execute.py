@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from graphprune.core.graph import Op
 from graphprune.engine.tensors import as_dtype
 from graphprune.frontends.torch.reader import bound_arguments
 
 _SPLITS = ("split", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split")
+# What kernels of fake quantization say of numbers in double precision.
+_ONE_PRECISION = re.compile(r"must be Float|expected scalar type Float")
 _UNINITIALISED = frozenset(
     f"aten.{name}"
     for name in ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
@@ -79,7 +84,7 @@ def evaluate(
         args = tuple(_retyped(arg, dtype) for arg in args)
         kwargs = {name: _retyped(arg, dtype) for name, arg in kwargs.items()}
     with torch.no_grad():
-        found = target(*args, **kwargs)
+        found = _called(target, args, kwargs, dtype)
     several = found if isinstance(found, list | tuple) else [found]
     tensors = [item for item in several if isinstance(item, torch.Tensor)]
     if op.type in _UNINITIALISED:
@@ -87,6 +92,18 @@ def evaluate(
     if dtype is not None:
         tensors = [as_dtype(item, dtype) for item in tensors]
     return tensors
+
+
+def _called(target: Any, args: Any, kwargs: Any, dtype: torch.dtype | None) -> Any:
+    """What an operation returns; in single precision where its kernel has no other."""
+    try:
+        return target(*args, **kwargs)
+    except RuntimeError as error:
+        if dtype is not torch.float64 or not _ONE_PRECISION.search(str(error)):
+            raise
+    single = partial(as_dtype, dtype=torch.float32)
+    args, kwargs = pytree.tree_map_only(torch.Tensor, single, (args, kwargs))
+    return target(*args, **kwargs)
 
 
 def tags(op: Op) -> Sequence[Any]:

@@ -1,0 +1,46 @@
+"""Operations of torchvision (`torchvision.ops`): deformable convolution, regions of interest."""
+
+from __future__ import annotations
+
+from graphprune.core.effect import Dims
+from graphprune.rules.notation import parse
+from graphprune.rules.registry import axis_rule, locked
+from graphprune.rules.site import Site
+
+
+@axis_rule("torchvision.deform_conv2d")
+def deform_conv2d(op: Site) -> list[Dims]:
+    """Deformable convolution (Dai et al. 2017; with a mask, Zhu et al. 2019).
+
+    Operands are input, weight, offsets, mask and bias. Offsets and mask hold a place for each tap
+    of each offset group, of which none can go; input channels come in groups of both kinds.
+    """
+    groups, offsets = op.attr("groups", default=1), op.attr("offset_groups", default=1)
+    fixed = ""
+    if offsets == 1:
+        x, taken, kept = f"(g={groups} i)", "i", f"(g={groups} o)"
+        op.resize("groups", "g")
+    elif offsets % groups == 0:
+        inner = f"p={offsets // groups} i"
+        x, taken, kept, fixed = f"(g={groups} {inner})", f"({inner})", f"(g={groups} o)", "g p"
+    elif groups % offsets == 0:
+        outer = f"p={offsets} q={groups // offsets}"
+        x, taken, kept, fixed = f"({outer} i)", "i", f"({outer} o)", "p q"
+    else:
+        return op.opaque("groups of channels and of offsets do not divide")
+    text = f"n {x} *, {kept} {taken} *k, n *, n *, {kept} -> n {kept} *s"
+    return op.apply(parse(text), locks=fixed)
+
+
+@axis_rule("torchvision.roi_align", "torchvision.roi_pool", locks="n")
+def roi(op: Site) -> str:
+    """A window over space for each region of interest, which names its sample (He et al. 2017)."""
+    return "n c *, r * -> r c *, r c *"
+
+
+locked(
+    "each part of a region reads channels of its own, by their numbers",
+    "torchvision.ps_roi_align",
+    "torchvision.ps_roi_pool",
+)
+locked("quantized regions of interest", "torchvision.qroi_align")
