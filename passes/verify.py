@@ -68,8 +68,17 @@ def verify(
     graph = cuts.deps.source
     outcome = Verification()
     weights = perturbed(graph, seed, engine.dtype)
+    points = _zero_points(cuts)
     given = {v: as_dtype(x, engine.dtype) for v, x in zip(graph.inputs, inputs, strict=True)}
-    masked = _Run(graph, engine, lambda v: given[v] if v in given else _zeroed(weights(v), cuts, v))
+
+    def zeroed(value: Value) -> torch.Tensor:
+        if value in given:
+            return given[value]
+        point, dim = points.get(value, (None, 0))
+        zero = None if point is None else along(weights(point), dim, len(value.shape))
+        return _zeroed(weights(value), cuts, value, zero)
+
+    masked = _Run(graph, engine, zeroed)
     small = _Run(
         graph,
         engine,
@@ -159,20 +168,41 @@ class _Run:
                 self._env.pop(value, None)
 
 
-def _zeroed(tensor: torch.Tensor, cuts: Cuts, value: Value) -> torch.Tensor:
+def _zero_points(cuts: Cuts) -> dict[Value, tuple[Value, int]]:
+    """For each quantized weight the stored numbers that stand for zero, and along which dimension."""
+    out: dict[Value, tuple[Value, int]] = {}
+    for op, effect in cuts.deps.effects.items():
+        for place, point, dim in effect.zeros:
+            value, zero = op.inputs[place], op.inputs[point]
+            if value is not None and zero is not None and value.is_weight and zero.is_weight:
+                out[value] = (zero, dim)
+    return out
+
+
+def along(points: torch.Tensor, dim: int, rank: int) -> torch.Tensor:
+    """Zero points, or scales, so that they broadcast against what they belong to."""
+    if points.numel() == 1:
+        return points.reshape(())
+    return points.reshape([-1 if at == dim else 1 for at in range(rank)])
+
+
+def _zeroed(
+    tensor: torch.Tensor, cuts: Cuts, value: Value, zero: torch.Tensor | None = None
+) -> torch.Tensor:
+    """A weight whose removed slices hold nothing: zeros, or what stands for zero."""
     kept = cuts.weights.get(value)
-    if kept is None:
+    if kept is None or tensor is None:
         return tensor
     out = tensor
+    if zero is None:
+        zero = torch.zeros((), dtype=tensor.dtype, device=tensor.device)
     for dim, indices in enumerate(kept):
         if indices is not None:
             mask = torch.zeros(tensor.shape[dim], dtype=torch.bool, device=tensor.device)
             mask[torch.as_tensor(indices, device=tensor.device)] = True
             shape = [1] * tensor.dim()
             shape[dim] = -1
-            out = torch.where(
-                mask.view(shape), out, torch.zeros((), dtype=tensor.dtype, device=tensor.device)
-            )
+            out = torch.where(mask.view(shape), out, zero.to(tensor.dtype))
     return out
 
 
@@ -185,9 +215,14 @@ def _inexact(op: Op, cuts: Cuts, masked: _Run) -> bool:
     gone = [dim for dim in cuts.deps.effects[op].contracts if cuts.touches(dim)]
     if not gone:
         return False
-    for value, tensor in zip(op.inputs, list(masked.operands(op)), strict=True):
+    operands = list(masked.operands(op))
+    points = {place: (operands[point], dim) for place, point, dim in cuts.deps.effects[op].zeros}
+    for place, (value, tensor) in enumerate(zip(op.inputs, operands, strict=True)):
         if value is None or tensor is None:
             continue
+        point, dim = points.get(place, (None, 0))
+        if point is not None:
+            tensor = tensor.int() - along(point.int(), dim, tensor.dim())
         kept = cuts.kept(value)
         rest = tensor - _scattered(tensor, cut_tensor(tensor, kept), kept)
         if any(i is not None for i in kept) and not rest.any():

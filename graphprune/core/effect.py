@@ -29,6 +29,8 @@ class Effect:
         sizes: Attributes that hold lengths, as the dimensions whose lengths they hold.
         pins: Attributes whose default depends on a dimension's length: their value now, and
             that dimension.
+        zeros: Operands of quantized numbers, each with the operand that says which of them stands
+            for zero, and the dimension along which that may differ.
         grains: Dimensions whose lengths must be multiples of a number, for the kernel's sake.
     """
 
@@ -37,4 +39,5 @@ class Effect:
     macs: list[tuple[Dim, ...]] = field(default_factory=list)
     sizes: dict[str, Size] = field(default_factory=dict)
     pins: dict[str, tuple[Any, Dim]] = field(default_factory=dict)
+    zeros: list[tuple[int, int, int]] = field(default_factory=list)
     grains: list[tuple[Dim, int]] = field(default_factory=list)

@@ -36,6 +36,7 @@ class Report:
         achieved: Ratio reached.
         params: Parameters before and after.
         macs: Multiply-accumulates for one sample, before and after.
+        bytes: Bytes of the file as it was read and as it is written; None where there is none.
         memory: Bytes of activations alive at once for the example inputs, before and after; None
             where they were not asked for.
         latency: Seconds of a forward pass of the example inputs, before and after, as measured.
@@ -60,6 +61,7 @@ class Report:
     achieved: float
     params: tuple[int, int]
     macs: tuple[int, int]
+    bytes: tuple[int, int] | None = None
     memory: tuple[int, int] | None = None
     latency: tuple[float, float] | None = None
     predicted: float | None = None
@@ -113,6 +115,9 @@ def show(report: Report, console: Console, rows: Iterable[tuple[str, str, str]] 
     for label, (before, after) in (("parameters", report.params), ("MACs", report.macs)):
         share = f"{after / before - 1:.1%}" if before and after != before else ""
         table.add_row(label, f"{before:,}", f"{after:,}", share)
+    if report.bytes is not None:
+        share = f"{report.bytes[1] / max(report.bytes[0], 1) - 1:.1%}"
+        table.add_row("file, bytes", *(f"{x:,}" for x in report.bytes), share)
     if report.memory is not None:
         share = f"{report.memory[1] / max(report.memory[0], 1) - 1:.1%}"
         table.add_row("peak activations, bytes", *(f"{x:,}" for x in report.memory), share)

@@ -12,7 +12,7 @@ import onnx
 from onnx import NodeProto
 
 from graphprune.frontends.onnx.model import Source
-from graphprune.frontends.onnx.tensors import Array
+from graphprune.frontends.onnx.tensors import Array, is_float
 from graphprune.frontends.onnx.trace import Trace, schema
 
 _MOST = 1 << 16  # indices of a Gather that are looked at
@@ -50,19 +50,26 @@ class Node:
         arguments: Operands that became attributes: place and attribute name.
         operands: Origin of each operand that is a weight or a known value: place and name.
         source: The model.
+        types: ONNX element type of every argument, by place.
     """
 
     proto: NodeProto
     arguments: Mapping[int, str]
     operands: Mapping[int, str]
     source: Source
+    types: Mapping[int, int]
 
     def dtype(self, place: int) -> Any:
-        """Element type of an argument in the file, as NumPy names it; lengths are int64."""
-        proto = self.source.constants.get(self.proto.input[place])
-        if proto is None:
-            return np.float32 if self.arguments[place] in ("scales", "roi") else np.int64
-        return onnx.helper.tensor_dtype_to_np_dtype(proto.data_type)
+        """Element type of an argument in the file, as NumPy names it."""
+        return onnx.helper.tensor_dtype_to_np_dtype(self.types[place])
+
+    def follows(self, place: int) -> bool:
+        """Whether an argument must be of the type that the operation computes in."""
+        if not is_float(self.types[place]):
+            return False
+        version = self.source.opsets.get(self.proto.domain, 0)
+        known = schema(self.proto.op_type, self.proto.domain, version)
+        return known is not None and "(" not in known.inputs[place].type_str
 
 
 def arguments_of(node: NodeProto, source: Source) -> dict[int, str]:

@@ -22,6 +22,7 @@ from graphprune.passes.verify import Engine
 
 _TOLERANCES = {"float16": 5e-2, "bfloat16": 2e-1}  # relative; rounding through a whole network
 _SINGLE = 1e-3
+_FEW = 1024  # bytes of a tensor that can be a shape
 
 
 def engine() -> Engine:
@@ -94,7 +95,9 @@ def valid(lowered: Lowered) -> None:
     checked.CopyFrom(lowered.frame)
     given = {item.name for item in checked.graph.input}
     for tensor in lowered.tensors:
-        if tensor.name not in given:
+        if tensor.size <= _FEW:  # of sizes and axes the inference wants the numbers
+            checked.graph.initializer.append(tensor.as_proto())
+        elif tensor.name not in given:
             checked.graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.elem_type, tensor.shape)
             )

@@ -113,7 +113,10 @@ def prepared(
         name = source.arguments.get(place)
         if name is not None:
             value = changed.get(name, op.attrs.get(name))
-            array: Array | None = as_operand(name, value, source.dtype(place))
+            kind = source.dtype(place)
+            if source.follows(place):
+                kind = helper.tensor_dtype_to_np_dtype(_ONNX_TYPES[dtype])
+            array: Array | None = as_operand(name, value, kind)
         else:
             origin = source.operands.get(place, "") if tensor is None else ""
             stored = source.source.array(origin) if origin in source.source.origins else None

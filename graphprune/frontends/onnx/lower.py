@@ -28,6 +28,8 @@ from graphprune.frontends.onnx.recompute import recompute
 from graphprune.frontends.onnx.stored import Lowered, Stored, cut_array
 from graphprune.frontends.onnx.tensors import Array
 
+_APART = 4  # the first version of the format in which initializers are not inputs as well
+
 
 def lower(
     program: OnnxProgram, cuts: Cuts, replaced: Mapping[Value, Array] | None = None
@@ -265,30 +267,34 @@ class _Writer:
         graph.node.extend(copies)
 
     def _tensors(self) -> None:
-        """Old initializers that are still used, cut ones in their places, new ones behind."""
-        graph, before = self.out.frame.graph, _used(self.source.model.graph)
-        self._drop(before)
+        """Old initializers that are used, cut ones in their places, new ones behind."""
+        graph = self.out.frame.graph
+        self._drop()
         self._in_place()
         used = _used(graph)
         for proto in self.source.model.graph.initializer:
-            if proto.name in self.new:
-                self.out.tensors.append(self.new.pop(proto.name))
-            elif proto.name in used or proto.name not in before:
-                self.out.tensors.append(self._kept(proto))
-            else:
+            if proto.name not in used:
                 _remove(graph.input, proto.name)
-        self.out.tensors += self.new.values()
+                self.new.pop(proto.name, None)
+            elif proto.name in self.new:
+                self.out.tensors.append(self.new.pop(proto.name))
+            else:
+                self.out.tensors.append(self._kept(proto))
+        self.out.tensors += (tensor for name, tensor in self.new.items() if name in used)
+        if self.out.frame.ir_version < _APART:
+            given = {item.name for item in graph.input}
+            graph.input.extend(
+                helper.make_tensor_value_info(tensor.name, tensor.elem_type, tensor.shape)
+                for tensor in self.out.tensors
+                if tensor.name not in given
+            )
 
-    def _drop(self, before: set[str]) -> None:
-        """Drop nodes that lost their last user."""
+    def _drop(self) -> None:
+        """Drop nodes that nothing uses, those that never were used among them."""
         graph = self.out.frame.graph
         while True:
             used = _used(graph)
-            dead = [
-                node
-                for node in graph.node
-                if before.intersection(node.output) and not used.intersection(node.output)
-            ]
+            dead = [node for node in graph.node if not used.intersection(node.output)]
             for node in dead:
                 graph.node.remove(node)
             if not dead:

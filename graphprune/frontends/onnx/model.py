@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ import numpy as np
 import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from graphprune.core.errors import LiftError
 from graphprune.frontends.onnx.slim import OwnFile, is_inside
@@ -76,6 +77,16 @@ class Source:
     def is_apart(self, name: str) -> bool:
         """Whether a constant's data lies in a file of its own."""
         return self.is_external(name) and not is_inside(self.constants[name])
+
+    def weight(self) -> int:
+        """Bytes of the model as it is stored, data in files of their own included."""
+        whole = self.whole or self.model
+        own = whole.ByteSize() if self.file is None else self.file.size
+        return own + sum(
+            prod(proto.dims) * helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize
+            for proto in self.model.graph.initializer
+            if self.is_apart(proto.name)
+        )
 
     @cached_property
     def inputs(self) -> list[onnx.ValueInfoProto]:

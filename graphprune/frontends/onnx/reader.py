@@ -18,7 +18,7 @@ from graphprune.frontends.onnx.arguments import Node, arguments_of, attributes, 
 from graphprune.frontends.onnx.execute import evaluate
 from graphprune.frontends.onnx.model import Source, captured
 from graphprune.frontends.onnx.sizes import Traces
-from graphprune.frontends.onnx.tensors import INTEGERS, as_torch, dtype_name, is_float
+from graphprune.frontends.onnx.tensors import INTEGERS, as_torch, dtype_name
 
 SIZES = "values that follow from the sizes of inputs"
 
@@ -100,7 +100,9 @@ class Reader:
         if missing or None in outputs:
             kind = f"{kind} ({missing or 'its results are of unknown shape'})"
         made = [value for value in outputs if value is not None]
-        op = Op(name, kind, inputs, made, attrs, "", Node(node, arguments, places, self._source))
+        types = {place: self._trace.elem_type(node.input[place]) for place in arguments}
+        origin = Node(node, arguments, places, self._source, types)
+        op = Op(name, kind, inputs, made, attrs, "", origin)
         self.graph.ops.append(op)
 
     def _named(self, node: NodeProto) -> str:
@@ -122,17 +124,23 @@ class Reader:
                 self.read(self._makers[given])
                 return self.values[given]
             places[place] = given
-            return self._known(op, given)
+            return self._known(op, place, given)
         return None
 
     def _varies(self, name: str) -> bool:
         """Whether a known tensor is another one at other sizes of the inputs."""
         return self._trace.known[name].size > 1 and not self._traces.fixed(name)
 
-    def _known(self, op: str, given: str) -> Value:
-        """A value that shapes determine: a constant unless it varies with the inputs' sizes."""
+    def _known(self, op: str, place: int, given: str) -> Value:
+        """A value that shapes determine: a constant unless it varies with the inputs' sizes.
+
+        An operation may read one twice: each place has its own.
+        """
         array = self._trace.known[given]
         name = f"{given}@{op}"
+        if name in self._names:
+            name = f"{name}.{place}"
+        self._names.add(name)
         value = Value(name, array.shape, array.dtype.name, "constant")
         value.tensor = as_torch(array)
         if self._varies(given):
@@ -180,13 +188,8 @@ class Reader:
     def _kind(self, node: NodeProto, place: int, proto: onnx.TensorProto) -> Kind:
         if node.op_type == "BatchNormalization" and place in _STATISTICS:
             return "buffer"
-        quantized = proto.data_type not in (*INTEGERS, onnx.TensorProto.STRING)
-        learned = is_float(proto.data_type) or (
-            quantized
-            and (
-                "Quantize" in node.op_type or "Linear" in node.op_type or "Integer" in node.op_type
-            )
-        )
+        # Indices are of 32 bits or more: what is of fewer stands for numbers, whoever reads it.
+        learned = proto.data_type not in (*INTEGERS, onnx.TensorProto.STRING)
         several = prod(proto.dims) > 1 or (place == 2 and node.op_type in _BIASED)
         return "parameter" if learned and several else "constant"
 

@@ -97,7 +97,8 @@ class OnnxSession(Session):
     def write(self, path: Path, verify: bool, seed: int, of: str) -> Report:
         """Make the smaller model and write it, tensor by tensor."""
         lowered, report = self._made(verify, seed, of)
-        timed(self.seconds, "write", write, lowered, path)
+        written = timed(self.seconds, "write", write, lowered, path)
+        report.bytes = (self.program.source.weight(), written)
         return report
 
     def _made(self, verify: bool, seed: int, of: str) -> tuple[Lowered, Report]:
@@ -121,6 +122,7 @@ class OnnxSession(Session):
         report = self.report(of)
         report.verification = verification
         report.edits = lowered.edits
+        report.bytes = (self.program.source.weight(), lowered.weight())
         return lowered, report
 
     def _timed(self, lowered: Lowered, seed: int) -> tuple[float, float] | None:

@@ -54,6 +54,11 @@ class OwnFile:
         self.path = path
         self._state = self._look()
 
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self._state[0]
+
     def slim(self) -> bytes:
         """Its bytes without the data of large tensors."""
         if not self._state[0]:

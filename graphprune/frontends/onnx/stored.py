@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from graphprune.core.cuts import Kept
 from graphprune.core.errors import LiftError
-from graphprune.frontends.onnx.tensors import Array, to_proto
+from graphprune.frontends.onnx.tensors import PACKED, Array, to_proto
 
 LARGEST = 2**31 - 2**20  # bytes of a protobuf, with some room for names
 
@@ -41,7 +41,16 @@ class Stored:
     def size(self) -> int:
         """Its bytes."""
         kind = helper.tensor_dtype_to_np_dtype(self.elem_type)
+        if self.elem_type in PACKED:
+            return (prod(self.shape) + 1) // 2
         return prod(self.shape) * max(int(np.dtype(kind).itemsize), 1)
+
+    def weight(self) -> int:
+        """Bytes of its protobuf."""
+        if self.proto is not None and self.proto.data_location != TensorProto.EXTERNAL:
+            return self.proto.ByteSize()
+        head = TensorProto(name=self.name, data_type=self.elem_type, dims=self.shape)
+        return head.ByteSize() + _field(self.size)
 
     def as_proto(self) -> TensorProto:
         """The tensor with its data inside."""
@@ -68,6 +77,12 @@ class Lowered:
         """Bytes of the initializers."""
         return sum(tensor.size for tensor in self.tensors)
 
+    def weight(self) -> int:
+        """Bytes of the model as one protobuf, without making it."""
+        frame = self.frame.graph.ByteSize()
+        graph = frame + sum(_field(tensor.weight()) for tensor in self.tensors)
+        return self.frame.ByteSize() - _field(frame) + _field(graph)
+
     def proto(self) -> ModelProto:
         """The model as one protobuf.
 
@@ -83,6 +98,11 @@ class Lowered:
         out.CopyFrom(self.frame)
         out.graph.initializer.extend(tensor.as_proto() for tensor in self.tensors)
         return out
+
+
+def _field(size: int) -> int:
+    """Bytes of a field that holds so many: its tag, their number, and they themselves."""
+    return 1 + max(1, -(-size.bit_length() // 7)) + size
 
 
 def cut_array(array: Array, kept: Kept) -> Array:

@@ -20,16 +20,20 @@ _SMALL = 1024  # bytes; shorter tensors stay in the model's own file
 _PAGE = 4096  # data starts at multiples of this, so that it can be mapped
 
 
-def write(lowered: Lowered, path: Path) -> None:
+def write(lowered: Lowered, path: Path) -> int:
     """Write a model; whatever happens, the old file or the new one is there.
+
+    Returns:
+        Bytes written.
 
     Raises:
         GraphPruneError: The file cannot be written.
     """
     external = any(tensor.external for tensor in lowered.tensors)
     if not external and lowered.size() < LARGEST:
-        write_whole(path, lowered.proto().SerializeToString())
-        return
+        data = lowered.proto().SerializeToString()
+        write_whole(path, data)
+        return len(data)
     out = ModelProto()
     out.CopyFrom(lowered.frame)
     beside = path.with_name(f"{path.name}.data")
@@ -40,7 +44,9 @@ def write(lowered: Lowered, path: Path) -> None:
             else:
                 out.graph.initializer.append(_placed(tensor, file, beside.name))
         file.flush()
-        write_whole(path, out.SerializeToString())
+        data = out.SerializeToString()
+        write_whole(path, data)
+        return len(data) + file.tell()
 
 
 def _placed(tensor: Stored, file: BinaryIO, location: str) -> TensorProto:
