@@ -169,7 +169,7 @@ class _Run:
 
 
 def _zero_points(cuts: Cuts) -> dict[Value, tuple[Value, int]]:
-    """For each quantized weight the stored numbers that stand for zero, and along which dimension."""
+    """What stands for zero in each quantized weight, and along which dimension it may differ."""
     out: dict[Value, tuple[Value, int]] = {}
     for op, effect in cuts.deps.effects.items():
         for place, point, dim in effect.zeros:

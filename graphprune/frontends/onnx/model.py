@@ -81,9 +81,9 @@ class Source:
     def weight(self) -> int:
         """Bytes of the model as it is stored, data in files of their own included."""
         whole = self.whole or self.model
-        own = whole.ByteSize() if self.file is None else self.file.size
+        own = int(whole.ByteSize()) if self.file is None else self.file.size
         return own + sum(
-            prod(proto.dims) * helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize
+            prod(proto.dims) * int(helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize)
             for proto in self.model.graph.initializer
             if self.is_apart(proto.name)
         )

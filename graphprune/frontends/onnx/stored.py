@@ -48,9 +48,9 @@ class Stored:
     def weight(self) -> int:
         """Bytes of its protobuf."""
         if self.proto is not None and self.proto.data_location != TensorProto.EXTERNAL:
-            return self.proto.ByteSize()
+            return int(self.proto.ByteSize())
         head = TensorProto(name=self.name, data_type=self.elem_type, dims=self.shape)
-        return head.ByteSize() + _field(self.size)
+        return int(head.ByteSize()) + _field(self.size)
 
     def as_proto(self) -> TensorProto:
         """The tensor with its data inside."""
@@ -81,7 +81,7 @@ class Lowered:
         """Bytes of the model as one protobuf, without making it."""
         frame = self.frame.graph.ByteSize()
         graph = frame + sum(_field(tensor.weight()) for tensor in self.tensors)
-        return self.frame.ByteSize() - _field(frame) + _field(graph)
+        return int(self.frame.ByteSize()) - _field(frame) + _field(graph)
 
     def proto(self) -> ModelProto:
         """The model as one protobuf.

@@ -156,7 +156,7 @@ def test_zero_size_weights_do_no_harm() -> None:
     model.graph.initializer.append(
         onnx.numpy_helper.from_array(np.zeros((0, 3), np.float32), "empty")
     )
-    assert shapes(graphprune.shrink(model, 0.5))["empty"] == (0, 3)
+    assert "empty" not in shapes(graphprune.shrink(model, 0.5))  # nothing reads it
 
 
 def test_a_single_node_has_nothing_to_give() -> None:

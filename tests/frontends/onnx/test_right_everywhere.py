@@ -1,0 +1,164 @@
+"""Correct results that are accepted, whatever a file computes its numbers from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+import graphprune
+from graphprune.frontends.torch.saving import silent
+from tests.frontends.onnx.exports import Array, graph, normal, run, shapes
+
+
+def node(kind: str, inputs: list[str], *outputs: str, **attrs: Any) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs, list(outputs), **attrs)
+
+
+def perceptron(more: list[onnx.NodeProto], weights: dict[str, Array], **how: Any) -> ModelProto:
+    """Two products with a rectifier between them, and what comes behind them."""
+    nodes = [
+        node("MatMul", ["x", "w1"], "a"),
+        node("Relu", ["a"], "b"),
+        node("MatMul", ["b", "w2"], "c"),
+        *more,
+    ]
+    weights = {"w1": normal(8, 16), "w2": normal(16, 4), **weights}
+    return graph(nodes, weights, {"x": ["n", 8]}, {"y": ["n", 4]}, **how)
+
+
+def test_a_range_of_floating_point_follows_from_a_shape() -> None:
+    nodes = [
+        node("Conv", ["x", "w1"], "a"),
+        node("Conv", ["a", "w2"], "c"),
+        node("Shape", ["c"], "s"),
+        node("Gather", ["s", "three"], "i"),
+        node("Cast", ["i"], "f", to=TensorProto.FLOAT),
+        node("Range", ["zero", "f", "one"], "grid"),
+        node("Add", ["c", "grid"], "y"),
+    ]
+    weights = {
+        "w1": normal(16, 3, 3, 3), "w2": normal(4, 16, 1, 1), "three": np.array(3),
+        "zero": np.float32(0), "one": np.float32(1),
+    }  # fmt: skip
+    sizes = {"x": ["n", 3, "h", "w"]}, {"y": ["n", 4, "h2", "w2"]}
+    plan = graphprune.plan(graph(nodes, weights, *sizes, opset=17), 0.5)
+    small = plan.apply()
+    assert plan.report is not None and plan.report.verification is not None
+    assert run(small, x=normal(1, 3, 9, 7))[0].shape == (1, 4, 7, 5)
+
+
+@pytest.mark.parametrize("kind", [QuantType.QInt8, QuantType.QUInt8])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_zero_points_stand_for_zero(tmp_path: Path, kind: QuantType, per_channel: bool) -> None:
+    before, after = tmp_path / "float.onnx", tmp_path / "small.onnx"
+    model = perceptron([node("Tanh", ["c"], "y")], {"w1": normal(8, 16) + 1})
+    onnx.save(model, before)
+    with silent():
+        quantize_dynamic(before, after, weight_type=kind, per_channel=per_channel)
+    plan = graphprune.plan(after, 0.5, compensate=False)
+    small = plan.apply()
+    assert plan.report is not None and plan.report.verification is not None
+    assert shapes(small)["w1_quantized"] == (8, 8)
+
+
+def test_a_loop_reads_one_number_twice() -> None:
+    body = helper.make_graph(
+        [
+            node("Cast", ["rows"], "f", to=TensorProto.FLOAT),
+            node("Add", ["state", "f"], "next"),
+            node("Identity", ["going"], "goes"),
+            node("Identity", ["k"], "same"),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, None),
+            helper.make_tensor_value_info("k", TensorProto.INT64, []),
+        ],
+        [
+            helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
+            helper.make_tensor_value_info("same", TensorProto.INT64, []),
+        ],
+    )
+    more = [
+        node("Shape", ["x"], "s"),
+        node("Gather", ["s", "zero"], "rows"),
+        node("Loop", ["trip", "yes", "c", "rows"], "y", "last", body=body),
+    ]
+    numbers = {"zero": np.array(0), "trip": np.array(3), "yes": np.array(True)}
+    model = perceptron(more, numbers, opset=15)
+    small = graphprune.shrink(model, 0.5, compensate=False)
+    assert shapes(small)["w1"] == (8, 8)
+    assert run(small, x=normal(3, 8))[0].shape == (3, 4)
+
+
+def test_sizes_that_are_put_together_are_valid() -> None:
+    nodes = [
+        node("Conv", ["x", "w1"], "a", pads=[1] * 4),
+        node("MaxPool", ["a"], "p", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", ["p", "w2"], "d", pads=[1] * 4),
+        node("Shape", ["a"], "sa"),
+        node("Shape", ["d"], "sd"),
+        node("Slice", ["sa", "two", "four", "zero"], "hw"),
+        node("Slice", ["sd", "zero", "two", "zero"], "nc"),
+        node("Concat", ["nc", "hw"], "sizes", axis=0),
+        node("Resize", ["d", "", "", "sizes"], "u", mode="linear"),
+        node("Concat", ["a", "u"], "c", axis=1),
+        node("Conv", ["c", "w3"], "y", pads=[1] * 4),
+    ]
+    weights = {
+        "w1": normal(8, 3, 3, 3), "w2": normal(16, 8, 3, 3), "w3": normal(4, 24, 3, 3),
+        "zero": np.array([0]), "two": np.array([2]), "four": np.array([4]),
+    }  # fmt: skip
+    sizes = {"x": ["n", 3, "h", "w"]}, {"y": ["n", 4, "h", "w"]}
+    small = graphprune.shrink(graph(nodes, weights, *sizes, opset=17), 0.5, compensate=False)
+    assert run(small, x=normal(1, 3, 16, 12))[0].shape == (1, 4, 16, 12)
+
+
+def test_what_nothing_reads_is_gone_and_the_report_counts_bytes(tmp_path: Path) -> None:
+    more = [node("Identity", ["c"], "y"), node("Add", ["big", "big"], "nobody")]
+    model = perceptron(more, {"big": normal(100, 100), "unused": normal(50, 50)})
+    plan = graphprune.plan(model, 0.5, compensate=False)
+    small = plan.apply()
+    assert set(shapes(small)) == {"w1", "w2"}
+    assert plan.report is not None
+    assert plan.report.bytes == (model.ByteSize(), small.ByteSize())
+    onnx.save(model, tmp_path / "model.onnx")
+    plan = graphprune.plan(tmp_path / "model.onnx", 0.5, compensate=False)
+    plan.write(tmp_path / "small.onnx")
+    assert plan.report is not None and plan.report.bytes is not None
+    assert plan.report.bytes[1] == (tmp_path / "small.onnx").stat().st_size
+
+
+def test_files_of_old_stay_valid() -> None:
+    nodes = [
+        node("MatMul", ["x", "w1"], "a"),
+        node("Split", ["a"], "b", "c", axis=1),
+        node("Concat", ["b", "c"], "d", axis=1),
+        node("Slice", ["d", "start", "stop", "axis"], "e"),
+        node("MatMul", ["e", "w2"], "f"),
+        node("Shape", ["f"], "s"),
+        node("Reshape", ["f", "s"], "y"),
+    ]
+    weights = {
+        "w1": normal(8, 16), "w2": normal(12, 4), "start": np.array([4]), "stop": np.array([16]),
+        "axis": np.array([1]),
+    }  # fmt: skip
+    model = graph(nodes, weights, {"x": ["n", 8]}, {"y": ["n", 4]}, opset=13)
+    model.ir_version = 3
+    for tensor in model.graph.initializer:
+        model.graph.input.append(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
+    small = graphprune.shrink(model, 0.4, compensate=False)
+    onnx.checker.check_model(small, full_check=True)
+    held = {tensor.name for tensor in small.graph.initializer}
+    assert held <= {item.name for item in small.graph.input}
