@@ -82,16 +82,19 @@ class Source:
         """Bytes of the model as it is stored, data in files of their own included."""
         whole = self.whole or self.model
         own = int(whole.ByteSize()) if self.file is None else self.file.size
-        return own + sum(
-            prod(proto.dims) * int(helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize)
-            for proto in self.model.graph.initializer
-            if self.is_apart(proto.name)
-        )
+        apart = (proto for proto in self.model.graph.initializer if self.is_apart(proto.name))
+        for proto in apart:
+            own += prod(proto.dims) * int(np.dtype(_stored_as(proto)).itemsize)
+        return own
 
     @cached_property
     def inputs(self) -> list[onnx.ValueInfoProto]:
         """What the caller of the model provides: initializers listed as inputs do not count."""
         return [i for i in self.model.graph.input if i.name not in self.constants]
+
+
+def _stored_as(proto: TensorProto) -> Any:
+    return helper.tensor_dtype_to_np_dtype(proto.data_type)
 
 
 def read_model(model: Any) -> Source:
