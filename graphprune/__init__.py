@@ -7,26 +7,45 @@ Example:
 """
 
 from graphprune.api import analyze, plan, shrink
-from graphprune.core.errors import AxisError, BudgetError, GraphPruneError, LiftError, VerifyError
+from graphprune.core.errors import (
+    AxisError,
+    BudgetError,
+    GraphPruneError,
+    LiftError,
+    OptionError,
+    PassError,
+    PlanError,
+    VerifyError,
+)
 from graphprune.core.groups import Dependencies
+from graphprune.frontends.opening import frontend
+from graphprune.pipeline import Pass, Pipeline
 from graphprune.plan import Plan, load_plan
+from graphprune.planning import DEFAULT
 from graphprune.recalibration import recalibrate
 from graphprune.report.report import Report
 from graphprune.rules import axis_rule
 from graphprune.version import __version__
 
 __all__ = [
+    "DEFAULT",
     "AxisError",
     "BudgetError",
     "Dependencies",
     "GraphPruneError",
     "LiftError",
+    "OptionError",
+    "Pass",
+    "PassError",
+    "Pipeline",
     "Plan",
+    "PlanError",
     "Report",
     "VerifyError",
     "__version__",
     "analyze",
     "axis_rule",
+    "frontend",
     "load_plan",
     "plan",
     "recalibrate",

@@ -10,19 +10,21 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from graphprune.api import plan
 from graphprune.choice.solve import TOLERANCE
 from graphprune.core.errors import GraphPruneError
 from graphprune.core.files import write_whole
-from graphprune.plan import Plan
+from graphprune.frontends.torch.wrapped import unwrapped
+from graphprune.plan import Plan, made
+from graphprune.planning import PlanOptions, planned
 from graphprune.statistics.batches import read_batches
 
-M = TypeVar("M", bound=nn.Module)
+STEP_OPTIONS = frozenset({"schedule", "initial_ratio", "callback", "state"})
+"""Options of `shrink` that speak of several steps."""
 
 SCHEDULES: dict[str, Callable[[float, float, float], float]] = {
     "linear": lambda start, end, t: start + (end - start) * t,
@@ -57,7 +59,7 @@ that it returns takes the model's place."""
 
 
 def shrink_in_steps(
-    model: M,
+    model: Any,
     ratio: float | None,
     of: str,
     *,
@@ -67,7 +69,7 @@ def shrink_in_steps(
     callback: Callback | None = None,
     state: str | Path | None = None,
     **options: Any,
-) -> M:
+) -> Any:
     """Shrink a model step by step.
 
     Args:
@@ -86,19 +88,23 @@ def shrink_in_steps(
         GraphPruneError: An option is none that could be meant, or the file belongs to another
             model or another schedule.
     """
+    model = unwrapped(model).model
+    if not isinstance(model, nn.Module):
+        raise GraphPruneError(f"several steps need a torch.nn.Module, not a {type(model).__name__}")
     ratios = _schedule(ratio, steps, schedule, initial_ratio, options)
     small, done, spent = (model, 0, 0.0) if state is None else _resumed(Path(state), model, ratios)
     if options.get("data") is not None:
         options["data"] = read_batches(options["data"], model)  # a generator serves once
     for number in range(done + 1, steps + 1):
         left = 1 - (1 - ratios[number - 1]) / (1 - spent)
-        made = plan(small, left if left > TOLERANCE / 2 else 0.0, of, **options)
-        small = made.apply()
-        assert made.report is not None
-        spent = 1 - (1 - spent) * (1 - made.report.achieved)
+        asked = left if left > TOLERANCE / 2 else 0.0
+        step = made(planned(small, asked, of, cast(PlanOptions, options)))
+        small = step.apply()
+        assert step.report is not None
+        spent = 1 - (1 - spent) * (1 - step.report.achieved)
         if callback is not None:
-            returned = callback(small, Step(number, steps, ratios[number - 1], made))
-            small = cast(M, returned) if isinstance(returned, nn.Module) else small
+            returned = callback(small, Step(number, steps, ratios[number - 1], step))
+            small = returned if isinstance(returned, nn.Module) else small
         if state is not None:
             _save(Path(state), small, number, spent, ratios)
     return small
@@ -141,7 +147,7 @@ def _save(path: Path, model: nn.Module, number: int, spent: float, ratios: list[
     write_whole(path, content.getvalue())
 
 
-def _resumed(path: Path, model: M, ratios: list[float]) -> tuple[M, int, float]:
+def _resumed(path: Path, model: nn.Module, ratios: list[float]) -> tuple[nn.Module, int, float]:
     """The model as the last step left it, that step, and what it had removed."""
     if not path.exists():
         return model, 0, 0.0

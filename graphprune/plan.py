@@ -3,46 +3,41 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from torch import nn
 
-from graphprune.choice.select import Selection
 from graphprune.compensation.calibration import Options
-from graphprune.core.errors import GraphPruneError
+from graphprune.core.edits import Edit, Keep, edit_of
+from graphprune.core.errors import GraphPruneError, PlanError
 from graphprune.core.files import write_whole
 from graphprune.core.indices import Indices
 from graphprune.core.program import Inputs
+from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.inference import outside_inference_mode
 from graphprune.frontends.torch.inputs import describe, restore
-from graphprune.opening import opened, with_data
+from graphprune.pipeline import Asked, Pipeline, Work
+from graphprune.planning import DEFAULT, worked
 from graphprune.recalibration import remember
+from graphprune.report.made import reported
 from graphprune.report.report import Report
-from graphprune.session import Session
 
 M = TypeVar("M")
-_FORMAT = 1
 
-
-@dataclass
-class GroupChoice:
-    """Which indices of a group stay; None for all."""
-
-    name: str
-    size: int
-    keep: Indices | None
+_FORMAT = 2
+_READS = (1, 2)  # 1 had groups in place of edits
 
 
 @dataclass
 class Plan(Generic[M]):
-    """Which indices of which groups stay: can be applied, saved, and applied again.
+    """Which edits make a model smaller: can be applied, saved, changed by hand, applied again.
 
     Attributes:
-        groups: The choice for every coupled group.
+        edits: What is changed: for every coupled group the indices that stay.
         inputs: Example inputs, positional and keyword.
         keep: Name patterns that were left as they are.
         of: The cost that `asked` speaks of.
@@ -52,10 +47,10 @@ class Plan(Generic[M]):
         options: How the result is compensated; the data is not saved.
         report: What the plan removes and, after `apply`, what was proven; None for a plan that
             was loaded and not applied yet.
-        session: The captured model that it was made for or applied to; not saved.
+        work: The captured model that it was made for or applied to; not saved.
     """
 
-    groups: list[GroupChoice]
+    edits: list[Edit]
     inputs: Inputs | None
     keep: list[str]
     of: str
@@ -64,7 +59,12 @@ class Plan(Generic[M]):
     seed: int = 0
     options: Options = field(default_factory=Options, repr=False)
     report: Report | None = None
-    session: Session | None = field(default=None, repr=False)
+    work: Work | None = field(default=None, repr=False)
+
+    @property
+    def groups(self) -> list[Keep]:
+        """The choice for every coupled group; `keep` may be changed, and counts when applied."""
+        return [edit for edit in self.edits if isinstance(edit, Keep)]
 
     @property
     def kept(self) -> dict[str, list[Indices | None]]:
@@ -90,33 +90,60 @@ class Plan(Generic[M]):
 
         Raises:
             VerifyError: The result is not what it must be.
-            GraphPruneError: The plan does not fit this model.
+            PlanError: The plan does not fit this model, or was changed to what cannot be.
         """
-        if data is not None:
-            subject = self.live().program.model if model is None else model
-            self.options, _ = with_data(self.options, data, subject)
-        if model is not None:
-            self.session = self._fitted(model)
-        elif data is not None:
-            self.session = self.live().recalibrated(self.options)
-        session = self.live()
-        small, self.report = session.finish(self.verify, self.seed, self.of)
+        work = self._made(model, data)
+        small = work.program.finish(work.expressed, work.lowered, self.verify)
+        self.report = reported(work)
         if isinstance(small, nn.Module):
-            remember(small, session)
+            remember(small, work)
         return small  # type: ignore[no-any-return]
 
     @outside_inference_mode
     def write(self, path: str | Path) -> None:
         """Make the smaller model and write it: `.pt`, `.pt2` or `.onnx`.
 
-        An ONNX file is written piece by piece, so that it may be larger than memory.
+        Files of ONNX models are written tensor by tensor, so that the whole is never in memory.
 
         Raises:
-            VerifyError: The result is not what it must be.
-            GraphPruneError: The format cannot hold the model, or the file cannot be written.
+            GraphPruneError: The file cannot be written, or the format cannot hold the model.
         """
-        self.report = self.live().write(Path(path), self.verify, self.seed, self.of)
+        work = self._made(None, None)
+        work.program.save(work.expressed, work.lowered, Path(path), self.verify)
+        self.report = reported(work)
 
+    def _made(self, model: M | None, data: Any) -> Work:
+        """The work with the smaller model in it."""
+        if model is not None:
+            self.work = self._fitted(model, data)
+        elif data is not None:
+            work = self.live()
+            batches = work.program.read(data, self.options.samples())
+            self.options = self.options.reading(batches)
+            self.work = work.again(batches, self.options)
+        work = self.live()
+        work.asked.verify, work.asked.seed = self.verify, self.seed
+        self._retake(work)
+        (work.pipeline or DEFAULT).make(work)
+        return work
+
+    def _retake(self, work: Work) -> None:
+        """Let edits that were changed by hand be what is applied."""
+        wanted = {e.group: e for e in self.groups}
+        for group in work.deps.groups:
+            edit = wanted.get(group.id)
+            present = work.selection.keep.get(group.axis)
+            planned = None if edit is None or edit.keep is None else np.asarray(edit.keep)
+            if planned is not None and len(planned) == group.size:
+                planned = None
+            same = planned is None and present is None
+            if planned is not None and present is not None:
+                same = planned.shape == present.shape and bool((np.sort(planned) == present).all())
+            if not same:
+                work.take(self.edits, self.asked, self.of)
+                return
+
+    @outside_inference_mode
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON; the file is written whole or not at all."""
         write_whole(path, json.dumps(self.as_dict(), indent=1).encode())
@@ -131,65 +158,84 @@ class Plan(Generic[M]):
             "compensate": self.options.compensate,
             "effort": self.options.effort,
             "inputs": None if self.inputs is None else describe(self.inputs),
-            "groups": [
-                {
-                    "name": group.name,
-                    "size": group.size,
-                    "keep": None if group.keep is None else group.keep.tolist(),
-                }
-                for group in self.groups
-            ],
+            "edits": [edit.as_dict() for edit in self.edits],
         }
 
-    def live(self) -> Session:
-        """The session; an error where there is none."""
-        if self.session is None:
+    def live(self) -> Work:
+        """The work on the captured model; an error where there is none."""
+        if self.work is None:
             raise GraphPruneError("a loaded plan needs a model: plan.apply(model)")
-        return self.session
+        return self.work
 
-    def _fitted(self, model: M) -> Session:
-        """Find the plan's groups in another instance of the model."""
-        session = opened(model, self.inputs, self.keep, self.options)
-        deps = session.deps
-        for i, (group, found) in enumerate(zip_longest(self.groups, deps.groups)):
-            planned = None if group is None else (group.name, group.size)
-            present = None if found is None else (found.name, found.size)
-            if planned != present:
-                raise GraphPruneError(
-                    f"the plan was made for another model: its group {i} is {planned}, this "
-                    f"{type(model).__name__} has {present}"
-                )
-        keep = {
-            found.axis: group.keep
-            for group, found in zip(self.groups, deps.groups, strict=True)
-            if group.keep is not None
-        }
-        session.take(Selection(keep, self.asked, self.asked, 1))
-        return session
+    def _fitted(self, model: M, data: Any) -> Work:
+        """Find what the plan changes in another instance of the model."""
+        opened = open_model(model, self.inputs, data, self.options.samples())
+        if opened.batches:
+            self.options = self.options.reading(opened.batches)
+        asked = Asked(options=self.options, keep=self.keep, inputs=self.inputs)
+        work = worked(opened, asked)
+        Pipeline(["couple"]).decide(work)
+        if len(work.deps.groups) > len(self.groups):
+            extra = work.deps.groups[len(self.groups)]
+            raise PlanError(
+                f"the plan was made for another model: it has {len(self.groups)} groups, this "
+                f"{type(model).__name__} has {len(work.deps.groups)}; its group {extra.id} is "
+                f"{extra.name} of {extra.size}"
+            )
+        work.take(self.edits, self.asked, self.of)
+        if self.work is not None:
+            work.pipeline = self.work.pipeline
+        return work
+
+
+def made(work: Work) -> Plan[Any]:
+    """The plan of some work that was decided."""
+    program, asked = work.program, work.asked
+    return Plan(
+        edits=list(work.edits),
+        inputs=program.given or program.inputs,
+        keep=list(asked.keep),
+        of=work.selection.of,
+        asked=work.selection.asked,
+        verify=asked.verify,
+        seed=asked.seed,
+        options=asked.options,
+        report=reported(work),
+        work=work,
+    )
 
 
 def load_plan(path: str | Path) -> Plan[Any]:
-    """Read a plan that `Plan.save` wrote.
+    """Read a plan that `Plan.save` wrote, in this version or an earlier one.
 
     Raises:
-        GraphPruneError: The file is not a plan; the message says why.
+        PlanError: The file is not a plan; the message says why.
+        GraphPruneError: The file cannot be read.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-        if data["format"] != _FORMAT:
-            raise GraphPruneError(
-                f"{path} is a plan of format {data['format']}; this version reads {_FORMAT}"
-            )
-        groups = [
-            GroupChoice(
-                g["name"], g["size"], None if g["keep"] is None else np.asarray(g["keep"], np.int64)
-            )
-            for g in data["groups"]
-        ]
-        inputs = None if data["inputs"] is None else restore(data["inputs"])
-        options = Options(data.get("compensate", "auto"), data.get("effort", "auto"))
-        return Plan(groups, inputs, data["keep"], data["of"], data["ratio"], options=options)
     except OSError as error:
         raise GraphPruneError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise GraphPruneError(f"{path} is not a graphprune plan: {error}") from error
+    except ValueError as error:
+        raise PlanError(f"{path} is not a graphprune plan: {error}") from error
+    try:
+        if data["format"] not in _READS:
+            raise PlanError(
+                f"{path} is a plan of format {data['format']}; this version reads "
+                f"{' and '.join(map(str, _READS))}"
+            )
+        inputs = None if data["inputs"] is None else restore(data["inputs"])
+        options = Options(data.get("compensate", "auto"), data.get("effort", "auto"))
+        edits = [edit_of(edit) for edit in _edits(data)]
+        return Plan(edits, inputs, data["keep"], data["of"], data["ratio"], options=options)
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from error
+    except (AttributeError, ValueError, KeyError, TypeError) as error:
+        raise PlanError(f"{path} is not a graphprune plan: {error!r}") from error
+
+
+def _edits(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The edits of a saved plan; of the first format, one for each of its groups."""
+    if data["format"] == 1:
+        return [{**group, "group": number} for number, group in enumerate(data["groups"])]
+    return list(data["edits"])

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from graphprune.core.errors import GraphPruneError
 from graphprune.frontends.torch.inference import outside_inference_mode
+from graphprune.pipeline import PASSES, Work, run
 from graphprune.statistics.batches import read_batches
-
-if TYPE_CHECKING:
-    from graphprune.session import Session
 
 M = TypeVar("M", bound=nn.Module)
 
-_made: WeakKeyDictionary[nn.Module, Session] = WeakKeyDictionary()
+_made: WeakKeyDictionary[nn.Module, Work] = WeakKeyDictionary()
 
 
-def remember(small: nn.Module, session: Session) -> None:
+def remember(small: nn.Module, work: Work) -> None:
     """Keep what a model was made from, for as long as the model lives."""
-    _made[small] = session
+    _made[small] = work
 
 
 @outside_inference_mode
@@ -44,16 +42,18 @@ def recalibrate(small: M, data: Iterable[Any]) -> M:
     Raises:
         GraphPruneError: It is not known what `small` was made from, or the data do not fit.
     """
-    session = _made.get(small)
-    if session is None or session.calibration is None:
+    work = _made.get(small)
+    if work is None:
         raise GraphPruneError(
             f"this {type(small).__name__} was not made by graphprune in this process: apply its "
             "plan to the original again, graphprune.load_plan(path).apply(model, data=data)"
         )
-    options = replace(session.calibration.options, compensate=True)
+    options = replace(work.asked.options, compensate=True)
     batches = read_batches(data, small, options.samples())
-    again = session.recalibrated(options.reading(batches))
-    lowered, _ = again.lowered(verify=False, seed=0)
-    remember(lowered.model, again)
-    lowered.model.train(small.training)
-    return lowered.model  # type: ignore[return-value]
+    again = work.again(batches, options.reading(batches))
+    for step in ("lower", "compensate"):
+        run(PASSES[step](), again)
+    made: M = again.program.finish(again.expressed, again.lowered, check=False)
+    remember(made, again)
+    made.train(small.training)
+    return made

@@ -9,13 +9,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from math import gcd, lcm
 
 from graphprune.core.axes import Axis, atom, atoms, length, lock
 from graphprune.core.effect import Dims, Effect
-from graphprune.core.errors import AxisError
+from graphprune.core.errors import AxisError, PassError
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies, Group, Lock, Member, matches
+from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules import infer, is_known
 
 
@@ -86,6 +88,19 @@ def _collect(deps: Dependencies) -> None:
         elif axis.size > 1:
             grain = grains.get(axis, 1)
             deps.groups.append(Group(len(deps.groups), axis, tuple(held), grain))
+    _tell_apart(deps)
+
+
+def _tell_apart(deps: Dependencies) -> None:
+    """Label groups that start with the same dimension: heads, and the width of each."""
+    alike: dict[str, list[Group]] = {}
+    for group in deps.groups:
+        alike.setdefault(group.first, []).append(group)
+    for held in alike.values():
+        if len(held) > 1:
+            for number, group in enumerate(held, 1):
+                label = f"axis {number} of {len(held)}"
+                deps.groups[group.id] = replace(group, label=label)
 
 
 def _grains(deps: Dependencies) -> dict[Axis, int]:
@@ -96,3 +111,27 @@ def _grains(deps: Dependencies) -> dict[Axis, int]:
             own = number // gcd(number, length(dim) // axis.size)
             grains[axis] = lcm(grains.get(axis, 1), own)
     return grains
+
+
+class Couple(Pass):
+    """Find the coupled groups.
+
+    - Requires: a captured model.
+    - Ensures: the dimensions of every value; one group for each axis that a parameter holds and
+      nothing locks.
+    """
+
+    name = "couple"
+    ensures = ("deps",)
+
+    def run(self, work: Work) -> Outcome:
+        """Run the rule of every operation."""
+        work.deps = couple(work.program.graph, work.asked.keep)
+        return self.unchanged(f"{len(work.deps.groups)} groups")
+
+    def after(self, work: Work) -> None:
+        """Every value that an operation makes has dimensions."""
+        for op in work.program.graph.ops:
+            for value in op.outputs:
+                if len(work.deps.dims[value]) != len(value.shape):
+                    raise PassError(f"{op.name}: {value} lacks dimensions")

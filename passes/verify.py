@@ -22,6 +22,7 @@ from graphprune.core.proof import Verification
 from graphprune.engine.perturbed import perturbed
 from graphprune.engine.tensors import as_dtype, cut_tensor, difference
 from graphprune.frontends.torch.execute import evaluate, tags
+from graphprune.pipeline import Outcome, Pass, Work
 
 TOLERANCE = 1e-9
 _DRAWS = ("Random", "Bernoulli", "Multinomial")  # what ONNX calls them
@@ -258,3 +259,28 @@ def _scale(tensor: torch.Tensor) -> float:
     """A power of two that brings a tensor beyond the limit back to about one."""
     largest = float(tensor.abs().max())
     return 2.0 ** -math.floor(math.log2(largest)) if _LIMIT < largest < math.inf else 1.0
+
+
+class Verify(Pass):
+    """Prove the surgery: removal equals masking, and the smaller model is the narrowed graph.
+
+    - Requires: the smaller model, not yet compensated.
+    - Ensures: both hold to rounding, or a `VerifyError`.
+    """
+
+    name = "verify"
+    requires = ("choice", "lowered")
+    ensures = ("lowered",)
+    makes = True
+
+    def run(self, work: Work) -> Outcome:
+        """Run the narrowed and the masked graph side by side, then the smaller model."""
+        seed = work.asked.seed
+        if not work.asked.verify:
+            return self.unchanged("off")
+        found = verify(work.cuts, work.program.flat_inputs(seed), seed)
+        work.verification = found
+        before = work.lowered
+        work.lowered, found.lowered = work.program.prove(work.expressed, before, seed)
+        note = f"largest relative difference {found.difference:.1e}"
+        return self.unchanged(note) if work.lowered is before else self.done(note)

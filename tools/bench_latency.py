@@ -22,14 +22,15 @@ import torchvision
 from torch import nn
 
 import graphprune
+from graphprune.choice.choose import Chooser
 from graphprune.choice.request import Request
-from graphprune.compensation.calibration import Options
 from graphprune.core.errors import BudgetError
 from graphprune.core.program import Inputs
 from graphprune.costs.counted import cost
 from graphprune.costs.latency import backend, forward_seconds
+from graphprune.frontends.opening import open_model
 from graphprune.importance.score import score
-from graphprune.opening import opened
+from graphprune.passes.couple import couple
 
 RUNS = 25
 
@@ -56,21 +57,22 @@ def built(name: str) -> tuple[nn.Module, Inputs]:
 
 def by_macs(model: nn.Module, inputs: Inputs, params: int) -> nn.Module:
     """The model shrunk by `of="macs"` to a number of parameters."""
-    session = opened(model, inputs, (), Options(compensate=False))
-    scores = score(session.deps)
-    count = cost(session.deps, "params")
+    program = open_model(model, inputs).program
+    deps = couple(program.graph)
+    chooser = Chooser(program, deps)
+    scores = score(deps)
+    count = cost(deps, "params")
     low, high = 0.0, 0.99
     for _ in range(9):
         middle = (low + high) / 2
         try:
-            session.decide(Request(middle, "macs"), scores)
+            choice = chooser.choose(Request(middle, "macs"), scores)
         except BudgetError:
             high = middle
             continue
-        left = count(session.kept_counts())
+        left = count(deps.counts(choice.selection.keep))
         low, high = (middle, high) if left > params else (low, middle)
-    session.decide(Request(low, "macs"), scores)
-    found: nn.Module = session.runnable(smaller=True)
+    found: nn.Module = program.runnable(chooser.choose(Request(low, "macs"), scores).expressed)
     return found
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import numba
 import numpy as np
 
+from graphprune.core.groups import Counts
 from graphprune.costs.budget import Budget
-from graphprune.costs.counted import Counts, Polynomial
+from graphprune.costs.counted import Polynomial
 from graphprune.importance import Scores
 
 _MOST_PASSES = 64  # of single steps towards the budget

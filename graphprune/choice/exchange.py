@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from graphprune.choice.descend import Moves, follow
-from graphprune.costs.counted import Counts
+from graphprune.core.groups import Counts
 from graphprune.importance import Scores
 
 _ROUNDS = 100  # at most

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 
-from graphprune.costs.counted import Counts
+from graphprune.core.groups import Counts
 from graphprune.importance import Scores
 
 Move = tuple[float, int, float]

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from graphprune.choice.descend import Ladder
-from graphprune.costs.counted import Counts
+from graphprune.core.groups import Counts
 from graphprune.importance import Scores
 
 NEEDED = 10.0  # levels of loss curves from here on mean that hardly anything would be left

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphprune.core.errors import GraphPruneError
@@ -49,6 +49,10 @@ class Request:
     normalize: str = "mean"
     backend: str = "auto"
     costs: dict[str, Cost] = field(default_factory=dict)
+
+    def located(self, ratios: Mapping[str, float], limits: Limits) -> Request:
+        """The same request, its layers named by patterns."""
+        return replace(self, ratios=ratios, limits=limits)
 
     def nontrivial(self) -> bool:
         """Whether something is asked for: not a ratio of none, not what a criterion says."""

@@ -16,10 +16,9 @@ from graphprune.choice.request import Request
 from graphprune.choice.solve import Problem
 from graphprune.core.axes import Axis
 from graphprune.core.errors import BudgetError
-from graphprune.core.groups import Dependencies
+from graphprune.core.groups import Counts, Dependencies
 from graphprune.core.indices import Indices
 from graphprune.core.relations import Ties
-from graphprune.costs.counted import Counts
 from graphprune.importance import Scores
 
 _SHOWN = 5  # reasons that an error lists

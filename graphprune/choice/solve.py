@@ -25,11 +25,11 @@ from graphprune.choice.price import NEEDED, joined, settled
 from graphprune.choice.request import Request
 from graphprune.core.axes import Axis
 from graphprune.core.errors import BudgetError
-from graphprune.core.groups import Dependencies
+from graphprune.core.groups import Counts, Dependencies
 from graphprune.core.indices import Indices
 from graphprune.core.relations import Ties
 from graphprune.costs.budget import Budget
-from graphprune.costs.counted import Counts, Polynomial, Staircase, cost
+from graphprune.costs.counted import Polynomial, Staircase, cost
 from graphprune.importance import Scores
 
 TOLERANCE = 0.01

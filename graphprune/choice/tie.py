@@ -161,7 +161,7 @@ def _roles(deps: Dependencies) -> Iterator[Relation]:
     first: dict[tuple[str, int, int], Axis] = {}
     for group in deps.groups:
         held = sum(member.weight is group.members[0].weight for member in group.members)
-        role = (re.sub(r"\d+", "*", group.name), group.size, held)
+        role = (re.sub(r"\d+", "*", group.first), group.size, held)
         known = first.setdefault(role, group.axis)
         if known is not group.axis:
             yield (known,), (group.axis,)
@@ -222,8 +222,8 @@ def repeated(deps: Dependencies, relations: Iterable[Relation]) -> Iterator[Rela
     names: dict[Axis, str] = {}
     count: Counter[str] = Counter()
     for group in deps.groups:  # one weight may name several
-        names[group.axis] = f"{group.name} {count[group.name]}"
-        count[group.name] += 1
+        names[group.axis] = f"{group.first} {count[group.first]}"
+        count[group.first] += 1
     axes = {name: axis for axis, name in names.items()}
     for dim, other in relations:
         pair = [names[axis] for axis in (*leaves(dim), *leaves(other)) if axis in names]

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
-import torch
-from torch import nn
 
 from graphprune.compensation.compensate import Compensation, compensate
 from graphprune.compensation.consumers import untrained
@@ -20,7 +18,6 @@ from graphprune.core.errors import GraphPruneError, first_line
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
 from graphprune.core.progress import progress
-from graphprune.frontends.torch.scale import Fold
 from graphprune.importance import Scores
 from graphprune.importance.score import score
 from graphprune.statistics.made.sample import sample, sample_parts, seconds
@@ -85,13 +82,12 @@ class Calibration:
         self._wanted = options.compensate is not False
         if options.compensate is False:
             self.note = "off"
-        elif options.compensate == "auto" and options.data is None and untrained(deps):
-            self._give_up("the model looks untrained: its normalisation layers are as they start")
-
-    def skip(self, why: str) -> None:
-        """Do without, unless the caller insists or has brought data."""
-        if self._wanted and self.options.compensate == "auto" and self.options.data is None:
-            self._give_up(why)
+        elif options.compensate == "auto" and options.data is None:
+            if untrained(deps):
+                why = "the model looks untrained: its normalisation layers are as they start"
+                self._give_up(why)
+            elif program.doubt:
+                self._give_up(program.doubt)
 
     def _give_up(self, why: str) -> None:
         if self.options.compensate is True:
@@ -196,24 +192,3 @@ def _shares(norms: Scores) -> Scores:
     total = float(norms.sum())
     curve[order] = np.cumsum(norms[order]) / total if total > 0 else (order + 1) / len(norms)
     return curve
-
-
-def write(model: nn.Module, found: Compensation, folds: Sequence[Fold]) -> None:
-    """Give a narrowed module its new weights.
-
-    Args:
-        model: The module; modified.
-        found: The new weights.
-        folds: Softmax scales that were folded into some of them.
-    """
-    named: dict[str, torch.Tensor] = {
-        **dict(model.named_buffers(remove_duplicate=False)),
-        **dict(model.named_parameters(remove_duplicate=False)),
-    }
-    for value, tensor in found.values.items():
-        for fold in folds:
-            if fold.weight is value:
-                tensor = fold.apply(tensor)
-        name = next((n for n in (value.name, *value.aliases) if n in named), None)
-        if name is not None:
-            named[name].data.copy_(tensor)

@@ -15,6 +15,18 @@ class AxisError(GraphPruneError):
     """A rule contradicts the shapes of its operation, or a name matches no axis."""
 
 
+class OptionError(GraphPruneError, TypeError):
+    """An option has no such name, or is not what could be meant."""
+
+
+class PlanError(GraphPruneError):
+    """A plan, or an edit in it, does not fit the model."""
+
+
+class PassError(GraphPruneError):
+    """A pass does not find what it needs, or does not leave what it promises."""
+
+
 class BudgetError(GraphPruneError):
     """The budget cannot be met.
 

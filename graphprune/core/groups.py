@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import networkx as nx
+import numpy as np
+import numpy.typing as npt
 
 from graphprune.core.axes import Axis, atoms
 from graphprune.core.effect import Dims, Effect
 from graphprune.core.errors import AxisError
 from graphprune.core.graph import Graph, Op, Value
+from graphprune.core.indices import Indices
+
+Counts: TypeAlias = npt.NDArray[np.float64]
+"""How many indices each group keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +42,14 @@ class Group:
         axis: The axis. One index of it is the smallest unit of removal.
         members: The weight dimensions that lose the slices an index owns.
         grain: Kept counts are multiples of this, for the sake of a kernel that asks for it.
+        label: What tells it from another group that starts with the same dimension; else empty.
     """
 
     id: int
     axis: Axis
     members: tuple[Member, ...]
     grain: int = 1
+    label: str = ""
 
     @property
     def size(self) -> int:
@@ -49,9 +57,14 @@ class Group:
         return self.axis.size
 
     @property
-    def name(self) -> str:
-        """The first member's name, dimension included."""
+    def first(self) -> str:
+        """The first member's name, dimension included: `layer1.0.conv1.weight[0]`."""
         return str(self.members[0])
+
+    @property
+    def name(self) -> str:
+        """The first member's name, and where two groups share it, which of them this is."""
+        return f"{self.first} {self.label}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +103,22 @@ class Dependencies:
             AxisError: No group has such a member.
         """
         for group in self.groups:
-            if any(str(member) == name for member in group.members):
+            if group.name == name or any(str(member) == name for member in group.members):
                 return group
         raise AxisError(f"no coupled group holds {name!r}; `analyze(model).groups` lists them")
+
+    def sizes(self) -> Counts:
+        """The number of indices of every group."""
+        return np.array([group.size for group in self.groups], dtype=np.float64)
+
+    def counts(self, keep: Mapping[Axis, Indices]) -> Counts:
+        """How many indices every group keeps.
+
+        Args:
+            keep: Sorted indices that stay, for each axis that loses some.
+        """
+        kept = ((g.axis, g.size) for g in self.groups)
+        return np.array([len(keep[a]) if a in keep else n for a, n in kept], dtype=np.float64)
 
     def reachable(self) -> float:
         """Share of the parameters (elements) that have at least one removable axis."""

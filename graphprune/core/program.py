@@ -1,34 +1,174 @@
-"""What a frontend owes: a captured model."""
+"""What a frontend owes: a captured model that can be narrowed, written back and proven."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import torch
 
 from graphprune.core.batch import Batch
+from graphprune.core.cuts import Cuts
+from graphprune.core.graph import Graph, Value
+from graphprune.core.relations import Mismatch
 
 Inputs: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
+"""Positional and keyword arguments of a model."""
+
+
+class Expressed(Protocol):
+    """What the caller's own code can express of a choice.
+
+    A file can express any choice. Python code often takes one length for another.
+    """
+
+    @property
+    def cuts(self) -> Cuts:
+        """The choice."""
+
+    @property
+    def wrong(self) -> int:
+        """How much of the choice the code cannot express; 0 where it can express all."""
+
+    @property
+    def offenders(self) -> Collection[str]:
+        """Parts of the model that cannot express the choice, by their paths."""
+
+    @property
+    def mismatches(self) -> Sequence[Mismatch]:
+        """Lengths that the code took for others."""
+
+    @property
+    def wishes(self) -> Sequence[Mismatch]:
+        """Lengths that a description of the model (its config) takes for others."""
+
+    @property
+    def guessed(self) -> bool | None:
+        """Whether guesses of attributes helped, where there was a choice."""
+
+
+class Lowered(Protocol):
+    """The smaller model, before it is handed to the caller."""
+
+    @property
+    def replaced(self) -> Mapping[str, str]:
+        """Parts that are generated code now, with the reason; `""` means the whole model."""
+
+    @property
+    def edits(self) -> Mapping[str, Any]:
+        """Attributes with new values."""
+
+    @property
+    def folded(self) -> Sequence[str]:
+        """Weights into which a softmax scale was folded."""
 
 
 class Program(Protocol):
-    """A lifted model, of either frontend."""
+    """A captured model, of any frontend.
+
+    Attributes:
+        warnings: What the caller should know; passes may add to it.
+    """
+
+    warnings: list[str]
+
+    @property
+    def name(self) -> str:
+        """What the report calls the model."""
+
+    @property
+    def graph(self) -> Graph:
+        """The neutral graph."""
+
+    @property
+    def model(self) -> Any:
+        """The caller's model; only ever read."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the model is a file or a protobuf rather than a module."""
+
+    @property
+    def alike(self) -> bool:
+        """Whether parts that are built alike should keep equal widths."""
+
+    @property
+    def doubt(self) -> str:
+        """Why inputs that are made would not stand in for real ones; empty where they do."""
 
     @property
     def original(self) -> Any:
-        """What the model was captured of, where it is but a part of it."""
+        """What the model was captured of, where only parts of it were captured; else None."""
 
     @property
     def given(self) -> Any:
-        """Example inputs of that, positional and by name."""
+        """Example inputs of the original, where only parts were captured; else None."""
 
     @property
     def inputs(self) -> Any:
-        """Example inputs, positional and by name."""
+        """Example inputs, positional and by name; None where a file needs none."""
 
-    def flat_inputs(self) -> list[torch.Tensor]:
-        """Example inputs, in the order of the graph's."""
+    def batch(self) -> int:
+        """How many samples the example inputs hold."""
+
+    def flat_inputs(self, seed: int = 0) -> list[torch.Tensor]:
+        """Example inputs in the order of the graph's; random ones where there are none."""
+
+    def read(self, data: Any, samples: int) -> list[Batch]:
+        """The caller's data as batches."""
 
     def replayed(self, batches: Sequence[Batch]) -> Sequence[Batch]:
         """Data as the graph takes it, where parts of the model were captured."""
+
+    def express(self, cuts: Cuts, hints: Expressed | None = None) -> Expressed:
+        """What the model's own code can express of a choice.
+
+        Args:
+            cuts: The narrowed graph.
+            hints: What was found of an earlier choice, which saves work.
+        """
+
+    def lower(self, found: Expressed) -> Lowered:
+        """Make the smaller model, its weights cut and not compensated."""
+
+    def prove(self, found: Expressed, lowered: Lowered, seed: int) -> tuple[Lowered, float | None]:
+        """Check that the smaller model computes what the narrowed graph computes.
+
+        Returns:
+            The smaller model (more of it generated, where its own code proved to be wrong), and
+            the largest relative difference; None where it is too large to be run as a whole.
+
+        Raises:
+            VerifyError: They differ.
+        """
+
+    def write(
+        self, found: Expressed, lowered: Lowered, values: Mapping[Value, torch.Tensor]
+    ) -> Lowered:
+        """Give the smaller model new weights, in their narrowed shapes."""
+
+    def finish(self, found: Expressed, lowered: Lowered, check: bool) -> Any:
+        """The smaller model as the caller gets it: same kind, same wrapper."""
+
+    def save(self, found: Expressed, lowered: Lowered, path: Path, check: bool) -> None:
+        """Write the smaller model to a file, whole or not at all."""
+
+    def runnable(self, found: Expressed) -> Any:
+        """The model of a choice, to be timed: not checked, not compensated.
+
+        Where the choice removes nothing, this is the model itself.
+        """
+
+    def example(self, given: Inputs | None = None) -> Inputs:
+        """Inputs to time the model on: the caller's where there are any."""
+
+    def backend(self, name: str) -> Any:
+        """What runs the model and its operations where their time counts.
+
+        Args:
+            name: A name in `graphprune.choice.request.BACKENDS`.
+        """
+
+    def speed(self, found: Expressed, lowered: Lowered, seed: int) -> tuple[float, float] | None:
+        """Seconds of a run before and after, where that takes little time to measure."""

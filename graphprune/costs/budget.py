@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphprune.costs.counted import Cost, Counts, Polynomial
+from graphprune.core.groups import Counts
+from graphprune.costs.counted import Cost, Polynomial
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,10 @@ from itertools import pairwise
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
 from graphprune.core.axes import Axis, Dim, leaves, segments
-from graphprune.core.groups import Dependencies
+from graphprune.core.groups import Counts, Dependencies
 
-Counts: TypeAlias = npt.NDArray[np.float64]
 Monomials: TypeAlias = dict[tuple[int, ...], int]
 
 COSTS = ("params", "macs", "channels", "memory", "latency")

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graphprune.core.graph import Op, Value
-from graphprune.core.groups import Dependencies
-from graphprune.costs.counted import Counts, monomials
+from graphprune.core.groups import Counts, Dependencies
+from graphprune.costs.counted import monomials
 
 VIEWS = frozenset(
     """view reshape flatten unflatten permute transpose t movedim squeeze unsqueeze expand slice

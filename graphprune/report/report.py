@@ -13,6 +13,7 @@ from rich.table import Table
 
 from graphprune.core.groups import Dependencies, Lock
 from graphprune.core.proof import Verification
+from graphprune.pipeline import PassRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Report:
         folded: Weights into which a softmax scale was folded.
         compensation: What makes up for what was removed, or why nothing does.
         left: Operations that read fewer channels and could not be compensated, with the reason.
+        passes: What each pass did, and how long it took.
         seconds: Time of each stage.
         warnings: What else the caller should know.
     """
@@ -75,6 +77,7 @@ class Report:
     folded: list[str] = field(default_factory=list)
     compensation: str = ""
     left: dict[str, str] = field(default_factory=dict)
+    passes: list[PassRow] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -171,6 +174,10 @@ def _notes(report: Report) -> list[str]:
         lines.append(f"locked: {number} x {reason}")
     for kind, names in report.unknown.items():
         lines.append(f"no rule for {kind} ({len(names)} x): what it touches is locked")
+    for row in report.passes:
+        did = "changed" if row.changed else "unchanged"
+        note = f": {row.note}" if row.note else ""
+        lines.append(f"pass {row.name} ({did}, {row.seconds:.2f} s){note}")
     if report.seconds:
         lines.append("time: " + ", ".join(f"{k} {v:.2f} s" for k, v in report.seconds.items()))
     return lines

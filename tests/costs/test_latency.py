@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from graphprune.aim import batch_sizes
 from torch import nn
 
 import graphprune
 from graphprune import aim
-from graphprune.aim import batch_sizes
 from graphprune.choice.knapsack import knapsack
 from graphprune.costs.latency import Latency, Timer, forward_seconds
 from graphprune.costs.latency.backends import Eager

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.compensation.calibration import Options
-from graphprune.opening import opened
+from graphprune.frontends.opening import open_model
+from graphprune.pipeline import Asked, Pipeline
+from graphprune.planning import worked
 
 Method: TypeAlias = "Callable[[Subject, str, float], nn.Module]"
 """Makes a smaller network: of a subject, a cost, and the share of it to remove."""
@@ -51,8 +53,9 @@ class Subject:
     @cached_property
     def synthetic(self) -> Tensor:
         """Inputs that graphprune makes from the weights alone, for every method alike."""
-        calibration = opened(self.model, ((self.example,), {}), (), Options()).calibration
-        samples = None if calibration is None else calibration.samples()
+        work = worked(open_model(self.model, ((self.example,), {})), Asked(options=Options()))
+        Pipeline(["couple"]).decide(work)
+        samples = work.statistics().samples()
         if samples is None:
             raise ValueError("no inputs can be made for this network")
         return torch.cat([chunk[0] for chunk in samples.chunks])[: len(self.inputs)]

@@ -19,9 +19,9 @@ import torch
 from graphprune.core.axes import Axis, Dim, atoms, leaves, length
 from graphprune.core.cuts import attributes
 from graphprune.core.graph import Op, Value
-from graphprune.core.groups import Dependencies
+from graphprune.core.groups import Counts, Dependencies
 from graphprune.core.indices import kept_length
-from graphprune.costs.counted import Counts, Polynomial, monomials
+from graphprune.costs.counted import Polynomial, monomials
 from graphprune.costs.latency.backends import Backend, Eager
 from graphprune.costs.latency.table import Array, Table
 from graphprune.costs.latency.timing import Timer, steady

@@ -67,11 +67,15 @@ class Lowered:
         frame: The model without its initializers.
         tensors: The initializers.
         edits: Attributes and arguments with new values.
+        replaced: Nothing: no code stands behind a file.
+        folded: Nothing: a file's softmax scales are numbers of their own.
     """
 
     frame: ModelProto
     tensors: list[Stored] = field(default_factory=list)
     edits: dict[str, Any] = field(default_factory=dict)
+    replaced: dict[str, str] = field(default_factory=dict)
+    folded: list[str] = field(default_factory=list)
 
     def size(self) -> int:
         """Bytes of the initializers."""

@@ -46,6 +46,11 @@ class Lowered:
     edits: dict[str, int] = field(default_factory=dict)
     folds: list[Fold] = field(default_factory=list)
 
+    @property
+    def folded(self) -> list[str]:
+        """Names of the weights into which a scale was folded."""
+        return [fold.weight.name for fold in self.folds]
+
 
 def lower(
     program: TorchProgram, found: Survey, offenders: Mapping[str, str] | None = None

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
 from torch.utils import _pytree as pytree
 
+from graphprune.choice.choose import Choice, Chooser
 from graphprune.choice.request import Request
 from graphprune.choice.select import select
 from graphprune.core.axes import Axis, leaves
+from graphprune.core.cuts import narrow
 from graphprune.core.errors import BudgetError
+from graphprune.core.groups import Dependencies
 from graphprune.core.program import Inputs
 from graphprune.costs.counted import cost
-from graphprune.costs.latency.backends import Backend, backend, forward_seconds
+from graphprune.costs.latency.backends import Backend, forward_seconds
 from graphprune.costs.latency.cost import Latency
 from graphprune.importance import Scores
-
-if TYPE_CHECKING:
-    from graphprune.session import Session
 
 _ROUNDS = 5
 _HALVINGS = 10  # of the interval in which the twin's ratio lies
@@ -33,54 +32,51 @@ _NEAR = 0.015  # what measurements of the same model differ by
 
 
 @dataclass(frozen=True)
-class _Found:
+class Aimed:
     """A choice that was measured.
 
     Attributes:
+        choice: The choice.
         reached: The fraction of the time that it removes.
         seconds: Of a forward pass before and after.
         predicted: The speed-up by the table.
-        choice: What the session holds of it: selection, cuts, survey, and the config's fit.
     """
 
+    choice: Choice
     reached: float
     seconds: tuple[float, float]
     predicted: float
-    choice: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class _Clock:
-    """Measures the session's choices, each beside the original model."""
+    """Measures choices, each beside the original model."""
 
-    session: Session
+    chooser: Chooser
+    original: Any
     table: Latency
     inputs: Inputs
     runs_in: Backend
     asked: float
 
-    def measure(self) -> _Found:
-        """The session's present choice."""
-        session = self.session
-        models = [session.runnable(smaller=False), session.runnable(smaller=True)]
+    def measure(self, choice: Choice) -> Aimed:
+        """A choice with its time."""
+        models = [self.original, self.chooser.program.runnable(choice.expressed)]
         before, after = forward_seconds(models, self.inputs, self.runs_in)
         reached = 1 - after / before
-        selection = replace(session.selection, of="latency", asked=self.asked, achieved=reached)
-        predicted = self.table(session.full_counts()) / self.table(session.kept_counts())
-        choice = (selection, session.cuts, session.found, session.fit)
-        return _Found(reached, (before, after), predicted, choice)
+        selection = replace(choice.selection, of="latency", asked=self.asked, achieved=reached)
+        sizes, kept = self.chooser.deps.sizes(), self.chooser.deps.counts(selection.keep)
+        predicted = self.table(sizes) / self.table(kept)
+        return Aimed(replace(choice, selection=selection), reached, (before, after), predicted)
 
 
 def meet(
-    session: Session,
-    request: Request,
-    scores: Sequence[Scores],
-    given: Inputs | None = None,
-) -> None:
+    chooser: Chooser, request: Request, scores: Sequence[Scores], given: Inputs | None = None
+) -> Aimed:
     """Choose the indices that stay so that the measured forward pass becomes as fast as asked.
 
     Args:
-        session: The captured model; it takes the choice and the times.
+        chooser: Makes choices for the captured model.
         request: What is asked for, `"latency"` among it.
         scores: One score for each index of each group.
         given: The caller's inputs; where there are none, one sample of those that were found.
@@ -89,35 +85,36 @@ def meet(
         BudgetError: The ratio cannot be reached.
         GraphPruneError: The backend cannot run the model.
     """
-    model = session.runnable(smaller=False)
-    runs_in = backend(request.backend, not isinstance(model, nn.Module))
-    inputs = session.example(given) if given else _sample(runs_in, model, session.example())
-    table = Latency(session.deps, backend=runs_in, sizes=batch_sizes(session, inputs))
-    table.fit(forward_seconds([model], inputs, runs_in)[0])
+    program, deps = chooser.program, chooser.deps
+    original = program.runnable(program.express(narrow(deps, {})))
+    runs_in: Backend = program.backend(request.backend)
+    inputs = program.example(given) if given else _sample(runs_in, original, program.example())
+    table = Latency(deps, backend=runs_in, sizes=batch_sizes(deps, inputs))
+    table.fit(forward_seconds([original], inputs, runs_in)[0])
     request.costs["latency"] = table
-    clock = _Clock(session, table, inputs, runs_in, request.asked()["latency"])
+    clock = _Clock(chooser, original, table, inputs, runs_in, request.asked()["latency"])
     best = _aim(clock, request, scores)
-    if len(request.asked()) == 1 and _decide_twin(session, request, scores, best):
-        twin = clock.measure()
-        best = twin if twin.reached > best.reached + _NEAR else best
-    session.selection, session.cuts, session.found, session.fit = best.choice
-    session.latency, session.predicted = best.seconds, best.predicted
+    twin = _twin(chooser, request, scores, best) if len(request.asked()) == 1 else None
+    if twin is not None:
+        found = clock.measure(twin)
+        best = found if found.reached > best.reached + _NEAR else best
+    return best
 
 
-def _aim(clock: _Clock, request: Request, scores: Sequence[Scores]) -> _Found:
+def _aim(clock: _Clock, request: Request, scores: Sequence[Scores]) -> Aimed:
     """The best of a few choices, each aimed by how far the last one missed."""
     asked = aim = clock.asked
-    best: _Found | None = None
+    best: Aimed | None = None
     for number in range(1, _ROUNDS + 1):
         try:
-            clock.session.decide(_aimed(request, aim), scores)
+            choice = clock.chooser.choose(_aimed(request, aim), scores)
         except BudgetError:
             if best is None:
                 raise
             break
-        if best is not None and not _removes(clock.session):
+        if best is not None and not choice.selection.keep:
             break  # what was measured is noise
-        found = clock.measure()
+        found = clock.measure(choice)
         if best is None or _better(found.reached, best.reached, asked):
             best = found
         if -_NEAR <= found.reached - asked <= number * _NEAR:  # too fast, rather than for ever
@@ -127,35 +124,30 @@ def _aim(clock: _Clock, request: Request, scores: Sequence[Scores]) -> _Found:
     return best
 
 
-def _decide_twin(
-    session: Session, request: Request, scores: Sequence[Scores], found: _Found
-) -> bool:
-    """Choose as few multiply-accumulates as go with the parameters of a choice, if any can go.
+def _twin(
+    chooser: Chooser, request: Request, scores: Sequence[Scores], found: Aimed
+) -> Choice | None:
+    """As few multiply-accumulates as go with the parameters of a choice, if any can go.
 
     A table cannot tell what a compiler makes of a model; where plain work tells more, that decides.
     """
-    params = cost(session.deps, "params")
-    session.selection = found.choice[0]
-    left = params(session.kept_counts())
+    deps = chooser.deps
+    params = cost(deps, "params")
+    left = params(deps.counts(found.choice.selection.keep))
     low, high = 0.0, 0.99
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         try:
-            session.selection = select(session.deps, scores, _by_macs(request, middle))
-            enough = params(session.kept_counts()) < left
+            selection = select(deps, scores, _by_macs(request, middle))
+            enough = params(deps.counts(selection.keep)) < left
         except BudgetError:
             enough = True
         low, high = (low, middle) if enough else (middle, high)
     try:
-        session.decide(_by_macs(request, low), scores)
+        choice = chooser.choose(_by_macs(request, low), scores)
     except BudgetError:
-        return False
-    return _removes(session)
-
-
-def _removes(session: Session) -> bool:
-    """Whether the session's choice removes anything."""
-    return bool((session.kept_counts() < session.full_counts()).any())
+        return None
+    return choice if choice.selection.keep else None
 
 
 def _by_macs(request: Request, ratio: float) -> Request:
@@ -173,14 +165,14 @@ def _sample(runs_in: Backend, model: Any, whole: Inputs) -> Inputs:
     return first
 
 
-def batch_sizes(session: Session, inputs: Inputs) -> dict[Axis, int]:
+def batch_sizes(deps: Dependencies, inputs: Inputs) -> dict[Axis, int]:
     """The axes of the graph's inputs that are longer than the inputs given: the batch."""
     tensors = [x for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor)]
     out: dict[Axis, int] = {}
-    for value, tensor in zip(session.deps.source.inputs, tensors, strict=False):
+    for value, tensor in zip(deps.source.inputs, tensors, strict=False):
         if value.shape[:1] == tensor.shape[:1] or value.shape[1:] != tensor.shape[1:]:
             continue
-        factors = leaves(session.deps.dims[value][0])
+        factors = leaves(deps.dims[value][0])
         if len(factors) == 1 and factors[0].parts is None:
             out[factors[0]] = tensor.shape[0]
     return out

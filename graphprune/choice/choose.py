@@ -1,0 +1,158 @@
+"""choose: the indices that stay, and whether the model's own code can express that.
+
+Widths that the code takes for one another are learned from where the narrowed code goes wrong, and
+kept equal if the budget allows: the choice is then made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from graphprune.choice.request import Request
+from graphprune.choice.select import Selection, select
+from graphprune.choice.threshold import threshold
+from graphprune.choice.tie import learn, preferences, repeated
+from graphprune.core.axes import Axis, atoms
+from graphprune.core.cuts import Cuts, narrow
+from graphprune.core.errors import BudgetError
+from graphprune.core.groups import Dependencies
+from graphprune.core.program import Expressed, Program
+from graphprune.core.relations import Relation, Ties
+from graphprune.importance import Scores
+
+_ROUNDS = 8  # how often lengths that the code equates are learned and the choice is made again
+_NAMED = 2  # weights that an error names
+_LARGE = 0.1  # share of the parameters from which on a weight is named
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice of indices, and what the model's code can express of it.
+
+    Attributes:
+        selection: The indices that stay, and the ratio reached.
+        cuts: The narrowed graph.
+        expressed: What the code can express.
+    """
+
+    selection: Selection
+    cuts: Cuts
+    expressed: Expressed
+
+
+class Chooser:
+    """Makes choices for one captured model.
+
+    Args:
+        program: The captured model.
+        deps: The analysis.
+    """
+
+    def __init__(self, program: Program, deps: Dependencies) -> None:
+        self.program = program
+        self.deps = deps
+        self._hints: Expressed | None = None
+
+    def take(self, selection: Selection) -> Choice:
+        """The choice that a selection makes."""
+        cuts = narrow(self.deps, selection.keep)
+        return Choice(selection, cuts, self.program.express(cuts, self._hints))
+
+    def choose(self, request: Request, scores: Sequence[Scores]) -> Choice:
+        """Choose the indices that stay.
+
+        Args:
+            request: What is asked for.
+            scores: One score for each index of each group; the lowest go first.
+
+        Raises:
+            BudgetError: The ratio cannot be reached, or is too small to remove anything.
+        """
+        best = self._best(request, scores)
+        if best.expressed.wrong and request.allocation == "loss":
+            # Equal fractions leave more lengths equal, which the caller's code may need.
+            even = self._best(replace(request, allocation="auto"), scores)
+            best = even if even.expressed.wrong < best.expressed.wrong else best
+        return best
+
+    def _best(self, request: Request, scores: Sequence[Scores]) -> Choice:
+        """The choice that the model's own code can express best."""
+        learned: list[Relation] = []
+        wished: list[Relation] = []
+        best: Choice | None = None
+        for _ in range(_ROUNDS):
+            ties: list[Ties] = []
+            if request.allocation in ("auto", "loss"):
+                ties = preferences(self.deps, learned, self.program.alike, wished)
+            found = self.take(self._select(request, scores, ties))
+            best = _better(found, best)
+            self._hints = found.expressed
+            if not ties or not self._learn(found, learned, wished):
+                break
+        assert best is not None and self._hints is not None
+        guessed, self._hints = self._hints.guessed, None
+        if best.expressed.offenders and guessed is not None:
+            best = _better(self.take(best.selection), best)  # with and without guesses once more
+        return best
+
+    def _select(self, request: Request, scores: Sequence[Scores], ties: list[Ties]) -> Selection:
+        """Select; an error tells what the capture left alone too, and what is locked."""
+        work = select if request.asked() else threshold
+        try:
+            return work(self.deps, scores, request, ties)
+        except BudgetError as error:
+            text = "; ".join([str(error), *_whole_weights(self.deps)])
+            text = "\n".join([text, *self.program.warnings])
+            raise BudgetError(text, closest=error.closest) from None
+
+    def _learn(self, found: Choice, learned: list[Relation], wished: list[Relation]) -> bool:
+        """Whether the narrowed code, or its config, teaches a relation that was not known.
+
+        Where a module goes on failing, the widths inside it are to stay.
+        """
+        expressed = found.expressed
+        counts = {axis: len(kept) for axis, kept in found.selection.keep.items()}
+        taught = learn(self.deps, counts, expressed.mismatches)
+        if all(relation in learned for relation in taught):
+            inside = (axis for path in expressed.offenders for axis in self._inside(path))
+            taught = [((axis,), ()) for axis in inside]
+        if not self.program.alike:  # whose blocks are tied as a whole
+            taught = [*taught, *repeated(self.deps, taught)]
+        wishes = learn(self.deps, counts, expressed.wishes)
+        new = [relation for relation in taught if relation not in learned]
+        wish = [relation for relation in wishes if relation not in wished]
+        learned.extend(dict.fromkeys(new))
+        wished.extend(dict.fromkeys(wish))
+        return bool(new or wish)
+
+    def _inside(self, path: str) -> Iterator[Axis]:
+        """Axes that only weights of one module hold; none for the whole model."""
+        for group in self.deps.groups:
+            names = (member.weight.name for member in group.members)
+            if path and all(name.startswith(f"{path}.") for name in names):
+                yield group.axis
+
+
+def _better(found: Choice, best: Choice | None) -> Choice:
+    """The choice that the code can express better; the earlier one where both are alike."""
+    if best is None or found.expressed.wrong < best.expressed.wrong:
+        return found
+    return best
+
+
+def _whole_weights(deps: Dependencies) -> list[str]:
+    """The largest weights that nothing can be removed from, and what locks them."""
+    free = {group.axis for group in deps.groups}
+    sizes = {value: prod(value.shape) for value in deps.source.parameters()}
+    total = max(sum(sizes.values()), 1)
+    out = []
+    for value in sorted(sizes, key=lambda v: -sizes[v])[:_NAMED]:
+        axes = [axis for dim in deps.dims[value] for axis in atoms(dim)]
+        if sizes[value] / total > _LARGE and not free.intersection(axes):
+            reasons = dict.fromkeys(axis.reason for axis in axes if axis.reason)
+            why = ", ".join(reasons) or "each index differs"
+            share = sizes[value] / total
+            out.append(f"{value.name} ({share:.0%} of the parameters) stays whole: {why}")
+    return out

@@ -1,0 +1,203 @@
+"""Edits: what a plan changes, as data.
+
+An edit names what it changes, says how it cuts, what it costs and how it is proven, and travels as
+JSON. A plan is a list of edits; each kind of edit is one class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from graphprune.core.axes import Axis
+from graphprune.core.errors import PlanError
+from graphprune.core.groups import Counts, Dependencies, Group
+from graphprune.core.indices import Indices
+
+
+class Edit(Protocol):
+    """One change of a model.
+
+    Attributes:
+        kind: What sort of change it is; the word that stands for it in a saved plan.
+        proof: How it is proven, in words.
+    """
+
+    kind: ClassVar[str]
+    proof: ClassVar[str]
+
+    def check(self, deps: Dependencies) -> None:
+        """Refuse an edit that does not fit the model.
+
+        Raises:
+            PlanError: It does not fit; names what it changes, and why.
+        """
+
+    def cut(self, deps: Dependencies) -> Mapping[Axis, Indices]:
+        """Sorted indices that stay, for each axis that loses some."""
+
+    def count(self, deps: Dependencies, counts: Counts) -> None:
+        """Set the counts of groups that costs are polynomials in."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The edit as plain data."""
+
+
+@dataclass
+class Keep:
+    """Keep some indices of a coupled group and remove the others.
+
+    - How it cuts: every dimension that holds the group's axis loses the slices of the others.
+    - What it costs: the group's count becomes the number of indices kept.
+    - How it is proven: removal equals masking.
+
+    Attributes:
+        name: The group.
+        size: How many indices it has.
+        keep: Those that stay, sorted; None for all.
+        group: The group's place among the model's groups.
+    """
+
+    name: str
+    size: int
+    keep: Indices | None = None
+    group: int = 0
+
+    kind: ClassVar[str] = "keep"
+    proof: ClassVar[str] = "removal equals masking"
+
+    @classmethod
+    def of(cls, group: Group, keep: Indices | None) -> Keep:
+        """The edit of one group."""
+        return cls(group.name, group.size, keep, group.id)
+
+    def find(self, deps: Dependencies) -> Group:
+        """The group in a model's analysis.
+
+        Raises:
+            PlanError: The model has another group in its place.
+        """
+        found = deps.groups[self.group] if self.group < len(deps.groups) else None
+        if found is None or found.size != self.size or self.name not in (found.name, found.first):
+            present = "no such group" if found is None else f"{found.name} of {found.size}"
+            raise PlanError(
+                f"the plan was made for another model: its group {self.group} is {self.name} of "
+                f"{self.size} indices, this model has {present}"
+            )
+        return found
+
+    def check(self, deps: Dependencies) -> None:
+        """Refuse indices that the group does not have.
+
+        Raises:
+            PlanError: They are no whole numbers, none at all, repeated or out of range.
+        """
+        group = self.find(deps)
+        if self.keep is None:
+            return
+        where = f"{self.name}: keep"
+        kept = np.asarray(self.keep)
+        if kept.ndim != 1 or not kept.size:
+            raise PlanError(f"{where} is empty: a group keeps at least one index, or all (None)")
+        if kept.dtype.kind not in "iu":
+            raise PlanError(f"{where} holds {kept.ravel()[0]!r}: indices are whole numbers")
+        wrong = kept[(kept < 0) | (kept >= self.size)]
+        if wrong.size:
+            raise PlanError(f"{where} holds {wrong[0]}: indices run from 0 to {self.size - 1}")
+        values, times = np.unique(kept, return_counts=True)
+        if (times > 1).any():
+            raise PlanError(f"{where} holds {values[times > 1][0]} more than once")
+        if len(kept) % group.grain and len(kept) != self.size:
+            raise PlanError(
+                f"{where} holds {len(kept)} indices: the group keeps multiples of {group.grain}"
+            )
+
+    def cut(self, deps: Dependencies) -> Mapping[Axis, Indices]:
+        """The indices that stay, by the group's axis."""
+        if self.keep is None or len(self.keep) == self.size:
+            return {}
+        return {self.find(deps).axis: np.sort(np.asarray(self.keep, np.int64))}
+
+    def count(self, deps: Dependencies, counts: Counts) -> None:
+        """The group keeps so many indices."""
+        if self.keep is not None:
+            counts[self.find(deps).id] = len(self.keep)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Keep:
+        """The edit from plain data.
+
+        Raises:
+            PlanError: Something is missing or wrong.
+        """
+        for name, wanted in (("name", str), ("size", int)):
+            if not isinstance(data.get(name), wanted):
+                raise PlanError(f"an edit lacks its {name}: {dict(data)}")
+        kept = data.get("keep")
+        if kept is not None and not isinstance(kept, list):
+            raise PlanError(f"{data['name']}: keep is a list of indices or null, not {kept!r}")
+        array = None if kept is None else np.asarray(kept)
+        return cls(data["name"], data["size"], array, int(data.get("group", 0)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The edit as plain data."""
+        kept = None if self.keep is None else [int(i) for i in self.keep]
+        return {
+            "kind": self.kind, "group": self.group, "name": self.name, "size": self.size,
+            "keep": kept,
+        }  # fmt: skip
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any]], Edit]] = {}
+"""What reads an edit of each kind from plain data."""
+
+
+def edit_kind(kind: type[Any]) -> type[Any]:
+    """Register a class of edits under its kind; it has a class method `from_dict`.
+
+    Raises:
+        PlanError: There is such a kind already.
+    """
+    if kind.kind in KINDS:
+        raise PlanError(f"there is a kind of edit {kind.kind!r} already")
+    KINDS[kind.kind] = kind.from_dict
+    return kind
+
+
+edit_kind(Keep)
+
+
+def edit_of(data: Mapping[str, Any]) -> Edit:
+    """An edit from plain data.
+
+    Raises:
+        PlanError: There is no such kind of edit, or something in it is missing or wrong.
+    """
+    kind = data.get("kind", Keep.kind)
+    if kind not in KINDS:
+        raise PlanError(f"no kind of edit {kind!r}: this version knows {', '.join(KINDS)}")
+    return KINDS[kind](data)
+
+
+def cut_by(edits: Iterable[Edit], deps: Dependencies) -> dict[Axis, Indices]:
+    """The indices that stay when all edits are made, for each axis that loses some.
+
+    Raises:
+        PlanError: An edit does not fit the model.
+    """
+    keep: dict[Axis, Indices] = {}
+    for edit in edits:
+        edit.check(deps)
+        keep.update(edit.cut(deps))
+    return keep
+
+
+def counted(edits: Iterable[Edit], deps: Dependencies) -> Counts:
+    """How many indices each group keeps when all edits are made."""
+    counts = deps.sizes()
+    for edit in edits:
+        edit.count(deps, counts)
+    return counts

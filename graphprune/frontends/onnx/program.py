@@ -1,0 +1,220 @@
+"""program: a lifted file, and all that can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from graphprune.core.batch import Batch
+from graphprune.core.cuts import Cuts
+from graphprune.core.graph import Graph, Value
+from graphprune.core.program import Expressed, Inputs, Lowered
+from graphprune.core.relations import Mismatch
+from graphprune.costs.latency.backends import Backend, backend
+from graphprune.frontends.onnx.compare import compare, valid
+from graphprune.frontends.onnx.data import read_data
+from graphprune.frontends.onnx.execute import forget, has_runtime
+from graphprune.frontends.onnx.lift import OnnxProgram
+from graphprune.frontends.onnx.lower import lower
+from graphprune.frontends.onnx.sizes import inputs_for
+from graphprune.frontends.onnx.speed import speed
+from graphprune.frontends.onnx.stored import Lowered as LoweredFile
+from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
+from graphprune.frontends.onnx.write import write
+from graphprune.rules.facts import is_batch_norm
+
+_LONG = 256  # numbers of a sample that make it a signal
+_WHOLE = 2**29  # bytes of weights up to which the smaller model is also run as a whole
+_SLOW_CHECK = (
+    "ONNX Runtime is not installed, so the slow reference implementation made the check: "
+    "pip install 'graphprune[ort]'"
+)
+
+
+@dataclass
+class ExpressedFile:
+    """A choice of a file: no code stands behind it, so that it can express any.
+
+    Attributes:
+        cuts: The choice.
+    """
+
+    cuts: Cuts
+    wrong = 0
+    offenders: tuple[str, ...] = ()
+    mismatches: tuple[Mismatch, ...] = ()
+    wishes: tuple[Mismatch, ...] = ()
+    guessed: bool | None = None
+
+
+@dataclass
+class FileProgram:
+    """A lifted ONNX model.
+
+    Attributes:
+        lifted: What the frontend read.
+        warnings: What the caller should know.
+    """
+
+    lifted: OnnxProgram
+    warnings: list[str] = field(default_factory=list)
+
+    is_file = True
+    alike = False  # no code equates widths in a file
+    original = None  # files are captured whole
+    given = None
+
+    def __post_init__(self) -> None:
+        self.warnings = self.lifted.warnings
+
+    @property
+    def name(self) -> str:
+        """The file's name, or what the model calls itself."""
+        return self.lifted.name
+
+    @property
+    def graph(self) -> Graph:
+        """The neutral graph."""
+        return self.lifted.graph
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The protobuf."""
+        found: onnx.ModelProto = self.lifted.model
+        return found
+
+    @property
+    def inputs(self) -> Inputs | None:
+        """The caller's example inputs, or None."""
+        return self.lifted.inputs
+
+    @property
+    def doubt(self) -> str:
+        """Why inputs that are made would not stand in for real ones, or nothing."""
+        if _bytes(self.graph) > _WHOLE:
+            return "its weights are large: pass data or compensate=True"
+        if _signals(self.lifted):
+            return "noise does not stand in for signals: pass data"
+        return ""
+
+    def batch(self) -> int:
+        """How many samples the inputs hold that the analysis assumes."""
+        return self.lifted.batch()
+
+    def flat_inputs(self, seed: int = 0) -> list[torch.Tensor]:
+        """Inputs of the sizes that the analysis assumes: the caller's, else random ones."""
+        return self.lifted.flat_inputs(seed)
+
+    def read(self, data: Any, samples: int) -> list[Batch]:
+        """The caller's data as batches, by the names of the file's inputs."""
+        return read_data(self.lifted.source, data, samples)
+
+    def replayed(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """The batches themselves: files are captured whole."""
+        return batches
+
+    def express(self, cuts: Cuts, hints: Expressed | None = None) -> ExpressedFile:
+        """A file can express any choice."""
+        return ExpressedFile(cuts)
+
+    def lower(self, found: Expressed) -> LoweredFile:
+        """The smaller file, in memory."""
+        return lower(self.lifted, found.cuts)
+
+    def prove(
+        self, found: Expressed, lowered: Lowered, seed: int
+    ) -> tuple[LoweredFile, float | None]:
+        """Run the whole model, unless it is so large that memory would not hold it twice."""
+        made = _lowered(lowered)
+        if not has_runtime() and _SLOW_CHECK not in self.warnings:
+            self.warnings.append(_SLOW_CHECK)
+        try:
+            if made.size() <= _WHOLE:
+                return made, compare(self.lifted, found.cuts, made, seed)
+        finally:
+            forget()
+        valid(made)
+        self.warnings.append(
+            f"{self.name} is too large to be run as a whole: it was checked operation by "
+            "operation, and that it is valid"
+        )
+        return made, None
+
+    def write(
+        self, found: Expressed, lowered: Lowered, values: Mapping[Value, torch.Tensor]
+    ) -> LoweredFile:
+        """The smaller file with new weights in it."""
+        forget()
+        return lower(self.lifted, found.cuts, {v: as_array(x) for v, x in values.items()})
+
+    def finish(self, found: Expressed, lowered: Lowered, check: bool) -> Any:
+        """The smaller model as a protobuf, or as a graphsurgeon graph where one was given."""
+        proto = _lowered(lowered).proto()
+        if self.lifted.source.kind == "graphsurgeon":
+            import onnx_graphsurgeon as gs
+
+            return gs.import_onnx(proto)
+        return proto
+
+    def save(self, found: Expressed, lowered: Lowered, path: Path, check: bool) -> None:
+        """Write the smaller model, tensor by tensor."""
+        write(_lowered(lowered), path)
+
+    def runnable(self, found: Expressed) -> onnx.ModelProto:
+        """The model of a choice."""
+        return lower(self.lifted, found.cuts).proto()
+
+    def example(self, given: Inputs | None = None) -> Inputs:
+        """The inputs that the analysis assumes."""
+        return (), {name: as_torch(array) for name, array in self.feeds(0).items()}
+
+    def backend(self, name: str) -> Backend:
+        """What runs the model where its time counts."""
+        return backend(name, is_file=True)
+
+    def speed(self, found: Expressed, lowered: Lowered, seed: int) -> tuple[float, float] | None:
+        """Seconds of a run in ONNX Runtime before and after."""
+        made = _lowered(lowered)
+        if not 0 < made.size() <= _WHOLE:
+            return None
+        original = lower(self.lifted, Cuts(found.cuts.deps, {}))
+        if original.size() > _WHOLE:
+            return None
+        return speed(original.proto(), made.proto(), self.feeds(seed))
+
+    def feeds(self, seed: int) -> Mapping[str, Array]:
+        """Inputs by name, as ONNX Runtime takes them."""
+        return inputs_for(self.lifted.traces.inputs[0], self.lifted.examples, seed)
+
+
+def _lowered(lowered: Lowered) -> LoweredFile:
+    assert isinstance(lowered, LoweredFile), "lowered by another program"
+    return lowered
+
+
+def _signals(program: OnnxProgram) -> bool:
+    """Whether inputs are rows of any length or of many numbers, such as sound.
+
+    No file tells their scale. Noise stands in for images, and for short rows of features. With
+    what it made of sound, smaller models agreed less with the original than without compensation.
+    """
+    if any(is_batch_norm(op) for op in program.graph.ops):
+        return False
+    given = {item.name: item.type.tensor_type.shape.dim for item in program.source.inputs}
+    for value in program.graph.inputs:
+        if 1 < len(value.shape) < 4 and "float" in value.dtype:
+            of_any_length = any(not dim.HasField("dim_value") for dim in given[value.name][1:])
+            if of_any_length or prod(value.shape[1:]) >= _LONG:
+                return True
+    return False
+
+
+def _bytes(graph: Graph) -> int:
+    """Bytes of the parameters in float32."""
+    return sum(4 * prod(value.shape) for value in graph.parameters())

@@ -1,0 +1,140 @@
+"""Opening a module: taken out of its wrapper, captured on the caller's inputs or on found ones."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from graphprune.core.batch import Batch
+from graphprune.core.errors import GraphPruneError
+from graphprune.core.ledger import timed
+from graphprune.core.program import Inputs
+from graphprune.frontends.torch.inference import ordinary_inputs
+from graphprune.frontends.torch.inputs import candidates, find_inputs, trained
+from graphprune.frontends.torch.lift import TorchProgram, completed, lift, lift_guessed
+from graphprune.frontends.torch.program import ModuleProgram
+from graphprune.frontends.torch.refuse import check
+from graphprune.frontends.torch.training import unreached
+from graphprune.frontends.torch.wrapped import unwrapped
+from graphprune.statistics.batches import inputs_of, read_batches
+
+
+def is_module(model: Any) -> bool:
+    """Whether a model is a module, an exported program, or the file of one."""
+    if isinstance(model, str | os.PathLike):
+        return Path(model).suffix == ".pt2"
+    return isinstance(model, nn.Module | ExportedProgram)
+
+
+def open_module(
+    model: Any, inputs: Inputs | None, data: Any, samples: int
+) -> tuple[ModuleProgram, list[Batch], dict[str, float]]:
+    """Capture a module.
+
+    Args:
+        model: The module, in its wrapper or out of it.
+        inputs: Example inputs, or None to find some: in the data, in the wrapper, by trying.
+        data: Calibration data, or None.
+        samples: How many samples of them are wanted.
+
+    Returns:
+        The captured module, the data as batches, and the time of each stage.
+
+    Raises:
+        LiftError: The module cannot be captured.
+    """
+    wrapped = unwrapped(model)
+    module = wrapped.model
+    if not isinstance(module, nn.Module):
+        raise GraphPruneError(f"a torch.nn.Module is needed, not a {type(module).__name__}")
+    check(module)
+    batches = [] if data is None else read_batches(data, module, samples)
+    if inputs is None and batches:
+        inputs = inputs_of(module, batches)
+    seconds: dict[str, float] = {}
+    captured = _captured(module, inputs or wrapped.inputs, seconds)
+    return ModuleProgram(captured, wrapped.back), batches, seconds
+
+
+def _captured(model: nn.Module, inputs: Inputs | None, seconds: dict[str, float]) -> TorchProgram:
+    """Capture a model on the caller's inputs, or on those that are found.
+
+    The first guess is mostly right: to capture with it costs less than to try it before.
+    """
+    if inputs is not None:
+        return timed(seconds, "capture", lift, model, ordinary_inputs(inputs))
+    others = candidates(model)
+    guess = next(others, None)
+    start = time.perf_counter()
+    program = lift_guessed(model, guess) if guess is not None else None
+    took = time.perf_counter() - start
+    if program is None or guess is None:
+        inputs = timed(seconds, "inputs", find_inputs, model)
+    elif unreached(model, program.graph):
+        inputs = timed(seconds, "inputs", trained, model, guess, others)
+    else:
+        inputs = guess
+    if program is not None and inputs is guess:
+        seconds["capture"] = took
+        return timed(seconds, "capture", completed, program)
+    seconds["inputs"] += took
+    return timed(seconds, "capture", lift, model, inputs)
+
+
+def module_patterns(model: nn.Module, given: Any, option: str = "keep") -> list[str]:
+    """Name patterns: types of modules, and modules themselves, replaced by names.
+
+    Args:
+        model: The module whose parts are meant.
+        given: A name pattern, a type of module, a module of the model, or several of these.
+        option: The option that names them, for errors.
+
+    Raises:
+        GraphPruneError: The model has no such module, or one without parameters.
+    """
+    items: Collection[Any] = [given] if isinstance(given, str | type | nn.Module) else given
+    out: list[str] = []
+    for item in items:
+        if isinstance(item, str):
+            out.append(item)
+        elif isinstance(item, type):
+            out += _of_type(model, item, option)
+        elif isinstance(item, nn.Module):
+            out.append(_name_of(model, item, option))
+        else:
+            raise GraphPruneError(
+                f"{option}: a name pattern, a module or a type of module is needed, not {item!r}"
+            )
+    return out
+
+
+def _of_type(model: nn.Module, kind: type[Any], option: str) -> list[str]:
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, kind) and any(True for _ in nn.Module.parameters(module))
+    ]
+    if not found:
+        raise GraphPruneError(f"{option}: the model has no {kind.__name__} with parameters")
+    return found
+
+
+def _name_of(model: nn.Module, wanted: nn.Module, option: str) -> str:
+    for name, module in model.named_modules(remove_duplicate=False):
+        if module is wanted:
+            if not any(True for _ in wanted.parameters()):
+                raise GraphPruneError(
+                    f"{option}: {name or 'the model'} is a {type(wanted).__name__} without "
+                    "parameters: name the layers around it"
+                )
+            return name or "*"
+    raise GraphPruneError(
+        f"{option}: this {type(wanted).__name__} is no part of the model: pass a module of the "
+        "model itself (not of a copy), or its name"
+    )

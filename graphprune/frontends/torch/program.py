@@ -1,0 +1,254 @@
+"""program: a captured module, and all that can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from graphprune.core.batch import Batch
+from graphprune.core.cuts import Cuts
+from graphprune.core.errors import VerifyError
+from graphprune.core.graph import Graph, Value
+from graphprune.core.program import Expressed, Inputs, Lowered
+from graphprune.core.relations import Mismatch
+from graphprune.costs.latency.backends import Backend, backend
+from graphprune.frontends.torch.compare import check_runs, compare
+from graphprune.frontends.torch.config import UNTOLD, Fit, describe, fit_config, has_config
+from graphprune.frontends.torch.findings import Findings
+from graphprune.frontends.torch.lift import TorchProgram
+from graphprune.frontends.torch.lower import Lowered as LoweredModule
+from graphprune.frontends.torch.lower import lower
+from graphprune.frontends.torch.parts import whole
+from graphprune.frontends.torch.saving import save_model
+from graphprune.frontends.torch.survey import Survey, survey
+from graphprune.statistics.batches import read_batches
+
+
+@dataclass
+class ExpressedModule:
+    """What a module's code can express of a choice.
+
+    Attributes:
+        cuts: The choice.
+        survey: What guided passes through the code found.
+        fit: How well the module's config can describe the choice; None without a config.
+        guessed: Whether guesses of attributes helped, now or for an earlier choice.
+    """
+
+    cuts: Cuts
+    survey: Survey
+    fit: Fit | None = None
+    guessed: bool | None = None
+
+    @property
+    def offenders(self) -> Mapping[str, str]:
+        """Paths of modules whose code cannot express the choice, with the reason."""
+        return self.survey.offenders
+
+    @property
+    def wrong(self) -> int:
+        """Twice the modules that fail, and one for a config that does not fit."""
+        return 2 * len(self.offenders) + (self.fit is not None and not self.fit.fits)
+
+    @property
+    def mismatches(self) -> Sequence[Mismatch]:
+        """Lengths that the code took for others."""
+        return self.survey.mismatches
+
+    @property
+    def wishes(self) -> Sequence[Mismatch]:
+        """Lengths that the config takes for others."""
+        return self.fit.mismatches if self.fit else []
+
+
+@dataclass
+class ModuleProgram:
+    """A captured module.
+
+    Attributes:
+        captured: What the capture gave.
+        back: Puts the smaller module into the wrapper that the given one came in.
+        warnings: What the caller should know.
+    """
+
+    captured: TorchProgram
+    back: Callable[[Any, Inputs], Any] = lambda model, _: model
+    warnings: list[str] = field(default_factory=list)
+    _fit: Fit | None = None  # of the last choice; what it learned of the class serves the next
+    _calls: Findings | None = None  # every call of the original, once it was needed
+
+    is_file = False
+    doubt = ""
+
+    def __post_init__(self) -> None:
+        self.warnings = self.captured.warnings
+
+    @property
+    def name(self) -> str:
+        """The class of the module."""
+        return self.captured.name
+
+    @property
+    def graph(self) -> Graph:
+        """The neutral graph."""
+        return self.captured.graph
+
+    @property
+    def model(self) -> nn.Module:
+        """The caller's module, or a view of it that calls the parts that were captured."""
+        return self.captured.model
+
+    @property
+    def original(self) -> nn.Module | None:
+        """The caller's module, where only parts of it were captured."""
+        return self.captured.original
+
+    @property
+    def given(self) -> Inputs | None:
+        """The caller's inputs, where those of the capture are inputs of parts."""
+        return self.captured.given
+
+    @property
+    def inputs(self) -> Inputs:
+        """The example inputs that it was captured with."""
+        return self.captured.inputs
+
+    @cached_property
+    def alike(self) -> bool:
+        """Whether a config describes the module, so that its blocks share their widths."""
+        return has_config(self.model)
+
+    def batch(self) -> int:
+        """How many samples the example inputs hold."""
+        return self.captured.batch()
+
+    def flat_inputs(self, seed: int = 0) -> list[torch.Tensor]:
+        """The tensors among the example inputs, in the graph's order."""
+        return self.captured.flat_inputs()
+
+    def read(self, data: Any, samples: int) -> list[Batch]:
+        """The caller's data as batches on the module's device."""
+        return read_batches(data, self.original or self.model, samples)
+
+    def replayed(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Data as the graph takes it: where parts were captured, what they take."""
+        return self.captured.replayed(batches)
+
+    def express(self, cuts: Cuts, hints: Expressed | None = None) -> ExpressedModule:
+        """Run the module's code on narrowed weights and see what it can express."""
+        guessed = None if hints is None else hints.guessed
+        known = self._calls
+        found = survey(self.captured, cuts, True, known, guessed)
+        self._calls = found.original
+        out = ExpressedModule(cuts, found, guessed=found.guessing if guessed is None else guessed)
+        if self.alike:
+            out.fit = self._fit = fit_config(self.model, cuts, found.edits, self._fit)
+        return out
+
+    def lower(self, found: Expressed) -> LoweredModule:
+        """A module of the caller's class wherever its code can express the choice."""
+        return lower(self.captured, _module(found).survey)
+
+    def prove(
+        self, found: Expressed, lowered: Lowered, seed: int
+    ) -> tuple[LoweredModule, float | None]:
+        """Compare the smaller module with the narrowed graph.
+
+        Where its own code turns out to compute something else, folding is given up first, then
+        more and more of the code.
+        """
+        expressed, made = _module(found), _lowered(lowered)
+        while True:
+            try:
+                return made, compare(self.captured, expressed.cuts, made)
+            except VerifyError as error:
+                if "" in made.replaced:
+                    raise
+                made = self._more_generated(expressed, made, str(error))
+
+    def _more_generated(
+        self, found: ExpressedModule, made: LoweredModule, why: str
+    ) -> LoweredModule:
+        """Lower again: without folded scales, else with the parents of what was replaced."""
+        if made.folds:
+            found.survey = survey(self.captured, found.cuts, False, self._calls)
+            return lower(self.captured, found.survey)
+        parents = {path.rpartition(".")[0]: why for path in made.replaced} or {"": why}
+        return lower(self.captured, found.survey, offenders=parents)
+
+    def write(
+        self, found: Expressed, lowered: Lowered, values: Mapping[Value, torch.Tensor]
+    ) -> LoweredModule:
+        """Give the smaller module new weights, scales folded into them."""
+        made = _lowered(lowered)
+        named: dict[str, torch.Tensor] = {
+            **dict(made.model.named_buffers(remove_duplicate=False)),
+            **dict(made.model.named_parameters(remove_duplicate=False)),
+        }
+        for value, tensor in values.items():
+            for fold in made.folds:
+                if fold.weight is value:
+                    tensor = fold.apply(tensor)
+            name = next((n for n in (value.name, *value.aliases) if n in named), None)
+            if name is not None:
+                named[name].data.copy_(tensor)
+        return made
+
+    def finish(self, found: Expressed, lowered: Lowered, check: bool) -> Any:
+        """The smaller module, whole again and in its wrapper."""
+        made = _lowered(lowered)
+        if self.original is not None:
+            made.model = whole(made.model, self.original)
+            if check:
+                check_runs(made.model, cast(Inputs, self.given))
+        self._describe(_module(found), made)
+        return self.back(made.model, self.given or self.inputs)
+
+    def _describe(self, found: ExpressedModule, made: LoweredModule) -> None:
+        """Give a config its new sizes, or say that it cannot tell them."""
+        fit = found.fit
+        if fit is None:
+            return
+        inputs = self.given or self.inputs
+        if not made.replaced and fit.shaped and describe(made.model, fit.values, inputs):
+            return
+        if UNTOLD not in self.warnings:  # a plan may be applied again
+            self.warnings.append(UNTOLD)
+
+    def save(self, found: Expressed, lowered: Lowered, path: Path, check: bool) -> None:
+        """Write the smaller module: `.pt`, `.pt2` or `.onnx`."""
+        save_model(self.finish(found, lowered, check), self.given or self.inputs, path)
+
+    def runnable(self, found: Expressed) -> nn.Module:
+        """The module of a choice; the caller's own where nothing goes."""
+        if not found.cuts.keep:
+            return self.model if self.original is None else self.original
+        module = self.lower(found).model
+        return module if self.original is None else whole(module, self.original)
+
+    def example(self, given: Inputs | None = None) -> Inputs:
+        """The caller's inputs where there are any, else those of the capture."""
+        return given or self.given or self.inputs
+
+    def backend(self, name: str) -> Backend:
+        """What runs the model where its time counts."""
+        return backend(name, is_file=False)
+
+    def speed(self, found: Expressed, lowered: Lowered, seed: int) -> None:
+        """Nothing: a module is timed where its latency is asked for."""
+
+
+def _module(found: Expressed) -> ExpressedModule:
+    assert isinstance(found, ExpressedModule), "expressed by another program"
+    return found
+
+
+def _lowered(lowered: Lowered) -> LoweredModule:
+    assert isinstance(lowered, LoweredModule), "lowered by another program"
+    return lowered

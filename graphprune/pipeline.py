@@ -1,0 +1,417 @@
+"""Pipeline: passes in order, as data.
+
+A pass takes a `Work` (a captured model and what was decided of it so far) and adds to it. It names
+what it requires and what it ensures; both are checked, the order when a pipeline is made, the rest
+when it runs. Passes of the first half *decide* what goes; those of the second half *make* the
+smaller model: a plan is the work between the two.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from torch import nn
+
+from graphprune.choice.choose import Choice, Chooser
+from graphprune.choice.request import Request
+from graphprune.choice.select import Selection
+from graphprune.compensation.calibration import Calibration, Options
+from graphprune.compensation.compensate import Compensation
+from graphprune.core.batch import Batch
+from graphprune.core.cuts import Cuts
+from graphprune.core.edits import Edit, cut_by
+from graphprune.core.errors import PassError
+from graphprune.core.groups import Dependencies
+from graphprune.core.program import Expressed, Inputs, Lowered, Program
+from graphprune.core.proof import Verification
+from graphprune.importance import Context, Criterion, Loss, Scores
+
+
+@dataclass
+class Asked:
+    """What the caller asks for.
+
+    Attributes:
+        request: Costs, ratios, and how they are spread over the groups.
+        options: How what is removed is made up for.
+        keep: Name patterns of what stays as it is.
+        importance: A criterion, or its name.
+        loss: For criteria that follow gradients.
+        reduction: How contributions become one score.
+        inputs: The caller's example inputs.
+        verify: Whether the result is checked.
+        seed: For whatever is drawn.
+    """
+
+    request: Request = field(default_factory=Request)
+    options: Options = field(default_factory=Options)
+    keep: Sequence[str] = ()
+    importance: str | Criterion = "auto"
+    loss: Loss | None = None
+    reduction: str = "sum"
+    inputs: Inputs | None = None
+    verify: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass did.
+
+    Attributes:
+        changed: Whether it changed the plan or the model.
+        note: What it did, in a few words.
+    """
+
+    changed: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PassRow:
+    """A pass in the report: its name, whether it changed anything, what it did, its seconds."""
+
+    name: str
+    changed: bool
+    note: str
+    seconds: float
+
+
+class Work:
+    """A captured model, what is asked for, and what passes have found and made.
+
+    What a pass has not found yet cannot be read: a `PassError` names the passes that find it.
+
+    Attributes:
+        program: The captured model.
+        asked: What the caller asks for.
+        batches: Calibration data.
+        edits: What the plan changes.
+        solved: Weights that make up for what was removed; None where there are none.
+        verification: What was proven; None where nothing was checked.
+        latency: Seconds of a forward pass before and after, where they were measured.
+        predicted: The speed-up that the table of operations predicted.
+        pipeline: The passes that were run, and those that make the smaller model.
+        rows: What each pass did.
+        seconds: Time of each stage.
+    """
+
+    def __init__(self, program: Program, asked: Asked, batches: Sequence[Batch] = ()) -> None:
+        self.program = program
+        self.asked = asked
+        self.batches = batches
+        self.edits: list[Edit] = []
+        self._statistics: Calibration | None = None
+        self.solved: Compensation | None = None
+        self.verification: Verification | None = None
+        self.latency: tuple[float, float] | None = None
+        self.predicted: float | None = None
+        self.pipeline: Pipeline | None = None
+        self.rows: list[PassRow] = []
+        self.seconds: dict[str, float] = {}
+        self._found: dict[str, Any] = {}
+
+    def has(self, name: str) -> bool:
+        """Whether something has been found: a name in `FINDINGS`."""
+        return name in self._found
+
+    def _get(self, name: str) -> Any:
+        if name not in self._found:
+            makers = ", ".join(k.name for k in PASSES.values() if name in k.ensures) or "none"
+            raise PassError(f"{name} is not known yet; passes that find it: {makers}")
+        return self._found[name]
+
+    @property
+    def deps(self) -> Dependencies:
+        """The coupled groups."""
+        found: Dependencies = self._get("deps")
+        return found
+
+    @deps.setter
+    def deps(self, found: Dependencies) -> None:
+        self._found["deps"] = found
+
+    @property
+    def scores(self) -> list[Scores]:
+        """One score for each index of each group; the lowest go first."""
+        found: list[Scores] = self._get("scores")
+        return found
+
+    @scores.setter
+    def scores(self, found: list[Scores]) -> None:
+        self._found["scores"] = found
+
+    @property
+    def choice(self) -> Choice:
+        """The indices that stay, the narrowed graph, and what code can express of it."""
+        found: Choice = self._get("choice")
+        return found
+
+    @choice.setter
+    def choice(self, found: Choice) -> None:
+        self._found["choice"] = found
+
+    @property
+    def lowered(self) -> Lowered:
+        """The smaller model."""
+        found: Lowered = self._get("lowered")
+        return found
+
+    @lowered.setter
+    def lowered(self, found: Lowered) -> None:
+        self._found["lowered"] = found
+
+    @property
+    def selection(self) -> Selection:
+        """The indices that stay, and the ratio reached."""
+        return self.choice.selection
+
+    @property
+    def cuts(self) -> Cuts:
+        """The narrowed graph."""
+        return self.choice.cuts
+
+    @property
+    def expressed(self) -> Expressed:
+        """What the model's code can express of the choice."""
+        return self.choice.expressed
+
+    @property
+    def chooser(self) -> Chooser:
+        """Makes choices for this model."""
+        if "chooser" not in self._found:
+            self._found["chooser"] = Chooser(self.program, self.deps)
+        found: Chooser = self._found["chooser"]
+        return found
+
+    def statistics(self) -> Calibration:
+        """Statistics of what layers read, taken when they are first needed."""
+        if self._statistics is None:
+            self._statistics = Calibration(self.program, self.deps, self.asked.options)
+        return self._statistics
+
+    def context(self) -> Context:
+        """What criteria may look at."""
+        program = self.program
+        model = program.model if program.original is None else program.original
+        module = model if isinstance(model, nn.Module) else None
+        context = Context(
+            self.deps, module, program.example(), self.batches, self.asked.loss, self.asked.seed
+        )
+        context.replay = program.replayed
+        return context
+
+    def take(self, edits: Sequence[Edit], asked: float, of: str) -> None:
+        """Use edits that were decided elsewhere: loaded, or changed by hand.
+
+        Args:
+            edits: The edits.
+            asked: The ratio that was asked for when they were decided.
+            of: The cost that it speaks of.
+
+        Raises:
+            PlanError: An edit does not fit the model.
+        """
+        keep = cut_by(edits, self.deps)
+        self.edits = list(edits)
+        self.choice = self.chooser.take(Selection(keep, asked, asked, 1, of))
+
+    def again(self, batches: Sequence[Batch], options: Options) -> Work:
+        """The same choice, with other statistics.
+
+        Args:
+            batches: Other data.
+            options: How what is removed is made up for.
+        """
+        other = Work(self.program, self.asked, batches)
+        other._found = dict(self._found)
+        other.edits = self.edits
+        other.pipeline = self.pipeline
+        other.asked = replace(self.asked, options=options)
+        return other
+
+
+class Pass:
+    """One step of a pipeline.
+
+    Subclasses have a name, say what they require and ensure, and define `run`. Defining one
+    registers it by its name.
+
+    Attributes:
+        name: Its name in pipelines, reports and on the command line.
+        requires: What must have been found: names in `FINDINGS`.
+        ensures: What is found afterwards.
+        makes: Whether it makes the smaller model, rather than decide what goes.
+
+    Example::
+
+        class Widths(Pass):
+            \"\"\"Say how wide the widest group stays.\"\"\"
+
+            name = "widths"
+            requires = ("choice",)
+
+            def run(self, work):
+                kept = work.deps.counts(work.selection.keep)
+                return self.unchanged(f"widest group: {kept.max():.0f}")
+    """
+
+    name: ClassVar[str] = ""
+    requires: ClassVar[tuple[str, ...]] = ()
+    ensures: ClassVar[tuple[str, ...]] = ()
+    makes: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if not cls.name:
+            raise PassError(f"{cls.__name__} has no name: set the class attribute name")
+        for word in (*cls.requires, *cls.ensures):
+            if word not in FINDINGS:
+                names = ", ".join(FINDINGS)
+                raise PassError(f"pass {cls.name!r}: nothing is called {word!r}; there are {names}")
+        known = PASSES.get(cls.name)
+        if known is not None and (known.__module__, known.__qualname__) != (
+            cls.__module__,
+            cls.__qualname__,
+        ):
+            raise PassError(f"there is a pass {cls.name!r} already: {known.__qualname__}")
+        PASSES[cls.name] = cls
+
+    def run(self, work: Work) -> Outcome:
+        """Do the work."""
+        raise NotImplementedError(f"pass {self.name!r} defines no run(work)")
+
+    def before(self, work: Work) -> None:
+        """Check what `requires` does not say.
+
+        Raises:
+            PassError: The pass cannot run.
+        """
+
+    def after(self, work: Work) -> None:
+        """Check what the pass promises.
+
+        Raises:
+            PassError: It broke its promise.
+        """
+
+    @staticmethod
+    def done(note: str = "") -> Outcome:
+        """The outcome of a pass that changed something."""
+        return Outcome(True, note)
+
+    @staticmethod
+    def unchanged(note: str = "") -> Outcome:
+        """The outcome of a pass that changed nothing."""
+        return Outcome(False, note)
+
+
+FINDINGS = ("deps", "scores", "choice", "lowered")
+"""What passes find, in the order of the default pipeline: coupled groups, scores of their indices,
+the indices that stay, the smaller model."""
+
+PASSES: dict[str, type[Pass]] = {}
+"""All passes that are defined, by name."""
+
+
+class Pipeline:
+    """Passes in order.
+
+    Args:
+        passes: Passes, classes of passes, their names, or `pkg.mod:Class`.
+
+    Raises:
+        PassError: A pass is not known, requires what no pass before it ensures, or decides
+            something after another has begun to make the smaller model.
+
+    Example:
+        >>> [step.name for step in Pipeline(["couple", "score", "select"])]
+        ['couple', 'score', 'select']
+    """
+
+    def __init__(self, passes: Iterable[Pass | type[Pass] | str]) -> None:
+        self.passes = tuple(_pass(item) for item in passes)
+        known: set[str] = set()
+        making = ""
+        for step in self.passes:
+            missing = [word for word in step.requires if word not in known]
+            if missing:
+                raise PassError(
+                    f"pass {step.name!r} requires {', '.join(missing)}, which no pass before it "
+                    "ensures"
+                )
+            if making and not step.makes:
+                raise PassError(
+                    f"pass {step.name!r} decides what goes: put it before {making!r}, which makes "
+                    "the smaller model"
+                )
+            making = making or (step.name if step.makes else "")
+            known.update(step.ensures)
+
+    def __iter__(self) -> Iterator[Pass]:
+        return iter(self.passes)
+
+    def __repr__(self) -> str:
+        return f"Pipeline({[step.name for step in self.passes]})"
+
+    def decide(self, work: Work) -> None:
+        """Run the passes that decide what goes."""
+        for step in self.passes:
+            if not step.makes:
+                run(step, work)
+
+    def make(self, work: Work) -> None:
+        """Run the passes that make the smaller model; a plan may be applied again."""
+        work.rows = [row for row in work.rows if not PASSES[row.name].makes]
+        for step in self.passes:
+            if step.makes:
+                run(step, work)
+
+
+def run(step: Pass, work: Work) -> Outcome:
+    """Run one pass, its conditions checked.
+
+    Raises:
+        PassError: A condition does not hold.
+    """
+    for word in step.requires:
+        if not work.has(word):
+            raise PassError(f"pass {step.name!r} requires {word}, which was not found")
+    step.before(work)
+    start = time.perf_counter()
+    outcome = step.run(work)
+    took = time.perf_counter() - start
+    if not isinstance(outcome, Outcome):
+        raise PassError(
+            f"pass {step.name!r} returned {outcome!r}: return self.done(note) or "
+            "self.unchanged(note)"
+        )
+    for word in step.ensures:
+        if not work.has(word):
+            raise PassError(f"pass {step.name!r} promises {word}, and did not find it")
+    step.after(work)
+    work.rows.append(PassRow(step.name, outcome.changed, outcome.note, took))
+    work.seconds[step.name] = work.seconds.get(step.name, 0.0) + took
+    return outcome
+
+
+def _pass(item: Pass | type[Pass] | str) -> Pass:
+    """A pass, from whatever names it."""
+    if isinstance(item, Pass):
+        return item
+    if isinstance(item, type) and issubclass(item, Pass):
+        return item()
+    if isinstance(item, str) and ":" in item:
+        module, _, name = item.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise PassError(f"cannot import pass {item!r}: {error}") from error
+        return _pass(found)
+    if isinstance(item, str) and item in PASSES:
+        return PASSES[item]()
+    raise PassError(f"no pass {item!r}: choose from {', '.join(PASSES)}, or name pkg.mod:Class")

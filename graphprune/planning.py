@@ -1,0 +1,146 @@
+"""Planning: what the caller asks for, checked and opened, and the default pipeline."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypedDict
+
+from graphprune.choice.request import Limits, requested
+from graphprune.compensation.calibration import Options
+from graphprune.core.errors import OptionError
+from graphprune.core.groups import Dependencies
+from graphprune.frontends.opening import Opened, keyed, open_model
+from graphprune.frontends.torch.inputs import as_inputs
+from graphprune.importance import Criterion, Loss
+from graphprune.passes.compensate import Compensate
+from graphprune.passes.couple import Couple, couple
+from graphprune.passes.lower import Lower
+from graphprune.passes.measure import Measure
+from graphprune.passes.score import Score
+from graphprune.passes.select import Select
+from graphprune.passes.verify import Verify
+from graphprune.pipeline import Asked, Pass, Pipeline, Work
+
+DEFAULT = Pipeline([Couple, Score, Select, Lower, Verify, Compensate, Measure])
+"""What `shrink` runs."""
+
+Passes = Iterable["Pass | type[Pass] | str"]
+
+
+class Budgeting(TypedDict, total=False):
+    """How much goes, and where: see `graphprune.plan`."""
+
+    allocation: str
+    normalize: str
+    ratios: Mapping[Any, float] | None
+    limits: Limits | None
+    budget: Mapping[str, float] | None
+    round_to: int | str
+    keep: Any
+    backend: str
+
+
+class Scoring(TypedDict, total=False):
+    """What counts as important: see `graphprune.plan`."""
+
+    importance: str | Criterion
+    loss: Loss | None
+    reduction: str
+
+
+class Repairing(TypedDict, total=False):
+    """How what is removed is made up for, and from what: see `graphprune.plan`."""
+
+    example_inputs: Any
+    data: Any
+    compensate: bool | str
+    effort: str
+    verify: bool
+    seed: int
+
+
+class PlanOptions(Budgeting, Scoring, Repairing, total=False):
+    """All options of `graphprune.plan`."""
+
+    passes: Pipeline | Passes | None
+
+
+class ShrinkOptions(PlanOptions, total=False):
+    """All options of `graphprune.shrink`: those of a plan, and those of several steps."""
+
+    steps: int
+    schedule: str
+    initial_ratio: float
+    callback: Callable[[Any, Any], Any] | None
+    state: Any
+
+
+def check_options(given: Mapping[str, Any], known: type[Any], function: str) -> None:
+    """Refuse an option that does not exist, naming the nearest that does.
+
+    Args:
+        given: The options by name.
+        known: The `TypedDict` that lists those that exist.
+        function: Who takes them.
+
+    Raises:
+        OptionError: There is no such option.
+    """
+    names = sorted(known.__annotations__)
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(name, [*names, "ratio", "of"], 1, 0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"options: {', '.join(names)}"
+            raise OptionError(f"{function} has no option {name!r}: {hint}")
+
+
+def planned(model: Any, ratio: float | None, of: str, options: PlanOptions) -> Work:
+    """Decide what to remove; the arguments are those of `graphprune.plan`."""
+    check_options(options, PlanOptions, "plan")
+    passes = options.get("passes")
+    pipeline = passes if isinstance(passes, Pipeline) else Pipeline(passes or DEFAULT)
+    importance = options.get("importance", "auto")
+    request = requested(
+        ratio, of, importance, options.get("round_to", "auto"), options.get("budget"),
+        allocation=options.get("allocation", "auto"), normalize=options.get("normalize", "mean"),
+        backend=options.get("backend", "auto"), ratios=options.get("ratios"),
+        limits=options.get("limits"),
+    )  # fmt: skip
+    repair = Options(
+        options.get("compensate", "auto"),
+        options.get("effort", "auto"),
+        seed=options.get("seed", 0),
+    )
+    given = as_inputs(options.get("example_inputs"))
+    opened = open_model(model, given, options.get("data"), repair.samples())
+    asked = Asked(
+        request=request.located(keyed(opened, request.ratios, "ratios"),
+                                keyed(opened, request.limits, "limits")),
+        options=repair.reading(opened.batches) if opened.batches else repair,
+        keep=opened.patterns(options.get("keep", ()), "keep"),
+        importance=importance,
+        loss=options.get("loss"),
+        reduction=options.get("reduction", "sum"),
+        inputs=given,
+        verify=options.get("verify", True),
+        seed=options.get("seed", 0),
+    )  # fmt: skip
+    work = worked(opened, asked)
+    work.pipeline = pipeline
+    pipeline.decide(work)
+    return work
+
+
+def worked(opened: Opened, asked: Asked) -> Work:
+    """The work on a model that was opened."""
+    work = Work(opened.program, asked, opened.batches)
+    work.seconds.update(opened.seconds)
+    work.pipeline = DEFAULT
+    return work
+
+
+def analyzed(model: Any, example_inputs: Any, keep: Any) -> Dependencies:
+    """The coupled groups of a model; the arguments are those of `graphprune.analyze`."""
+    opened = open_model(model, as_inputs(example_inputs))
+    return couple(opened.program.graph, opened.patterns(keep, "keep"))

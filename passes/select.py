@@ -1,0 +1,40 @@
+"""select: which indices stay, for an exact budget."""
+
+from __future__ import annotations
+
+from graphprune.choice.aim import meet
+from graphprune.core.edits import Keep, cut_by
+from graphprune.core.errors import PassError
+from graphprune.pipeline import Outcome, Pass, Work
+
+
+class Select(Pass):
+    """Choose the indices that stay, and write them down as edits.
+
+    - Requires: scores.
+    - Ensures: one edit for each group; every group keeps at least one index; the narrowed graph,
+      and what the model's code can express of it.
+    """
+
+    name = "select"
+    requires = ("deps", "scores")
+    ensures = ("choice",)
+
+    def run(self, work: Work) -> Outcome:
+        """Meet the budget, by measuring where the cost is a latency."""
+        request = work.asked.request
+        if "latency" in request.asked():
+            found = meet(work.chooser, request, work.scores, work.asked.inputs)
+            work.choice, work.latency, work.predicted = found.choice, found.seconds, found.predicted
+        else:
+            work.choice = work.chooser.choose(request, work.scores)
+        keep = work.selection.keep
+        work.edits = [Keep.of(group, keep.get(group.axis)) for group in work.deps.groups]
+        gone = int((work.deps.sizes() - work.deps.counts(keep)).sum())
+        note = f"{gone} indices of {len(keep)} groups go"
+        return self.done(note) if keep else self.unchanged("nothing goes")
+
+    def after(self, work: Work) -> None:
+        """The edits say what was chosen."""
+        if cut_by(work.edits, work.deps).keys() != work.selection.keep.keys():
+            raise PassError("the edits are not the choice")
