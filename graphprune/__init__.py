@@ -18,6 +18,7 @@ from graphprune.core.errors import (
     VerifyError,
 )
 from graphprune.core.groups import Dependencies
+from graphprune.costs.registry import cost
 from graphprune.frontends.opening import frontend
 from graphprune.pipeline import Pass, Pipeline
 from graphprune.plan import Plan, load_plan
@@ -45,6 +46,7 @@ __all__ = [
     "__version__",
     "analyze",
     "axis_rule",
+    "cost",
     "frontend",
     "load_plan",
     "plan",

@@ -86,7 +86,15 @@ def verify(
         lambda v: given[v] if v in given else cut_tensor(weights(v), cuts.weights.get(v, ())),
     )
     for op in graph.ops:
-        reference = masked.step(op, {})
+        try:
+            reference = masked.step(op, {})
+        except RuntimeError as error:
+            raise VerifyError(
+                f"the original model does not run by single operations: {error}; pass example "
+                "inputs that it accepts, or verify=False",
+                "",
+                float("inf"),
+            ) from error
         try:
             results = small.step(op, cuts.attrs.get(op, {}))
         except (RuntimeError, IndexError) as error:
@@ -278,7 +286,8 @@ class Verify(Pass):
         seed = work.asked.seed
         if not work.asked.verify:
             return self.unchanged("off")
-        found = verify(work.cuts, work.program.flat_inputs(seed), seed)
+        engine = getattr(work.program, "engine", None)
+        found = verify(work.cuts, work.program.flat_inputs(seed), seed, engine)
         work.verification = found
         before = work.lowered
         work.lowered, found.lowered = work.program.prove(work.expressed, before, seed)

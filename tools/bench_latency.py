@@ -26,8 +26,8 @@ from graphprune.choice.choose import Chooser
 from graphprune.choice.request import Request
 from graphprune.core.errors import BudgetError
 from graphprune.core.program import Inputs
-from graphprune.costs.counted import cost
 from graphprune.costs.latency import backend, forward_seconds
+from graphprune.costs.registry import cost_of
 from graphprune.frontends.opening import open_model
 from graphprune.importance.score import score
 from graphprune.passes.couple import couple
@@ -61,7 +61,7 @@ def by_macs(model: nn.Module, inputs: Inputs, params: int) -> nn.Module:
     deps = couple(program.graph)
     chooser = Chooser(program, deps)
     scores = score(deps)
-    count = cost(deps, "params")
+    count = cost_of(deps, "params")
     low, high = 0.0, 0.99
     for _ in range(9):
         middle = (low + high) / 2

@@ -21,9 +21,9 @@ from graphprune.core.cuts import narrow
 from graphprune.core.errors import BudgetError
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Inputs
-from graphprune.costs.counted import cost
 from graphprune.costs.latency.backends import Backend, forward_seconds
 from graphprune.costs.latency.cost import Latency
+from graphprune.costs.registry import cost_of
 from graphprune.importance import Scores
 
 _ROUNDS = 5
@@ -132,7 +132,7 @@ def _twin(
     A table cannot tell what a compiler makes of a model; where plain work tells more, that decides.
     """
     deps = chooser.deps
-    params = cost(deps, "params")
+    params = cost_of(deps, "params")
     left = params(deps.counts(found.choice.selection.keep))
     low, high = 0.0, 0.99
     for _ in range(_HALVINGS):

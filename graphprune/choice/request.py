@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphprune.core.errors import GraphPruneError
-from graphprune.costs.counted import COSTS, Cost
+from graphprune.costs.counted import Cost
+from graphprune.costs.registry import check_cost
 
 Limits = Mapping[str, "float | tuple[float, float]"]
 
@@ -94,8 +95,7 @@ def requested(
         ratio = _HALF
     for name, fraction in (budget or {} if ratio is None else {of: ratio}).items():
         _check_fraction(name, fraction, "ratio" if ratio is not None else f"budget[{name!r}]")
-    if of not in COSTS:
-        raise GraphPruneError(f"no cost {of!r}: choose from {', '.join(COSTS)}")
+    check_cost(of)
     if round_to != "auto" and (not isinstance(round_to, int) or round_to < 1):
         raise GraphPruneError(f"round_to is a positive integer or 'auto', not {round_to!r}")
     if options.get("backend", "auto") not in BACKENDS:
@@ -109,5 +109,4 @@ def requested(
 def _check_fraction(cost: str, fraction: Any, name: str) -> None:
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction < 1:
         raise GraphPruneError(f"{name} is the fraction to remove, 0 <= ratio < 1, not {fraction!r}")
-    if cost not in COSTS:
-        raise GraphPruneError(f"no cost {cost!r}: choose from {', '.join(COSTS)}")
+    check_cost(cost)

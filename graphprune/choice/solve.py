@@ -29,7 +29,8 @@ from graphprune.core.groups import Counts, Dependencies
 from graphprune.core.indices import Indices
 from graphprune.core.relations import Ties
 from graphprune.costs.budget import Budget
-from graphprune.costs.counted import Polynomial, Staircase, cost
+from graphprune.costs.counted import Polynomial, Staircase
+from graphprune.costs.registry import cost_of
 from graphprune.importance import Scores
 
 TOLERANCE = 0.01
@@ -46,7 +47,7 @@ class Problem:
         self.sizes: Counts = np.array([group.size for group in deps.groups], dtype=np.float64)
         self.grains = np.array([group.grain for group in deps.groups], dtype=np.int64)
         asked = request.asked()
-        costs = {n: request.costs[n] if n in request.costs else cost(deps, n) for n in asked}
+        costs = {n: request.costs[n] if n in request.costs else cost_of(deps, n) for n in asked}
         self.budget = Budget(costs, asked, self.sizes, strict=bool(request.budget))
         stairs = [found for found in costs.values() if isinstance(found, Staircase)]
         self.staircase = stairs[0] if stairs and len(costs) == 1 else None

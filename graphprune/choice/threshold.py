@@ -16,7 +16,7 @@ from graphprune.choice.select import Selection
 from graphprune.core.errors import BudgetError
 from graphprune.core.groups import Dependencies
 from graphprune.core.relations import Ties
-from graphprune.costs.counted import cost
+from graphprune.costs.registry import cost_of
 from graphprune.importance import Scores
 
 DEVIATIONS = 2.0
@@ -60,6 +60,6 @@ def threshold(
             "goes; ask for a ratio instead",
             closest=0.0,
         )
-    spent = cost(deps, request.of)
+    spent = cost_of(deps, request.of)
     achieved = 1 - spent(counts) / spent(sizes)
     return Selection(keep, achieved, achieved, 1, request.of)

@@ -11,9 +11,7 @@ import numpy as np
 from graphprune.core.axes import Axis, Dim, leaves, segments
 from graphprune.core.groups import Counts, Dependencies
 
-Monomials: TypeAlias = dict[tuple[int, ...], int]
-
-COSTS = ("params", "macs", "channels", "memory", "latency")
+Monomials: TypeAlias = dict[tuple[int, ...], float]
 
 
 class Cost(Protocol):
@@ -76,6 +74,24 @@ class Polynomial:
         padded[group] = to
         return float(coefficients @ padded[ids].prod(axis=1) - before)
 
+    def __mul__(self, factor: float) -> Polynomial:
+        """The cost in another unit."""
+        out = Polynomial({}, len(self.rows))
+        out.ids, out.rows, out.coefficients = self.ids, self.rows, self.coefficients * factor
+        return out
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Polynomial) -> Polynomial:
+        """The sum of two costs of the same groups."""
+        groups = len(self.rows)
+        total: Monomials = {}
+        for held in (self, other):
+            for ids, coefficient in zip(held.ids.tolist(), held.coefficients, strict=True):
+                key = tuple(i for i in ids if i < groups)
+                total[key] = total.get(key, 0) + float(coefficient)
+        return Polynomial(total, groups)
+
     def slopes(self, counts: Counts) -> Counts:
         """By how much the cost grows with each group's count, per index; no count is zero."""
         values = np.append(counts, 1.0)[self.ids]
@@ -85,25 +101,26 @@ class Polynomial:
         return total[: len(counts)]
 
 
-def cost(deps: Dependencies, of: str) -> Cost:
-    """The cost of a model as a polynomial in the sizes of its coupled groups.
+def params(deps: Dependencies) -> Polynomial:
+    """Elements of all parameters, tied ones once, with those that were not captured."""
+    dims = (deps.dims[value] for value in deps.source.parameters())
+    return _polynomial(deps, dims, deps.source.outside)
 
-    Args:
-        deps: The analysis.
-        of: `"params"` (elements of all parameters, tied ones once, with those that were not
-            captured), `"macs"` (multiply-accumulates of one forward pass of what was captured),
-            `"channels"`
-            (indices of all groups) or `"memory"` (bytes of activations alive at once).
-    """
-    if of == "memory":
-        from graphprune.costs.memory import PeakMemory
 
-        return PeakMemory(deps)
+def macs(deps: Dependencies) -> Polynomial:
+    """Multiply-accumulates of one forward pass of what was captured, for its whole batch."""
+    return _polynomial(deps, (p for op in deps.source.ops for p in deps.effects[op].macs))
+
+
+def channels(deps: Dependencies) -> Polynomial:
+    """Indices of all groups."""
+    return Polynomial({(group.id,): 1 for group in deps.groups}, len(deps.groups))
+
+
+def _polynomial(
+    deps: Dependencies, products: Iterable[Iterable[Dim]], constant: int = 0
+) -> Polynomial:
     ids = {group.axis: group.id for group in deps.groups}
-    if of == "channels":
-        return Polynomial({(i,): 1 for i in ids.values()}, len(ids))
-    products = _params(deps) if of == "params" else _macs(deps)
-    constant = deps.source.outside if of == "params" else 0
     return Polynomial(monomials(products, ids, constant), len(ids))
 
 
@@ -116,14 +133,6 @@ def monomials(
         for key, coefficient in _expand(product, ids).items():
             total[key] = total.get(key, 0) + coefficient
     return total
-
-
-def _params(deps: Dependencies) -> Iterable[Iterable[Dim]]:
-    return (deps.dims[value] for value in deps.source.parameters())
-
-
-def _macs(deps: Dependencies) -> Iterable[Iterable[Dim]]:
-    return (product for op in deps.source.ops for product in deps.effects[op].macs)
 
 
 def _expand(product: Iterable[Dim], ids: Mapping[Axis, int]) -> Monomials:

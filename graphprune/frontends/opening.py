@@ -129,8 +129,8 @@ def open_model(
     for reader in readers:
         if reader.reads(model):
             return reader.open(model, inputs, data, samples)
-    kinds = ", ".join(reader.name for reader in readers)
-    raise GraphPruneError(f"one of these is needed: {kinds}; not a {type(model).__name__}")
+    kinds = " or ".join(reader.name for reader in reversed(readers))
+    raise GraphPruneError(f"{kinds} is needed, not a {type(model).__name__}")
 
 
 def keyed(opened: Opened, given: Mapping[Any, Any] | None, option: str) -> dict[str, Any]:

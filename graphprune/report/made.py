@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphprune.costs.counted import cost
+from graphprune.costs.registry import cost_of
 from graphprune.pipeline import Work
 from graphprune.report.report import GroupRow, Report, lock_reasons
 
@@ -11,14 +11,14 @@ def reported(work: Work) -> Report:
     """The report of some work, before or after the smaller model is made."""
     deps, of = work.deps, work.selection.of
     full, kept = deps.sizes(), deps.counts(work.selection.keep)
-    params, macs = cost(deps, "params"), cost(deps, "macs")
+    params, macs = cost_of(deps, "params"), cost_of(deps, "macs")
     batch = max(work.program.batch(), 1)
     achieved = work.selection.achieved
     if of != "latency":  # which only a measurement tells
-        spent = cost(deps, of)
+        spent = cost_of(deps, of)
         achieved = 1 - spent(kept) / spent(full) if spent(full) else 0.0
     asked = {of, *work.asked.request.asked()}
-    others = [cost(deps, name) for name in sorted(asked & {"memory"})]
+    others = [cost_of(deps, name) for name in sorted(asked & {"memory"})]
     statistics = work.statistics()
     out = Report(
         model=work.program.name,

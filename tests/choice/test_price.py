@@ -13,7 +13,7 @@ import graphprune
 from graphprune.choice.price import NEEDED, joined, priced, slopes
 from graphprune.choice.request import Request
 from graphprune.choice.select import select
-from graphprune.costs.counted import cost
+from graphprune.costs.registry import cost_of
 
 
 def test_slopes_are_those_of_the_convex_hull() -> None:
@@ -61,7 +61,7 @@ def test_hardly_any_choice_loses_less(ratio: float) -> None:
     curves = [np.sort(rng.exponential(size=n)).cumsum() / n / 10 for n in sizes]
     plan = select(deps, curves, Request(ratio, "params", allocation="loss", round_to=1))
     gone = [group.size - len(plan.keep.get(group.axis, range(group.size))) for group in deps.groups]
-    spent = cost(deps, "params")
+    spent = cost_of(deps, "params")
     full = spent(np.array(sizes, dtype=np.float64))
 
     def lost(gone: tuple[int, ...]) -> float:
@@ -75,7 +75,7 @@ def test_hardly_any_choice_loses_less(ratio: float) -> None:
 @pytest.mark.parametrize("of", ["params", "macs", "channels"])
 def test_slopes_of_costs_are_exact(of: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Conv2d(6, 4, 3))
-    polynomial = cost(graphprune.analyze(model, torch.randn(2, 3, 12, 12)), of)
+    polynomial = cost_of(graphprune.analyze(model, torch.randn(2, 3, 12, 12)), of)
     counts = np.array([7.0, 5.0])
     found = polynomial.slopes(counts)
     assert found == pytest.approx([polynomial.change(counts, i, counts[i] + 1) for i in range(2)])

@@ -12,7 +12,7 @@ from torch import nn
 
 import graphprune
 from graphprune import BudgetError, GraphPruneError
-from graphprune.costs.counted import COSTS, cost
+from graphprune.costs.registry import cost_of, known_costs
 
 X = torch.randn(2, 3, 16, 16)
 
@@ -29,8 +29,9 @@ def net() -> nn.Module:
 
 
 def removed(plan: Any, of: str) -> float:
-    polynomial = cost(plan.session.deps, of)
-    return 1 - polynomial(plan.session.kept_counts()) / polynomial(plan.session.full_counts())
+    deps = plan.work.deps
+    polynomial = cost_of(deps, of)
+    return 1 - polynomial(deps.counts(plan.work.selection.keep)) / polynomial(deps.sizes())
 
 
 @pytest.mark.parametrize(
@@ -146,10 +147,10 @@ def test_an_unknown_normalisation_is_named(net: nn.Module) -> None:
         graphprune.plan(net, 0.4, example_inputs=X, allocation="global", normalize="odd")
 
 
-@pytest.mark.parametrize("of", [of for of in COSTS if of != "latency"])
+@pytest.mark.parametrize("of", [of for of in known_costs() if of != "latency"])
 def test_incremental_costs_are_exact(net: nn.Module, of: str) -> None:
     deps = graphprune.analyze(net, X)
-    polynomial = cost(deps, of)
+    polynomial = cost_of(deps, of)
     counts = np.array([group.size for group in deps.groups], dtype=np.float64) - 5
     for i in range(len(counts)):
         moved = counts.copy()

@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graphprune.aim import batch_sizes
 from torch import nn
 
 import graphprune
-from graphprune import aim
+from graphprune.choice import aim
+from graphprune.choice.aim import batch_sizes
 from graphprune.choice.knapsack import knapsack
 from graphprune.costs.latency import Latency, Timer, forward_seconds
 from graphprune.costs.latency.backends import Eager
 from graphprune.costs.latency.table import Table
 from graphprune.costs.latency.timing import in_turns
+from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.saving import save_model
-from graphprune.opening import opened
+from graphprune.passes.couple import couple
 from graphprune.report.report import Report
 from tests import blocks
 
@@ -53,7 +54,7 @@ class Counted(Timer):
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GRAPHPRUNE_CACHE", str(tmp_path))
-    monkeypatch.setattr("graphprune.aim._ROUNDS", 2)
+    monkeypatch.setattr("graphprune.choice.aim._ROUNDS", 2)
     monkeypatch.setattr("graphprune.costs.latency.timing._LONG", 0.2)
     monkeypatch.setattr("graphprune.costs.latency.timing._MOST", 3)
     return tmp_path
@@ -160,10 +161,10 @@ def test_the_report_tells_measured_and_predicted(net: nn.Module) -> None:
 
 def test_one_sample_is_measured_where_one_is_given(net: nn.Module) -> None:
     one = ((X[:1],), {})
-    session = opened(net, one, ())
-    assert session.deps.source.inputs[0].shape[0] == 2  # how it was captured
+    deps = couple(open_model(net, one).program.graph)
+    assert deps.source.inputs[0].shape[0] == 2  # how it was captured
     timer = Counted()
-    Latency(session.deps, timer, sizes=batch_sizes(session, one))
+    Latency(deps, timer, sizes=batch_sizes(deps, one))
     convolutions = [key for key in timer.calls if "conv2d" in key]
     assert convolutions
     assert all("float32[1, " in key for key in convolutions)
@@ -301,12 +302,12 @@ def test_where_less_work_is_faster_than_the_table_knows_it_is_taken(
     def clock(models: list[nn.Module], inputs: Any, runs_in: Any) -> list[float]:
         return [1e-6 * model[0].weight.numel() for model in models]
 
-    monkeypatch.setattr("graphprune.aim.forward_seconds", clock)
-    monkeypatch.setattr("graphprune.aim._ROUNDS", 1)
-    monkeypatch.setattr("graphprune.aim.Latency", partial(Latency, timer=Wrong()))
+    monkeypatch.setattr("graphprune.choice.aim.forward_seconds", clock)
+    monkeypatch.setattr("graphprune.choice.aim._ROUNDS", 1)
+    monkeypatch.setattr("graphprune.choice.aim.Latency", partial(Latency, timer=Wrong()))
     options = {"example_inputs": X, "compensate": False}
     plan = graphprune.plan(net, 0.3, "latency", **options)
-    monkeypatch.setattr("graphprune.aim._decide_twin", lambda *_: False)
+    monkeypatch.setattr("graphprune.choice.aim._twin", lambda *_: None)
     alone = graphprune.plan(net, 0.3, "latency", **options)
     assert plan.report.achieved > alone.report.achieved + 0.02
     assert plan.report.params[1] == pytest.approx(alone.report.params[1], rel=0.05)

@@ -22,7 +22,7 @@ import torch
 
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
-from graphprune.costs.counted import cost
+from graphprune.costs.registry import cost_of
 from graphprune.engine.run import Chunk, sampled
 from graphprune.rules.facts import Reading, reading
 from graphprune.statistics.made.generate import find_writer, generate, table_rows
@@ -282,7 +282,7 @@ def elements_of(deps: Dependencies) -> float:
 def macs_of(deps: Dependencies) -> float:
     """Multiply-accumulates of one sample."""
     sizes = np.array([group.size for group in deps.groups], dtype=np.float64)
-    return cost(deps, "macs")(sizes) / captured(deps)
+    return cost_of(deps, "macs")(sizes) / captured(deps)
 
 
 def _quick(deps: Dependencies, number: int, effort: str) -> int:

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import graphprune
+from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.inputs import describe, find_inputs, restore
-from graphprune.opening import opened
 
 
 def shapes(model: nn.Module) -> list[tuple[int, ...]]:
@@ -153,8 +153,8 @@ def test_what_a_model_says_is_captured_without_a_trial() -> None:
 
 
 def test_inputs_too_small_for_what_only_training_reaches_are_passed_over() -> None:
-    session = opened(_Auxiliary(), None, ())
-    assert session.program.inputs[0][0].shape == (2, 3, 224, 224)
+    program = open_model(_Auxiliary()).program
+    assert program.inputs[0][0].shape == (2, 3, 224, 224)
 
 
 class _Checking(_Seeing):
@@ -168,5 +168,5 @@ class _Checking(_Seeing):
 
 
 def test_inputs_whose_values_a_model_checks_are_not_captured_without_a_trial() -> None:
-    _, kwargs = opened(_Checking(), None, ()).program.inputs
+    _, kwargs = open_model(_Checking()).program.inputs
     assert (kwargs["input_ids"] == 39).sum() == 8
