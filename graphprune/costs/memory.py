@@ -42,7 +42,7 @@ class PeakMemory:
         self._births, self._deaths = births, deaths
         self._steps = len(deps.source.ops) + 1
         owner: list[int] = []
-        rows: list[tuple[tuple[int, ...], int]] = []
+        rows: list[tuple[tuple[int, ...], float]] = []
         for number, value in enumerate(values):
             width = _BYTES.get(value.dtype, 4)
             for key, coefficient in monomials([deps.dims[value]], ids).items():
