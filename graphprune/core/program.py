@@ -154,6 +154,9 @@ class Program(Protocol):
     def save(self, found: Expressed, lowered: Lowered, path: Path, check: bool) -> None:
         """Write the smaller model to a file, whole or not at all."""
 
+    def weighed(self, lowered: Lowered) -> tuple[int, int]:
+        """Bytes of the model and of the smaller one: of the file, or of all tensors."""
+
     def runnable(self, found: Expressed) -> Any:
         """The model of a choice, to be timed: not checked, not compensated.
 

@@ -44,6 +44,7 @@ def reported(work: Work) -> Report:
     )
     if work.has("lowered"):
         out.verification = work.verification
+        out.bytes = work.program.weighed(work.lowered)
         out.replaced = dict(work.lowered.replaced)
         out.edits = dict(work.lowered.edits)
         out.folded = list(work.lowered.folded)

@@ -37,7 +37,7 @@ class Report:
         achieved: Ratio reached.
         params: Parameters before and after.
         macs: Multiply-accumulates for one sample, before and after.
-        bytes: Bytes of the file as it was read and as it is written; None where there is none.
+        bytes: Bytes before and after: of the file, or of all tensors of a module; None before `apply`.
         memory: Bytes of activations alive at once for the example inputs, before and after; None
             where they were not asked for.
         latency: Seconds of a forward pass of the example inputs, before and after, as measured.
@@ -120,7 +120,7 @@ def show(report: Report, console: Console, rows: Iterable[tuple[str, str, str]] 
         table.add_row(label, f"{before:,}", f"{after:,}", share)
     if report.bytes is not None:
         share = f"{report.bytes[1] / max(report.bytes[0], 1) - 1:.1%}"
-        table.add_row("file, bytes", *(f"{x:,}" for x in report.bytes), share)
+        table.add_row("bytes", *(f"{x:,}" for x in report.bytes), share)
     if report.memory is not None:
         share = f"{report.memory[1] / max(report.memory[0], 1) - 1:.1%}"
         table.add_row("peak activations, bytes", *(f"{x:,}" for x in report.memory), share)

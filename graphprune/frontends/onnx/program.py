@@ -172,6 +172,10 @@ class FileProgram:
         """Write the smaller model, tensor by tensor."""
         write(_lowered(lowered), path)
 
+    def weighed(self, lowered: Lowered) -> tuple[int, int]:
+        """Bytes of the files, external data included."""
+        return self.lifted.source.weight(), _lowered(lowered).weight()
+
     def runnable(self, found: Expressed) -> onnx.ModelProto:
         """The model of a choice."""
         return lower(self.lifted, found.cuts).proto()

@@ -225,6 +225,10 @@ class ModuleProgram:
         """Write the smaller module: `.pt`, `.pt2` or `.onnx`."""
         save_model(self.finish(found, lowered, check), self.given or self.inputs, path)
 
+    def weighed(self, lowered: Lowered) -> tuple[int, int]:
+        """Bytes of the parameters and buffers before and after."""
+        return _bytes(self.model), _bytes(_lowered(lowered).model)
+
     def runnable(self, found: Expressed) -> nn.Module:
         """The module of a choice; the caller's own where nothing goes."""
         if not found.cuts.keep:
@@ -242,6 +246,10 @@ class ModuleProgram:
 
     def speed(self, found: Expressed, lowered: Lowered, seed: int) -> None:
         """Nothing: a module is timed where its latency is asked for."""
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(x.numel() * x.element_size() for x in (*module.parameters(), *module.buffers()))
 
 
 def _module(found: Expressed) -> ExpressedModule:
