@@ -37,7 +37,8 @@ class Report:
         achieved: Ratio reached.
         params: Parameters before and after.
         macs: Multiply-accumulates for one sample, before and after.
-        bytes: Bytes before and after: of the file, or of all tensors of a module; None before `apply`.
+        bytes: Bytes of the file, or of all tensors of a module, before and after; None before
+            `apply`.
         memory: Bytes of activations alive at once for the example inputs, before and after; None
             where they were not asked for.
         latency: Seconds of a forward pass of the example inputs, before and after, as measured.
