@@ -23,9 +23,9 @@ from graphprune.engine.perturbed import perturbed
 from graphprune.engine.tensors import as_dtype, cut_tensor, difference
 from graphprune.frontends.torch.execute import evaluate, tags
 from graphprune.pipeline import Outcome, Pass, Work
+from graphprune.rules.facts import is_random
 
 TOLERANCE = 1e-9
-_DRAWS = ("Random", "Bernoulli", "Multinomial")  # what ONNX calls them
 _LIMIT = 1e8  # larger numbers are scaled down where the type is coarse
 
 
@@ -159,8 +159,11 @@ class _Run:
 
     def draws(self, op: Op) -> bool:
         """Whether an operation whose results are at hand would give other ones a second time."""
-        if torch.Tag.nondeterministic_seeded not in tags(op):
-            return op.type.startswith(_DRAWS)
+        tagged = torch.Tag.nondeterministic_seeded in tags(op)
+        if not tagged and not is_random(op):
+            return False
+        if op.attrs.get("seed") is not None:  # the same numbers again, but others once narrowed
+            return True
         again = self._engine.evaluate(op, list(self.operands(op)), {}, self._engine.dtype)
         known = (self._env[value] for value in op.outputs)
         return any(difference(a, b) > 0 for a, b in zip(known, again, strict=True))

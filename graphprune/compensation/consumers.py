@@ -19,7 +19,16 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.indices import Indices
-from graphprune.rules.facts import Reading, epsilon, folded, is_batch_norm, reading, recurrent
+from graphprune.rules.facts import (
+    Reading,
+    adds,
+    epsilon,
+    folded,
+    is_batch_norm,
+    is_norm,
+    reading,
+    recurrent,
+)
 
 _WIDEST = 4096  # more channels than this are not solved for at once
 
@@ -226,10 +235,11 @@ def _added_behind(
     op: Op, read: Reading, graph: Graph, uses: Counter[Value], users: dict[Value, list[Op]]
 ) -> Value | None:
     """The bias that an operation of its own adds to a product."""
-    behind = _reader_behind(op, graph, users) if read.product and read.output == -1 else None
-    if behind is None:
+    last = len(op.outputs[0].shape) - 1
+    if not read.ends or read.output not in (-1, last):
         return None
-    if behind.type not in ("Add", "aten.add") or behind.attrs.get("alpha", 1) != 1:
+    behind = _reader_behind(op, graph, users)
+    if behind is None or not adds(behind) or len(behind.inputs) != 2:
         return None
     (result,) = op.outputs
     for value in behind.inputs:
@@ -301,21 +311,13 @@ def kept_channels(consumer: Consumer, dim: Dim, how: Layout, cuts: Cuts) -> tupl
     return groups, channels
 
 
-_NORMS = ("batchnorm", "layernorm", "groupnorm", "rmsnorm", "instancenorm")
-
-
 def untrained(deps: Dependencies) -> bool:
     """Whether every normalisation layer is as it was initialised, there being any."""
     held = [
         value.tensor
         for op in deps.source.ops
-        if _family(op) in _NORMS
+        if is_norm(op)
         for value in op.inputs[1:]
         if value is not None and value.is_weight
     ]
     return bool(held) and all(bool((t == t.flatten()[0]).all()) for t in held if t.numel())
-
-
-def _family(op: Op) -> str:
-    """`batchnorm` for `aten.batch_norm` and `BatchNormalization`."""
-    return op.type.removeprefix("aten.").replace("_", "").lower().replace("malization", "m")

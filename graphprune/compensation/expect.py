@@ -25,22 +25,19 @@ from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.tensors import as_dtype
 from graphprune.frontends.torch.execute import evaluate
-from graphprune.rules.facts import Reading, folded, is_batch_norm, reading
+from graphprune.rules.facts import (
+    Reading,
+    adds,
+    folded,
+    joins,
+    multiplies,
+    norm_channel,
+    reading,
+)
 from graphprune.statistics.moments import Moments
 from graphprune.statistics.normal import NODES, Flow, Normal, correlated, flow_of, moments_of
 from graphprune.statistics.samples import Samples
 
-_ADDED = ("aten.add", "Add", "Sum")
-_MULTIPLIED = ("aten.mul", "Mul")
-_JOINED = ("aten.cat", "Concat")
-_NORMS = {  # the dimension of their channels
-    "aten.layer_norm": -1,
-    "LayerNormalization": -1,
-    "aten.rms_norm": -1,
-    "RMSNormalization": -1,
-    "aten.group_norm": 1,
-    "GroupNormalization": 1,
-}
 _ALIKE = 0.9  # correlation of the channels of pictures
 _COLOURS = 4  # channels that pictures have at most
 _ROUNDING = 1e-3  # of means of equal numbers
@@ -159,21 +156,22 @@ class _Followed:
         read = reading(op)
         if isinstance(read, Reading) and read.weight.is_weight and not read.source.is_weight:
             return [self._linear(op, read)]
-        if is_batch_norm(op) or op.type in _NORMS:
-            return [self._normalised(op, _NORMS.get(op.type, 1))]
+        channel = norm_channel(op)
+        if channel is not None:
+            return [self._normalised(op, channel)]
         values = [v for v in op.inputs if v is not None and not v.is_weight]
         flows = [self.flows[v] for v in values if v in self.flows]
         if not flows or len(flows) < len(values):
             return []
         if any(flow.numbers is not None for flow in flows):
             return self._moved(op, values[0], flows[0]) if len(flows) == 1 else []
-        if op.type in _JOINED:
+        if joins(op):
             return [_joined(flows)]
         if all(flow.base is flows[0].base for flow in flows) and self._alike(op, values):
             return [self._pointwise(op, flows)]
-        if op.type in _ADDED and op.attrs.get("alpha", 1) == 1:
+        if adds(op):
             return [_added(flows)]
-        if op.type in _MULTIPLIED and len(flows) == 2:
+        if multiplies(op) and len(flows) == 2:
             larger = prod(values[0].shape) >= prod(values[1].shape)
             x, gate = flows if larger else flows[::-1]
             return [Flow(x.base, x.table * moments_of(gate).mean, x.at)]

@@ -9,18 +9,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from graphprune.core.graph import Op, Value
+from graphprune.core.graph import Value
 from graphprune.core.groups import Counts, Dependencies
 from graphprune.costs.counted import monomials
-
-VIEWS = frozenset(
-    """view reshape flatten unflatten permute transpose t movedim squeeze unsqueeze expand slice
-    select split split_with_sizes chunk tensor_split narrow unbind alias detach contiguous dropout
-    to expand_as view_as swapaxes numpy_T unsafe_chunk unsafe_split unfold diagonal
-    Identity Reshape Flatten Squeeze Unsqueeze""".split()
-)
-"""Operations whose results share their operand's memory (`contiguous`, `reshape` and `to`: as a
-rule; `dropout`: in inference)."""
+from graphprune.rules.facts import shared_memory
 
 _BYTES = {"float64": 8, "int64": 8, "complex64": 8, "float16": 2, "bfloat16": 2, "int16": 2,
           "int8": 1, "uint8": 1, "bool": 1}  # fmt: skip
@@ -87,7 +79,7 @@ def _lifetimes(
         for value in op.inputs:
             if value is not None and not value.is_weight:
                 deaths[base.get(value, value)] = step + 1
-        source = _shared(op)
+        source = shared_memory(op)
         for value in op.outputs:
             if source is not None:
                 base[value] = base.get(source, source)
@@ -103,13 +95,3 @@ def _lifetimes(
         np.array([births[value] for value in values], dtype=np.int64),
         np.array([deaths[value] for value in values], dtype=np.int64),
     )
-
-
-def _shared(op: Op) -> Value | None:
-    """The operand whose memory an operation's results share, or None."""
-    name = op.type.partition(".")[2] or op.type
-    source = op.inputs[0] if op.inputs else None
-    in_place = name.endswith("_") and not name.endswith("__")
-    if source is None or (name not in VIEWS and not in_place):
-        return None
-    return source

@@ -11,8 +11,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.indices import holdings
 from graphprune.importance.context import Context, Parts, by_slice, summing
 from graphprune.importance.kernels import ABSOLUTE, SQUARED, Scores
-
-_NORMS = ("norm", "Normalization")
+from graphprune.rules.facts import gain
 
 
 def l1(context: Context) -> Parts:
@@ -59,14 +58,8 @@ def bn_scale(context: Context) -> Parts:
 
 def _scales(deps: Dependencies) -> list[Value]:
     """Vectors that scale what a normalisation gives: its first operand that is a parameter."""
-    found: dict[Value, None] = {}
-    for op in deps.source.ops:
-        if any(name in op.type for name in _NORMS):
-            vectors = (v for v in op.inputs[1:] if v is not None and v.kind == "parameter")
-            scale = next((v for v in vectors if len(v.shape) == 1), None)
-            if scale is not None:
-                found[scale] = None
-    return list(found)
+    gains = (gain(op) for op in deps.source.ops)
+    return list(dict.fromkeys(value for value in gains if value is not None))
 
 
 def fpgm(context: Context) -> Parts:

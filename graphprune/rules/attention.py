@@ -9,7 +9,7 @@ from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
 
-@axis_rule("aten.scaled_dot_product_attention")
+@axis_rule("aten.scaled_dot_product_attention", linear=False)
 def attention(op: Site) -> list[Dims]:
     """`softmax(q k^T * scale + mask) v`; with `enable_gqa`, query heads are `key heads x rep`.
 
@@ -33,7 +33,7 @@ def attention(op: Site) -> list[Dims]:
     return [out]
 
 
-@axis_rule("Attention")
+@axis_rule("Attention", linear=False)
 def onnx_attention(op: Site) -> list[Dims]:
     """ONNX, opset 23: heads as a dimension of their own, or packed with head_dim.
 

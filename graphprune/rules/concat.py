@@ -8,7 +8,7 @@ from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
 
-@axis_rule("aten.cat", "aten.concat", "aten.concatenate", "Concat")
+@axis_rule("aten.cat", "aten.concat", "aten.concatenate", "Concat", does="join")
 def cat(op: Site) -> list[Dims]:
     """One dimension is the sum of the operands'; the others are shared."""
     operands = [dims for dims in op.operands() if [length(d) for d in dims] != [0]]
@@ -38,6 +38,7 @@ def stack(op: Site) -> list[Dims]:
     return [[*dims[:at], concat([()] * len(op.op.inputs)), *dims[at:]]]
 
 
+@axis_rule("aten.split_with_sizes_copy", "Split")
 @axis_rule(
     "aten.split",
     "aten.chunk",
@@ -46,8 +47,7 @@ def stack(op: Site) -> list[Dims]:
     "aten.unsafe_chunk",
     "aten.unsafe_split",
     "aten.unsafe_split_with_sizes",
-    "aten.split_with_sizes_copy",
-    "Split",
+    view=True,
 )
 def split_into(op: Site) -> list[Dims]:
     """The dimension becomes the sum of the results'."""
@@ -58,7 +58,7 @@ def split_into(op: Site) -> list[Dims]:
     return [[*dims[:at], part, *dims[at + 1 :]] for part in parts]
 
 
-@axis_rule("aten.unbind")
+@axis_rule("aten.unbind", view=True)
 def unbind(op: Site) -> list[Dims]:
     """Each index of a dimension becomes a result: none of them can go."""
     at = op.axis(default=0)
@@ -73,7 +73,7 @@ def _segment(dim: Dim, start: int, stop: int) -> tuple[Dim, Dim]:
     return before, inside
 
 
-@axis_rule("aten.select")
+@axis_rule("aten.select", view=True)
 def select(op: Site) -> list[Dims]:
     """One index of a dimension: it must stay."""
     dims = list(op.dims())
@@ -96,7 +96,7 @@ def _chosen(op: Site, dim: Dim) -> None:
     op.resize("index", before)
 
 
-@axis_rule("aten.slice", "aten.narrow")
+@axis_rule("aten.slice", "aten.narrow", view=True)
 def sliced(op: Site) -> list[Dims]:
     """A segment of a dimension, or every s-th index of it."""
     at = op.axis(default=0)

@@ -12,7 +12,10 @@ from graphprune.rules.site import Site
 _PREFIX = "com.microsoft::"
 
 
-@axis_rule(*(f"{_PREFIX}{name}" for name in ("Gelu", "FastGelu", "BiasGelu", "QuickGelu")))
+@axis_rule(
+    *(f"{_PREFIX}{name}" for name in ("Gelu", "FastGelu", "BiasGelu", "QuickGelu")),
+    elementwise=True,
+)
 def gelu(op: Site) -> list[Dims]:
     """Gaussian error linear units, some with a bias before them."""
     return [op.broadcast(op.operands())]
@@ -27,17 +30,21 @@ def fused_matmul(op: Site) -> list[Dims]:
     b = "j k" if op.attr("transB", default=0) else "k j"
     if min(op.rank(0), op.rank(1)) < 2:
         return op.opaque("a vector")
+    if op.attr("alpha", default=1.0) != 1.0:
+        op.nonlinear = "it multiplies by a factor"
     return op.apply(parse(f"... {a}, ... {b} -> ... i j"))
 
 
-@axis_rule(f"{_PREFIX}FusedConv")
+@axis_rule(f"{_PREFIX}FusedConv", activated=True)
 def fused_conv(op: Site) -> list[Dims]:
     """A convolution, what is added to it, and an activation."""
     found = op.apply(parse(conv(op)))
     return [op.broadcast([found[0], op.dims(3)])] if op.has(3) else found
 
 
-@axis_rule(f"{_PREFIX}SkipLayerNormalization", f"{_PREFIX}SkipSimplifiedLayerNormalization")
+@axis_rule(
+    f"{_PREFIX}SkipLayerNormalization", f"{_PREFIX}SkipSimplifiedLayerNormalization", norm=True
+)
 def skip_layer_norm(op: Site) -> list[Dims]:
     """A sum, normalised over its last dimension; the sum itself is the last result."""
     out = op.broadcast(op.operands())

@@ -6,19 +6,20 @@ from graphprune.core.effect import Dims
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
-_FILLED = """
-    zeros ones full empty rand randn randint new_zeros new_ones new_full new_empty empty_permuted
-"""
+_FILLED = "zeros ones full new_zeros new_ones new_full"
+_BLANK = "empty new_empty empty_permuted"
+_DRAWN = "rand randn randint"
 _COUNTED = """
-    arange linspace logspace eye hann_window hamming_window randperm tril_indices triu_indices
-    empty_strided new_empty_strided
+    arange linspace logspace eye hann_window hamming_window tril_indices triu_indices
 """
+_STRIDED = "empty_strided new_empty_strided"
 
 
+@axis_rule(*(f"aten.{name}" for name in _BLANK.split()), blank=True)
 @axis_rule(
-    *(f"aten.{name}" for name in _FILLED.split()),
-    *"ConstantOfShape RandomNormal RandomUniform".split(),
+    *(f"aten.{name}" for name in _DRAWN.split()), "RandomNormal", "RandomUniform", random=True
 )
+@axis_rule(*(f"aten.{name}" for name in _FILLED.split()), "ConstantOfShape")
 def filled(op: Site) -> list[Dims]:
     """Every element alike: any index may go."""
     dims = op.fresh()
@@ -27,6 +28,8 @@ def filled(op: Site) -> list[Dims]:
     return [dims]
 
 
+@axis_rule(*(f"aten.{name}" for name in _STRIDED.split()), blank=True)
+@axis_rule("aten.randperm", random=True)
 @axis_rule(
     *(f"aten.{name}" for name in _COUNTED.split()),
     *"Range HannWindow HammingWindow BlackmanWindow".split(),

@@ -10,17 +10,19 @@ from graphprune.rules.site import Site
 _UNARY = """
     relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardsigmoid hardtanh sigmoid
     log_sigmoid tanh softplus hardshrink softshrink threshold rrelu neg negative abs exp exp2 sinc
-    absolute fix normal uniform randint_like expm1 log log2 log10 log1p sqrt rsqrt square
+    absolute fix expm1 log log2 log10 log1p sqrt rsqrt square
     reciprocal sign sgn sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc erfinv
     digamma lgamma floor ceil round trunc frac logit nan_to_num bitwise_not logical_not isnan
-    isinf isfinite dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout
-    bernoulli clone contiguous alias detach lift_fresh_copy lift_fresh lift to _to_copy zero fill
-    type_as positive conj resolve_conj resolve_neg zeros_like ones_like full_like empty_like
-    rand_like randn_like
+    isinf isfinite zero fill conj resolve_conj resolve_neg zeros_like ones_like full_like
 """
 
+_COPIED = "clone lift_fresh_copy lift_fresh lift _to_copy type_as positive"
+_SHARED = "contiguous alias detach to"
+_DROPPED = "dropout feature_dropout alpha_dropout feature_alpha_dropout"
+_DRAWN = "normal uniform randint_like bernoulli rand_like randn_like native_dropout"
+
 _BROADCAST = """
-    add sub subtract rsub mul multiply div divide true_divide floor_divide remainder fmod pow
+    sub subtract rsub div divide true_divide floor_divide remainder fmod pow
     float_power maximum minimum fmax fmin atan2 hypot arctan2 logaddexp2 greater greater_equal
     less less_equal not_equal eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and
     bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__
@@ -31,35 +33,50 @@ _BROADCAST = """
 _ONNX_UNARY = """
     Relu LeakyRelu ThresholdedRelu Elu Celu Selu Gelu Mish HardSwish HardSigmoid Sigmoid Swish Tanh
     Softplus Softsign Shrink Neg Abs Exp Log Sqrt Reciprocal Sign Sin Cos Tan Asin Acos Atan Sinh
-    Cosh Asinh Acosh Atanh Erf Floor Ceil Round Not BitwiseNot IsNaN IsInf Identity Cast CastLike
-    Clip Dropout Bernoulli RandomNormalLike RandomUniformLike
+    Cosh Asinh Acosh Atanh Erf Floor Ceil Round Not BitwiseNot IsNaN IsInf Clip
 """
 
 _ONNX_BROADCAST = """
-    Add Sub Mul Div Pow Mod Max Min Sum Mean And Or Xor Equal Greater Less GreaterOrEqual
+    Sub Div Pow Mod Max Min Mean And Or Xor Equal Greater Less GreaterOrEqual
     LessOrEqual BitShift BitwiseAnd BitwiseOr BitwiseXor Where PRelu
 """
 
 
-@axis_rule(*(f"aten.{name}" for name in _UNARY.split()), *_ONNX_UNARY.split())
+def _aten(names: str) -> list[str]:
+    return [f"aten.{name}" for name in names.split()]
+
+
+@axis_rule("aten.empty_like", elementwise=True, blank=True)
+@axis_rule(
+    *_aten(_DRAWN),
+    *"Bernoulli RandomNormalLike RandomUniformLike Dropout".split(),
+    elementwise=True,
+    random=True,
+)
+@axis_rule(*_aten(_DROPPED), elementwise=True, random=True, view=True)
+@axis_rule(*_aten(_SHARED), "Identity", elementwise=True, view=True, does="copy")
+@axis_rule(*_aten(_COPIED), "Cast", "CastLike", elementwise=True, does="copy")
+@axis_rule(*_aten(_UNARY), *_ONNX_UNARY.split(), elementwise=True)
 def unary(op: Site) -> list[Dims]:
     """One operand matters; a second one (`type_as`, a fill value) lends only its type."""
     return [op.dims()] * len(op.op.outputs)
 
 
-@axis_rule(*(f"aten.{name}" for name in _BROADCAST.split()), *_ONNX_BROADCAST.split())
+@axis_rule("aten.add", "Add", "Sum", elementwise=True, does="add")
+@axis_rule("aten.mul", "aten.multiply", "Mul", elementwise=True, does="multiply")
+@axis_rule(*_aten(_BROADCAST), *_ONNX_BROADCAST.split(), elementwise=True)
 def broadcast(op: Site) -> list[Dims]:
     """Operands aligned from the right share their dimensions."""
     return [op.broadcast(op.operands())]
 
 
-@axis_rule("aten.broadcast_tensors")
+@axis_rule("aten.broadcast_tensors", elementwise=True)
 def broadcast_tensors(op: Site) -> list[Dims]:
     """Every operand at the shape of all."""
     return [op.broadcast(op.operands())] * len(op.op.outputs)
 
 
-@axis_rule("aten.prelu")
+@axis_rule("aten.prelu", elementwise=True)
 def prelu(op: Site) -> str | list[Dims]:
     """A slope for each channel, or one for all."""
     return [op.dims()] if op.shape(1) in ((), (1,)) else "n c ..., c -> n c ..."

@@ -1,24 +1,27 @@
-"""linear: how an operation reads a value through a weight, whichever frontend it came from."""
+"""facts: what is known of an operation, whichever frontend it came from.
+
+Everything here follows from the signature of the operation's rule, or is stated beside it
+(`graphprune.rules.registry.Stated`): an operation of one's own is known as well as a built-in one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
+from math import prod
 
 import torch
 
+from graphprune.core.axes import atom
+from graphprune.core.effect import Dims
+from graphprune.core.errors import AxisError
 from graphprune.core.graph import Op, Value
+from graphprune.rules.notation import Pattern, Term
+from graphprune.rules.registry import _RULES, applied, stated
+from graphprune.rules.site import Bound, Site
 
-_CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution", "Conv")
-_TRANSPOSED = (
-    "aten.conv_transpose1d",
-    "aten.conv_transpose2d",
-    "aten.conv_transpose3d",
-    "ConvTranspose",
-)
-_FUSED_CONV, _FUSED_MATMUL = "com.microsoft::FusedConv", "com.microsoft::FusedMatMul"
-_PRODUCTS = {"aten.matmul": (0, 1), "aten.mm": (0, 1), "aten.addmm": (1, 2), "MatMul": (0, 1)}
-_RECURRENT = {"aten.lstm": 2, "aten.gru": 1, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}
-_BATCH_NORMS = ("aten.batch_norm", "BatchNormalization")
+_ONE = "1"
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Reading:
 
     Attributes:
         source: x.
-        weight: W, or None where the operation has none.
+        weight: W.
         bias: b, or None.
         channel: The dimension of x that is summed over.
         inner: The dimension of W that it meets.
@@ -50,32 +53,224 @@ class Reading:
     ends: bool = True
 
 
+@dataclass(frozen=True)
+class Product:
+    """Two values that are multiplied, and summed over what they share and the result lacks.
+
+    Attributes:
+        x: What is read, or either of them where both are.
+        weight: What it is multiplied by.
+        x_letters: The letters of each dimension of x, outermost first; none where a dimension
+            has no part in the sum.
+        weight_letters: Those of the weight.
+        sizes: Lengths of the letters.
+        contracted: The letters that are summed over.
+    """
+
+    x: Value
+    weight: Value
+    x_letters: tuple[tuple[str, ...], ...]
+    weight_letters: tuple[tuple[str, ...], ...]
+    sizes: dict[str, int]
+    contracted: frozenset[str]
+
+
+def site(op: Op) -> Site | None:
+    """An operation with its rule applied to axes of its own; None where no rule fits it."""
+    rule = _RULES.get(op.type)
+    if rule is None:
+        return None
+    dims: dict[Value, Dims] = {
+        value: [atom(size) for size in value.shape] for value in op.inputs if value is not None
+    }
+    found = Site(op, dims)
+    try:
+        applied(rule, found)
+    except AxisError:
+        return None
+    return found
+
+
+# --- products -----------------------------------------------------------------------------------
+
+
+def products(op: Op) -> list[Product]:
+    """Every pair of operands that an operation multiplies and sums.
+
+    Recurrent layers multiply their states too: the results that show them stand for those.
+    """
+    if not stated(op).linear:
+        return []
+    found = site(op)
+    return [] if found is None else [p for bound in found.products for p in _pairs(bound)]
+
+
+def _pairs(bound: Bound) -> Iterator[Product]:
+    for one, other in _contracting(bound):
+        first, second = bound.operands[one], bound.operands[other]
+        assert first is not None and second is not None
+        patterns = bound.signature.inputs
+        letters = (_letters(patterns[one], first), _letters(patterns[other], second))
+        sizes = dict(bound.sizes)
+        for value, held in zip((first, second), letters, strict=True):
+            for size, names in zip(value.shape, held, strict=True):
+                if len(names) == 1:
+                    sizes.setdefault(names[0], size)
+        shared = _names(patterns[one]) & _names(patterns[other]) & bound.signature.contracted
+        yield Product(first, second, *letters, sizes, shared)
+
+
+def _contracting(bound: Bound) -> Iterator[tuple[int, int]]:
+    """Pairs of operands that share a letter which no result holds."""
+    patterns = bound.signature.inputs
+    given = [i for i, value in enumerate(bound.operands) if value is not None]
+    for one, other in combinations(given, 2):
+        shared = _names(patterns[one]) & _names(patterns[other])
+        if shared & bound.signature.contracted:
+            yield _ordered(bound, one, other)
+
+
+def _ordered(bound: Bound, one: int, other: int) -> tuple[int, int]:
+    """What is read, and the weight it is read through: the one with fewer samples and places."""
+    patterns = bound.signature.inputs
+    runs = _runs(patterns[one]), _runs(patterns[other])
+    if runs[0] != runs[1]:
+        return (one, other) if runs[0] > runs[1] else (other, one)
+    first = bound.operands[one]
+    swapped = runs[0] != _STAR and first is not None and first.is_weight
+    return (other, one) if swapped else (one, other)
+
+
+_STAR = 1
+
+
+def _runs(pattern: Pattern) -> int:
+    """How freely an operand is read: over all samples, over places, or as it is."""
+    kinds = {term.kind for term in pattern}
+    return 2 if "ellipsis" in kinds else _STAR if "star" in kinds else 0
+
+
+def _names(pattern: Pattern) -> frozenset[str]:
+    kinds = ("name", "product")
+    return frozenset(name for term in pattern if term.kind in kinds for name in term.names)
+
+
+def _letters(pattern: Pattern, value: Value) -> tuple[tuple[str, ...], ...]:
+    """The letters of each dimension of a value; those of a run of samples, counted from behind."""
+    out: list[tuple[str, ...]] = []
+    run = len(value.shape) - len(pattern) + 1
+    for term in pattern:
+        if term.kind == "ellipsis":
+            sizes = value.shape[len(out) : len(out) + run]
+            out += [(f"...{run - i}",) if size > 1 else () for i, size in enumerate(sizes)]
+        elif term.kind == "star":
+            out += [()] * run
+        else:
+            out.append(term.names if term.kind in ("name", "product") else ())
+    return tuple(out)
+
+
+# --- linear readings ----------------------------------------------------------------------------
+
+
 def reading(op: Op) -> Reading | str | None:
     """What a linear operation reads; a reason where it cannot be told, None for any other."""
-    if op.type == _FUSED_CONV:
-        if len(op.inputs) > 3 and op.inputs[3] is not None:
-            return "something else is added to it"
-        groups = int(op.attrs.get("group", 1))
-        return _of(op, 0, 1, 2, 1, 1, 1, groups=groups, windows=True, ends=False)
-    if op.type in _CONVOLUTIONS + _TRANSPOSED:
-        transposed = op.type in _TRANSPOSED or bool(op.attrs.get("transposed"))
-        groups = int(op.attrs.get("groups", op.attrs.get("group", 1)))
-        return _of(op, 0, 1, 2, 1, 0 if transposed else 1, 1, groups=groups, windows=True)
-    if op.type == "aten.linear":
-        return _of(op, 0, 1, 2, -1, 1, -1)
-    if op.type in ("Gemm", "com.microsoft::FusedGemm"):
-        return _gemm(op)
-    if op.type == _FUSED_MATMUL:
-        if op.attrs.get("transA") or op.attrs.get("transBatchB"):
-            return "its input is transposed"
-        return _of(op, 0, 1, None, -1, 1 if op.attrs.get("transB") else 0, -1, product=True)
-    if op.type in _PRODUCTS:
-        at, other = _PRODUCTS[op.type]
-        left = op.inputs[at]
-        if left is not None and left.is_weight:
-            return _of(op, other, at, None, -2, 1, -2, product=True)
-        return _of(op, at, other, 0 if op.type == "aten.addmm" else None, -1, 0, -1, product=True)
+    known = stated(op)
+    if not known.linear or known.recurrent:
+        return None
+    found = site(op)
+    if found is None or len(found.products) != 1:
+        return None
+    read = _read(found.products[0], ends=not known.activated)
+    return found.nonlinear if read is not None and found.nonlinear else read
+
+
+def recurrent(op: Op) -> list[Reading]:
+    """How a recurrent layer reads its input and, where its result shows them, its own states.
+
+    The states of the layer are its result; only those of the step before are read.
+    """
+    found = site(op) if stated(op).recurrent else None
+    if found is None or found.nonlinear:
+        return []
+    reads = [_read(bound, ends=False) for bound in found.products if bound.whole]
+    return [read for read in reads if isinstance(read, Reading)]
+
+
+def _read(bound: Bound, ends: bool) -> Reading | str | None:
+    pairs = list(_contracting(bound))
+    if not pairs:
+        return None
+    (x_at, w_at), *others = pairs
+    x, weight = bound.operands[x_at], bound.operands[w_at]
+    assert x is not None and weight is not None
+    if others:
+        held = [v for v in bound.operands if v is not None and v.kind == "parameter"]
+        return "it multiplies several operands" if held else None
+    patterns = bound.signature.inputs
+    x_pattern, w_pattern = patterns[x_at], patterns[w_at]
+    shared = _names(x_pattern) & _names(w_pattern) & bound.signature.contracted
+    symmetric = _runs(x_pattern) == _runs(w_pattern) != _STAR
+    product = symmetric and len(patterns) == len(pairs[0])
+    if len(weight.shape) < 2 or (symmetric and not weight.is_weight and not product):
+        return None
+    if len(shared) > 1:
+        return "it sums over several dimensions at once" if weight.is_weight else None
+    (letter,) = shared
+    where = _weight_layout(w_pattern, letter, bound)
+    if where is None:
+        return "its weight holds several matrices" if weight.is_weight else None
+    inner, groups, kept = where
+    channel, output = _at(x_pattern, letter), _at(bound.signature.outputs[0], kept[-1])
+    if channel is None or output is None:
+        return "its weight holds several matrices"
+    more = [i for i, v in enumerate(bound.operands) if v is not None and i not in (x_at, w_at)]
+    biases = [i for i in more if _vector(patterns[i]) == kept]
+    if not bound.whole or len(more) > len(biases) or len(biases) > 1:
+        return "something else is added to it"
+    bias = bound.operands[biases[0]] if biases else None
+    windows = _runs(w_pattern) == _STAR
+    return Reading(
+        x, weight, bias, channel, inner, output, groups, product=product, windows=windows, ends=ends
+    )
+
+
+def _weight_layout(
+    pattern: Pattern, letter: str, bound: Bound
+) -> tuple[int, int, tuple[str, ...]] | None:
+    """Which of a weight's first two dimensions is summed over, in how many groups; and the others'.
+
+    None where the weight is no `outputs x channels` or `channels x outputs`, with taps behind.
+    """
+    first = [term for term in pattern if term.kind != "ellipsis"]
+    if len(first) < 2 or any(term.kind not in ("name", "product") for term in first[:2]):
+        return None
+    if any(term.kind != "star" for term in first[2:]):
+        return None
+    inner = 0 if letter in first[0].names else 1
+    channel, kept = first[inner], first[1 - inner]
+    lead = first[0].names[:-1]  # of a grouped convolution
+    if channel.names[-1] != letter or (inner == 1 and len(channel.names) > 1):
+        return None
+    if not lead:
+        return inner, 1, kept.names
+    groups = prod(bound.sizes.get(name, 1) for name in lead)
+    return inner, groups, kept.names if inner else (*lead, *kept.names)
+
+
+def _at(pattern: Pattern, letter: str) -> int | None:
+    """The dimension that holds a letter as its innermost factor, from the end if it is behind."""
+    runs = [i for i, term in enumerate(pattern) if term.kind in ("ellipsis", "star")]
+    for number, term in enumerate(pattern):
+        if term.kind in ("name", "product") and term.names[-1] == letter:
+            return number if runs and number < runs[0] else number - len(pattern)
     return None
+
+
+def _vector(pattern: Pattern) -> tuple[str, ...]:
+    """The letters of the only dimension of an operand that is longer than one."""
+    long: list[Term] = [term for term in pattern if term.kind != "one"]
+    return long[0].names if len(long) == 1 and long[0].kind in ("name", "product") else ()
 
 
 def folded(weight: torch.Tensor, inner: int, groups: int) -> torch.Tensor:
@@ -98,60 +293,32 @@ def output_channel(op: Op, dims: int) -> int:
     return (found.output if isinstance(found, Reading) else -1) % dims
 
 
-def recurrent(op: Op) -> list[Reading]:
-    """How a recurrent layer reads its input and, where its result shows them, its own states.
-
-    The states of the layer are its result; only those of the step before are read.
-    """
-    first = 1 + _RECURRENT.get(op.type, 0)
-    biased, layers = op.attrs.get("has_biases"), op.attrs.get("num_layers")
-    if first == 1 or not isinstance(layers, int) or len(op.inputs) < first + (4 if biased else 2):
-        return []
-    states, own = op.inputs[1], op.inputs[first + 1]
-    gates = {"aten.lstm": 4, "aten.gru": 3}.get(op.type, 1)
-    if states is None or own is None or states.shape[-1] * gates != own.shape[0]:
-        return []  # projected states
-    sides = 2 if op.attrs.get("bidirectional") else 1
-    per = 4 if biased else 2
-    out: list[Reading] = []
-    for at in range(first, first + sides * per, per):
-        b = op.inputs[at + 2] if biased else None
-        source, weight = op.inputs[0], op.inputs[at]
-        if source is not None and weight is not None:
-            out.append(Reading(source, weight, b, -1, 1, -1, ends=False))
-    if sides == layers == 1:
-        b = op.inputs[first + 3] if biased else None
-        out.append(Reading(op.outputs[0], own, b, -1, 1, -1, ends=False))
-    return out
+# --- norms --------------------------------------------------------------------------------------
 
 
-def _gemm(op: Op) -> Reading | str | None:
-    if op.attrs.get("transA"):
-        return "its input is transposed"
-    if op.attrs.get("alpha", 1.0) != 1.0 or op.attrs.get("beta", 1.0) != 1.0:
-        return "it multiplies by a factor"
-    return _of(op, 0, 1, 2, -1, 1 if op.attrs.get("transB") else 0, -1, ends=op.type == "Gemm")
+def is_norm(op: Op) -> bool:
+    """Whether an operation normalises, and then multiplies by a gain that it is given."""
+    return stated(op).norm
 
 
-def _of(
-    op: Op,
-    source: int,
-    weight: int,
-    bias: int | None,
-    channel: int,
-    inner: int,
-    output: int,
-    *,
-    groups: int = 1,
-    product: bool = False,
-    windows: bool = False,
-    ends: bool = True,
-) -> Reading | None:
-    x, w = op.inputs[source], op.inputs[weight]
-    if x is None or w is None:
+def norm_channel(op: Op) -> int | None:
+    """The dimension of a norm's operand that its gains belong to, from the end if last."""
+    found = site(op) if stated(op).norm else None
+    if found is None or not found.products:
         return None
-    b = op.inputs[bias] if bias is not None and len(op.inputs) > bias else None
-    return Reading(x, w, b, channel, inner, output, groups, product, windows, ends)
+    x, *others = found.products[0].signature.inputs
+    if not others:
+        return None
+    gain = _vector(others[0])
+    return _at(x, gain[-1]) if gain else None
+
+
+def gain(op: Op) -> Value | None:
+    """What a norm multiplies by, where that is a vector of parameters."""
+    if not stated(op).norm:
+        return None
+    vectors = (v for v in op.inputs[1:] if v is not None and v.kind == "parameter")
+    return next((v for v in vectors if len(v.shape) == 1), None)
 
 
 def is_batch_norm(op: Op) -> bool:
@@ -159,12 +326,64 @@ def is_batch_norm(op: Op) -> bool:
 
     Its operands are then x, gain, offset, mean and variance.
     """
-    if op.type not in _BATCH_NORMS or len(op.outputs) != 1:
+    held = stated(op).statistics
+    if held is None or len(op.outputs) != 1:
         return False
-    training = op.attrs.get("training") or op.attrs.get("training_mode")
-    return not training and all(v is not None and v.is_weight for v in op.inputs[3:5])
+    own = any(op.attrs.get(name) for name in ("training", "training_mode", "use_input_stats"))
+    return not own and all(v is not None and v.is_weight for v in (op.inputs[i] for i in held))
 
 
 def epsilon(op: Op) -> float:
     """What a batch norm adds to the variance."""
     return float(op.attrs["eps"] if "eps" in op.attrs else op.attrs["epsilon"])
+
+
+# --- what is stated -----------------------------------------------------------------------------
+
+
+def shared_memory(op: Op) -> Value | None:
+    """The operand whose memory an operation's results share, or None."""
+    return op.inputs[0] if stated(op).view and op.inputs else None
+
+
+def adds(op: Op) -> bool:
+    """Whether an operation adds its operands as they are."""
+    return stated(op).does == "add" and op.attrs.get("alpha", 1) == 1
+
+
+def multiplies(op: Op) -> bool:
+    """Whether an operation multiplies its operands."""
+    return stated(op).does == "multiply"
+
+
+def joins(op: Op) -> bool:
+    """Whether an operation lays its operands side by side along a dimension."""
+    return stated(op).does == "join"
+
+
+def copies(op: Op) -> bool:
+    """Whether an operation gives its first operand's numbers, if in another type."""
+    return stated(op).does == "copy"
+
+
+def looked_up(op: Op) -> tuple[Value, Value] | None:
+    """A table of which an operation takes rows, and the numbers of those rows."""
+    if stated(op).does != "look up" or op.attrs.get("axis", 0) != 0 or len(op.inputs) < 2:
+        return None
+    table, rows = op.inputs[:2]
+    return None if table is None or rows is None else (table, rows)
+
+
+def is_random(op: Op) -> bool:
+    """Whether an operation's results are drawn, or can be."""
+    return stated(op).random
+
+
+def is_blank(op: Op) -> bool:
+    """Whether an operation leaves its results as memory was."""
+    return stated(op).blank
+
+
+def is_recurrent(op: Op) -> bool:
+    """Whether an operation carries states from step to step."""
+    return stated(op).recurrent

@@ -10,7 +10,7 @@ from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
 
-@axis_rule("aten.embedding", locks="v")
+@axis_rule("aten.embedding", locks="v", does="look up")
 def embedding(op: Site) -> str:
     """A row of the table for each index."""
     return "v e, ... -> ... e"
@@ -171,6 +171,13 @@ def topk(op: Site) -> list[Dims]:
     return [[*dims[:at], *taken[at : at + 1], *dims[at + 1 :]]] * 2
 
 
+@axis_rule("aten.multinomial", "Multinomial", random=True)
+def drawn(op: Site) -> list[Dims]:
+    """Classes drawn by their weights, any number of them."""
+    op.lock(op.dims()[-1:], "positions taken")
+    return [[*op.dims()[:-1], op.fresh(why="positions taken")[-1]]]
+
+
 @axis_rule("aten.one_hot")
 def one_hot(op: Site) -> list[Dims]:
     """A new dimension counts the classes."""
@@ -186,7 +193,7 @@ def bucketize(op: Site) -> list[Dims]:
     return [op.broadcast([values, [*bounds[:-1], ()]])]
 
 
-@axis_rule("Gather")
+@axis_rule("Gather", does="look up")
 def onnx_gather(op: Site) -> list[Dims]:
     """ONNX: chosen indices of one dimension; a single one that is known must stay."""
     dims, at, index = op.dims(), op.axis("axis", default=0), op.attr("indices")

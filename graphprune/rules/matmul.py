@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from graphprune.core.effect import Dims
-from graphprune.rules.notation import parse
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
@@ -33,30 +31,38 @@ def matmul(op: Site) -> str:
 
 
 _ADDMM = {
-    "aten.addmm": "..., i k, k j -> i j",
-    "aten.addmv": "..., i k, k -> i",
-    "aten.baddbmm": "..., n i k, n k j -> n i j",
-    "aten.addbmm": "..., n i k, n k j -> i j",
+    "aten.addmm": ("i k, k j", "i j"),
+    "aten.addmv": ("i k, k", "i"),
+    "aten.baddbmm": ("n i k, n k j", "n i j"),
+    "aten.addbmm": ("n i k, n k j", "i j"),
 }
 
 
+def _scaled(op: Site) -> None:
+    """Note a factor by which a product, or what is added to it, is multiplied."""
+    if any(op.attr(name, default=1.0) != 1.0 for name in ("alpha", "beta")):
+        op.nonlinear = "it multiplies by a factor"
+
+
 @axis_rule(*_ADDMM)
-def addmm(op: Site) -> list[Dims]:
+def addmm(op: Site) -> str:
     """A matrix product plus a bias that broadcasts."""
-    (out,) = op.apply(parse(_ADDMM[op.op.type]))
-    return [op.broadcast([out, op.dims(0)])]
+    _scaled(op)
+    operands, out = _ADDMM[op.op.type]
+    return f"{op.aligned(0, out)}, {operands} -> {out}"
 
 
-@axis_rule("Gemm", "com.microsoft::FusedGemm")
-def gemm(op: Site) -> list[Dims]:
+@axis_rule("com.microsoft::FusedGemm", activated=True)
+@axis_rule("Gemm")
+def gemm(op: Site) -> str:
     """ONNX `Gemm`: `A B + C`, each of A and B transposed on demand; C broadcasts.
 
     The fused form has an activation behind it.
     """
     a = "k i" if op.attr("transA", default=0) else "i k"
     b = "j k" if op.attr("transB", default=0) else "k j"
-    (out,) = op.apply(parse(f"{a}, {b} -> i j"))
-    return [op.broadcast([out, op.dims(2)]) if op.has(2) else out]
+    _scaled(op)
+    return f"{a}, {b}, {op.aligned(2, 'i j')} -> i j"
 
 
 @axis_rule("aten._grouped_mm", "transformers.grouped_mm_fallback", locks="e s")

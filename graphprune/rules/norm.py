@@ -13,6 +13,8 @@ from graphprune.rules.site import Site
     "aten._batch_norm_no_update",
     "aten._native_batch_norm_legit",
     "aten.instance_norm",
+    norm=True,
+    statistics=(3, 4),
 )
 def batch_norm(op: Site) -> str:
     """One statistic a channel: channels stay independent.
@@ -25,7 +27,7 @@ def batch_norm(op: Site) -> str:
     return "n c ..., c, c, c, c -> n c ..., *, *, *"
 
 
-@axis_rule("aten.group_norm", mixes="c ...")
+@axis_rule("aten.group_norm", mixes="c ...", norm=True)
 def group_norm(op: Site) -> str:
     """Whole groups may go exactly; channels inside a group share its statistics."""
     groups = op.attr("num_groups", "group")
@@ -34,7 +36,7 @@ def group_norm(op: Site) -> str:
     return f"n {g} ..., {g}, {g} -> n {g} ..."
 
 
-@axis_rule("aten.native_group_norm", mixes="c ...")
+@axis_rule("aten.native_group_norm", mixes="c ...", norm=True)
 def native_group_norm(op: Site) -> str:
     """As `group_norm`, with every length an argument, and the statistics as results."""
     g = f"(g={op.attr('group')} c)"
@@ -45,7 +47,7 @@ def native_group_norm(op: Site) -> str:
     return f"n {g} ..., {g}, {g} -> n {g} ..., n g, n g"
 
 
-@axis_rule("BatchNormalization")
+@axis_rule("BatchNormalization", norm=True, statistics=(3, 4))
 def onnx_batch_norm(op: Site) -> str:
     """ONNX: in training mode the updated statistics are results too."""
     if op.attr("training_mode", default=0):
@@ -53,13 +55,13 @@ def onnx_batch_norm(op: Site) -> str:
     return "n c ..., c, c, c, c -> n c ..., c, c, c, c"
 
 
-@axis_rule("InstanceNormalization", mixes="...")
+@axis_rule("InstanceNormalization", mixes="...", norm=True)
 def instance_norm(op: Site) -> str:
     """Statistics of each channel of each sample."""
     return "n c ..., c, c -> n c ..."
 
 
-@axis_rule("GroupNormalization", mixes="c ...")
+@axis_rule("GroupNormalization", mixes="c ...", norm=True)
 def group_normalization(op: Site) -> str:
     """ONNX: a gain for each channel since opset 21, for each group before."""
     groups = op.attr("num_groups")
@@ -76,18 +78,20 @@ def group_normalization(op: Site) -> str:
     "aten.native_layer_norm",
     "LayerNormalization",
     "RMSNormalization",
+    norm=True,
 )
-def layer_norm(op: Site) -> list[Dims]:
+def layer_norm(op: Site) -> str:
     """Normalisation over the trailing dimensions, which it mixes."""
     x = op.dims()
     shape = op.attr("normalized_shape")
     first = op.axis("axis", default=-1) if shape is None else op.rank() - len(shape)
-    normalized = x[first:]
-    out = op.broadcast(op.operands())
-    op.mix(*normalized)
-    op.resize("normalized_shape", list(normalized))
-    statistics: Dims = [*x[:first], *(() for _ in normalized)]
-    return [out, *(statistics for _ in op.op.outputs[1:])]
+    names = " ".join(f"c{i}" for i in range(len(x) - first))
+    every = " ".join([*(f"n{i}" for i in range(first)), names])
+    op.mix(*x[first:])
+    op.resize("normalized_shape", list(x[first:]))
+    gains = [op.aligned(i, every if op.has(i) else names) for i in range(1, 3)]
+    statistics = " ".join([*(f"n{i}" for i in range(first)), *("1" for _ in x[first:])])
+    return f"{every}, {', '.join(gains)} -> {every}, {statistics}, {statistics}"
 
 
 @axis_rule("aten._weight_norm", "aten._weight_norm_interface")

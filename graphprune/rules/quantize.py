@@ -8,6 +8,8 @@ from graphprune.rules.notation import parse
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
+_INTEGERS = "its weight holds integers"
+
 
 @axis_rule("QuantizeLinear", "DequantizeLinear")
 def quantize(op: Site) -> list[Dims]:
@@ -78,6 +80,7 @@ def _along(op: Site, i: int, dim: str) -> str:
 @axis_rule("QLinearConv", "ConvInteger")
 def conv(op: Site) -> str:
     """A convolution of integers."""
+    op.nonlinear = _INTEGERS
     g = f"g={op.attr('group', default=1)}"
     op.resize("group", "g")
     x, w, o = f"n ({g} i) *", f"({g} o) i *k", f"({g} o)"
@@ -92,6 +95,7 @@ def conv(op: Site) -> str:
 @axis_rule("QLinearMatMul", "MatMulInteger")
 def matmul(op: Site) -> list[Dims]:
     """A matrix product of integers."""
+    op.nonlinear = _INTEGERS
     at = (0, 1) if op.op.type == "MatMulInteger" else (0, 3)
     if min(op.rank(i) for i in at) < 2:
         return op.opaque("vectors of integers")
@@ -115,6 +119,7 @@ _PREFIX = "com.microsoft::"
 @axis_rule(f"{_PREFIX}QGemm")
 def gemm(op: Site) -> list[Dims]:
     """ONNX Runtime's `Gemm` of integers: A, B and C, scales and zero points behind A and B."""
+    op.nonlinear = _INTEGERS
     a = "k i" if op.attr("transA", default=0) else "i k"
     b = "j k" if op.attr("transB", default=0) else "k j"
     (out,) = op.apply(parse(f"{a}, , , {b} -> i j"))

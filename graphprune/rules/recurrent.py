@@ -20,7 +20,7 @@ def _gated(op: Site, dim: Dim, gates: int) -> Dim:
     return parts[1]
 
 
-@axis_rule("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
+@axis_rule("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu", recurrent=True)
 def recurrent(op: Site) -> str | list[Dims]:
     """Stacked and bidirectional LSTM, GRU and RNN; all layers share the hidden axis.
 
@@ -50,8 +50,37 @@ def recurrent(op: Site) -> str | list[Dims]:
             _cell(op, range(at, at + per), _GATES[kind], (fed, hidden, cell), x[:-1])
             at += per
         fed = concat([hidden] * directions)
+    _state(op, 1 + states, per, directions, projected)
     outputs = [[*x[:-1], fed], first]
     return [*outputs, op.dims(2)] if kind == "lstm" else outputs
+
+
+def _state(op: Site, first: int, per: int, directions: int, projected: bool) -> None:
+    """State which weights of a stacked layer read what.
+
+    The results of all steps are the states of the uppermost layer, and what it reads of those
+    below is not to be seen: its final states stand for both, which the states of one direction
+    and layer alone do exactly.
+    """
+    inputs, results = op.op.inputs, op.op.outputs
+    layers = op.attr("num_layers")
+    biased = bool(op.attr("has_biases"))
+    alone = directions == layers == 1
+    if projected:
+        op.nonlinear = "its states are projected"
+    for layer in range(layers):
+        for side in range(directions):
+            at = first + (layer * directions + side) * per
+            bias = inputs[at + 2] if biased else None
+            own = inputs[at + 3] if biased else None
+            below = inputs[0] if layer == 0 else results[0]
+            exact = layer == 0
+            op.state("... i, g i, g -> ... g", (below, inputs[at], bias), whole=exact)
+            states = results[0] if directions == 1 else results[1]
+            op.state("... i, g i, g -> ... g", (states, inputs[at + 1], own), whole=alone)
+            if projected:
+                cells = results[2] if len(results) > 2 else None
+                op.state("... c, i c -> ... i", (cells, inputs[at + per - 1]), whole=False)
 
 
 def _cell(
@@ -73,7 +102,13 @@ def _cell(
             op.effect.macs.append((*lead, *weight))
 
 
-@axis_rule("aten.lstm_cell", "aten.gru_cell", "aten.rnn_tanh_cell", "aten.rnn_relu_cell")
+@axis_rule(
+    "aten.lstm_cell",
+    "aten.gru_cell",
+    "aten.rnn_tanh_cell",
+    "aten.rnn_relu_cell",
+    recurrent=True,
+)
 def cell(op: Site) -> list[Dims]:
     """One step of a recurrent layer."""
     kind = op.op.type.removeprefix("aten.").removesuffix("_cell")
@@ -84,14 +119,16 @@ def cell(op: Site) -> list[Dims]:
     present = [i for i in weights if op.has(i)]
     for i in present:
         unify(_gated(op, op.dims(i)[0], _GATES[kind]), hidden[-1])
-    for i, taken in zip(present[:2], (x[-1], hidden[-1]), strict=True):
+    biases = [op.op.inputs[i] for i in present[2:]] or [None, None]
+    for at, (i, taken) in enumerate(zip(present[:2], (x[-1], hidden[-1]), strict=True)):
         unify(op.dims(i)[1], taken)
+        op.state("... i, g i, g -> ... g", (op.op.inputs[at], op.op.inputs[i], biases[at]))
         op.contract(taken)
         op.effect.macs.append((*x[:-1], *op.dims(i)))
     return [hidden] * len(op.op.outputs)
 
 
-@axis_rule("LSTM", "GRU", "RNN")
+@axis_rule("LSTM", "GRU", "RNN", recurrent=True)
 def onnx_recurrent(op: Site) -> list[Dims]:
     """ONNX: the gates of all directions stand in one weight; both share the hidden axis.
 
@@ -114,6 +151,9 @@ def onnx_recurrent(op: Site) -> list[Dims]:
     op.broadcast([state, *(op.dims(i) for i in (5, 6) if op.has(i))])
     if op.has(4):
         unify(batch, op.dims(4)[0])
+    op.state("... i, d g i -> ... g", (op.op.inputs[0], op.op.inputs[1]), whole=False)
+    shown = next((value for value in op.op.outputs if len(value.shape) > 2), None)
+    op.state("... i, d g i -> ... g", (shown, op.op.inputs[2]), whole=False)
     op.contract(x[2], hidden)
     op.effect.macs = [(*x[:2], *weight), (*x[:2], *recurrence)]
     op.resize("hidden_size", hidden)

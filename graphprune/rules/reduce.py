@@ -58,13 +58,13 @@ def cosine_similarity(op: Site) -> list[Dims]:
     return [[*dims[:at], *dims[at + 1 :]]]
 
 
-@axis_rule("aten.pairwise_distance", mixes="d")
+@axis_rule("aten.pairwise_distance", mixes="d", linear=False)
 def pairwise_distance(op: Site) -> str:
     """Each row from its counterpart; a constant is added to every difference."""
     return f"... d, ... d -> ...{' 1' if op.attr('keepdim', default=False) else ''}"
 
 
-@axis_rule("aten.cdist", "aten._cdist_forward")
+@axis_rule("aten.cdist", "aten._cdist_forward", linear=False)
 def cdist(op: Site) -> str:
     """Each row from every other."""
     return "... i d, ... j d -> ... i j"

@@ -10,7 +10,8 @@ from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
 
-@axis_rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.view_copy", "Reshape")
+@axis_rule("aten.view_copy")
+@axis_rule("aten.view", "aten.reshape", "aten._unsafe_view", "Reshape", view=True)
 def reshape(op: Site) -> list[Dims]:
     """The same elements in row-major order under a new shape."""
     if prod(op.shape()) != prod(op.out_shape()):  # `view(dtype)`, to a type of another size
@@ -24,6 +25,7 @@ def reshape(op: Site) -> list[Dims]:
 @axis_rule(
     *(f"aten.{name}" for name in "flatten unsqueeze view_as reshape_as".split()),
     *"Flatten Unsqueeze".split(),
+    view=True,
 )
 def regrouped(op: Site) -> list[Dims]:
     """Reshapes whose arguments name dimensions, or another operand of that shape."""
@@ -31,7 +33,7 @@ def regrouped(op: Site) -> list[Dims]:
     return [op.broadcast([out, op.dims(1)]) if op.has(1) else out]
 
 
-@axis_rule("aten.squeeze", "Squeeze")
+@axis_rule("aten.squeeze", "Squeeze", view=True)
 def squeeze(op: Site) -> list[Dims]:
     """Dimensions of one index vanish: where none is named, no other may come down to one."""
     if op.attr("dim", "axes", default=None) is None and not op.has(1):
@@ -39,7 +41,7 @@ def squeeze(op: Site) -> list[Dims]:
     return regrouped(op)
 
 
-@axis_rule("aten.unflatten")
+@axis_rule("aten.unflatten", view=True)
 def unflatten(op: Site) -> list[Dims]:
     """One dimension becomes several."""
     out = regroup(op.dims(), op.out_shape(), f"sizes do not divide at {op.op.name}")
@@ -48,13 +50,15 @@ def unflatten(op: Site) -> list[Dims]:
     return [out]
 
 
-@axis_rule("aten.permute", "aten.permute_copy", "Transpose")
+@axis_rule("aten.permute_copy", "Transpose")
+@axis_rule("aten.permute", view=True)
 def permute(op: Site) -> list[Dims]:
     """Dimensions in another order; in reverse order where ONNX gives none."""
     return [[op.dims()[d] for d in op.attr("dims", "perm", default=range(op.rank())[::-1])]]
 
 
-@axis_rule("aten.transpose", "aten.swapaxes", "aten.swapdims", "aten.transpose_copy")
+@axis_rule("aten.transpose_copy")
+@axis_rule("aten.transpose", "aten.swapaxes", "aten.swapdims", view=True)
 def transpose(op: Site) -> list[Dims]:
     """Two dimensions change places."""
     dims = list(op.dims())
@@ -64,20 +68,20 @@ def transpose(op: Site) -> list[Dims]:
     return [dims]
 
 
-@axis_rule("aten.numpy_T")
+@axis_rule("aten.numpy_T", view=True)
 def reverse(op: Site) -> list[Dims]:
     """All dimensions in reverse order."""
     return [op.dims()[::-1]]
 
 
-@axis_rule("aten.t", "aten.mT", "aten.mH", "aten.adjoint")
+@axis_rule("aten.t", "aten.mT", "aten.mH", "aten.adjoint", view=True)
 def matrix_transpose(op: Site) -> list[Dims]:
     """The last two dimensions change places."""
     dims = op.dims()
     return [[*dims[:-2], *dims[-2:][::-1]]]
 
 
-@axis_rule("aten.movedim", "aten.moveaxis")
+@axis_rule("aten.movedim", "aten.moveaxis", view=True)
 def movedim(op: Site) -> list[Dims]:
     """Dimensions move; the others keep their order."""
     source, target = op.attr("source"), op.attr("destination")
@@ -88,7 +92,8 @@ def movedim(op: Site) -> list[Dims]:
     return [[dims[moves[i]] if i in moves else dims[next(rest)] for i in range(op.rank())]]
 
 
-@axis_rule("aten.expand", "aten.broadcast_to", "aten.expand_as", "aten.expand_copy", "Expand")
+@axis_rule("aten.expand_copy", "Expand")
+@axis_rule("aten.expand", "aten.broadcast_to", "aten.expand_as", view=True)
 def expand(op: Site) -> list[Dims]:
     """Lengths of one grow to a new axis, which follows whoever uses it."""
     shape = op.out_shape()
@@ -139,7 +144,7 @@ def meshgrid(op: Site) -> list[Dims]:
     return [dims] * len(op.op.outputs)
 
 
-@axis_rule("aten.unfold")
+@axis_rule("aten.unfold", view=True)
 def windows(op: Site) -> list[Dims]:
     """Windows over a dimension, each laid along a new last one (`Tensor.unfold`)."""
     at = op.axis("dimension")
@@ -148,7 +153,7 @@ def windows(op: Site) -> list[Dims]:
     return [[*dims[:at], made[at], *dims[at + 1 :], made[-1]]]
 
 
-@axis_rule("aten.view_as_complex", "aten.view_as_real")
+@axis_rule("aten.view_as_complex", "aten.view_as_real", view=True)
 def complex_parts(op: Site) -> list[Dims]:
     """The last dimension holds real and imaginary parts."""
     dims = op.dims()
@@ -158,13 +163,13 @@ def complex_parts(op: Site) -> list[Dims]:
     return [dims[:-1]]
 
 
-@axis_rule("aten.as_strided")
+@axis_rule("aten.as_strided", view=True)
 def strided(op: Site) -> list[Dims]:
     """Elements at places that strides tell."""
     return op.opaque("read by strides")
 
 
-@axis_rule("aten.diagonal")
+@axis_rule("aten.diagonal", view=True)
 def diagonal(op: Site) -> list[Dims]:
     """Two dimensions give way to one along their diagonal."""
     gone = [op.axis("dim1", default=0), op.axis("dim2", default=1)]

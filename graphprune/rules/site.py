@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -20,7 +21,24 @@ from graphprune.core.axes import (
 from graphprune.core.effect import Dims, Effect
 from graphprune.core.errors import AxisError
 from graphprune.core.graph import Op, Value
-from graphprune.rules.notation import Pattern, Signature, Term
+from graphprune.rules.notation import Pattern, Signature, Term, parse
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A signature, and the operands that its patterns stand for.
+
+    Attributes:
+        signature: The signature.
+        operands: What each pattern of its left side is; None for what is absent.
+        sizes: Lengths of its letters.
+        whole: Whether it is all that the operation does with its operands.
+    """
+
+    signature: Signature
+    operands: tuple[Value | None, ...]
+    sizes: Mapping[str, int]
+    whole: bool = True
 
 
 class Site:
@@ -29,15 +47,20 @@ class Site:
     Attributes:
         op: The operation.
         effect: What the rule tells of it, filled in as the rule runs.
+        products: Signatures that say which operands are multiplied and summed, as they were
+            applied or stated.
+        nonlinear: Why they cannot be read as such, where the rule says so.
     """
 
-    __slots__ = ("_dims", "_sizes", "effect", "op")
+    __slots__ = ("_dims", "_sizes", "effect", "nonlinear", "op", "products")
 
     def __init__(self, op: Op, dims: Mapping[Value, Dims]) -> None:
         self.op = op
         self.effect = Effect()
         self._dims = dims
         self._sizes: list[tuple[str, Any]] = []
+        self.products: list[Bound] = []
+        self.nonlinear: str | None = None
 
     def attr(self, *names: str, default: Any = None) -> Any:
         """The attribute under the first of `names` that the operation has."""
@@ -134,16 +157,40 @@ class Site:
 
     # --- signatures -------------------------------------------------------------------------
 
+    def whole(self, signature: Signature, mixes: str = "", locks: str = "") -> list[Dims]:
+        """As `apply`, of a signature that must account for every operand and every result."""
+        given = [i for i, value in enumerate(self.op.inputs) if value is not None and value.shape]
+        if given and given[-1] >= len(signature.inputs):
+            cause = f"operand {given[-1]} has no pattern"
+            raise AxisError(self.misfit(signature.text, cause))
+        if len(signature.outputs) < len(self.op.outputs):
+            cause = f"result {len(signature.outputs)} has no pattern"
+            raise AxisError(self.misfit(signature.text, cause))
+        return self.apply(signature, mixes, locks)
+
     def apply(self, signature: Signature, mixes: str = "", locks: str = "") -> list[Dims]:
-        """Bind a signature's letters to the operands and read the results off it."""
+        """Bind a signature's letters to the operands and read the results off it.
+
+        Raises:
+            AxisError: It does not fit; the message names the operation, the signature, the shapes
+                and the cause.
+        """
         bound: dict[str, Any] = {}
-        for pattern, value in zip(signature.inputs, self.op.inputs, strict=False):
-            if value is not None:
-                self._match(pattern, self._dims[value], bound)
-        outputs = [
-            self._produce(pattern, value.shape, bound)
-            for pattern, value in zip(signature.outputs, self.op.outputs, strict=False)
-        ]
+        try:
+            for number, (pattern, value) in enumerate(
+                zip(signature.inputs, self.op.inputs, strict=False)
+            ):
+                if value is not None:
+                    self._match(pattern, self._dims[value], bound, f"operand {number}")
+            outputs = [
+                self._produce(pattern, value.shape, bound, f"result {number}")
+                for number, (pattern, value) in enumerate(
+                    zip(signature.outputs, self.op.outputs, strict=False)
+                )
+            ]
+        except Misfit as error:
+            raise AxisError(self.misfit(signature.text, str(error))) from error
+        self._note(signature, bound)
         self.contract(*(bound[name] for name in signature.contracted if name in bound))
         self.mix(*self.product(mixes.split(), bound))
         self.lock(self.product(locks.split(), bound), f"length fixed by {self.op.type}")
@@ -151,6 +198,38 @@ class Site:
             self.effect.macs.append(self.product(signature.counted, bound))
         self._bind_sizes(bound)
         return outputs
+
+    def _note(self, signature: Signature, bound: Mapping[str, Any]) -> None:
+        sizes = {name: length(dim) for name, dim in bound.items() if isinstance(dim, tuple)}
+        operands = self.op.inputs[: len(signature.inputs)]
+        rest = self.op.inputs[len(signature.inputs) :]
+        whole = all(value is None or not value.shape for value in rest)
+        self.products.append(Bound(signature, tuple(operands), sizes, whole))
+
+    def state(self, text: str, operands: Sequence[Value | None], whole: bool = True) -> None:
+        """State what is multiplied and summed inside the operation, for rules without a signature.
+
+        Args:
+            text: A signature.
+            operands: What its patterns stand for; results too, where states come back.
+            whole: Whether they are exactly what is read, and the weight is a plain matrix.
+        """
+        signature = parse(text)
+        sizes: dict[str, int] = {}
+        for pattern, value in zip(signature.inputs, operands, strict=True):
+            if value is not None:
+                for term, size in zip(pattern[::-1], value.shape[::-1], strict=False):
+                    if term.kind == "name":
+                        sizes[term.names[0]] = size
+        self.products.append(Bound(signature, tuple(operands), sizes, whole))
+
+    def aligned(self, index: int, letters: str) -> str:
+        """The pattern of an operand that broadcasts against dimensions of these letters."""
+        if not self.has(index):
+            return letters
+        names = letters.split()[len(letters.split()) - self.rank(index) :]
+        sizes = zip(names, self.shape(index), strict=True)
+        return " ".join("1" if size == 1 else name for name, size in sizes)
 
     @staticmethod
     def product(names: Sequence[str], bound: Mapping[str, Any]) -> tuple[Dim, ...]:
@@ -174,7 +253,7 @@ class Site:
             self.effect.sizes[attr] = size
         self._sizes.clear()
 
-    def _match(self, pattern: Pattern, dims: Dims, bound: dict[str, Any]) -> None:
+    def _match(self, pattern: Pattern, dims: Dims, bound: dict[str, Any], what: str) -> None:
         run = len(dims) - len(pattern) + 1
         at = 0
         for term in pattern:
@@ -185,26 +264,35 @@ class Site:
                 self.lock(dims[at : at + run], "consumed by a window")
                 bound[term.names[0]] = dims[at : at + run]
                 at += run
-            elif at >= len(dims):
-                raise AxisError(self._misfit())
-            else:
-                self._match_dim(term, dims[at], bound)
+            elif at < len(dims):
+                self._match_dim(term, dims[at], bound, f"dimension {at} of {what}")
                 at += 1
-        if at != len(dims):
-            raise AxisError(self._misfit())
+            else:
+                at += 1
+        if at != len(dims) or run < 0:
+            raise Misfit(f"{what} has {len(dims)} dimensions, its pattern {_counted(pattern)}")
 
-    def _misfit(self) -> str:
-        shapes = ", ".join(str(list(v.shape)) for v in self.op.inputs if v is not None)
-        return f"{self.op.type} at {self.op.name}: the rule does not fit the shapes {shapes}"
+    def shapes(self) -> str:
+        """The shapes of the operands and results."""
+        given = ", ".join("none" if v is None else str(list(v.shape)) for v in self.op.inputs)
+        return f"{given} -> {', '.join(str(list(v.shape)) for v in self.op.outputs)}"
 
-    def _match_dim(self, term: Term, dim: Dim, bound: dict[str, Any]) -> None:
+    def misfit(self, text: str, cause: str) -> str:
+        """What is said of a signature that does not fit."""
+        return (
+            f"{self.op.type} at {self.op.name}: the rule {text!r} does not fit the shapes "
+            f"{self.shapes()}: {cause}"
+        )
+
+    def _match_dim(self, term: Term, dim: Dim, bound: dict[str, Any], what: str) -> None:
         if term.kind == "one":
             return
         known = [bound.get(name) for name in term.names]
         if None not in known:
             whole = _join(term, [part for part in known if part is not None])
             if length(whole) != length(dim):
-                raise AxisError(self._misfit())
+                letters = f"{' '.join(term.names)!r} is {length(whole)} elsewhere"
+                raise Misfit(f"{what} is {length(dim)} long, but {letters}")
             unify(dim, whole, f"sizes do not divide at {self.op.name}")
             return
         if len(term.names) == 1:
@@ -231,9 +319,13 @@ class Site:
             parts = [atom(size, f"sizes do not divide at {self.op.name}") for size in full]
         return parts
 
-    def _produce(self, pattern: Pattern, shape: tuple[int, ...], bound: dict[str, Any]) -> Dims:
+    def _produce(
+        self, pattern: Pattern, shape: tuple[int, ...], bound: dict[str, Any], what: str
+    ) -> Dims:
         out: Dims = []
         run = len(shape) - len(pattern) + 1
+        if len(pattern) > len(shape) + any(t.kind in ("ellipsis", "star") for t in pattern):
+            raise Misfit(f"{what} has {len(shape)} dimensions, its pattern {_counted(pattern)}")
         for term in pattern:
             if term.kind == "ellipsis":
                 out.extend(bound.get("...", []))
@@ -246,10 +338,13 @@ class Site:
             else:
                 for name, size in zip(term.names, term.sizes, strict=True):
                     if name not in bound:
+                        if len(out) >= len(shape):
+                            raise Misfit(f"{what} has {len(shape)} dimensions, not so many")
                         bound[name] = atom(size or shape[len(out)])
                 out.append(_join(term, [bound[name] for name in term.names]))
-        if tuple(length(dim) for dim in out) != shape:
-            raise AxisError(f"{self._misfit()} -> {list(shape)}")
+        made = [length(dim) for dim in out]
+        if tuple(made) != shape:
+            raise Misfit(f"{what} would have the shape {made}")
         return out
 
     def broadcast(self, operands: Sequence[Dims]) -> Dims:
@@ -269,3 +364,13 @@ def _join(term: Term, parts: Sequence[Dim]) -> Dim:
     if term.kind == "sum":
         return concat(parts)
     return tuple(axis for part in parts for axis in leaves(part))
+
+
+class Misfit(Exception):
+    """Why a signature does not fit."""
+
+
+def _counted(pattern: Pattern) -> str:
+    """How many dimensions a pattern has."""
+    runs = sum(term.kind in ("ellipsis", "star") for term in pattern)
+    return f"at least {len(pattern) - 1}" if runs else str(len(pattern))

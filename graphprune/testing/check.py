@@ -8,7 +8,6 @@ where it mixes the axis, the cut operation runs and the shapes agree. One line t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from graphprune.engine.tensors import as_dtype, cut_tensor, difference
 from graphprune.frontends.torch.execute import tags
 from graphprune.frontends.torch.lift import TorchProgram, lift
 from graphprune.passes.verify import TOLERANCE, TORCH, Engine
+from graphprune.rules.facts import is_blank, is_recurrent
 from graphprune.rules.registry import infer, is_known
 
 Keep = Mapping[Axis, Indices]
@@ -111,7 +111,7 @@ def missed(function: Callable[..., Any], *tensors: torch.Tensor, seed: int = 0) 
     given = _operands(program.graph, program.flat_inputs(), TORCH)
     for op, operands in zip(program.graph.ops, given, strict=True):
         floats = any("float" in value.dtype for value in op.outputs)
-        if not is_known(op.type) or not floats or re.search("lstm|gru|rnn", op.type):
+        if not is_known(op.type) or not floats or is_recurrent(op):
             continue
         taken = [value for value in op.inputs if value is not None]
         dims: dict[Value, Dims] = {value: [atom(size) for size in value.shape] for value in taken}
@@ -214,7 +214,7 @@ class _Trial:
     def __post_init__(self) -> None:
         self.mixed = {axis for dim in self.effect.mixes for axis in atoms(dim)}
         self.contracted = {axis for dim in self.effect.contracts for axis in atoms(dim)}
-        self.random = "empty" in self.op.type or self._varies()
+        self.random = is_blank(self.op) or self._varies()
         self._deps = Dependencies(Graph([self.op], [], [], {}), self.dims, {self.op: self.effect})
 
     def _varies(self) -> bool:

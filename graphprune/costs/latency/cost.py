@@ -25,8 +25,8 @@ from graphprune.costs.counted import Polynomial, monomials
 from graphprune.costs.latency.backends import Backend, Eager
 from graphprune.costs.latency.table import Array, Table
 from graphprune.costs.latency.timing import Timer, steady
-from graphprune.costs.memory import VIEWS
 from graphprune.importance.context import tracked
+from graphprune.rules.facts import shared_memory
 
 _FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
 _STEPS = (16, 8, 4)
@@ -85,7 +85,7 @@ class Latency:
         self._variables: dict[Dim, int] = {}
         self._lengths: list[Polynomial] = []
         self._alone, self._joined = _Part({}), _Part({})
-        ops = [op for op in deps.source.ops if _name(op) not in VIEWS and op.source is not None]
+        ops = [op for op in deps.source.ops if shared_memory(op) is None and op.source is not None]
         with steady():
             self.step = max(map(self._probe, self._heaviest(ops)), default=1)
             for op in tracked(ops, "measuring this machine", len(ops)):
@@ -286,7 +286,3 @@ class Latency:
             else:
                 made[value] = torch.zeros(shape, dtype=dtype, device=self._device)
         return made[value]
-
-
-def _name(op: Op) -> str:
-    return op.type.partition(".")[2] or op.type

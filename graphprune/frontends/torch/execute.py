@@ -14,14 +14,11 @@ from torch.utils import _pytree as pytree
 from graphprune.core.graph import Op
 from graphprune.engine.tensors import as_dtype
 from graphprune.frontends.torch.reader import bound_arguments
+from graphprune.rules.facts import is_blank
 
 _SPLITS = ("split", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split")
 # What kernels of fake quantization say of numbers in double precision.
 _ONE_PRECISION = re.compile(r"must be Float|expected scalar type Float")
-_UNINITIALISED = frozenset(
-    f"aten.{name}"
-    for name in ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
-)
 
 
 def rewritten(op: Op, changed: Mapping[str, Any], operands: Sequence[Any]) -> tuple[Any, Any, Any]:
@@ -87,7 +84,7 @@ def evaluate(
         found = _called(target, args, kwargs, dtype)
     several = found if isinstance(found, list | tuple) else [found]
     tensors = [item for item in several if isinstance(item, torch.Tensor)]
-    if op.type in _UNINITIALISED:
+    if is_blank(op):
         tensors = [torch.zeros_like(item) for item in tensors]
     if dtype is not None:
         tensors = [as_dtype(item, dtype) for item in tensors]

@@ -18,10 +18,8 @@ import torch
 from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Attrs, Chunk, resized, sampled
+from graphprune.rules.facts import copies, looked_up
 from graphprune.statistics.samples import Samples, results
-
-_SAME = ("Cast", "Identity", "aten.to", "aten._to_copy", "aten.clone")
-_LOOKUPS = ("Gather", "aten.embedding")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +41,11 @@ def table_rows(deps: Dependencies, value: Value) -> int | None:
     for op in deps.source.ops:
         if not names.intersection(op.inputs):
             continue
-        if op.type in _SAME:
+        found = looked_up(op)
+        if copies(op):
             names.update(op.outputs)
-        elif op.type in _LOOKUPS and op.inputs[1] in names:
-            table = op.inputs[0]
-            if table is not None and table.is_weight and op.attrs.get("axis", 0) == 0:
-                sizes.append(table.shape[0])
+        elif found is not None and found[1] in names and found[0].is_weight:
+            sizes.append(found[0].shape[0])
     return min(sizes, default=None)
 
 
