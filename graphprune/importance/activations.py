@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -13,6 +15,7 @@ from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
 from graphprune.importance.context import Context, Parts, by_slice, spread, summing, tracked
 from graphprune.importance.kernels import ABSOLUTE, SIGNED, SQUARED, Scores, slice_sum
+from graphprune.rules.facts import Product, products
 from graphprune.statistics.observe import Visit, observe
 
 Tap: TypeAlias = "tuple[Value, int]"
@@ -62,59 +65,113 @@ def hrank(context: Context) -> Parts:
 def wanda(context: Context) -> Parts:
     """|w|·‖x‖ with the norm of the input feature (Sun et al., Wanda, ICLR 2024), over slices.
 
-    Only weights that multiply an input count (linear layers, convolutions, matrix products).
+    Every weight counts that an operation multiplies an input by and sums: which those are, and
+    which number of the input meets which of the weight, is in the operation's signature.
     """
     deps = context.deps
-    sites = _products(deps)
-    squares: dict[Tap, Scores] = {}
-    watched: dict[Value, dict[Tap, None]] = {}
-    for _, tap, _ in sites:
-        watched.setdefault(tap[0], {})[tap] = None
+    meetings = [m for op in deps.source.ops for p in products(op) for m in _meetings(p)]
+    squares: dict[Feature, torch.Tensor] = {}
+    watched: dict[Value, dict[Feature, None]] = {}
+    for meeting in meetings:
+        watched.setdefault(meeting.feature.value, {})[meeting.feature] = None
 
     def visit(value: Value, tensor: torch.Tensor) -> None:
-        for tap in watched[value]:
-            found = slice_sum(tensor, tap[1], SQUARED)
-            squares[tap] = squares[tap] + found if tap in squares else found
+        for feature in watched[value]:
+            found = feature.squares(tensor)
+            squares[feature] = squares[feature] + found if feature in squares else found
 
     _run(context, watched.keys(), visit)
     salient: dict[Value, torch.Tensor] = {}
-    for weight, tap, dim in sites:
-        norms = torch.as_tensor(np.sqrt(squares[tap]))
-        found = _scaled(torch.as_tensor(weight.tensor).detach(), norms, dim)
+    for meeting in meetings:
+        weight = meeting.weight
+        if meeting.feature not in squares:
+            continue
+        found = meeting.scaled(torch.as_tensor(weight.tensor).detach(), squares[meeting.feature])
         salient[weight] = salient[weight] + found if weight in salient else found
     return by_slice(deps, summing(SIGNED), salient)
 
 
-def _scaled(weight: torch.Tensor, norms: torch.Tensor, dim: int) -> torch.Tensor:
-    """|w| times the norms of its inputs; where the weight is grouped, each group has its own."""
-    norms = norms.to(weight.device, torch.float32)
-    width = weight.shape[dim]
-    shape = [1] * weight.dim()
-    shape[dim] = width
-    if len(norms) == width:
-        return weight.abs().float() * norms.view(shape)
-    rows = norms.view(-1, width).repeat_interleave(len(weight) * width // len(norms), 0)
-    shape[0] = len(weight)
-    return weight.abs().float() * rows.view(shape)
+@dataclass(frozen=True)
+class Feature:
+    """What of a value a weight tells apart: an index of each letter that both hold.
+
+    Attributes:
+        value: The value.
+        letters: The letters of each of its dimensions, outermost first.
+        kept: Those that the weight holds too, with their lengths, in their order here.
+    """
+
+    value: Value
+    letters: tuple[tuple[str, ...], ...]
+    kept: tuple[tuple[str, int], ...]
+
+    def squares(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sums of squares over all other dimensions, one for each index of the letters."""
+        sizes = dict(self.kept)
+        holding = [at for at, held in enumerate(self.letters) if sizes.keys() & set(held)]
+        if len(holding) == 1 and all(name in sizes for name in self.letters[holding[0]]):
+            found = torch.as_tensor(slice_sum(tensor, holding[0], SQUARED))
+            return found.view([size for _, size in self.kept])
+        tensor = tensor.movedim(holding, list(range(-len(holding), 0))) if holding else tensor
+        tensor = tensor.abs().double().square().sum(list(range(tensor.dim() - len(holding))))
+        shape: list[int] = []
+        gone: list[int] = []
+        for at, size in zip(holding, tensor.shape, strict=True):
+            held = self.letters[at]
+            known = prod(sizes.get(name, 1) for name in held)
+            for name in held:
+                if name not in sizes:
+                    gone.append(len(shape))
+                shape.append(sizes.get(name, size // known))
+        found = tensor.reshape(shape)
+        return (found.sum(gone) if gone else found).cpu()
 
 
-def _products(deps: Dependencies) -> list[tuple[Value, Tap, int]]:
-    """Weights that multiply an input: the weight, the input's feature dimension, the weight's."""
-    out: list[tuple[Value, Tap, int]] = []
-    for op in deps.source.ops:
-        name = op.type.partition(".")[2] or op.type
-        operands = [v for v in op.inputs if v is not None]
-        if name.startswith(("conv1d", "conv2d", "conv3d", "Conv")) and len(operands) > 1:
-            x, weight = operands[:2]
-            out.append((weight, (x, len(x.shape) - len(weight.shape) + 1), 1))
-        elif name == "linear":
-            x, weight = operands[:2]
-            out.append((weight, (x, len(x.shape) - 1), len(weight.shape) - 1))
-        elif name in ("matmul", "mm", "addmm", "MatMul"):
-            x, weight = operands[-2:]
-            if weight.is_weight and len(weight.shape) == 2:
-                out.append((weight, (x, len(x.shape) - 1), 0))
-    return [(w, tap, dim) for w, tap, dim in out if w.kind == "parameter" and not tap[0].is_weight]
+@dataclass(frozen=True)
+class Meeting:
+    """A weight, and what it is multiplied by and summed over.
+
+    Attributes:
+        weight: The weight.
+        letters: The letters of each of its dimensions.
+        sizes: Lengths of the letters.
+        feature: What it meets.
+    """
+
+    weight: Value
+    letters: tuple[tuple[str, ...], ...]
+    sizes: Mapping[str, int]
+    feature: Feature
+
+    def scaled(self, weight: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+        """|w| times the norm of what it meets."""
+        names: list[str] = []
+        shape: list[int] = []
+        for size, held in zip(weight.shape, self.letters, strict=True):
+            names += held or [""]
+            shape += [self.sizes[name] for name in held] if len(held) > 1 else [size]
+        kept = [name for name, _ in self.feature.kept]
+        order = sorted(range(len(kept)), key=lambda at: names.index(kept[at]))
+        lengths = [size if name in kept else 1 for name, size in zip(names, shape, strict=True)]
+        norms = squares.sqrt().permute(order).reshape(lengths)
+        found = weight.abs().float().reshape(shape) * norms.to(weight.device, torch.float32)
+        return found.reshape(weight.shape)
+
+
+def _meetings(product: Product) -> Iterator[Meeting]:
+    """The ways in which a product reads a computed value through a parameter."""
+    sides = (
+        (product.x, product.x_letters, product.weight, product.weight_letters),
+        (product.weight, product.weight_letters, product.x, product.x_letters),
+    )
+    for value, letters, weight, weight_letters in sides:
+        if weight.kind != "parameter" or value.is_weight:
+            continue
+        known = {name for held in weight_letters for name in held}
+        sizes = product.sizes
+        shared = [name for held in letters for name in held if name in known]
+        feature = Feature(value, letters, tuple((name, sizes[name]) for name in shared))
+        yield Meeting(weight, weight_letters, sizes, feature)
 
 
 def taps(deps: Dependencies) -> list[list[Tap]]:

@@ -10,7 +10,6 @@ from torch import nn
 import graphprune
 from graphprune import GraphPruneError
 from graphprune.importance import Context
-from graphprune.importance.activations import _scaled
 from graphprune.importance.score import score
 from graphprune.statistics.batches import read_batches
 
@@ -63,10 +62,19 @@ def test_wanda_weighs_by_the_norm_of_the_input() -> None:
 
 
 def test_wanda_gives_each_group_of_a_convolution_its_own_inputs() -> None:
-    weight = torch.randn(6, 2, 1, 1)  # three groups of two inputs and two outputs
+    layer = nn.Conv2d(6, 6, 1, groups=3, bias=False)  # of two inputs and two outputs each
+    model = nn.Sequential(layer, nn.Conv2d(6, 1, 1, bias=False))
     norms = torch.arange(1.0, 7.0)
-    expected = weight[..., 0, 0].abs() * torch.tensor([[1, 2]] * 2 + [[3, 4]] * 2 + [[5, 6]] * 2)
-    torch.testing.assert_close(_scaled(weight, norms, 1)[..., 0, 0], expected)
+    x = norms.view(1, 6, 1, 1).expand(2, 6, 1, 1) / 2**0.5
+    weight, last = (model[at].weight.detach()[..., 0, 0] for at in (0, 1))
+    expected = weight.abs() * torch.tensor([[1, 2]] * 2 + [[3, 4]] * 2 + [[5, 6]] * 2)
+    hidden = layer(x).detach()[..., 0, 0].square().sum(0).sqrt()
+    columns = (last.abs() * hidden)[0]
+    deps = graphprune.analyze(model, x)
+    (found,) = score(deps, "wanda", Context(deps, model, batches=read_batches([x], model)))
+    # what goes are places within groups: one index of each of the three
+    rows = (expected.sum(1) + columns).view(3, 2)
+    np.testing.assert_allclose(np.sort(found), np.sort(rows.sum(0)), rtol=1e-5)
 
 
 def test_rank_of_feature_maps() -> None:

@@ -21,6 +21,12 @@ def _call(type_: str, *shapes: tuple[int, ...]) -> tuple[Op, dict[Value, list[Di
     return op, {value: [atom(n) for n in value.shape] for value in inputs if value is not None}
 
 
+def _ours(function: registry.RuleFunction) -> registry.RuleFunction:
+    """A function that seems to come with the library."""
+    function.__module__ = "graphprune.rules.mine"
+    return function
+
+
 def _reasons(dims: list[Dim]) -> set[str | None]:
     return {axis.reason for dim in dims for axis in atoms(dim)}
 
@@ -69,7 +75,7 @@ def test_an_unknown_operation_locks_and_is_named() -> None:
 
 
 def test_a_rule_that_does_not_fit_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    rule = registry.Rule(lambda op: "a b c -> a b c", "", "")
+    rule = registry.Rule(_ours(lambda op: "a b c -> a b c"))
     monkeypatch.setitem(registry._RULES, "my.misfit", rule)
     op, dims = _call("my.misfit", (2, 3))
     results, effect = infer(op, dims)
@@ -77,7 +83,40 @@ def test_a_rule_that_does_not_fit_locks(monkeypatch: pytest.MonkeyPatch) -> None
     for found in (*results, *dims.values()):
         (reason,) = _reasons(found)
         assert reason is not None
-        assert "my.misfit at call: the rule does not fit the shapes [2, 3]" in reason
+        assert "my.misfit at call: the rule 'a b c -> a b c' does not fit" in reason
+        assert "[2, 3] -> [2, 3]: operand 0 has 2 dimensions, its pattern 3" in reason
+
+
+@pytest.mark.parametrize(
+    ("rule", "cause"),
+    [
+        (lambda op: "a b => a b", "has no '->'"),
+        (lambda op: "a b c -> a b c", "operand 0 has 2 dimensions, its pattern 3"),
+        (lambda op: "a b -> a b c", "result 0 has 2 dimensions, its pattern 3"),
+        (lambda op: "... b -> b", r"result 0 would have the shape \[3\]"),
+        (lambda op: "a b -> b a", r"result 0 would have the shape \[3, 2\]"),
+        (lambda op: "a a -> a a", "dimension 1 of operand 0 is 3 long, but 'a' is 2 elsewhere"),
+        (lambda op: "a (b -> a b", "open bracket"),
+        (lambda op: op.shapee(), "AttributeError"),
+        (lambda op: None, "must return a signature or a list of dimensions, not None"),
+        (lambda op: [], "gives 0 of 1 results"),
+        (lambda op: [op.dims()[:1]], r"gives result 0 the shape \[2\], not \[2, 3\]"),
+    ],
+)
+def test_a_wrong_rule_of_ones_own_is_an_error(
+    rule: registry.RuleFunction, cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry._RULES, "my.wrong", registry.Rule(rule))
+    op, dims = _call("my.wrong", (2, 3))
+    with pytest.raises(AxisError, match=rf"my\.wrong at call: the rule .*{cause}"):
+        infer(op, dims)
+
+
+def test_every_operand_and_result_has_a_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._RULES, "my.wrong", registry.Rule(lambda op: "a b -> a b"))
+    op, dims = _call("my.wrong", (2, 3), (3,))
+    with pytest.raises(AxisError, match="operand 1 has no pattern"):
+        infer(op, dims)
 
 
 @pytest.mark.parametrize("letters", ["r", "..."])
