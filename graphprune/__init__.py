@@ -20,6 +20,7 @@ from graphprune.core.errors import (
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import cost
 from graphprune.frontends.opening import frontend
+from graphprune.importance import criterion
 from graphprune.pipeline import Pass, Pipeline
 from graphprune.plan import Plan, load_plan
 from graphprune.planning import DEFAULT
@@ -47,6 +48,7 @@ __all__ = [
     "analyze",
     "axis_rule",
     "cost",
+    "criterion",
     "frontend",
     "load_plan",
     "plan",

@@ -15,6 +15,7 @@ from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
 from graphprune.importance.context import Context, Parts, by_slice, spread, summing, tracked
 from graphprune.importance.kernels import ABSOLUTE, SIGNED, SQUARED, Scores, slice_sum
+from graphprune.importance.registry import criterion
 from graphprune.rules.facts import Product, products
 from graphprune.statistics.observe import Visit, observe
 
@@ -22,11 +23,13 @@ Tap: TypeAlias = "tuple[Value, int]"
 """A value of the graph and the dimension of it that is watched."""
 
 
+@criterion("activation")
 def activation(context: Context) -> Parts:
     """Mean of |a| over samples and positions, of what a group's consumers read."""
     return _watched(context, _mean_of(lambda a, d: slice_sum(a, d, ABSOLUTE)))
 
 
+@criterion("activation_variance")
 def activation_variance(context: Context) -> Parts:
     """Variance of a over samples and positions, of what a group's consumers read."""
     first = _mean_of(lambda a, d: slice_sum(a, d, SIGNED))
@@ -39,11 +42,13 @@ def activation_variance(context: Context) -> Parts:
     return [[np.maximum(variance, 0) for variance in held] for held in found]
 
 
+@criterion("apoz")
 def apoz(context: Context) -> Parts:
     """Share of activations that are not zero, 1 - APoZ (Hu et al., Network Trimming, 2016)."""
     return _watched(context, _mean_of(lambda a, d: slice_sum((a != 0).float(), d, SIGNED)))
 
 
+@criterion("hrank")
 def hrank(context: Context) -> Parts:
     """Average rank of the feature maps (Lin et al., HRank, CVPR 2020).
 
@@ -62,6 +67,7 @@ def hrank(context: Context) -> Parts:
     return _watched(context, ranks)
 
 
+@criterion("wanda")
 def wanda(context: Context) -> Parts:
     """|w|·‖x‖ with the norm of the input feature (Sun et al., Wanda, ICLR 2024), over slices.
 

@@ -143,20 +143,31 @@ def _plain(found: Any, size: int) -> bool:
     return isinstance(found, np.ndarray) and found.dtype == np.float64 and found.shape == (size,)
 
 
-def checked(where: str, size: int, found: Any) -> Scores:
+def checked(where: str, size: int, found: Any, name: str = "") -> Scores:
     """Scores as a float64 array.
+
+    Args:
+        where: What they are of.
+        size: How many they must be.
+        found: What a criterion gave.
+        name: The criterion's.
 
     Raises:
         GraphPruneError: They have another length, or are not finite.
     """
     if isinstance(found, torch.Tensor):
         found = found.detach().cpu().double()
-    scores = np.asarray(found, dtype=np.float64)
-    if scores.shape != (size,) or not np.isfinite(scores).all():
-        raise GraphPruneError(
-            f"the importance criterion must give {size} finite scores for {where}, one for each "
-            f"index; it gave shape {scores.shape}"
-        )
+    who = f"importance criterion {name!r}" if name else "the importance criterion"
+    wanted = f"{who} must give {size} finite scores for {where}, one for each index"
+    try:
+        scores = np.asarray(found, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise GraphPruneError(f"{wanted}; it gave {type(found).__name__}") from error
+    if scores.shape != (size,):
+        raise GraphPruneError(f"{wanted}; it gave shape {scores.shape}")
+    wrong = int((~np.isfinite(scores)).sum())
+    if wrong:
+        raise GraphPruneError(f"{wanted}; {wrong} of them are infinite or not a number")
     return scores
 
 

@@ -22,12 +22,14 @@ from graphprune.core.graph import Value
 from graphprune.engine.state import preserved
 from graphprune.importance.context import Context, Parts, by_slice, summing, tracked
 from graphprune.importance.kernels import ABSOLUTE, SIGNED
+from graphprune.importance.registry import criterion
 
 Tensors = dict[Value, torch.Tensor]
 
 _PROBES = 4  # random signs for each batch in Hutchinson's estimate of the Hessian's diagonal
 
 
+@criterion("taylor")
 def taylor(context: Context) -> Parts:
     """First-order Taylor expansion (Molchanov et al., Importance Estimation, CVPR 2019).
 
@@ -45,6 +47,7 @@ def taylor(context: Context) -> Parts:
     return [[total / count for total in held] for held in parts]
 
 
+@criterion("snip")
 def snip(context: Context) -> Parts:
     """Connection sensitivity |g·w| (Lee et al., SNIP, ICLR 2019); serves before training too."""
     with _runs(context) as run:
@@ -53,6 +56,7 @@ def snip(context: Context) -> Parts:
     return by_slice(context.deps, summing(ABSOLUTE), changes)
 
 
+@criterion("fisher")
 def fisher(context: Context) -> Parts:
     """Empirical Fisher information ½·E[(g·w)²] over single samples.
 
@@ -73,6 +77,7 @@ def fisher(context: Context) -> Parts:
     return by_slice(context.deps, summing(SIGNED), total)
 
 
+@criterion("obd")
 def obd(context: Context) -> Parts:
     """Optimal Brain Damage ½·h·w² with the diagonal h of the Hessian (LeCun et al., 1990).
 
@@ -94,6 +99,7 @@ def obd(context: Context) -> Parts:
     return by_slice(context.deps, summing(SIGNED), total)
 
 
+@criterion("grasp")
 def grasp(context: Context) -> Parts:
     """Preservation of gradient flow, w·(Hg) (Wang et al., GraSP, ICLR 2020; temperature 1).
 
@@ -110,6 +116,7 @@ def grasp(context: Context) -> Parts:
     return by_slice(context.deps, summing(SIGNED), total)
 
 
+@criterion("synflow")
 def synflow(context: Context) -> Parts:
     """Synaptic flow |w|·∂R/∂|w|, R = Σ f_|w|(1) (Tanaka et al., 2020); needs no data.
 

@@ -7,10 +7,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from graphprune.core.errors import GraphPruneError
 from graphprune.core.groups import Dependencies
 from graphprune.importance import Context, Criterion, Scores, find
 from graphprune.importance.context import checked
 from graphprune.importance.reduce import reduced
+from graphprune.importance.registry import called
 
 
 def score(
@@ -36,9 +40,16 @@ def score(
     """
     criterion = find(importance)
     context = context or Context(deps)
-    context.name = importance if isinstance(importance, str) else "the criterion"
+    context.name = name = called(importance)
     parts = criterion(context)
-    return [
-        checked(group.name, group.size, reduced(held, group.size, reduction))
-        for group, held in zip(deps.groups, parts, strict=True)
-    ]
+    if not isinstance(parts, Sequence) or len(parts) != len(deps.groups):
+        given = len(parts) if isinstance(parts, Sequence) else type(parts).__name__
+        raise GraphPruneError(
+            f"importance criterion {name!r} must give a list of contributions for each of the "
+            f"{len(deps.groups)} groups; it gave {given}"
+        )
+    out = []
+    for group, held in zip(deps.groups, parts, strict=True):
+        sized = [checked(group.name, group.size, part, name) for part in held]
+        out.append(checked(group.name, group.size, reduced(sized, group.size, reduction), name))
+    return out

@@ -11,19 +11,23 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.indices import holdings
 from graphprune.importance.context import Context, Parts, by_slice, summing
 from graphprune.importance.kernels import ABSOLUTE, SQUARED, Scores
+from graphprune.importance.registry import criterion
 from graphprune.rules.facts import gain
 
 
+@criterion("l1")
 def l1(context: Context) -> Parts:
     """Sum of |w| (Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017)."""
     return by_slice(context.deps, summing(ABSOLUTE))
 
 
+@criterion("l2")
 def l2(context: Context) -> Parts:
     """Sum of w²; over a group, the square of its `group_norm`."""
     return by_slice(context.deps, summing(SQUARED))
 
 
+@criterion("group_norm", "mu-2sigma")
 def group_norm(context: Context) -> Parts:
     """Norm of all that an index owns (Fang et al., DepGraph, CVPR 2023): the root of `l2`.
 
@@ -33,6 +37,7 @@ def group_norm(context: Context) -> Parts:
     return [[np.sqrt(np.sum(held, axis=0))] for held in l2(context)]
 
 
+@criterion("bn_scale")
 def bn_scale(context: Context) -> Parts:
     """|scale| of the normalisation layers (Liu et al., Network Slimming, ICCV 2017).
 
@@ -62,6 +67,7 @@ def _scales(deps: Dependencies) -> list[Value]:
     return list(dict.fromkeys(value for value in gains if value is not None))
 
 
+@criterion("fpgm")
 def fpgm(context: Context) -> Parts:
     """Sum of distances to the other indices (He et al., Filter Pruning via Geometric Median, 2019).
 
@@ -94,6 +100,7 @@ def _distances(gram: torch.Tensor) -> Scores:
     return np.asarray(apart.fill_diagonal_(0).double().sum(1).cpu(), dtype=np.float64)
 
 
+@criterion("random")
 def random(context: Context) -> Parts:
     """Uniform random numbers: the baseline that a criterion has to beat."""
     generator = np.random.default_rng(context.seed)
