@@ -10,49 +10,25 @@ taken over and the comparison goes on behind them, as it does behind random numb
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from graphprune.core.cuts import Cuts
 from graphprune.core.errors import VerifyError
-from graphprune.core.graph import Graph, Op, Value
+from graphprune.core.graph import Evaluator, Op, Value
 from graphprune.core.proof import Verification
 from graphprune.engine.perturbed import perturbed
-from graphprune.engine.tensors import as_dtype, cut_tensor, difference
-from graphprune.frontends.torch.execute import evaluate, tags
+from graphprune.engine.run import Run, given_inputs
+from graphprune.engine.tensors import cut_tensor, difference
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules.facts import is_random
 
-TOLERANCE = 1e-9
 _LIMIT = 1e8  # larger numbers are scaled down where the type is coarse
 
 
-@dataclass(frozen=True)
-class Engine:
-    """What runs the operations of a graph.
-
-    Attributes:
-        evaluate: Runs one operation: `(op, operands, changed attributes, dtype) -> results`.
-        dtype: Floating-point type to compute in.
-        tolerance: Largest relative difference that rounding may cause.
-        coarse: Whether the type is so coarse that rounding must not add up from operation to
-            operation: the survivors' values are then taken over after each, and large ones
-            (without trained normalisations, numbers grow) are scaled down in both runs.
-    """
-
-    evaluate: Callable[..., list[torch.Tensor]] = evaluate
-    dtype: torch.dtype = torch.float64
-    tolerance: float = TOLERANCE
-    coarse: bool = False
-
-
-TORCH = Engine()
-
-
 def verify(
-    cuts: Cuts, inputs: Sequence[torch.Tensor], seed: int = 0, engine: Engine | None = None
+    cuts: Cuts, inputs: Sequence[torch.Tensor], seed: int = 0, engine: Evaluator | None = None
 ) -> Verification:
     """Check that removal equals masking.
 
@@ -60,58 +36,52 @@ def verify(
         cuts: The narrowed graph.
         inputs: Example inputs, in the order of the graph's.
         seed: For the perturbation of the weights.
-        engine: What runs the operations; PyTorch in float64 where not given.
+        engine: What runs the operations, in place of the graph's own engine.
 
     Raises:
         VerifyError: The two disagree; names the first operation and the difference there.
     """
-    engine = engine or TORCH
     graph = cuts.deps.source
+    engine = engine or graph.engine
     outcome = Verification()
     weights = perturbed(graph, seed, engine.dtype)
     points = _zero_points(cuts)
-    given = {v: as_dtype(x, engine.dtype) for v, x in zip(graph.inputs, inputs, strict=True)}
 
     def zeroed(value: Value) -> torch.Tensor:
-        if value in given:
-            return given[value]
         point, dim = points.get(value, (None, 0))
         zero = None if point is None else along(weights(point), dim, len(value.shape))
         return _zeroed(weights(value), cuts, value, zero)
 
-    masked = _Run(graph, engine, zeroed)
-    small = _Run(
-        graph,
-        engine,
-        lambda v: given[v] if v in given else cut_tensor(weights(v), cuts.weights.get(v, ())),
-    )
-    for op in graph.ops:
+    def narrowed(value: Value) -> torch.Tensor:
+        return cut_tensor(weights(value), cuts.weights.get(value, ()))
+
+    given = given_inputs(graph, inputs, engine.dtype)
+    masked = Run(graph, zeroed, [given], dtype=engine.dtype, engine=engine)
+    given = given_inputs(graph, inputs, engine.dtype)
+    small = Run(graph, narrowed, [given], cuts.attrs, engine.dtype, engine=engine)
+    for op in _original(masked):
         try:
-            reference = masked.step(op, {})
-        except RuntimeError as error:
-            raise VerifyError(
-                f"the original model does not run by single operations: {error}; pass example "
-                "inputs that it accepts, or verify=False",
-                "",
-                float("inf"),
-            ) from error
-        try:
-            results = small.step(op, cuts.attrs.get(op, {}))
+            small.step(op)
         except (RuntimeError, IndexError) as error:
             raise VerifyError(
                 f"{_where(op)} cannot run once narrowed: {error}", _where(op), float("inf")
             ) from error
-        for value, full, cut in zip(op.outputs, reference, results, strict=True):
+        for value in op.outputs:
+            (full,), (cut,) = masked.values(value), small.values(value)
             kept = cuts.kept(value)
             expected = cut_tensor(full, kept)
             gap = difference(expected, cut)
             if _mixes(op, cuts) or (gap > engine.tolerance and _inexact(op, cuts, masked)):
                 outcome.exact = False
                 outcome.mixing.append(op.name)
-                masked.set(value, _scattered(full, cut, kept))
-            elif gap > engine.tolerance and expected.shape == cut.shape and masked.draws(op):
+                masked.replace(value, _scattered(full, cut, kept))
+            elif (
+                gap > engine.tolerance
+                and expected.shape == cut.shape
+                and _draws(op, masked, engine)
+            ):
                 cut = expected  # numbers drawn for another length are others
-                small.set(value, cut)
+                small.replace(value, cut)
             elif gap > engine.tolerance:
                 raise VerifyError(
                     f"removal differs from masking at {_where(op)}: largest relative difference "
@@ -123,61 +93,27 @@ def verify(
                 outcome.difference = max(outcome.difference, gap)
                 if full.is_floating_point() and not math.isfinite(float(full.sum())):
                     # 0/0 where all is masked (a normalised weight): nothing reads it but zeros.
-                    masked.set(value, _scattered(full, cut, kept))
+                    masked.replace(value, _scattered(full, cut, kept))
             if engine.coarse and full.is_floating_point() and cut.numel():
                 scale = _scale(cut)
-                rest = masked.get(value)
-                masked.set(value, _scattered(rest, cut, kept, rest) * scale)
-                small.set(value, cut * scale)
-        masked.release(op)
+                (rest,) = masked.values(value)
+                masked.replace(value, _scattered(rest, cut, kept, rest) * scale)
+                small.replace(value, cut * scale)
         small.release(op)
     return outcome
 
 
-class _Run:
-    """The values of one run of the graph, each freed after its last use."""
-
-    def __init__(
-        self, graph: Graph, engine: Engine, source: Callable[[Value], torch.Tensor]
-    ) -> None:
-        self._engine = engine
-        self._env: dict[Value, torch.Tensor] = {}
-        self._source = source
-        self._last = {value: op for op in graph.ops for value in op.inputs if value is not None}
-
-    def operands(self, op: Op) -> Iterator[torch.Tensor | None]:
-        for value in op.inputs:
-            if value is not None and value not in self._env:
-                self._env[value] = self._source(value)
-            yield None if value is None else self._env[value]
-
-    def step(self, op: Op, changed: dict[str, object]) -> list[torch.Tensor]:
-        engine = self._engine
-        results = engine.evaluate(op, list(self.operands(op)), changed, engine.dtype)
-        self._env.update(zip(op.outputs, results, strict=True))
-        return results
-
-    def draws(self, op: Op) -> bool:
-        """Whether an operation whose results are at hand would give other ones a second time."""
-        tagged = torch.Tag.nondeterministic_seeded in tags(op)
-        if not tagged and not is_random(op):
-            return False
-        if op.attrs.get("seed") is not None:  # the same numbers again, but others once narrowed
-            return True
-        again = self._engine.evaluate(op, list(self.operands(op)), {}, self._engine.dtype)
-        known = (self._env[value] for value in op.outputs)
-        return any(difference(a, b) > 0 for a, b in zip(known, again, strict=True))
-
-    def set(self, value: Value, tensor: torch.Tensor) -> None:
-        self._env[value] = tensor
-
-    def get(self, value: Value) -> torch.Tensor:
-        return self._env[value]
-
-    def release(self, op: Op) -> None:
-        for value in [*op.inputs, *op.outputs]:
-            if value is not None and self._last.get(value) in (op, None):
-                self._env.pop(value, None)
+def _original(masked: Run) -> Iterator[Op]:
+    """Each operation of the original, once it has run."""
+    try:
+        yield from masked.steps()
+    except RuntimeError as error:
+        raise VerifyError(
+            f"the original model does not run by single operations: {error}; pass example "
+            "inputs that it accepts, or verify=False",
+            "",
+            float("inf"),
+        ) from error
 
 
 def _zero_points(cuts: Cuts) -> dict[Value, tuple[Value, int]]:
@@ -222,12 +158,22 @@ def _mixes(op: Op, cuts: Cuts) -> bool:
     return any(cuts.touches(dim) for dim in cuts.deps.effects[op].mixes)
 
 
-def _inexact(op: Op, cuts: Cuts, masked: _Run) -> bool:
+def _draws(op: Op, masked: Run, engine: Evaluator) -> bool:
+    """Whether an operation that has run would give other results a second time."""
+    if not engine.random(op) and not is_random(op):
+        return False
+    if op.attrs.get("seed") is not None:  # the same numbers again, but others once narrowed
+        return True
+    known = [tensor for value in op.outputs for tensor in masked.values(value)]
+    return any(difference(a, b) > 0 for a, b in zip(known, masked.again(op), strict=True))
+
+
+def _inexact(op: Op, cuts: Cuts, masked: Run) -> bool:
     """Whether the op sums over a removed axis on which no operand is zero."""
     gone = [dim for dim in cuts.deps.effects[op].contracts if cuts.touches(dim)]
     if not gone:
         return False
-    operands = list(masked.operands(op))
+    operands = masked.operands(op)
     points = {place: (operands[point], dim) for place, point, dim in cuts.deps.effects[op].zeros}
     for place, (value, tensor) in enumerate(zip(op.inputs, operands, strict=True)):
         if value is None or tensor is None:
@@ -289,8 +235,7 @@ class Verify(Pass):
         seed = work.asked.seed
         if not work.asked.verify:
             return self.unchanged("off")
-        engine = getattr(work.program, "engine", None)
-        found = verify(work.cuts, work.program.flat_inputs(seed), seed, engine)
+        found = verify(work.cuts, work.program.flat_inputs(seed), seed)
         work.verification = found
         before = work.lowered
         work.lowered, found.lowered = work.program.prove(work.expressed, before, seed)

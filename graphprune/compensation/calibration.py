@@ -155,7 +155,7 @@ class Calibration:
 
     def _polished(self, cuts: Cuts, samples: Samples, found: Compensation) -> Compensation:
         """The solved weights after a descent, where that much time is granted."""
-        if self._deps.source.run is not None or self.options.effort == "fast":  # no gradients there
+        if not self._deps.source.engine.differentiable or self.options.effort == "fast":
             return found
         steps = self._steps(parts(self._deps, samples)[1])
         if not steps:

@@ -32,7 +32,7 @@ from graphprune.compensation.refit import refit
 from graphprune.core.axes import Dim
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
-from graphprune.engine.run import Sweep, resized
+from graphprune.engine.run import Attrs, Run, given_inputs, resized
 from graphprune.engine.tensors import cut_tensor
 from graphprune.statistics.moments import Moments, observed
 from graphprune.statistics.samples import Samples, walk
@@ -106,30 +106,35 @@ class _Compensator:
         self._consumers = find_consumers(cuts.deps)
         self._out = Compensation()
         graph, batch = cuts.deps.source, samples.size
-        double = graph.run is None and any(v.dtype == "float64" for v in graph.parameters())
+        double = graph.engine.native is None and any(
+            v.dtype == "float64" for v in graph.parameters()
+        )
         self._samples = samples
         self._shifts: dict[Value, torch.Tensor] = {}
         self._dtype = torch.float64 if double else torch.float32
         attrs = resized(self._deps, {}, batch)
-        self._dense = Sweep(graph, samples.weight, samples.chunks, attrs, self._dtype)
+        self._dense = self._started(samples.weight, attrs)
         attrs = resized(self._deps, cuts.keep, batch)
-        self._small = Sweep(graph, self._weight, samples.chunks, attrs, self._dtype)
+        self._small = self._started(self._weight, attrs)
         self._differs: set[Value] = set()
+
+    def _started(self, weights: Callable[[Value], torch.Tensor], attrs: Attrs) -> Run:
+        graph = self._deps.source
+        given = [given_inputs(graph, chunk, self._dtype) for chunk in self._samples.chunks]
+        return Run(graph, weights, given, attrs, self._dtype)
 
     def run(self, advance: Callable[[float], None]) -> Compensation:
         ops = self._deps.source.ops
         self._solve_shared()
         self._samples.meet(self._deps.source.inputs, self._dense)
-        for number, op in enumerate(ops):
+        for number, op in enumerate(self._dense.steps()):
             differs = self._reads_fewer(op) or any(v in self._differs for v in op.inputs)
-            self._dense.step(op)
             self._samples.meet(op.outputs, self._dense)
             if differs:
                 self._solve_for(op)
                 self._differs.update(op.outputs)
             self._small.step(op)
-            for sweep in (self._dense, self._small):
-                sweep.release(op)
+            self._small.release(op)
             advance((number + 1) / len(ops))
         return self._out
 
@@ -145,10 +150,10 @@ class _Compensator:
         if not any(shared.values()):
             return
         pools: dict[Value, _Pool] = {}
-        for op, sweep in walk(self._deps, self._samples, self._dtype):
+        for op, run in walk(self._deps, self._samples, self._dtype):
             for consumer in shared.get(op, ()):
                 with self._reporting(op):
-                    self._pool(consumer, sweep.values(consumer.source), pools)
+                    self._pool(consumer, run.values(consumer.source), pools)
         for pool in pools.values():
             if pool.consumer.op.name not in self._out.left:
                 with self._reporting(pool.consumer.op):

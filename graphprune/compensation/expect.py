@@ -23,8 +23,8 @@ from graphprune.compensation.consumers import Consumer, Layout, find_consumers
 from graphprune.core.axes import leaves
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
+from graphprune.engine.run import LastUses
 from graphprune.engine.tensors import as_dtype
-from graphprune.frontends.torch.execute import evaluate
 from graphprune.rules.facts import (
     Reading,
     adds,
@@ -60,7 +60,7 @@ def expect(
         `channels x channels` for each of them of which anything is known.
     """
     graph = deps.source
-    last = {v: op for op in graph.ops for v in op.inputs if v is not None}
+    uses = LastUses(graph.ops)
     places: dict[Value, set[int]] = {}
     for value, channel in wanted:
         places.setdefault(value, set()).add(channel)
@@ -82,9 +82,8 @@ def expect(
         followed.step(op)
         for value in op.outputs:
             note(value)
-        for read in [*op.inputs, *op.outputs]:
-            if read is not None and last.get(read) in (op, None):
-                followed.flows.pop(read, None)
+        for read in uses.after(op):
+            followed.flows.pop(read, None)
         if sum(x.numel() for x in out.values()) > _MOST:
             break
     return out
@@ -129,7 +128,7 @@ class _Followed:
 
     def __init__(self, deps: Dependencies) -> None:
         self._deps = deps
-        self._run = deps.source.run or evaluate
+        self._evaluate = deps.source.engine.evaluate
         self.flows: dict[Value, Flow] = {}
         held = (value.tensor for value in deps.source.weights.values())
         self._device = next((t.device for t in held if t is not None), None)
@@ -227,8 +226,12 @@ class _Followed:
             None if v is None else _tensor(v) if v.is_weight else next(rest).table.view(shape)
             for v in op.inputs
         ]
-        found = self._run(op, operands, {}, torch.float32)[0]
+        found = self._results(op, operands)[0]
         return Flow(flows[0].base, found.expand(shape).reshape(NODES, number), at)
+
+    def _results(self, op: Op, operands: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return self._evaluate(op, operands, {}, torch.float32)
 
     def _moved(self, op: Op, value: Value, flow: Flow) -> list[Flow | None]:
         """Channels in another place or order, or some of them: where their numbers arrive."""
@@ -239,7 +242,7 @@ class _Followed:
             numbers = torch.arange(shape[flow.at], device=flow.table.device).float().view(shape)
             numbers = numbers.expand(value.shape).contiguous()
         operands = [None if v is None else numbers if v is value else _tensor(v) for v in op.inputs]
-        return [_arrived(flow, x) for x in self._run(op, operands, {}, torch.float32)]
+        return [_arrived(flow, x) for x in self._results(op, operands)]
 
 
 def _arrived(flow: Flow, numbers: torch.Tensor) -> Flow | None:

@@ -8,15 +8,13 @@ the operation together (simultaneous perturbation: Spall, IEEE Trans. Automatic 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
-from graphprune.engine.run import Chunk, resized
-from graphprune.engine.tensors import as_dtype
-from graphprune.frontends.torch.execute import evaluate
+from graphprune.engine.run import Chunk, Run, given_inputs, resized
 from graphprune.rules.facts import output_channel
 from graphprune.statistics.made.sample import macs_of
 from graphprune.statistics.samples import Samples
@@ -53,18 +51,16 @@ def perturb(
 class _Perturbed:
     def __init__(self, deps: Dependencies, samples: Samples, chunk: Chunk, size: int) -> None:
         self._graph = deps.source
-        self._run = deps.source.run or evaluate
         self._samples = samples
         self._attrs = resized(deps, {}, size)
         self._number = {op: number for number, op in enumerate(self._graph.ops)}
-        self._env: dict[Value, torch.Tensor] = {
-            value: as_dtype(x, torch.float32)
-            for value, x in zip(self._graph.inputs, chunk, strict=True)
-        }
-        for op in self._graph.ops:
-            self._env.update(self._results(op, {}))
+        self._known = given_inputs(self._graph, chunk, torch.float32)
+        for op, run in self._run(self._known, self._graph.ops):
+            self._known.update((value, run.values(value)[0]) for value in op.outputs)
         self._ends = [
-            v for v in self._graph.outputs if v in self._env and self._env[v].is_floating_point()
+            v
+            for v in self._graph.outputs
+            if v in self._known and self._known[v].is_floating_point()
         ]
 
     def of(self, ops: Sequence[Op]) -> dict[Op, float]:
@@ -73,28 +69,34 @@ class _Perturbed:
         return {op: self._share(op, generator) for op in ops}
 
     def _share(self, op: Op, generator: torch.Generator) -> float:
-        changed = {op.outputs[0]: _changed(self._env[op.outputs[0]], op, generator)}
-        for later in self._graph.ops[self._number[op] + 1 :]:
-            if any(value in changed for value in later.inputs):
-                changed.update(self._results(later, changed))
+        start = op.outputs[0]
+        found = {start: _changed(self._known[start], op, generator)}
+        for later, run in self._run({**self._known, **found}, self._behind(op)):
+            found.update((v, run.values(v)[0]) for v in later.outputs if v in self._ends)
         total = 0.0
         for value in self._ends:
-            if value in changed:
-                was, now = self._env[value], changed[value]
+            if value in found:
+                was, now = self._known[value], found[value]
                 total += float((now - was).square().mean() / (was.var(unbiased=False) + _SMALL))
         return total / _SHARE**2
 
-    def _results(self, op: Op, changed: Mapping[Value, torch.Tensor]) -> dict[Value, torch.Tensor]:
-        operands = [None if v is None else self._operand(v, changed) for v in op.inputs]
-        found = self._run(op, operands, self._attrs.get(op, {}), torch.float32)
-        return dict(zip(op.outputs, found, strict=True))
+    def _behind(self, op: Op) -> list[Op]:
+        """The operations that an operation's first result reaches."""
+        reached = {op.outputs[0]}
+        out = []
+        for later in self._graph.ops[self._number[op] + 1 :]:
+            if any(value in reached for value in later.inputs):
+                reached.update(later.outputs)
+                out.append(later)
+        return out
 
-    def _operand(self, value: Value, changed: Mapping[Value, torch.Tensor]) -> torch.Tensor | None:
-        if not value.is_weight:
-            return changed[value] if value in changed else self._env[value]
-        if value.tensor is None:
-            return None
-        return as_dtype(self._samples.weight(value), torch.float32)
+    def _run(
+        self, known: Mapping[Value, torch.Tensor], ops: Sequence[Op]
+    ) -> Iterator[tuple[Op, Run]]:
+        """Some operations, each with the run once it has run."""
+        weights, dtype = self._samples.weight, torch.float32
+        run = Run(self._graph, weights, [known], self._attrs, dtype, ops=ops)
+        return ((op, run) for op in run.steps())
 
 
 def _changed(y: torch.Tensor, op: Op, generator: torch.Generator) -> torch.Tensor:

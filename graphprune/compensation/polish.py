@@ -24,8 +24,8 @@ from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk, sampled
 from graphprune.engine.tensors import as_dtype, cut_tensor
+from graphprune.engine.trial import Trial
 from graphprune.statistics.made.augment import augmented
-from graphprune.statistics.made.synthesize import Trial
 from graphprune.statistics.samples import Samples, captured, recut
 
 STEPS = 300

@@ -24,9 +24,9 @@ from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk
 from graphprune.engine.tensors import as_dtype
+from graphprune.engine.trial import Trial
 from graphprune.rules.facts import output_channel
 from graphprune.statistics.made.sample import elements_of, macs_of
-from graphprune.statistics.made.synthesize import Trial
 from graphprune.statistics.samples import Samples, captured, recut, walk
 
 _ENOUGH, _FEWEST, _WORK = 64, 8, 5e10  # samples; multiply-accumulates of a pass over them
@@ -66,7 +66,7 @@ def sense(deps: Dependencies, samples: Samples, ops: Sequence[Op]) -> dict[Op, S
     if samples.norms:
         for _ in walk(deps, samples):  # batch norms take the samples' own statistics
             pass
-    if deps.source.run is not None:
+    if not deps.source.engine.differentiable:
         return _perturbed(deps, samples, size, ops)
     weights = {value: _weight(samples, value) for value in deps.source.weights.values()}
     trial = Trial(deps, size, weights=weights)

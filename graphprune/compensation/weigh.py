@@ -30,7 +30,7 @@ from graphprune.core.axes import Axis, atoms
 from graphprune.core.graph import Op
 from graphprune.core.groups import Dependencies
 from graphprune.core.indices import holdings
-from graphprune.engine.run import Sweep
+from graphprune.engine.run import Run
 from graphprune.importance import Scores
 from graphprune.statistics.moments import Moments, observed
 from graphprune.statistics.samples import Samples, walk
@@ -68,10 +68,10 @@ def weigh(
     found: dict[Axis, Elimination | None] = dict.fromkeys(systems)
     seen: _Seen = {}
     scarcity: dict[Axis, float] = {}
-    for number, (op, sweep) in enumerate(walk(deps, samples)):
+    for number, (op, run) in enumerate(walk(deps, samples)):
         for consumer in consumers.get(op, ()):
             how_much = _counts(consumer, senses, samples)
-            _read(deps, consumer, sweep, systems, seen, how_much, samples)
+            _read(deps, consumer, run, systems, seen, how_much, samples)
         for axis in due.get(op, ()):
             held = systems.pop(axis)
             scarcity[axis], found[axis] = held.scarcity, _finite(held.eliminated())
@@ -119,7 +119,7 @@ def _last_readers(
 def _read(
     deps: Dependencies,
     consumer: Consumer,
-    sweep: Sweep,
+    run: Run,
     systems: dict[Axis, Systems],
     seen: _Seen,
     counts: tuple[torch.Tensor, float | None],
@@ -130,7 +130,7 @@ def _read(
     Args:
         deps: The analysis.
         consumer: The consumer.
-        sweep: The run, behind the consumer's operation.
+        run: The run, behind the consumer's operation.
         systems: For each group's axis.
         seen: The covariances that were taken last: several layers often read one value.
         counts: What errors in its outputs count.
@@ -139,7 +139,7 @@ def _read(
     dim = deps.dims[consumer.source][consumer.channel]
     if not any(axis in systems for axis in atoms(dim)):
         return
-    values = sweep.values(consumer.source)
+    values = run.values(consumer.source)
     rows = sum(x.numel() // max(x.shape[consumer.channel], 1) for x in values)
     how = layout(consumer, dim, None, rows)
     if how is None:

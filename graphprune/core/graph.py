@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Kind = Literal["input", "parameter", "buffer", "constant", "result"]
 
@@ -65,6 +65,38 @@ class Op:
         return f"{self.outputs} = {self.type}({self.inputs})"
 
 
+class Evaluator(Protocol):
+    """What runs the operations of a graph: `graphprune.engine.engine.Engine` says what each is."""
+
+    @property
+    def evaluate(self) -> Callable[..., list[Any]]:
+        """Runs one operation: `(op, operands, changed attributes, dtype) -> results`."""
+
+    @property
+    def dtype(self) -> Any:
+        """Floating-point type in which proofs are computed."""
+
+    @property
+    def tolerance(self) -> float:
+        """Largest relative difference that rounding may cause in that type."""
+
+    @property
+    def coarse(self) -> bool:
+        """Whether rounding must not add up from operation to operation."""
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients pass through `evaluate`."""
+
+    @property
+    def native(self) -> Any:
+        """Floating-point type in which data are observed; None: as stored."""
+
+    @property
+    def random(self) -> Callable[[Op], bool]:
+        """Whether an operation may give other results each time."""
+
+
 @dataclass(slots=True, eq=False)
 class Graph:
     """A network: operations in execution order.
@@ -78,18 +110,17 @@ class Graph:
             take part in the analysis, not in the cost.
         fixed: Weights that must keep their shapes, with the reason.
         outside: Elements of the model's parameters that no operation reaches: they cost, and stay.
-        run: Runs one operation, `(op, operands, changed attributes, dtype) -> results`; None where
-            PyTorch runs it, with gradients if need be.
+        engine: What runs its operations.
     """
 
     ops: list[Op]
     inputs: list[Value]
     outputs: list[Value]
     weights: dict[str, Value]
+    engine: Evaluator
     training: list[Op] = field(default_factory=list)
     fixed: dict[Value, str] = field(default_factory=dict)
     outside: int = 0
-    run: Callable[..., list[Any]] | None = None
 
     def parameters(self) -> Iterator[Value]:
         """The trainable weights, each tied tensor once."""

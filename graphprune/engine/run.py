@@ -1,8 +1,9 @@
-"""A run of a graph over many samples, one operation at a time."""
+"""The one loop over a graph that evaluates its operations, and other numbers of samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,74 +11,177 @@ import torch
 
 from graphprune.core.axes import Axis, leaves
 from graphprune.core.cuts import narrow
-from graphprune.core.graph import Graph, Op, Value
+from graphprune.core.graph import Evaluator, Graph, Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.indices import Indices
 from graphprune.engine.tensors import as_dtype
-from graphprune.frontends.torch.execute import evaluate
 
 Chunk: TypeAlias = "tuple[torch.Tensor, ...]"
 Attrs: TypeAlias = "Mapping[Op, Mapping[str, Any]]"
+Watch: TypeAlias = "Callable[[Op, list[torch.Tensor | None]], None]"
 
 
-class Sweep:
-    """The values of a graph for all samples; each is freed after its last use.
+class LastUses:
+    """Which values no later operation reads, for each operation.
 
-    Samples stay in chunks, so that no operation needs memory for all of them at once.
+    Args:
+        ops: The operations, in the order in which they run.
+        held: Values that are wanted to the end.
+    """
+
+    def __init__(self, ops: Sequence[Op], held: Collection[Value] = ()) -> None:
+        last = {value: op for op in ops for value in op.inputs if value is not None}
+        self._ended: dict[Op, list[Value]] = {}
+        for op in ops:
+            touched = dict.fromkeys(v for v in (*op.inputs, *op.outputs) if v is not None)
+            self._ended[op] = [v for v in touched if v not in held and last.get(v) in (op, None)]
+
+    def after(self, op: Op) -> list[Value]:
+        """What may be freed once an operation has run."""
+        return self._ended[op]
+
+
+class Run:
+    """One run of a graph, original or narrowed: the only loop that evaluates operations.
+
+    It runs over one input or over many samples in chunks, so that no operation needs memory for
+    all of them at once. Each value is freed after its last use.
 
     Args:
         graph: The graph.
-        weights: Gives the tensor of a weight.
-        chunks: Tensors for the graph's inputs, for each chunk of samples.
+        weights: Gives the tensor of a weight, each time that an operation reads it.
+        given: For each chunk the tensors that are known from the start: those of the graph's
+            inputs.
         attrs: Attributes with new values.
-        dtype: Floating-point type to compute in.
+        dtype: Floating-point type to compute in; None where each number keeps its own.
+        ops: The operations to run, in their order; all of the graph's where not given.
+        uses: When values are freed; by their last use among `ops` where not given.
+        gradients: Whether gradients may be asked for, where PyTorch records them.
+        engine: What runs the operations, in place of the graph's own engine.
+
+    Example:
+        >>> run = Run(graph, lambda value: value.tensor, [dict(zip(graph.inputs, inputs))])
+        >>> for op in run.steps():
+        ...     print(op.name, run.values(op.outputs[0]))
     """
 
     def __init__(
         self,
         graph: Graph,
-        weights: Callable[[Value], torch.Tensor],
-        chunks: Sequence[Chunk],
-        attrs: Attrs,
-        dtype: torch.dtype,
+        weights: Callable[[Value], torch.Tensor | None],
+        given: Sequence[Mapping[Value, torch.Tensor]],
+        attrs: Attrs = MappingProxyType({}),
+        dtype: torch.dtype | None = None,
+        *,
+        ops: Sequence[Op] | None = None,
+        uses: LastUses | None = None,
+        gradients: bool = False,
+        engine: Evaluator | None = None,
     ) -> None:
+        self._evaluate = (engine or graph.engine).evaluate
         self._weights = weights
         self._attrs = attrs
         self._dtype = dtype
-        self._run = graph.run or evaluate
-        self._last = {value: op for op in graph.ops for value in op.inputs if value is not None}
-        self._env: dict[Value, list[torch.Tensor]] = {}
-        for number, value in enumerate(graph.inputs):
-            self._env[value] = [as_dtype(chunk[number], dtype).clone() for chunk in chunks]
-        self._number = len(chunks)
+        self._ops = graph.ops if ops is None else ops
+        self._uses = uses or LastUses(self._ops)
+        self._gradients = gradients
+        self._envs = [dict(known) for known in given]
 
-    def values(self, value: Value) -> list[torch.Tensor]:
-        """What a value is, chunk by chunk."""
-        return self._env[value]
+    def steps(self, watch: Watch | None = None) -> Iterator[Op]:
+        """Run all operations.
 
-    def step(self, op: Op) -> None:
-        """Run one operation."""
-        held = {
-            value: None if value.tensor is None else as_dtype(self._weights(value), self._dtype)
-            for value in op.inputs
-            if value is not None and value.is_weight
-        }
+        Args:
+            watch: Called before each of them with its operands, once for each chunk.
+
+        Yields:
+            Each operation once it has run; its operands are not freed yet.
+        """
+        for op in self._ops:
+            self.step(op, watch)
+            yield op
+            self.release(op)
+
+    def step(self, op: Op, watch: Watch | None = None) -> None:
+        """Run one operation, for those who run two graphs side by side."""
         changed = self._attrs.get(op, {})
-        results: list[list[torch.Tensor]] = []
-        for number in range(self._number):
-            operands = [
-                None if v is None else held[v] if v in held else self._env[v][number]
-                for v in op.inputs
-            ]
-            results.append(self._run(op, operands, changed, self._dtype))
-        for value, found in zip(op.outputs, zip(*results, strict=True), strict=True):
-            self._env[value] = list(found)
+        held = self._held(op)
+        with torch.set_grad_enabled(self._gradients and torch.is_grad_enabled()):
+            for env in self._envs:
+                operands = [
+                    None if v is None else held[v] if v in held else env[v] for v in op.inputs
+                ]
+                if watch is not None:
+                    watch(op, operands)
+                found = self._evaluate(op, operands, changed, self._dtype)
+                env.update(zip(op.outputs, found, strict=True))
 
     def release(self, op: Op) -> None:
         """Free what no later operation reads."""
-        for value in [*op.inputs, *op.outputs]:
-            if value is not None and self._last.get(value) in (op, None):
-                self._env.pop(value, None)
+        for value in self._uses.after(op):
+            for env in self._envs:
+                env.pop(value, None)
+
+    def values(self, value: Value) -> list[torch.Tensor]:
+        """What a value is, chunk by chunk."""
+        return [env[value] for env in self._envs]
+
+    def known(self, value: Value) -> torch.Tensor | None:
+        """A weight or a value that is at hand, in a run over one input; else None."""
+        (env,) = self._envs
+        return self._weight(value) if value.is_weight else env.get(value)
+
+    def replace(self, value: Value, tensor: torch.Tensor) -> None:
+        """Let later operations read another tensor, in a run over one input."""
+        (env,) = self._envs
+        env[value] = tensor
+
+    def operands(self, op: Op) -> list[torch.Tensor | None]:
+        """What an operation reads, in a run over one input."""
+        (env,) = self._envs
+        held = self._held(op)
+        return [None if v is None else held[v] if v in held else env[v] for v in op.inputs]
+
+    def again(self, op: Op) -> list[torch.Tensor]:
+        """Results of an operation once more, with attributes as they were captured."""
+        with torch.no_grad():
+            return self._evaluate(op, self.operands(op), {}, self._dtype)
+
+    def _held(self, op: Op) -> dict[Value, torch.Tensor | None]:
+        """The weights that an operation reads; None where PyTorch lacks their type."""
+        return {
+            value: self._weight(value)
+            for value in op.inputs
+            if value is not None and value.is_weight
+        }
+
+    def _weight(self, value: Value) -> torch.Tensor | None:
+        found = None if value.tensor is None else self._weights(value)
+        return found if found is None or self._dtype is None else as_dtype(found, self._dtype)
+
+
+def given_inputs(
+    graph: Graph, tensors: Sequence[torch.Tensor], dtype: torch.dtype | None = None
+) -> dict[Value, torch.Tensor]:
+    """Copies of tensors for the inputs of a graph, in one precision where asked for."""
+    return {
+        value: (x if dtype is None else as_dtype(x, dtype)).detach().clone()
+        for value, x in zip(graph.inputs, tensors, strict=True)
+    }
+
+
+def final_values(
+    graph: Graph,
+    weights: Callable[[Value], torch.Tensor | None],
+    given: Mapping[Value, torch.Tensor],
+    attrs: Attrs = MappingProxyType({}),
+    dtype: torch.dtype | None = None,
+) -> dict[Value, torch.Tensor]:
+    """What a graph returns for one input: the tensors of its outputs, as far as they are known."""
+    run = Run(graph, weights, [given], attrs, dtype, uses=LastUses(graph.ops, set(graph.outputs)))
+    for _ in run.steps():
+        pass
+    out = {value: run.known(value) for value in graph.outputs}
+    return {value: tensor for value, tensor in out.items() if tensor is not None}
 
 
 def batch_axis(deps: Dependencies) -> Axis | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,9 @@ from graphprune.core.cuts import narrow
 from graphprune.core.errors import GraphPruneError
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
-from graphprune.engine.tensors import as_dtype
-from graphprune.frontends.torch.execute import evaluate
+from graphprune.engine.run import Attrs, Run, given_inputs
 
 Visit = Callable[[Value, torch.Tensor], None]
-Attrs = Mapping[Op, Mapping[str, Any]]
 
 
 def observe(
@@ -42,9 +40,9 @@ def observe(
     Raises:
         GraphPruneError: The data does not fit the captured inputs.
     """
-    last = _last_uses(deps, wanted)
+    ops = _needed(deps, wanted)
     captured = deps.source.inputs[0].shape[0]
-    flexible = _runs(deps, batches[0].head(captured + 1), last)
+    flexible = _runs(deps, batches[0].head(captured + 1), ops)
     for batch in batches:
         if flexible or batch.samples == captured:
             parts = [batch]
@@ -56,7 +54,7 @@ def observe(
                 "was captured with: pass larger batches, or example_inputs of this size"
             )
         for part in parts:
-            _run(deps, part, last, lambda v, x: visit(v, x) if v in wanted else None)
+            _run(deps, part, ops, lambda v, x: visit(v, x) if v in wanted else None)
         yield batch
 
 
@@ -105,54 +103,31 @@ def _resized(deps: Dependencies, batch: Batch) -> Attrs | None:
     return None if cuts.weights else cuts.attrs
 
 
-def _last_uses(deps: Dependencies, wanted: Collection[Value]) -> dict[Op, list[Value]]:
-    """What may be freed after each operation; nothing runs behind the last value wanted."""
-    last: dict[Value, Op] = {}
+def _needed(deps: Dependencies, wanted: Collection[Value]) -> list[Op]:
+    """The operations that run: nothing does behind the last value wanted."""
     stop = 0
     for number, op in enumerate(deps.source.ops):
         if any(value in wanted for value in (*op.inputs, *op.outputs) if value is not None):
             stop = number
-    for op in deps.source.ops[: stop + 1]:
-        for value in (*op.inputs, *op.outputs):
-            if value is not None and not value.is_weight:
-                last[value] = op
-    out: dict[Op, list[Value]] = {op: [] for op in deps.source.ops[: stop + 1]}
-    for value, op in last.items():
-        out[op].append(value)
-    return out
+    return deps.source.ops[: stop + 1]
 
 
-def _run(deps: Dependencies, batch: Batch, last: Mapping[Op, list[Value]], visit: Visit) -> None:
+def _run(deps: Dependencies, batch: Batch, ops: Sequence[Op], visit: Visit) -> None:
     attrs = _resized(deps, batch)
     if attrs is None:
         raise RuntimeError("the batch size is fixed")
-    run = deps.source.run or evaluate
-    dtype = None if deps.source.run is None else torch.float32
-    values: dict[Value, torch.Tensor] = dict(
-        zip(deps.source.inputs, tensors(deps, batch), strict=True)
-    )
-    for value, tensor in values.items():
+    graph = deps.source
+    dtype = graph.engine.native
+    given = given_inputs(graph, tensors(deps, batch), dtype)
+    for value, tensor in given.items():
         visit(value, tensor)
-    for op, done in last.items():
-        operands = [_operand(v, values, dtype) for v in op.inputs]
-        found = run(op, operands, attrs.get(op, {}), dtype)
-        for value, tensor in zip(op.outputs, found, strict=True):
-            values[value] = tensor
-            visit(value, tensor)
-        for value in done:
-            del values[value]
+    run = Run(graph, lambda value: value.tensor.detach(), [given], attrs, dtype, ops=ops)
+    for op in run.steps():
+        for value in op.outputs:
+            visit(value, *run.values(value))
 
 
-def _operand(
-    value: Value | None, values: Mapping[Value, torch.Tensor], dtype: torch.dtype | None
-) -> torch.Tensor | None:
-    if value is None or (value.is_weight and value.tensor is None):
-        return None
-    found: torch.Tensor = value.tensor.detach() if value.is_weight else values[value]
-    return found if dtype is None else as_dtype(found, dtype)
-
-
-def _runs(deps: Dependencies, batch: Batch, last: Mapping[Op, list[Value]]) -> bool:
+def _runs(deps: Dependencies, batch: Batch, ops: Sequence[Op]) -> bool:
     """Whether the graph runs on a batch of this size, every result as long as it should be."""
     fits = True
 
@@ -161,7 +136,7 @@ def _runs(deps: Dependencies, batch: Batch, last: Mapping[Op, list[Value]]) -> b
         fits = fits and len(tensor.shape) == len(value.shape)
 
     try:
-        _run(deps, batch, last, check)
+        _run(deps, batch, ops, check)
     except (RuntimeError, IndexError, ValueError):
         return False
     return fits

@@ -12,7 +12,18 @@ import torch
 
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
-from graphprune.engine.run import Attrs, Chunk, Sweep, batch_axis, chunked, resized, sampled
+from graphprune.engine.run import (
+    Attrs,
+    Chunk,
+    LastUses,
+    Run,
+    batch_axis,
+    chunked,
+    final_values,
+    given_inputs,
+    resized,
+    sampled,
+)
 
 _MEMORY = 1 << 31, 6 << 30  # least and most bytes that the values of both graphs may take at once
 _SHARE = 4  # part of the machine's memory that they may take in between
@@ -52,12 +63,12 @@ class Samples:
         found = self.statistics.get(value)
         return value.tensor.detach() if found is None else found
 
-    def meet(self, values: Iterable[Value | None], sweep: Sweep) -> None:
+    def meet(self, values: Iterable[Value | None], run: Run) -> None:
         """Take the statistics of batch norms that normalise any of these values.
 
         Args:
             values: What was just computed.
-            sweep: A run of the original that holds them.
+            run: A run of the original that holds them.
         """
         for value in values:
             if value is None or value not in self.norms:
@@ -67,7 +78,7 @@ class Samples:
                 mean, variance = norm.inputs[3:5]
                 if mean is None or variance is None or mean in self.statistics:
                     continue
-                found = found or _spread(sweep.values(value))
+                found = found or _spread(run.values(value))
                 self.statistics[mean] = found[0].to(mean.tensor.dtype)
                 self.statistics[variance] = found[1].to(variance.tensor.dtype)
 
@@ -79,7 +90,7 @@ class Samples:
 
 def walk(
     deps: Dependencies, samples: Samples, dtype: torch.dtype = torch.float32
-) -> Iterator[tuple[Op, Sweep]]:
+) -> Iterator[tuple[Op, Run]]:
     """Run the original over the samples.
 
     Args:
@@ -91,13 +102,12 @@ def walk(
         Every operation once it has run, and the run, which has not freed its operands yet.
     """
     graph, attrs = deps.source, resized(deps, {}, samples.size)
-    sweep = Sweep(graph, samples.weight, samples.chunks, attrs, dtype)
-    samples.meet(graph.inputs, sweep)
-    for op in graph.ops:
-        sweep.step(op)
-        samples.meet(op.outputs, sweep)
-        yield op, sweep
-        sweep.release(op)
+    given = [given_inputs(graph, chunk, dtype) for chunk in samples.chunks]
+    run = Run(graph, samples.weight, given, attrs, dtype)
+    samples.meet(graph.inputs, run)
+    for op in run.steps():
+        samples.meet(op.outputs, run)
+        yield op, run
 
 
 def _spread(chunks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,13 +128,12 @@ def captured(deps: Dependencies) -> int:
 def live_bytes(deps: Dependencies) -> float:
     """Most bytes that the values of one sample take at any time, in float32."""
     graph = deps.source
-    last = {value: op for op in graph.ops for value in op.inputs if value is not None}
+    uses = LastUses(graph.ops)
     held, most = 0.0, 0.0
     for op in graph.ops:
         held += sum(4 * prod(value.shape) for value in op.outputs)
         most = max(most, held)
-        ended = {v for v in [*op.inputs, *op.outputs] if v is not None and v.kind == "result"}
-        held -= sum(4 * prod(v.shape) for v in ended if last.get(v) in (op, None))
+        held -= sum(4 * prod(v.shape) for v in uses.after(op) if v.kind == "result")
     return most / captured(deps)
 
 
@@ -214,10 +223,5 @@ def results(deps: Dependencies, chunk: Chunk, attrs: Attrs) -> dict[Value, torch
         attrs: Attributes for as many samples.
     """
     graph = deps.source
-    sweep = Sweep(graph, lambda value: value.tensor.detach(), [chunk], attrs, torch.float32)
-    out: dict[Value, torch.Tensor] = {}
-    for op in graph.ops:
-        sweep.step(op)
-        out.update({v: sweep.values(v)[0] for v in op.outputs if v in graph.outputs})
-        sweep.release(op)
-    return out
+    given = given_inputs(graph, chunk, torch.float32)
+    return final_values(graph, lambda value: value.tensor.detach(), given, attrs, torch.float32)

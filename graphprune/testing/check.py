@@ -20,14 +20,13 @@ from graphprune.core.axes import Axis, atom, atoms, length
 from graphprune.core.cuts import Cuts, narrow
 from graphprune.core.effect import Dims, Effect
 from graphprune.core.errors import VerifyError
-from graphprune.core.graph import Graph, Op, Value
+from graphprune.core.graph import Evaluator, Graph, Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.indices import Indices, kept_indices
-from graphprune.engine.tensors import as_dtype, cut_tensor, difference
-from graphprune.frontends.torch.execute import tags
+from graphprune.engine.run import Run, given_inputs
+from graphprune.engine.tensors import cut_tensor, difference
 from graphprune.frontends.torch.lift import TorchProgram, lift
-from graphprune.passes.verify import TOLERANCE, TORCH, Engine
-from graphprune.rules.facts import is_blank, is_recurrent
+from graphprune.rules.facts import is_blank, is_random, is_recurrent
 from graphprune.rules.registry import infer, is_known
 
 Keep = Mapping[Axis, Indices]
@@ -58,11 +57,11 @@ def check_rule(function: Callable[..., Any], *tensors: torch.Tensor, seed: int =
         ['aten.relu', 'aten.flatten']
     """
     program = _capture(function, tensors)
-    return check_graph(program.graph, program.flat_inputs(), TORCH, seed)
+    return check_graph(program.graph, program.flat_inputs(), program.graph.engine, seed)
 
 
 def check_graph(
-    graph: Graph, inputs: Sequence[torch.Tensor], engine: Engine, seed: int = 0
+    graph: Graph, inputs: Sequence[torch.Tensor], engine: Evaluator, seed: int = 0
 ) -> list[str]:
     """Check the rules of the operations of a graph, as `check_rule` does.
 
@@ -107,7 +106,7 @@ def missed(function: Callable[..., Any], *tensors: torch.Tensor, seed: int = 0) 
     program = _capture(function, tensors)
     rng = np.random.default_rng(seed)
     out = []
-    given = _operands(program.graph, program.flat_inputs(), TORCH)
+    given = _operands(program.graph, program.flat_inputs(), program.graph.engine)
     for op, operands in zip(program.graph.ops, given, strict=True):
         floats = any("float" in value.dtype for value in op.outputs)
         if not is_known(op.type) or not floats or is_recurrent(op):
@@ -117,7 +116,7 @@ def missed(function: Callable[..., Any], *tensors: torch.Tensor, seed: int = 0) 
         held = {axis: None for value in taken for dim in dims[value] for axis in dim}
         found, effect = infer(op, dims)
         dims.update(zip(op.outputs, found, strict=True))
-        trial = _Trial(op, effect, dims, operands)
+        trial = _Trial(op, effect, dims, operands, program.graph.engine)
         for axes in _suspects(list(held), trial):
             if not trial.random and trial.commutes(axes, rng):
                 reason = axes[0].reason or "mixed"
@@ -145,15 +144,14 @@ def _free_dims(graph: Graph) -> dict[Value, Dims]:
     return {value: [atom(size) for size in value.shape] for value in values}
 
 
-def _operands(graph: Graph, inputs: Sequence[torch.Tensor], engine: Engine) -> Iterator[Tensors]:
+def _operands(graph: Graph, inputs: Sequence[torch.Tensor], engine: Evaluator) -> list[Tensors]:
     """Each operation's operands, as they are when it runs."""
-    weights = {value: value.tensor.detach() for value in graph.weights.values()}
-    given = dict(zip(graph.inputs, inputs, strict=True)) | weights
-    env = {value: as_dtype(tensor.clone(), engine.dtype) for value, tensor in given.items()}
-    for op in graph.ops:
-        tensors = [None if value is None else env[value] for value in op.inputs]
-        yield _copies(tensors)
-        env.update(zip(op.outputs, engine.evaluate(op, tensors, {}, engine.dtype), strict=True))
+    out: list[Tensors] = []
+    given = given_inputs(graph, inputs, engine.dtype)
+    run = Run(graph, lambda v: v.tensor.detach(), [given], dtype=engine.dtype, engine=engine)
+    for _ in run.steps(lambda _, operands: out.append(_copies(operands))):
+        pass
+    return out
 
 
 def _copies(tensors: Tensors) -> Tensors:
@@ -200,18 +198,22 @@ class _Trial:
     effect: Effect
     dims: Mapping[Value, Dims]
     operands: Tensors
-    engine: Engine = TORCH
+    engine: Evaluator
 
     def __post_init__(self) -> None:
         self.mixed = {axis for dim in self.effect.mixes for axis in atoms(dim)}
         self.contracted = {axis for dim in self.effect.contracts for axis in atoms(dim)}
         self.random = is_blank(self.op) or self._varies()
-        self._deps = Dependencies(Graph([self.op], [], [], {}), self.dims, {self.op: self.effect})
+        self._deps = Dependencies(
+            Graph([self.op], [], [], {}, self.engine), self.dims, {self.op: self.effect}
+        )
 
     def _varies(self) -> bool:
         """Whether results differ from run to run; attention without dropout only might."""
-        if torch.Tag.nondeterministic_seeded not in tags(self.op):
+        if not self.engine.random(self.op) and not is_random(self.op):
             return False
+        if self.op.attrs.get("seed") is not None:  # the same numbers again, others once narrowed
+            return True
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             first, *others = (self.run(self.operands) for _ in range(5))
@@ -279,7 +281,9 @@ class _Trial:
                 if any(x.dim() <= dim or x.shape[dim] != size for x in masked):
                     continue
                 cut = [cut_tensor(x, [None] * dim + [kept]) for x in masked]
-            if all(difference(a, b) <= TOLERANCE for a, b in zip(cut, found, strict=True)):
+            if all(
+                difference(a, b) <= self.engine.tolerance for a, b in zip(cut, found, strict=True)
+            ):
                 out.add(dim)
         return out
 
@@ -309,7 +313,8 @@ class _Trial:
     ) -> list[torch.Tensor]:
         """The results of the operation, which may write to none of its operands."""
         run = self.engine.evaluate
-        return run(self.op, _copies(operands), changed or {}, self.engine.dtype)
+        with torch.no_grad():
+            return run(self.op, _copies(operands), changed or {}, self.engine.dtype)
 
     def place(self, axes: Iterable[Axis]) -> str:
         """Where axes occur among the operands and results."""

@@ -10,6 +10,7 @@ import graphprune
 from graphprune.compensation.perturb import perturb
 from graphprune.compensation.sense import Sense, sense
 from graphprune.compensation.weigh import weigh
+from graphprune.engine.engine import Engine
 from graphprune.engine.run import chunked
 from graphprune.statistics.samples import split
 
@@ -84,7 +85,7 @@ def test_without_gradients_there_is_no_answer() -> None:
     x = torch.randn(64, 6)
     deps = graphprune.analyze(model, x[:2])
     samples = split(deps, [x], "test")
-    deps.source.run = lambda *_: []
+    deps.source.engine = Engine(lambda *_: [])
     assert sense(deps, samples, deps.source.ops) is None
 
 

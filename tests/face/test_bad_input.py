@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune import BudgetError, GraphPruneError, LiftError, VerifyError
-from graphprune.passes import verify as verifying
+from graphprune.frontends.torch import lift as lifting
 from tests.blocks import Residual, images
 
 
@@ -172,7 +173,7 @@ def test_a_wrong_rule_is_caught_and_the_layer_named(monkeypatch: pytest.MonkeyPa
 def test_a_failing_check_leaves_the_model_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Residual().train()
     before = copy.deepcopy(model.state_dict())
-    monkeypatch.setattr(verifying, "TORCH", verifying.Engine(tolerance=-1.0))
+    monkeypatch.setattr(lifting, "TORCH", replace(lifting.TORCH, tolerance=-1.0))
     with pytest.raises(VerifyError):
         graphprune.shrink(model, 0.5, example_inputs=images())
     assert model.training

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,9 +128,9 @@ def test_exit_codes(
 def test_verification_failure_is_exit_code_1(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from graphprune.passes import verify as verifying
+    from graphprune.frontends.torch import lift as lifting
 
-    monkeypatch.setattr(verifying, "TORCH", verifying.Engine(tolerance=-1.0))
+    monkeypatch.setattr(lifting, "TORCH", replace(lifting.TORCH, tolerance=-1.0))
     assert run(monkeypatch, "shrink", MODEL, "-o", "small.pt") == 1
     assert not (folder / "small.pt").exists()
     assert "differs" in capsys.readouterr().err

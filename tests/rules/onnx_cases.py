@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, TypeProto, helper
 
-from graphprune.frontends.onnx.check import REFERENCE, RUNTIME, check_model
+from graphprune.testing.onnx import REFERENCE, RUNTIME, check_model
 
 Array = npt.NDArray[Any]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import onnx
 import torch
 
@@ -11,25 +9,18 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.errors import VerifyError
 from graphprune.core.graph import Value
 from graphprune.engine.perturbed import perturbed
+from graphprune.engine.run import final_values, given_inputs
 from graphprune.engine.tensors import as_dtype, cut_tensor, difference
-from graphprune.frontends.onnx.execute import evaluate, has_runtime, run_model, runs
+from graphprune.frontends.onnx.execute import run_model, runs
 from graphprune.frontends.onnx.lift import OnnxProgram
 from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.sizes import inputs_for
 from graphprune.frontends.onnx.stored import Lowered
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
-from graphprune.passes.verify import Engine
 
 _TOLERANCES = {"float16": 5e-2, "bfloat16": 2e-1}  # relative; rounding through a whole network
 _SINGLE = 1e-3
 _FEW = 1024  # bytes of a tensor that can be a shape
-
-
-def engine() -> Engine:
-    """ONNX Runtime in float32, else the reference implementation in float64."""
-    if has_runtime():
-        return Engine(evaluate, torch.float32, 1e-4, coarse=True)
-    return Engine(evaluate, torch.float64)
 
 
 def compare(program: OnnxProgram, cuts: Cuts, lowered: Lowered, seed: int = 0) -> float:
@@ -43,7 +34,7 @@ def compare(program: OnnxProgram, cuts: Cuts, lowered: Lowered, seed: int = 0) -
             shapes than the original's at the second sizes of dynamic dimensions.
     """
     valid(lowered)
-    dtype = engine().dtype
+    dtype = program.graph.engine.dtype
     read = perturbed(program.graph, seed, dtype)
     held = _as_stored(program)
     values = {
@@ -63,7 +54,8 @@ def compare(program: OnnxProgram, cuts: Cuts, lowered: Lowered, seed: int = 0) -
     first, second = program.traces.inputs
     given = inputs_for(first, program.examples, seed)
     found = run_model(model, given)
-    expected = _run(program, cuts, values, program.flat_inputs(seed))
+    inputs = given_inputs(program.graph, program.flat_inputs(seed), dtype)
+    expected = final_values(program.graph, values.get, inputs, cuts.attrs, dtype)
     worst = 0.0
     for item, array in zip(program.source.model.graph.output, found, strict=True):
         value = program.values.get(item.name)
@@ -106,27 +98,6 @@ def valid(lowered: Lowered) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = " ".join(str(error).split())[:300]
         raise VerifyError(f"the smaller model is not valid: {reason}", "", float("inf")) from error
-
-
-def _run(
-    program: OnnxProgram,
-    cuts: Cuts,
-    values: Mapping[Value, torch.Tensor],
-    given: list[torch.Tensor],
-) -> dict[Value, torch.Tensor]:
-    """The narrowed graph's results, operation by operation."""
-    runner = engine()
-    env = dict(values)
-    graph = program.graph
-    env.update(
-        (value, as_dtype(tensor, runner.dtype))
-        for value, tensor in zip(graph.inputs, given, strict=True)
-    )
-    for op in graph.ops:
-        operands = [None if value is None else env.get(value) for value in op.inputs]
-        results = evaluate(op, operands, cuts.attrs.get(op, {}), runner.dtype)
-        env.update(zip(op.outputs, results, strict=True))
-    return {value: env[value] for value in graph.outputs}
 
 
 def _gap(value: Value, expected: torch.Tensor, found: Array) -> float:

@@ -7,6 +7,7 @@ reference implementation of the onnx package.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from onnx.reference import ReferenceEvaluator
 
 from graphprune.core.errors import VerifyError
 from graphprune.core.graph import Op
+from graphprune.engine.engine import Engine
 from graphprune.frontends.onnx.arguments import as_operand
 from graphprune.frontends.onnx.model import Source, captured, without_initializers
 from graphprune.frontends.onnx.precision import in_single
@@ -94,6 +96,21 @@ def evaluate(
     node, feeds = prepared(op, operands, changed, dtype)
     found = run_node(node, op.source.source.opsets, feeds, dtype)
     return [tensor for tensor in map(as_torch, found) if tensor is not None]
+
+
+def reference_engine() -> Engine:
+    """The reference implementation in float64."""
+    return Engine(evaluate, torch.float64, native=torch.float32)
+
+
+def runtime_engine() -> Engine:
+    """ONNX Runtime in float32, which rounds."""
+    return Engine(evaluate, torch.float32, 1e-4, native=torch.float32)
+
+
+def engine() -> Engine:
+    """What proves a model: ONNX Runtime where it is installed, else the reference."""
+    return replace(runtime_engine(), coarse=True) if has_runtime() else reference_engine()
 
 
 def prepared(

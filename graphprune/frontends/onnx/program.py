@@ -17,7 +17,7 @@ from graphprune.core.graph import Graph, Value
 from graphprune.core.program import Expressed, Inputs, Lowered
 from graphprune.core.relations import Mismatch
 from graphprune.costs.latency.backends import Backend, backend
-from graphprune.frontends.onnx.compare import compare, engine, valid
+from graphprune.frontends.onnx.compare import compare, valid
 from graphprune.frontends.onnx.data import read_data
 from graphprune.frontends.onnx.execute import forget, has_runtime
 from graphprune.frontends.onnx.lift import OnnxProgram
@@ -27,7 +27,6 @@ from graphprune.frontends.onnx.speed import speed
 from graphprune.frontends.onnx.stored import Lowered as LoweredFile
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
 from graphprune.frontends.onnx.write import write
-from graphprune.passes.verify import Engine
 from graphprune.rules.facts import is_batch_norm
 
 _LONG = 256  # numbers of a sample that make it a signal
@@ -83,11 +82,6 @@ class FileProgram:
     def graph(self) -> Graph:
         """The neutral graph."""
         return self.lifted.graph
-
-    @property
-    def engine(self) -> Engine:
-        """What runs the operations for the check."""
-        return engine()
 
     @property
     def model(self) -> onnx.ModelProto:

@@ -15,7 +15,7 @@ from onnx import NodeProto
 
 from graphprune.core.graph import Graph, Kind, Op, Value
 from graphprune.frontends.onnx.arguments import Node, arguments_of, attributes, operand_name
-from graphprune.frontends.onnx.execute import evaluate
+from graphprune.frontends.onnx.execute import engine
 from graphprune.frontends.onnx.model import Source, captured
 from graphprune.frontends.onnx.sizes import Traces
 from graphprune.frontends.onnx.tensors import INTEGERS, as_torch, dtype_name
@@ -51,7 +51,7 @@ class Reader:
     """Reads nodes into the neutral graph."""
 
     def __init__(self, source: Source, traces: Traces) -> None:
-        self.graph = Graph([], [], [], {}, run=evaluate)
+        self.graph = Graph([], [], [], {}, engine())
         self._source, self._traces, self._trace = source, traces, traces.first
         self.values: dict[str, Value] = {}
         self._uses: Counter[str] = Counter()

@@ -12,9 +12,9 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.errors import VerifyError
 from graphprune.core.graph import Value
 from graphprune.core.program import Inputs
+from graphprune.engine.run import final_values, given_inputs
 from graphprune.engine.state import preserved
 from graphprune.engine.tensors import cut_tensor, difference
-from graphprune.frontends.torch.execute import evaluate
 from graphprune.frontends.torch.lift import TorchProgram
 from graphprune.frontends.torch.lower import Lowered
 from graphprune.frontends.torch.parts import same_draws
@@ -104,13 +104,11 @@ def _run(
     program: TorchProgram, cuts: Cuts, values: Mapping[Value, torch.Tensor]
 ) -> list[torch.Tensor]:
     """Results of the rewritten graph for the example inputs."""
-    env: dict[Value, torch.Tensor] = dict(values)
-    inputs = (tensor.clone() for tensor in program.flat_inputs())
-    env.update(zip(program.graph.inputs, inputs, strict=True))
-    for op in program.graph.ops:
-        operands = [None if value is None else env[value] for value in op.inputs]
-        env.update(zip(op.outputs, evaluate(op, operands, cuts.attrs.get(op, {})), strict=True))
-    return [env[value] for value in program.graph.outputs if value in env]
+    graph = program.graph
+    found = final_values(
+        graph, values.__getitem__, given_inputs(graph, program.flat_inputs()), cuts.attrs
+    )
+    return [found[value] for value in graph.outputs if value in found]
 
 
 def _tolerance(tensor: torch.Tensor) -> float:

@@ -12,6 +12,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from graphprune.core.graph import Op
+from graphprune.engine.engine import Engine
 from graphprune.engine.tensors import as_dtype
 from graphprune.frontends.torch.reader import bound_arguments
 from graphprune.rules.facts import is_blank
@@ -65,7 +66,7 @@ def evaluate(
     changed: Mapping[str, Any],
     dtype: torch.dtype | None = None,
 ) -> list[torch.Tensor]:
-    """Run one operation.
+    """Run one operation; gradients are recorded where the caller has them recorded.
 
     Args:
         op: The operation.
@@ -80,8 +81,7 @@ def evaluate(
     if dtype is not None:
         args = tuple(_retyped(arg, dtype) for arg in args)
         kwargs = {name: _retyped(arg, dtype) for name, arg in kwargs.items()}
-    with torch.no_grad():
-        found = _called(target, args, kwargs, dtype)
+    found = _called(target, args, kwargs, dtype)
     several = found if isinstance(found, list | tuple) else [found]
     tensors = [item for item in several if isinstance(item, torch.Tensor)]
     if is_blank(op):
@@ -103,10 +103,14 @@ def _called(target: Any, args: Any, kwargs: Any, dtype: torch.dtype | None) -> A
     return target(*args, **kwargs)
 
 
-def tags(op: Op) -> Sequence[Any]:
+def _random(op: Op) -> bool:
     """What PyTorch says of an operation, if it is one of its own."""
-    return tuple(getattr(getattr(op.source, "target", None), "tags", ()))
+    tags = getattr(getattr(op.source, "target", None), "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags
 
 
 def _retyped(arg: Any, dtype: torch.dtype) -> Any:
     return dtype if isinstance(arg, torch.dtype) and arg.is_floating_point else arg
+
+
+TORCH = Engine(evaluate, torch.float64, differentiable=True, random=_random)

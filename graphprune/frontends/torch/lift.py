@@ -23,6 +23,7 @@ from graphprune.core.errors import GraphPruneError, LiftError, named_line
 from graphprune.core.graph import Graph
 from graphprune.core.program import Inputs
 from graphprune.engine.state import preserved, quiet
+from graphprune.frontends.torch.execute import TORCH
 from graphprune.frontends.torch.older import mended
 from graphprune.frontends.torch.parts import (
     Parts,
@@ -237,7 +238,7 @@ def _program(
     exported = (capture or _export)(model, inputs)
     seconds = time.perf_counter() - start
     inline_wrappers(exported.graph_module)
-    reader = Reader(model, exported)
+    reader = Reader(model, exported, TORCH)
     for node in exported.graph_module.graph.nodes:
         reader.read(node)
     return TorchProgram(

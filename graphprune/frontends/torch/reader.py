@@ -13,7 +13,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from graphprune.core.errors import LiftError
-from graphprune.core.graph import Graph, Kind, Op, Value
+from graphprune.core.graph import Evaluator, Graph, Kind, Op, Value
 
 _KINDS: dict[InputKind, Kind] = {
     InputKind.PARAMETER: "parameter",
@@ -25,8 +25,10 @@ _KINDS: dict[InputKind, Kind] = {
 class Reader:
     """Reads an exported program into the neutral graph."""
 
-    def __init__(self, model: nn.Module, exported: torch.export.ExportedProgram) -> None:
-        self.graph = Graph([], [], [], {})
+    def __init__(
+        self, model: nn.Module, exported: torch.export.ExportedProgram, engine: Evaluator
+    ) -> None:
+        self.graph = Graph([], [], [], {}, engine)
         self.values: dict[fx.Node, Value | tuple[Value | None, ...] | None] = {}
         self._specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
         self._live: dict[str, torch.Tensor] = {

@@ -234,7 +234,7 @@ def _unshaped(deps: Dependencies, samples: Samples) -> Samples:
 
 def _synthesis(deps: Dependencies, likes: Sequence[torch.Tensor]) -> Synthesis | None:
     """How inputs of these shapes can be made from what the weights remember, if they can."""
-    if deps.source.run is not None:  # no gradients
+    if not deps.source.engine.differentiable:
         return None
     if len(likes) != 1 or not likes[0].is_floating_point() or not any(sampled(deps)):
         return None

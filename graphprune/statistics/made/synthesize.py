@@ -10,20 +10,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from graphprune.core.axes import Axis
-from graphprune.core.graph import Op, Value
+from graphprune.core.graph import Op
 from graphprune.core.groups import Dependencies
-from graphprune.core.indices import Indices
-from graphprune.engine.run import Attrs, Chunk, resized
-from graphprune.engine.tensors import as_dtype
-from graphprune.frontends.torch.execute import rewritten
+from graphprune.engine.run import Chunk
+from graphprune.engine.trial import Trial
 from graphprune.rules.facts import epsilon, is_batch_norm
 from graphprune.statistics.made.paint import painted
 
@@ -46,63 +43,6 @@ class Descent:
     steps: int = 200
     seed: int = 0
     from_pictures: bool = False
-
-
-class Trial:
-    """Runs a graph with gradients.
-
-    Args:
-        deps: The analysis.
-        batch: Number of samples.
-        keep: Indices that stay, for each axis that loses some.
-        weights: Tensors of all weights in place of the original's.
-
-    Attributes:
-        outputs: The results of a run: the graph's outputs, but for weights.
-    """
-
-    def __init__(
-        self,
-        deps: Dependencies,
-        batch: int,
-        keep: Mapping[Axis, Indices] | None = None,
-        weights: Mapping[Value, torch.Tensor] | None = None,
-    ) -> None:
-        self._graph = deps.source
-        self._attrs: Attrs = resized(deps, keep or {}, batch)
-        self._last = {v: op for op in self._graph.ops for v in op.inputs if v is not None}
-        seen = {v for op in self._graph.ops for v in [*op.inputs, *op.outputs]}
-        self.outputs = [v for v in self._graph.outputs if v in seen and not v.is_weight]
-        self._weights = weights or {
-            value: as_dtype(value.tensor.detach(), torch.float32)
-            for value in self._graph.weights.values()
-        }
-
-    def run(
-        self,
-        inputs: Sequence[torch.Tensor],
-        watch: Callable[[Op, list[torch.Tensor | None]], None] = lambda op, operands: None,
-    ) -> list[torch.Tensor]:
-        """The results; `watch` sees every operation with its operands."""
-        env: dict[Value, torch.Tensor] = dict(zip(self._graph.inputs, inputs, strict=True))
-        out: dict[Value, torch.Tensor] = {}
-        for op in self._graph.ops:
-            operands = [
-                None if v is None else self._weights[v] if v.is_weight else env[v]
-                for v in op.inputs
-            ]
-            watch(op, operands)
-            target, args, kwargs = rewritten(op, self._attrs.get(op, {}), operands)
-            found = target(*args, **kwargs)
-            several = found if isinstance(found, list | tuple) else [found]
-            tensors = [x for x in several if isinstance(x, torch.Tensor)]
-            env.update(zip(op.outputs, tensors, strict=True))
-            for value in [*op.inputs, *op.outputs]:
-                if value in self._graph.outputs and value in env:
-                    out[value] = env[value]
-                if value is not None and self._last.get(value) in (op, None):
-                    env.pop(value, None)
-        return [out[value] for value in self.outputs]
 
 
 def norms(deps: Dependencies) -> list[Op]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from graphprune.frontends.onnx.execute import evaluate
+from graphprune.engine.engine import Engine
+from graphprune.frontends.onnx.execute import reference_engine, runtime_engine
 from graphprune.frontends.onnx.lift import lift
 from graphprune.frontends.onnx.model import read_model
-from graphprune.passes.verify import Engine
 from graphprune.testing.check import check_graph
 
-REFERENCE = Engine(evaluate, torch.float64)
-RUNTIME = Engine(evaluate, torch.float32, 1e-4)
+REFERENCE = reference_engine()
+RUNTIME = runtime_engine()
 
 
 def check_model(model: Any, engine: Engine = REFERENCE, seed: int = 0) -> list[str]:

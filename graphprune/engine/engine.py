@@ -1,0 +1,49 @@
+"""What runs the operations of a captured graph: handed in by the frontend that captured it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+from graphprune.core.graph import Op
+
+Evaluate: TypeAlias = (
+    "Callable[[Op, Sequence[torch.Tensor | None], Mapping[str, Any], torch.dtype | None], "
+    "list[torch.Tensor]]"
+)
+"""Runs one operation: `(op, operands, changed attributes, dtype) -> results`."""
+
+
+def _never(op: Op) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs the operations of a graph; every captured graph carries one.
+
+    Attributes:
+        evaluate: Runs one operation: `(op, operands, changed attributes, dtype) -> results`. Where
+            `dtype` is None each number keeps the type it is stored in.
+        dtype: Floating-point type in which proofs are computed.
+        tolerance: Largest relative difference that rounding may cause in that type.
+        coarse: Whether the type is so coarse that rounding must not add up from operation to
+            operation: the survivors' values are then taken over after each, and large ones
+            (without trained normalisations, numbers grow) are scaled down in both runs.
+        differentiable: Whether gradients pass through `evaluate`.
+        native: Floating-point type in which data are shown to who observes; None where each value
+            keeps the type it is stored in.
+        random: Whether an operation may give other results each time, for those that no rule calls
+            random. Attention with a dropout of zero does not: only a second run can tell.
+    """
+
+    evaluate: Evaluate
+    dtype: torch.dtype = torch.float64
+    tolerance: float = 1e-9
+    coarse: bool = False
+    differentiable: bool = False
+    native: torch.dtype | None = None
+    random: Callable[[Op], bool] = _never

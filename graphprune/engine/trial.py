@@ -1,0 +1,60 @@
+"""A graph made ready to be run many times with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from graphprune.core.axes import Axis
+from graphprune.core.graph import Value
+from graphprune.core.groups import Dependencies
+from graphprune.core.indices import Indices
+from graphprune.engine.run import Attrs, LastUses, Run, Watch, resized
+from graphprune.engine.tensors import as_dtype
+
+
+class Trial:
+    """Runs a graph with gradients, in single precision.
+
+    Args:
+        deps: The analysis.
+        batch: Number of samples.
+        keep: Indices that stay, for each axis that loses some.
+        weights: Tensors of all weights in place of the original's.
+
+    Attributes:
+        outputs: The results of a run: the graph's outputs, but for weights.
+    """
+
+    def __init__(
+        self,
+        deps: Dependencies,
+        batch: int,
+        keep: Mapping[Axis, Indices] | None = None,
+        weights: Mapping[Value, torch.Tensor] | None = None,
+    ) -> None:
+        self._graph = deps.source
+        self._attrs: Attrs = resized(deps, keep or {}, batch)
+        seen = {v for op in self._graph.ops for v in [*op.inputs, *op.outputs]}
+        self.outputs = [v for v in self._graph.outputs if v in seen and not v.is_weight]
+        self._uses = LastUses(self._graph.ops, set(self.outputs))
+        self._weights = weights or {
+            value: as_dtype(value.tensor.detach(), torch.float32)
+            for value in self._graph.weights.values()
+        }
+
+    def run(self, inputs: Sequence[torch.Tensor], watch: Watch | None = None) -> list[torch.Tensor]:
+        """The results; `watch` sees every operation with its operands."""
+        given = dict(zip(self._graph.inputs, inputs, strict=True))
+        run = Run(
+            self._graph,
+            self._weights.__getitem__,
+            [given],
+            self._attrs,
+            uses=self._uses,
+            gradients=True,
+        )
+        for _ in run.steps(watch):
+            pass
+        return [run.values(value)[0] for value in self.outputs]
