@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import torch
@@ -23,8 +23,12 @@ Call = Callable[[], Any]
 """Something that is ready to run."""
 
 _FEWEST, _MOST, _ENOUGH = 3, 7, 0.01  # runs of one operation, and seconds that are enough
+_AGREE = 0.1  # two fastest runs of an operation that differ by less were left alone, as a share
+_LONGEST, _PATIENCE = 20, 0.3  # runs of one operation, and seconds, where the machine is busy
 _WARM, _ROUNDS = 2, 15  # forward passes that do not count, and those that do at least
 _LONG = 2.0  # seconds for the forward passes of short models
+_SURE = 0.01  # standard error of a ratio of two models that needs no more runs
+_PATIENT = 10.0  # seconds for the forward passes where the machine is busy
 
 _SCRATCH = 1 << 22  # floats written between runs of one operation, as its neighbours would
 _MMAP, _TRIM = -3, -1  # parameters of glibc's mallopt
@@ -77,12 +81,14 @@ class Timer:
 
     Attributes:
         measured: How many calls were measured, rather than known already.
+        disturbed: The calls that took another time at each run: the machine is busy.
     """
 
     def __init__(self) -> None:
         name = hashlib.sha256(machine().encode()).hexdigest()[:16]
         self._path = cache_folder() / f"latency-{name}.json"
         self.measured = 0
+        self.disturbed: set[str] = set()
         try:
             self._known: dict[str, float] = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # no cache yet, or a broken one: measure anew
@@ -97,29 +103,55 @@ class Timer:
             device: Where it runs.
         """
         if key not in self._known:
-            self._known[key] = _least(prepare(), device)
+            self._known[key], calm = _least(prepare(), device)
             self.measured += 1
+            if not calm:
+                self.disturbed.add(key)
         return self._known[key]
 
+    def forget(self) -> None:
+        """Forget the calls that were disturbed, so that they are measured anew."""
+        self._known = self._lasting()
+        self.disturbed.clear()
+
     def save(self) -> None:
-        """Keep what was measured; a folder that cannot be written only costs time next time."""
+        """Keep what was measured undisturbed.
+
+        A folder that cannot be written only costs time next time.
+        """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path, json.dumps(self._known).encode())
+            write_whole(self._path, json.dumps(self._lasting()).encode())
         except (OSError, GraphPruneError):
             pass
 
+    def _lasting(self) -> dict[str, float]:
+        return {key: spent for key, spent in self._known.items() if key not in self.disturbed}
 
-def _least(call: Call, device: torch.device) -> float:
+
+def _least(call: Call, device: torch.device) -> tuple[float, bool]:
+    """Least seconds of a call, and whether it came near to them twice."""
     used = torch.zeros(_SCRATCH if device.type == "cpu" else 0)
+    spent: list[float] = []
     with torch.no_grad():
         call()  # the first call chooses kernels and lays out weights
-        best, total, runs = float("inf"), 0.0, 0
-        while runs < _FEWEST or (runs < _MOST and total < _ENOUGH):
+        while len(spent) < _FEWEST or not _settled(spent):
             used.add_(1)  # what fills the caches in a model is not this operation's own
-            spent = _once(call, device)
-            best, total, runs = min(best, spent), total + spent, runs + 1
-    return best
+            spent.append(_once(call, device))
+    return min(spent), _calm(spent)
+
+
+def _settled(spent: Sequence[float]) -> bool:
+    """Whether more runs of an operation would tell no more, or have taken long enough."""
+    if _calm(spent):
+        return len(spent) >= _MOST or sum(spent) >= _ENOUGH
+    return len(spent) >= _LONGEST or sum(spent) >= _PATIENCE
+
+
+def _calm(spent: Sequence[float]) -> bool:
+    """Whether the two fastest runs agree: what other programs take is never the same."""
+    first, second = sorted(spent)[:2]
+    return second <= (1 + _AGREE) * first
 
 
 def _once(call: Call, device: torch.device) -> float:
@@ -135,7 +167,12 @@ def _once(call: Call, device: torch.device) -> float:
     return clock() - start
 
 
-def in_turns(calls: Sequence[Call], device: torch.device, least: int = _ROUNDS) -> list[float]:
+def in_turns(
+    calls: Sequence[Call],
+    device: torch.device,
+    least: int = _ROUNDS,
+    patience: float = _PATIENT,
+) -> list[float]:
     """Seconds of several calls, taken in turns.
 
     The first one's are a median; the others' are that times the median of their ratios to the
@@ -144,16 +181,36 @@ def in_turns(calls: Sequence[Call], device: torch.device, least: int = _ROUNDS) 
     Args:
         calls: What to run.
         device: Where it runs.
-        least: How often each one runs at least; short calls run more often.
+        least: How often each one runs at least; short calls run more often, and all of them where
+            the ratios differ much from turn to turn: the machine is busy.
+        patience: Seconds after which even then no more runs are made.
     """
     times: list[list[float]] = [[] for _ in calls]
-    start = time.perf_counter()
     with torch.no_grad(), steady():
-        while len(times[0]) < least + _WARM or (
-            len(times[0]) < 4 * least and time.perf_counter() - start < _LONG
-        ):
+        while len(times[0]) < max(least, 2) + _WARM or _more(times, least, patience):
             for spent, call in zip(times, calls, strict=True):
                 spent.append(_once(call, device))
+    first, *_ = (spent[_WARM:] for spent in times)
+    return [median(first), *(median(first) * median(ratios) for ratios in _ratios(times))]
+
+
+def _ratios(times: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Of each call but the first its ratios to the first in the same turn."""
     first, *others = (spent[_WARM:] for spent in times)
-    ratios = (median(b / a for a, b in zip(first, other, strict=True)) for other in others)
-    return [median(first), *(median(first) * ratio for ratio in ratios)]
+    return [[b / a for a, b in zip(first, other, strict=True)] for other in others]
+
+
+def _more(times: Sequence[Sequence[float]], least: int, patience: float) -> bool:
+    """Whether more turns pay: the calls are short, or the ratios not sure yet."""
+    total = sum(map(sum, times))
+    if len(times[0]) < 4 * least and total < _LONG:
+        return True
+    return total < patience and any(_error(ratios) > _SURE for ratios in _ratios(times))
+
+
+def _error(ratios: Sequence[float]) -> float:
+    """Standard error of the median of numbers, as a share of it; outliers do not count."""
+    low, middle, high = quantiles(ratios, n=4)
+    # Of a normal distribution the quartiles are 1.35 deviations apart, and the median of n
+    # draws deviates by 1.25 / sqrt(n) deviations.
+    return 1.25 * (high - low) / 1.35 / middle / len(ratios) ** 0.5
