@@ -56,7 +56,7 @@ def check_rule(function: Callable[..., Any], *tensors: torch.Tensor, seed: int =
         >>> check_rule(lambda x: x.relu().flatten(1), torch.randn(2, 3, 4))
         ['aten.relu', 'aten.flatten']
     """
-    program = _capture(function, tensors)
+    program = captured(function, *tensors)
     return check_graph(program.graph, program.flat_inputs(), program.graph.engine, seed)
 
 
@@ -103,11 +103,21 @@ def missed(function: Callable[..., Any], *tensors: torch.Tensor, seed: int = 0) 
     Returns:
         One line for each dimension: the operation, the dimension, and the rule's reason.
     """
-    program = _capture(function, tensors)
+    program = captured(function, *tensors)
+    return missed_in_graph(program.graph, program.flat_inputs(), seed)
+
+
+def missed_in_graph(graph: Graph, inputs: Sequence[torch.Tensor], seed: int = 0) -> list[str]:
+    """Find what the rules of a graph's operations lock or call mixed without need, as `missed`.
+
+    Args:
+        graph: The graph of a PyTorch function.
+        inputs: Its inputs.
+        seed: For the random inputs.
+    """
     rng = np.random.default_rng(seed)
     out = []
-    given = _operands(program.graph, program.flat_inputs(), program.graph.engine)
-    for op, operands in zip(program.graph.ops, given, strict=True):
+    for op, operands in zip(graph.ops, _operands(graph, inputs, graph.engine), strict=True):
         floats = any("float" in value.dtype for value in op.outputs)
         if not is_known(op.type) or not floats or is_recurrent(op):
             continue
@@ -116,7 +126,7 @@ def missed(function: Callable[..., Any], *tensors: torch.Tensor, seed: int = 0) 
         held = {axis: None for value in taken for dim in dims[value] for axis in dim}
         found, effect = infer(op, dims)
         dims.update(zip(op.outputs, found, strict=True))
-        trial = _Trial(op, effect, dims, operands, program.graph.engine)
+        trial = _Trial(op, effect, dims, operands, graph.engine)
         for axes in _suspects(list(held), trial):
             if not trial.random and trial.commutes(axes, rng):
                 reason = axes[0].reason or "mixed"
@@ -135,8 +145,14 @@ class _Call(nn.Module):
         return self.function(*tensors)
 
 
-def _capture(function: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> TorchProgram:
-    return lift(_Call(function), (tuple(tensors), {}))
+def captured(function: Callable[..., Any], *tensors: torch.Tensor) -> TorchProgram:
+    """A function of tensors, or a module, as a graph with its inputs.
+
+    Args:
+        function: The function.
+        *tensors: Its arguments.
+    """
+    return lift(_Call(function), (tensors, {}))
 
 
 def _free_dims(graph: Graph) -> dict[Value, Dims]:

@@ -48,7 +48,7 @@ def removed(plan: Any, of: str) -> float:
 def test_several_costs_are_upper_limits_and_one_is_met(
     net: nn.Module, budget: dict[str, float]
 ) -> None:
-    plan = graphprune.plan(net, budget=budget, example_inputs=X)
+    plan = graphprune.plan(net, budget=budget, example_inputs=X, compensate=False)
     beyond = {of: removed(plan, of) - ratio for of, ratio in budget.items()}
     assert min(beyond.values()) == pytest.approx(0, abs=0.01)
     assert min(beyond.values()) >= 0
@@ -59,16 +59,16 @@ def test_several_costs_are_upper_limits_and_one_is_met(
 
 def test_a_budget_and_a_ratio_exclude_each_other(net: nn.Module) -> None:
     with pytest.raises(GraphPruneError, match="leave out ratio"):
-        graphprune.plan(net, 0.5, budget={"macs": 0.5}, example_inputs=X)
+        graphprune.plan(net, 0.5, budget={"macs": 0.5}, example_inputs=X, compensate=False)
     with pytest.raises(GraphPruneError, match="no cost 'watts'"):
-        graphprune.plan(net, budget={"watts": 0.5}, example_inputs=X)
+        graphprune.plan(net, budget={"watts": 0.5}, example_inputs=X, compensate=False)
     with pytest.raises(GraphPruneError, match=r"budget\['macs'\] is the fraction to remove"):
-        graphprune.plan(net, budget={"macs": 1.5}, example_inputs=X)
+        graphprune.plan(net, budget={"macs": 1.5}, example_inputs=X, compensate=False)
 
 
 def test_limits_bound_what_each_group_keeps(net: nn.Module) -> None:
     limits = {"*": 0.4, "0": (48, 56), "6": (1, 0.2)}
-    plan = graphprune.plan(net, 0.7, example_inputs=X, limits=limits)
+    plan = graphprune.plan(net, 0.7, example_inputs=X, limits=limits, compensate=False)
     kept = {row.name: row.kept for row in plan.report.groups}
     assert 48 <= kept["0.weight[0]"] <= 56
     assert kept["3.weight[0]"] >= 0.4 * 96
@@ -78,7 +78,7 @@ def test_limits_bound_what_each_group_keeps(net: nn.Module) -> None:
 
 def test_limits_make_a_budget_unreachable(net: nn.Module) -> None:
     with pytest.raises(BudgetError, match="cannot be reached") as error:
-        graphprune.plan(net, 0.9, example_inputs=X, limits={"*": 0.5})
+        graphprune.plan(net, 0.9, example_inputs=X, limits={"*": 0.5}, compensate=False)
     assert error.value.closest == pytest.approx(0.74, abs=0.02)
 
 
@@ -93,20 +93,22 @@ def test_limits_make_a_budget_unreachable(net: nn.Module) -> None:
 )
 def test_limits_that_are_none_are_named(net: nn.Module, limits: Any, message: str) -> None:
     with pytest.raises(GraphPruneError, match=message):
-        graphprune.plan(net, 0.5, example_inputs=X, limits=limits)
+        graphprune.plan(net, 0.5, example_inputs=X, limits=limits, compensate=False)
 
 
 @pytest.mark.parametrize("allocation", ["auto", "uniform", "global", "isomorphic", "erk"])
 @pytest.mark.parametrize("of", ["params", "macs", "channels", "memory"])
 def test_every_allocation_meets_every_cost(net: nn.Module, allocation: str, of: str) -> None:
-    plan = graphprune.plan(net, 0.4, of, example_inputs=X, allocation=allocation)
+    plan = graphprune.plan(net, 0.4, of, example_inputs=X, allocation=allocation, compensate=False)
     assert plan.report.achieved == pytest.approx(0.4, abs=0.01)
 
 
 def test_erk_keeps_in_proportion_to_density() -> None:
     widths = [16, 64, 128, 256, 10]
     layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
-    plan = graphprune.plan(nn.Sequential(*layers), 0.8, allocation="erk", round_to=1)
+    plan = graphprune.plan(
+        nn.Sequential(*layers), 0.8, allocation="erk", round_to=1, compensate=False
+    )
     shares = np.array([row.kept / row.size for row in plan.report.groups])
     density = [(a + b) / (a * b) for a, b in pairwise(widths)]
     raw = np.array([(a + b) / 2 for a, b in pairwise(density)])
@@ -138,13 +140,17 @@ def test_isomorphic_ranks_within_groups_of_equal_topology() -> None:
 
 @pytest.mark.parametrize("normalize", ["none", "mean", "lamp", "gaussian"])
 def test_normalisations_let_groups_compete(net: nn.Module, normalize: str) -> None:
-    plan = graphprune.plan(net, 0.4, example_inputs=X, allocation="global", normalize=normalize)
+    plan = graphprune.plan(
+        net, 0.4, example_inputs=X, allocation="global", normalize=normalize, compensate=False
+    )
     assert plan.report.achieved == pytest.approx(0.4, abs=0.01)
 
 
 def test_an_unknown_normalisation_is_named(net: nn.Module) -> None:
     with pytest.raises(GraphPruneError, match="no normalisation 'odd'"):
-        graphprune.plan(net, 0.4, example_inputs=X, allocation="global", normalize="odd")
+        graphprune.plan(
+            net, 0.4, example_inputs=X, allocation="global", normalize="odd", compensate=False
+        )
 
 
 @pytest.mark.parametrize("of", [of for of in known_costs() if of != "latency"])

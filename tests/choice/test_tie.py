@@ -58,7 +58,9 @@ def test_relations_keep_counts_in_proportion_or_frozen() -> None:
 
 
 def test_equal_halves_keep_the_callers_class() -> None:
-    small = graphprune.plan(_Halves(), ratio=0.4, example_inputs=torch.randn(2, 6)).apply()
+    small = graphprune.plan(
+        _Halves(), ratio=0.4, example_inputs=torch.randn(2, 6), compensate=False
+    ).apply()
     assert type(small) is _Halves
     assert small.stem.out_features == 2 * small.left.in_features == 2 * small.right.in_features
 
@@ -99,7 +101,9 @@ class _Segments(nn.Module):
 
 
 def test_a_product_follows_segments_of_the_same_length() -> None:
-    plan = graphprune.plan(_Segments(), 0.405, example_inputs=torch.randn(2, 7, 6))
+    plan = graphprune.plan(
+        _Segments(), 0.405, example_inputs=torch.randn(2, 7, 6), compensate=False
+    )
     small = plan.apply()
     assert type(small) is _Segments and not plan.report.replaced
     assert small.left.out_features + small.right.out_features == small.proj.in_features
@@ -141,7 +145,9 @@ def test_products_in_another_order_vary_in_the_same_axis() -> None:
     (width,) = ties.followers
     assert (sizes[width], [sizes[i] for i in ties.followers[width]]) == (96, [6])
     assert [sizes[i] for i in ties.frozen] == [16]
-    small = graphprune.shrink(_Turned(96, 6), 0.3, example_inputs=torch.randn(2, 6, 10))
+    small = graphprune.shrink(
+        _Turned(96, 6), 0.3, example_inputs=torch.randn(2, 6, 10), compensate=False
+    )
     assert type(small) is _Turned and 16 * small.num_heads == small.embed.out_features < 96
 
 

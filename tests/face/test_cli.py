@@ -183,17 +183,6 @@ def test_the_installed_command_and_the_tool_start() -> None:
     assert found.stderr.startswith("error: no model is called")
 
 
-def test_demo(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, "demo", "--out", "out", "--epochs", "1") == 0
-    text = capsys.readouterr().out
-    assert "accuracy" in text
-    assert "ONNX Runtime agrees" in text
-    names = sorted(path.name for path in (folder / "out").iterdir())
-    assert names == ["digits-small.onnx", "digits-small.pt2", "plan.json"]
-
-
 def test_criteria_with_data(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

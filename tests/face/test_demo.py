@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import pytest
 import torch
-from rich.console import Console
 
 import graphprune
 from graphprune import demo
-
-
-@dataclass
-class Shown:
-    """One run of the demo: its folder and what it printed."""
-
-    folder: Path
-    text: str
-
-
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
-    folder = tmp_path_factory.mktemp("demo") / "deeper" / "out"
-    console = Console(width=100, no_color=True)
-    with console.capture() as capture:
-        demo.run(folder, 0.5, 1, console)
-    return Shown(folder, capture.get())
+from tests.face.conftest import Shown
 
 
 def test_training_and_test_images_are_apart() -> None:
@@ -106,3 +86,10 @@ def test_the_plan_fits_a_fresh_network(shown: Shown) -> None:
     program = torch.export.load(shown.folder / "digits-small.pt2")
     shapes = {name: tensor.shape for name, tensor in program.state_dict.items()}
     assert {name: p.shape for name, p in small.named_parameters()}.items() <= shapes.items()
+
+
+def test_the_command_ends_well_and_names_its_files(shown: Shown) -> None:
+    assert shown.code == 0
+    assert "ONNX Runtime agrees" in shown.text
+    names = sorted(path.name for path in shown.folder.iterdir())
+    assert names == ["digits-small.onnx", "digits-small.pt2", "plan.json"]

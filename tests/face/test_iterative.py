@@ -43,9 +43,8 @@ def test_every_schedule_removes_what_it_says(
     def note(model: nn.Module, step: Step) -> None:
         seen.append((step.ratio, 1 - size(model) / size(net)))
 
-    small = graphprune.shrink(
-        net, 0.6, steps=3, schedule=schedule, initial_ratio=initial, callback=note
-    )
+    options = {"schedule": schedule, "initial_ratio": initial, "compensate": False}
+    small = graphprune.shrink(net, 0.6, steps=3, callback=note, **options)
     assert [ratio for ratio, _ in seen] == pytest.approx(expected)
     assert [found for _, found in seen] == pytest.approx(expected, abs=0.012)
     assert isinstance(small, nn.Sequential)
@@ -59,14 +58,14 @@ def test_the_callback_trains_in_place_or_gives_another_model(net: nn.Module) -> 
             model[0].bias.fill_(float(step.number))
         return nn.Sequential(*model) if step.number == 2 else None
 
-    small = graphprune.shrink(net, 0.5, steps=2, callback=train)
+    small = graphprune.shrink(net, 0.5, steps=2, callback=train, compensate=False)
     assert small[0].bias.tolist() == [2.0] * len(small[0].bias)
     assert net[0].bias.abs().max() < 1
 
 
 def test_interrupted_work_goes_on_behind_the_last_step(net: nn.Module, tmp_path: Path) -> None:
     state = tmp_path / "state.pt"
-    options: dict[str, Any] = {"steps": 3, "schedule": "linear", "state": state}
+    options: dict[str, Any] = {"steps": 3, "schedule": "linear", "effort": "fast"}
     numbers = []
 
     def interrupted(model: nn.Module, step: Step) -> None:
@@ -75,28 +74,29 @@ def test_interrupted_work_goes_on_behind_the_last_step(net: nn.Module, tmp_path:
         numbers.append(step.number)
 
     with pytest.raises(KeyboardInterrupt):
-        graphprune.shrink(net, 0.6, callback=interrupted, **options)
+        graphprune.shrink(net, 0.6, callback=interrupted, state=state, **options)
     small = graphprune.shrink(
-        net, 0.6, callback=lambda model, step: numbers.append(step.number), **options
+        net, 0.6, callback=lambda model, step: numbers.append(step.number), state=state, **options
     )
     assert numbers == [1, 2, 3]
-    straight = graphprune.shrink(net, 0.6, steps=3, schedule="linear")
+    straight = graphprune.shrink(net, 0.6, **options)
     for a, b in zip(small.parameters(), straight.parameters(), strict=True):
         assert torch.equal(a, b)
-    again = graphprune.shrink(net, 0.6, **options)  # nothing is left to do
+    again = graphprune.shrink(net, 0.6, state=state, **options)  # nothing is left to do
     assert size(again) == size(small)
 
 
 def test_a_state_of_other_work_is_refused(net: nn.Module, tmp_path: Path) -> None:
     state = tmp_path / "state.pt"
-    graphprune.shrink(net, 0.4, steps=2, state=state)
+    options: dict[str, Any] = {"steps": 2, "state": state, "compensate": False}
+    graphprune.shrink(net, 0.4, **options)
     with pytest.raises(GraphPruneError, match="another schedule"):
-        graphprune.shrink(net, 0.5, steps=2, state=state)
+        graphprune.shrink(net, 0.5, **options)
     with pytest.raises(GraphPruneError, match="another schedule"):
-        graphprune.shrink(nn.Linear(3, 3), 0.4, steps=2, state=state)
+        graphprune.shrink(nn.Linear(3, 3), 0.4, **options)
     state.write_bytes(b"no state")
     with pytest.raises(GraphPruneError, match="holds no state"):
-        graphprune.shrink(net, 0.4, steps=2, state=state)
+        graphprune.shrink(net, 0.4, **options)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from torch import nn
 
 from graphprune.core.axes import atoms
 from graphprune.rules import infer
-from graphprune.testing.check import _capture, _free_dims
+from graphprune.testing.check import _free_dims, captured
 from tests.rules.cases import below, p, t
 
 
 def _free(function: Callable[..., Any], *tensors: torch.Tensor) -> list[list[int]]:
     """For each input, the sizes of its axes that no rule locks."""
-    graph = _capture(function, tensors).graph
+    graph = captured(function, *tensors).graph
     dims = _free_dims(graph)
     for op in graph.ops:
         found, _ = infer(op, dims, strict=True)

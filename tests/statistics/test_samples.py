@@ -43,7 +43,7 @@ def test_every_kind_of_data_is_the_same_data() -> None:
     ]
     example = {"input": x[:2]}
     found = [
-        _weights(graphprune.shrink(_net(), 0.5, example_inputs=given, data=kind))
+        _weights(graphprune.shrink(_net(), 0.5, example_inputs=given, data=kind, effort="fast"))
         for kind, given in zip(kinds, [x[:2]] * 4 + [example], strict=True)
     ]
     for weights in found[1:]:
@@ -54,14 +54,14 @@ def test_data_decide_what_is_kept_and_how() -> None:
     model = _net()
     x = torch.randn(256, 6) * torch.tensor([3.0, 1, 0.1, 0.1, 0.1, 0.1])
     plain = graphprune.shrink(model, 0.5, example_inputs=x[:2], compensate=False)
-    fitted = graphprune.shrink(model, 0.5, example_inputs=x[:2], data=[x])
+    fitted = graphprune.shrink(model, 0.5, example_inputs=x[:2], data=[x], effort="fast")
     assert _error(model, fitted, x) < 0.1 * _error(model, plain, x)
 
 
 def test_recalibration_follows_a_shift_in_the_same_shape() -> None:
     model, x = _net(), torch.randn(256, 6)
     shifted = x * torch.tensor([0.1, 0.1, 0.1, 0.1, 4, 4]) + 1
-    small = graphprune.shrink(model, 0.5, example_inputs=x[:2], data=[x])
+    small = graphprune.shrink(model, 0.5, example_inputs=x[:2], data=[x], effort="fast")
     before = _weights(small).clone()
     again = graphprune.recalibrate(small, [shifted])
     assert type(again) is type(small)
@@ -74,7 +74,7 @@ def test_recalibration_follows_a_shift_in_the_same_shape() -> None:
 
 def test_a_loaded_plan_is_fitted_to_the_model_that_it_is_applied_to(tmp_path: Path) -> None:
     model, x = _net(), torch.randn(256, 6)
-    plan = graphprune.plan(model, 0.5, example_inputs=x[:2], data=[x])
+    plan = graphprune.plan(model, 0.5, example_inputs=x[:2], data=[x], effort="fast")
     small = plan.apply()
     plan.save(tmp_path / "plan.json")
     other = graphprune.load_plan(tmp_path / "plan.json").apply(_net(), data=[x])
@@ -108,7 +108,7 @@ def test_obs_removes_what_others_can_stand_in_for() -> None:
         model[0].weight[3] = model[0].weight[7] = 3 * model[0].weight[3]
         model[0].bias[3] = model[0].bias[7] = 0.5
     x = torch.randn(256, 6)
-    options = {"example_inputs": x[:2], "data": x, "round_to": 1}
+    options = {"example_inputs": x[:2], "data": x, "round_to": 1, "effort": "fast"}
     kept = graphprune.plan(model, 1 / 16, "channels", importance="obs", **options).kept
     assert len({3, 7} & set(kept["0.weight"][0].tolist())) == 1
     kept = graphprune.plan(model, 1 / 16, "channels", importance="l2", **options).kept
@@ -131,7 +131,8 @@ class _Masked(torch.nn.Module):
 def test_samples_may_lie_along_several_axes() -> None:
     inputs = (torch.randn(2, 4), torch.ones(2, 4))
     data = [(torch.randn(64, 4), torch.ones(64, 4))]
-    plan = graphprune.plan(_Masked(), 0.5, example_inputs=inputs, data=data, compensate=True)
+    options = {"example_inputs": inputs, "data": data, "compensate": True, "effort": "fast"}
+    plan = graphprune.plan(_Masked(), 0.5, **options)
     plan.apply()
     assert "32 inputs from data" in str(plan.report)
 

@@ -40,7 +40,7 @@ def _model(name: str, options: dict[str, Any]) -> Any:
 )  # fmt: skip
 def test_decoders_keep_their_class_and_generate(name: str, options: dict[str, Any]) -> None:
     model = _model(name, options)
-    plan = graphprune.plan(model, 0.5)
+    plan = graphprune.plan(model, 0.5, compensate=False)
     small = plan.apply()
     assert type(small) is type(model) and not plan.report.replaced
     prompt = torch.tensor([[5, 6, 7]])
@@ -52,7 +52,7 @@ def test_decoders_keep_their_class_and_generate(name: str, options: dict[str, An
 
 def test_tied_embeddings_stay_tied() -> None:
     model = _model("LlamaForCausalLM", {**_GROUPED, "tie_word_embeddings": True})
-    small = graphprune.shrink(model, 0.5)
+    small = graphprune.shrink(model, 0.5, compensate=False)
     assert small.lm_head.weight is small.model.embed_tokens.weight
 
 
@@ -62,7 +62,7 @@ def test_speech_is_found_to_be_what_goes_in() -> None:
         "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 16,
         "num_conv_pos_embedding_groups": 2, "vocab_size": 32,
     }  # fmt: skip
-    plan = graphprune.plan(_model("Wav2Vec2ForCTC", options), 0.5)
+    plan = graphprune.plan(_model("Wav2Vec2ForCTC", options), 0.5, compensate=False)
     assert plan.inputs[1]["input_values"].dim() == 2
     assert type(plan.apply()).__name__ == "Wav2Vec2ForCTC"
 
@@ -70,7 +70,7 @@ def test_speech_is_found_to_be_what_goes_in() -> None:
 def test_a_config_learns_the_new_sizes_so_that_the_model_reloads(tmp_path: Any) -> None:
     model = _model("BertForSequenceClassification", _SIZES)
     before = model.config.to_dict()
-    small = graphprune.shrink(model, 0.5)
+    small = graphprune.shrink(model, 0.5, compensate=False)
     small.save_pretrained(tmp_path)
     again = type(small).from_pretrained(tmp_path).eval()
     ids = torch.tensor([[5, 6, 7]])
@@ -81,7 +81,7 @@ def test_a_config_learns_the_new_sizes_so_that_the_model_reloads(tmp_path: Any) 
 
 def test_a_config_that_cannot_tell_the_widths_is_a_warning_with_a_way_out(tmp_path: Any) -> None:
     plan = graphprune.plan(
-        _model("LlamaForCausalLM", _GROUPED), 0.5, ratios={"*layers.1.mlp*": 0.7}
+        _model("LlamaForCausalLM", _GROUPED), 0.5, ratios={"*layers.1.mlp*": 0.7}, compensate=False
     )
     small = plan.apply()
     assert "the config cannot tell the new widths" in plan.report.warnings[-1]
@@ -111,7 +111,7 @@ class _Match(torch.nn.Module):
 
 def test_two_towers_lose_the_same_indices_of_their_shared_embedding() -> None:
     inputs = (torch.randint(3, 99, (2, 8)), torch.randn(2, 3, 32, 32))
-    plan = graphprune.plan(_Match(), 0.5, example_inputs=inputs)
+    plan = graphprune.plan(_Match(), 0.5, example_inputs=inputs, compensate=False)
     small = plan.apply()
     kept = plan.kept
     text, vision = kept["clip.text_projection.weight"][0], kept["clip.visual_projection.weight"][0]
@@ -124,7 +124,7 @@ def test_a_config_entry_that_is_none_is_filled_in(tmp_path: Any) -> None:
     options = {"vocab_size": 99, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64}
     model = _model("GPT2LMHeadModel", {**options, "bos_token_id": 1, "eos_token_id": 2})
     assert model.config.n_inner is None
-    small = graphprune.shrink(model, 0.5)
+    small = graphprune.shrink(model, 0.5, compensate=False)
     small.save_pretrained(tmp_path)
     again = type(small).from_pretrained(tmp_path).eval()
     ids = torch.tensor([[5, 6, 7]])
@@ -149,7 +149,7 @@ def test_a_config_entry_that_is_none_is_filled_in(tmp_path: Any) -> None:
 def test_rotary_models_reload_where_heads_are_too_coarse(
     name: str, options: dict[str, Any], tmp_path: Any
 ) -> None:
-    small = graphprune.shrink(_model(name, options), 0.5)
+    small = graphprune.shrink(_model(name, options), 0.5, compensate=False)
     small.save_pretrained(tmp_path)
     again = type(small).from_pretrained(tmp_path).eval()
     ids = torch.tensor([[5, 6, 7]])

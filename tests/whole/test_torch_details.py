@@ -20,7 +20,7 @@ def _net() -> nn.Module:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_dtype_is_preserved(dtype: torch.dtype) -> None:
-    small = graphprune.shrink(_net().to(dtype), 0.5)
+    small = graphprune.shrink(_net().to(dtype), 0.5, effort="fast")
     assert {p.dtype for p in small.parameters()} == {dtype}
 
 
@@ -28,7 +28,7 @@ def test_requires_grad_buffers_and_mode_are_preserved() -> None:
     model = Residual().train()
     model.conv1.weight.requires_grad_(False)
     model.bn1.eval()
-    small = graphprune.shrink(model, 0.5, example_inputs=images())
+    small = graphprune.shrink(model, 0.5, example_inputs=images(), compensate=False)
     assert not small.conv1.weight.requires_grad
     assert small.conv2.weight.requires_grad
     assert small.training
@@ -40,7 +40,7 @@ def test_requires_grad_buffers_and_mode_are_preserved() -> None:
 def test_torch_nn_attributes_agree_with_the_weights() -> None:
     for name in ("grouped", "group norm", "recurrent", "residual", "generator", "pixel shuffle"):
         build, example = BLOCKS[name]
-        small = graphprune.shrink(build(), 0.4, example_inputs=example())
+        small = graphprune.shrink(build(), 0.4, example_inputs=example(), compensate=False)
         for module in small.modules():
             if isinstance(module, nn.Linear):
                 assert module.weight.shape == (module.out_features, module.in_features)
@@ -80,7 +80,9 @@ def test_head_dim_and_temperature() -> None:
     model = Attention(64, 2)
     with torch.no_grad():
         model.qkv.weight *= 20  # a sharp softmax: another temperature would show
-    plan = graphprune.plan(model, 0.5, example_inputs=torch.randn(2, 6, 10), allocation="uniform")
+    plan = graphprune.plan(
+        model, 0.5, example_inputs=torch.randn(2, 6, 10), allocation="uniform", compensate=False
+    )
     small = plan.apply()
     head = small.qkv.out_features // 3 // (1 if plan.report.groups[1].kept == 1 else 2)
     assert head < 32
@@ -89,7 +91,7 @@ def test_head_dim_and_temperature() -> None:
 
 def test_a_fixed_width_is_generated_and_reported() -> None:
     model = Encoder()
-    plan = graphprune.plan(model, 0.4, example_inputs=torch.randn(2, 5, 32))
+    plan = graphprune.plan(model, 0.4, example_inputs=torch.randn(2, 5, 32), compensate=False)
     small = plan.apply()
     assert type(small) is Encoder
     assert list(plan.report.replaced) == ["attn"]
@@ -105,7 +107,7 @@ def test_a_fixed_width_is_generated_and_reported() -> None:
 def test_generated_code_follows_train_and_eval() -> None:
     model = BLOCKS["transformer"][0]().eval()
     x = torch.randn(2, 5, 32)
-    plan = graphprune.plan(model, 0.4, example_inputs=x, allocation="uniform")
+    plan = graphprune.plan(model, 0.4, example_inputs=x, allocation="uniform", compensate=False)
     small = plan.apply()
     assert plan.report.replaced
     small.train()
@@ -117,7 +119,7 @@ def test_generated_code_follows_train_and_eval() -> None:
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_auxiliary_heads_train_and_inputs_are_large_enough_for_them(name: str) -> None:
     model = torchvision.models.get_model(name, weights=None, init_weights=False)
-    plan = graphprune.plan(model, 0.5, verify=False)
+    plan = graphprune.plan(model, 0.5, verify=False, compensate=False)
     assert not plan.report.warnings
     assert plan.inputs is not None
     outputs = plan.apply().train()(*plan.inputs[0])
@@ -136,7 +138,7 @@ def test_training_mode_that_cannot_be_captured_is_a_warning() -> None:
                 return self.aux(y)
             return self.b(y)
 
-    plan = graphprune.plan(Picky(), 0.3)
+    plan = graphprune.plan(Picky(), 0.3, compensate=False)
     plan.apply()
     assert "training mode could not be captured" in plan.report.warnings[0]
     assert "warning: training mode" in str(plan.report)
@@ -162,7 +164,7 @@ def test_what_training_masks_and_leaves_out_at_random_is_narrowed(likely: bool) 
                 y = y + self.other(y)
             return self.out(y)
 
-    plan = graphprune.plan(Masking(), 0.4, example_inputs=torch.randn(2, 8, 4))
+    plan = graphprune.plan(Masking(), 0.4, example_inputs=torch.randn(2, 8, 4), compensate=False)
     small = plan.apply().train()
     assert not plan.report.warnings and small.mask.shape == (small.inner.out_features,)
     for _ in range(20):
@@ -185,12 +187,14 @@ def test_a_cache_kept_by_the_model_does_not_leak() -> None:
             return self.b(y)
 
     model = Caching()
-    graphprune.shrink(model, 0.5)
+    graphprune.shrink(model, 0.5, compensate=False)
     assert model.cache == {}
 
 
 def test_exported_result_runs() -> None:
-    small = graphprune.shrink(Residual().eval(), 0.5, example_inputs=images()).eval()
+    small = graphprune.shrink(
+        Residual().eval(), 0.5, example_inputs=images(), compensate=False
+    ).eval()
     program = torch.export.export(small, images(), strict=False)
     x = images()[0]
     torch.testing.assert_close(program.module()(x), small(x))
@@ -198,7 +202,9 @@ def test_exported_result_runs() -> None:
 
 def test_a_batch_of_one_gives_a_model_for_any_batch() -> None:
     model = BLOCKS["transformer"][0]().eval()
-    plan = graphprune.plan(model, 0.4, example_inputs=torch.randn(1, 5, 32), allocation="uniform")
+    plan = graphprune.plan(
+        model, 0.4, example_inputs=torch.randn(1, 5, 32), allocation="uniform", compensate=False
+    )
     small = plan.apply()
     assert plan.report.replaced
     assert small(torch.randn(3, 5, 32)).shape == (3, 5, 32)

@@ -68,7 +68,7 @@ CASES = {
 def test_fused_operations_shrink(name: str) -> None:
     """The check of the plan compares removal with masking, operation by operation."""
     model = CASES[name]
-    plan = graphprune.plan(model, 0.5)
+    plan = graphprune.plan(model, 0.5, compensate=False)
     small = plan.apply()
     assert plan.report is not None and plan.report.unknown == {}
     assert plan.report.verification is not None
@@ -105,7 +105,7 @@ def test_fused_convolutions_are_cut_and_compensated() -> None:
         (a,), (b,) = run(model, x=x), run(small, x=x)
         return float(np.linalg.norm(a - b) / np.linalg.norm(a))
 
-    assert error(data=x) < 0.7 * error(compensate=False)
+    assert error(data=x, effort="fast") < 0.7 * error(compensate=False)
 
 
 class Images(CalibrationDataReader):  # type: ignore[misc]
@@ -133,7 +133,7 @@ def test_what_the_runtime_quantizes_shrinks(
             tmp_path / "float.onnx", tmp_path / "small.onnx", Images(), quant_format=form,
             per_channel=per_channel,
         )  # fmt: skip
-    plan = graphprune.plan(tmp_path / "small.onnx", 0.4)
+    plan = graphprune.plan(tmp_path / "small.onnx", 0.4, compensate=False)
     small = plan.apply()
     assert plan.report is not None and plan.report.unknown == {}
     assert run(small, x=normal(3, 3, 8, 8))[0].shape == (3, 5)

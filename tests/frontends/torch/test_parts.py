@@ -43,7 +43,7 @@ def test_parts_shrink_and_the_class_stays() -> None:
     torch.manual_seed(0)
     model, x = Gated().eval(), torch.randn(4, 8)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    plan = graphprune.plan(model, 0.4, example_inputs=x)
+    plan = graphprune.plan(model, 0.4, example_inputs=x, effort="fast")
     small = plan.apply()
     assert type(small) is Gated and type(model) is Gated
     assert small.first[0].out_features < 32 and small.second[0].out_features < 32
@@ -88,18 +88,18 @@ def test_the_budget_is_of_all_parameters() -> None:
     torch.manual_seed(0)
     model, x = _Left().eval(), torch.randn(4, 8)
     total = sum(p.numel() for p in model.parameters())
-    plan = graphprune.plan(model, 0.4, example_inputs=x)
+    plan = graphprune.plan(model, 0.4, example_inputs=x, compensate=False)
     left = sum(p.numel() for p in plan.apply().parameters())
     assert abs(left / total - 0.6) < 0.01 and plan.report.params == (total, left)
     assert plan.live().deps.reachable() < 1 - 320 / total
     with pytest.raises(BudgetError) as error:
-        graphprune.shrink(model, 0.8, example_inputs=x)
+        graphprune.shrink(model, 0.8, example_inputs=x, compensate=False)
     assert 0.6 < error.value.closest < 1 - 320 / total
 
 
 def test_a_plan_of_parts_travels(tmp_path: Any) -> None:
     model, x = Gated().eval(), torch.randn(4, 8)
-    plan = graphprune.plan(model, 0.4, example_inputs=x)
+    plan = graphprune.plan(model, 0.4, example_inputs=x, compensate=False)
     plan.save(tmp_path / "plan.json")
     again = graphprune.load_plan(tmp_path / "plan.json").apply(model)
     small = plan.apply()
@@ -170,7 +170,7 @@ class _Fickle(nn.Module):
 
 def test_no_part_that_is_called_again_is_an_error_that_says_so() -> None:
     with pytest.raises(LiftError, match="other calls of it"):
-        graphprune.shrink(_Fickle().eval(), 0.5, example_inputs=torch.randn(4, 8))
+        graphprune.shrink(_Fickle().eval(), 0.5, example_inputs=torch.randn(4, 8), compensate=False)
 
 
 class Borrowing(Gated):
@@ -201,12 +201,14 @@ class Stubborn(nn.Module):
 
 def test_no_part_at_all_is_an_error_that_says_so() -> None:
     with pytest.raises(LiftError, match="No submodule of it can be captured by itself either"):
-        graphprune.shrink(Stubborn(), 0.5, example_inputs=torch.randn(4, 8))
+        graphprune.shrink(Stubborn(), 0.5, example_inputs=torch.randn(4, 8), compensate=False)
 
 
 def test_a_ratio_that_the_parts_cannot_reach_is_an_error() -> None:
     with pytest.raises(BudgetError, match="cannot be reached"):
-        graphprune.shrink(Borrowing().eval(), 0.9, example_inputs=torch.randn(4, 8))
+        graphprune.shrink(
+            Borrowing().eval(), 0.9, example_inputs=torch.randn(4, 8), compensate=False
+        )
 
 
 class Picking(nn.Module):
@@ -231,7 +233,7 @@ class Mixed(nn.Module):
 
 def test_parts_whose_sizes_depend_on_the_data_are_left_alone() -> None:
     torch.manual_seed(0)
-    plan = graphprune.plan(Mixed().eval(), 0.3, example_inputs=torch.randn(4, 8))
+    plan = graphprune.plan(Mixed().eval(), 0.3, example_inputs=torch.randn(4, 8), effort="fast")
     assert plan.apply().second[0].out_features < 32
     (told,) = [text for text in plan.report.warnings if "in parts" in text]
     assert "first (aten._unique2" in told or "first.0" in told

@@ -18,7 +18,7 @@ def test_what_parts_take_is_recorded_for_compensation_and_criteria() -> None:
     test = torch.randn(64, 8) * torch.linspace(0.1, 2, 8)
 
     def gap(**options: Any) -> float:
-        small = graphprune.shrink(model, 0.4, example_inputs=x, **options)
+        small = graphprune.shrink(model, 0.4, example_inputs=x, effort="fast", **options)
         with torch.no_grad():
             return float((small(test)["scores"] - model(test)["scores"]).square().mean())
 
@@ -45,7 +45,7 @@ def test_rows_that_depend_on_data_are_left_out_or_serve_twice() -> None:
     torch.manual_seed(0)
     model, x = _Counting().eval(), torch.tensor([[1.0] * 8] * 2 + [[-1.0] * 8] * 2)
     batches = [torch.randn(4, 8) for _ in range(64)]
-    plan = graphprune.plan(model, 0.4, example_inputs=x, data=batches)
+    plan = graphprune.plan(model, 0.4, example_inputs=x, data=batches, effort="fast")
     small = plan.apply()
     assert "from data" in plan.report.compensation
     plain = graphprune.shrink(model, 0.4, example_inputs=x, importance="l2", compensate=False)
@@ -69,6 +69,6 @@ def test_passes_with_no_rows_are_left_out() -> None:
     torch.manual_seed(0)
     model, x = _Selecting().eval(), torch.ones(4, 8)
     batches = [torch.ones(4, 8), -torch.ones(4, 8), torch.ones(4, 8)]
-    plan = graphprune.plan(model, 0.4, example_inputs=x, data=batches)
+    plan = graphprune.plan(model, 0.4, example_inputs=x, data=batches, effort="fast")
     plan.apply()
     assert "2 inputs from data" in plan.report.compensation

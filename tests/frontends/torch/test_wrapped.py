@@ -37,7 +37,7 @@ def _program(dynamic: bool) -> ExportedProgram:
 def test_a_program_gives_a_program_with_the_same_dynamic_dimensions(dynamic: bool) -> None:
     program = _program(dynamic)
     before = {name: tensor.shape for name, tensor in program.state_dict.items()}
-    plan = graphprune.plan(program, 0.5)
+    plan = graphprune.plan(program, 0.5, effort="fast")
     small = plan.apply()
     assert isinstance(small, ExportedProgram)
     assert plan.report is not None and plan.report.verification is not None
@@ -52,7 +52,7 @@ def test_code_that_fixes_its_widths_is_generated_anew() -> None:
     program = torch.export.export(
         Attention().eval(), (torch.randn(2, 6, 10),), dynamic_shapes=({0: batch},)
     )
-    small = graphprune.shrink(program, 0.5)
+    small = graphprune.shrink(program, 0.5, compensate=False)
     assert small.module()(torch.randn(3, 6, 10)).shape[0] == 3
 
 
@@ -61,14 +61,14 @@ def test_a_file_of_a_program(tmp_path: Path) -> None:
     torch.export.save(_program(True), path)
     assert load_model(str(path)) == path
     assert [group.size for group in graphprune.analyze(path).groups] == [32]
-    plan = graphprune.plan(path, 0.5)
+    plan = graphprune.plan(path, 0.5, compensate=False)
     plan.write(tmp_path / "small.pt2")
     assert torch.export.load(tmp_path / "small.pt2").state_dict["last.weight"].shape == (4, 16)
     with pytest.raises(graphprune.GraphPruneError, match=r"as a \.pt2 or \.onnx file"):
         plan.write(tmp_path / "small.pt")
     (tmp_path / "broken.pt2").write_bytes(b"no archive")
     with pytest.raises(graphprune.GraphPruneError, match="cannot read"):
-        graphprune.shrink(tmp_path / "broken.pt2", 0.5)
+        graphprune.shrink(tmp_path / "broken.pt2", 0.5, compensate=False)
 
 
 def test_a_plan_fits_the_program_again(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_plan_fits_the_program_again(tmp_path: Path) -> None:
 
 def test_a_data_parallel_module_stays_one() -> None:
     model = nn.DataParallel(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)))
-    small = graphprune.shrink(model, 0.5, example_inputs=torch.randn(2, 8))
+    small = graphprune.shrink(model, 0.5, example_inputs=torch.randn(2, 8), effort="fast")
     assert type(small) is nn.DataParallel and small.module[0].out_features == 16
     assert model.module[0].out_features == 32
     assert small(torch.randn(3, 8)).shape == (3, 4)
@@ -104,7 +104,7 @@ class _Checked(nn.Module):
 
 def test_an_attribute_that_code_only_compares_gets_the_new_width() -> None:
     model = nn.Sequential(nn.Linear(8, 32), _Checked(32), nn.Linear(32, 4))
-    plan = graphprune.plan(model, 0.5, example_inputs=torch.randn(2, 8))
+    plan = graphprune.plan(model, 0.5, example_inputs=torch.randn(2, 8), compensate=False)
     small = plan.apply()
     assert isinstance(small[1], _Checked) and small[1].width == small[0].out_features == 16
     assert plan.report is not None and plan.report.edits == {"1.width": 16}
@@ -122,7 +122,7 @@ def test_inference_mode_gives_ordinary_tensors(inside: str) -> None:
     model = (inner if inside == "weights" else outer)[0]
     x = (inner if inside == "inputs" else outer)[1]
     with torch.inference_mode(inside == "call"):
-        small = graphprune.shrink(model, 0.5, example_inputs=x)
+        small = graphprune.shrink(model, 0.5, example_inputs=x, effort="fast")
     assert small[0].out_features == 16
     small(torch.randn(2, 8)).sum().backward()
     assert model[0].weight.is_inference() == (inside == "weights")
@@ -134,8 +134,8 @@ def test_distributed_modules_tell_the_way_out(tmp_path: Path) -> None:
     try:
         wrapped = nn.parallel.DistributedDataParallel(nn.Linear(8, 4))
         with pytest.raises(LiftError, match=r"shrink the module that it holds \(model\.module\)"):
-            graphprune.shrink(wrapped, 0.5)
+            graphprune.shrink(wrapped, 0.5, compensate=False)
         with pytest.raises(LiftError, match=r"0 \(DistributedDataParallel\) is bound to"):
-            graphprune.shrink(nn.Sequential(wrapped), 0.5)
+            graphprune.shrink(nn.Sequential(wrapped), 0.5, compensate=False)
     finally:
         torch.distributed.destroy_process_group()
