@@ -18,15 +18,17 @@ from graphprune.choice.request import Request
 from graphprune.choice.select import select
 from graphprune.core.axes import Axis, leaves
 from graphprune.core.cuts import narrow
-from graphprune.core.errors import BudgetError
+from graphprune.core.errors import BudgetError, GraphPruneError
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Inputs
 from graphprune.costs.latency.backends import Backend, forward_seconds
 from graphprune.costs.latency.cost import Latency
+from graphprune.costs.latency.timing import Timer
 from graphprune.costs.registry import cost_of
 from graphprune.importance import Scores
 
 _ROUNDS = 5
+_ATTEMPTS = 3  # tables, where a busy machine disturbs the first
 _HALVINGS = 10  # of the interval in which the twin's ratio lies
 _NEAR = 0.015  # what measurements of the same model differ by
 
@@ -83,17 +85,31 @@ def meet(
 
     Raises:
         BudgetError: The ratio cannot be reached.
-        GraphPruneError: The backend cannot run the model.
+        GraphPruneError: The backend cannot run the model, or the machine is too busy to tell.
     """
     program, deps = chooser.program, chooser.deps
     original = program.runnable(program.express(narrow(deps, {})))
     runs_in: Backend = program.backend(request.backend)
     inputs = program.example(given) if given else _sample(runs_in, original, program.example())
-    table = Latency(deps, backend=runs_in, sizes=batch_sizes(deps, inputs))
-    table.fit(forward_seconds([original], inputs, runs_in)[0])
-    request.costs["latency"] = table
-    clock = _Clock(chooser, original, table, inputs, runs_in, request.asked()["latency"])
-    best = _aim(clock, request, scores)
+    sizes, timer = batch_sizes(deps, inputs), Timer()
+    for _ in range(_ATTEMPTS):
+        table = Latency(deps, timer, runs_in, sizes)
+        table.fit(forward_seconds([original], inputs, runs_in)[0])
+        request.costs["latency"] = table
+        clock = _Clock(chooser, original, table, inputs, runs_in, request.asked()["latency"])
+        try:
+            best = _aim(clock, request, scores)
+            break
+        except BudgetError:
+            if not timer.disturbed:
+                raise
+            count = len(timer.disturbed)
+            timer.forget()
+    else:
+        raise GraphPruneError(
+            f"the machine is too busy to measure latency: {count} operations took another time at "
+            'each run. Try again when less runs beside this, or ask for of="macs"'
+        )
     twin = _twin(chooser, request, scores, best) if len(request.asked()) == 1 else None
     if twin is not None:
         found = clock.measure(twin)

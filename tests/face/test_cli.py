@@ -50,6 +50,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
 
 
 MODEL = "factory_for_cli:net"
+QUICK = ("--effort", "fast")
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pt2", ".onnx"])
@@ -57,7 +58,7 @@ def test_shrink_writes_a_model(
     folder: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = folder / f"small{suffix}"
-    assert run(monkeypatch, "shrink", MODEL, "-o", str(out), "--plan", "plan.json") == 0
+    assert run(monkeypatch, "shrink", MODEL, *QUICK, "-o", str(out), "--plan", "plan.json") == 0
     assert "removal equals masking" in capsys.readouterr().out
     x = torch.randn(5, 6)  # any batch size
     if suffix == ".onnx":
@@ -70,23 +71,23 @@ def test_shrink_writes_a_model(
     else:
         assert torch.export.load(out).module()(x).shape == (5, 4)
     assert run(monkeypatch, "verify", MODEL, "--plan", "plan.json") == 0
-    assert run(monkeypatch, "shrink", MODEL, "-o", str(out)) == 2
+    assert run(monkeypatch, "shrink", MODEL, *QUICK, "-o", str(out)) == 2
     assert "--force" in capsys.readouterr().err
-    assert run(monkeypatch, "shrink", MODEL, "-o", str(out), "--force") == 0
+    assert run(monkeypatch, "shrink", MODEL, *QUICK, "-o", str(out), "--force") == 0
 
 
 def test_nothing_is_lost(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "shrink", MODEL, "-o", "small.pt") == 0
+    assert run(monkeypatch, "shrink", MODEL, *QUICK, "-o", "small.pt") == 0
     whole = (folder / "small.pt").read_bytes()
-    assert run(monkeypatch, "shrink", "small.pt", "-o", "small.pt", "--force") == 2
+    assert run(monkeypatch, "shrink", "small.pt", *QUICK, "-o", "small.pt", "--force") == 2
     assert "is an input" in capsys.readouterr().err
     assert (folder / "small.pt").read_bytes() == whole
     (folder / "plan.json").write_text("mine")
-    assert run(monkeypatch, "shrink", MODEL, "-o", "b.pt", "--plan", "plan.json") == 2
+    assert run(monkeypatch, "shrink", MODEL, *QUICK, "-o", "b.pt", "--plan", "plan.json") == 2
     assert (folder / "plan.json").read_text() == "mine"
-    assert run(monkeypatch, "shrink", MODEL, "-o", "b.pt", "--plan", "no/plan.json") == 2
+    assert run(monkeypatch, "shrink", MODEL, *QUICK, "-o", "b.pt", "--plan", "no/plan.json") == 2
     assert run(monkeypatch, "demo", "--out", "plan.json") == 2
     assert not (folder / "b.pt").exists()
 
@@ -97,13 +98,13 @@ def test_a_factory_that_fails_is_no_traceback(
     (folder / "broken_for_cli.py").write_text("def net():\n    raise OSError('no weights here')\n")
     assert run(monkeypatch, "report", "broken_for_cli:net") == 2
     assert "broken_for_cli:net() failed: OSError: no weights here" in capsys.readouterr().err
-    assert run(monkeypatch, "report", MODEL, "--ratio", "2") == 2
+    assert run(monkeypatch, "report", MODEL, *QUICK, "--ratio", "2") == 2
 
 
 def test_json_goes_to_stdout_and_text_to_stderr(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "report", MODEL, "--ratio", "0.25", "--json") == 0
+    assert run(monkeypatch, "report", MODEL, *QUICK, "--ratio", "0.25", "--json") == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["asked"] == 0.25
     assert "a.weight[0]" in captured.err
@@ -112,12 +113,12 @@ def test_json_goes_to_stdout_and_text_to_stderr(
 def test_exit_codes(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "report", MODEL, "--keep", "a", "--ratio", "0.9") == 3
+    assert run(monkeypatch, "report", MODEL, *QUICK, "--keep", "a", "--ratio", "0.9") == 3
     assert run(monkeypatch, "report", "nowhere:net") == 2
     assert run(monkeypatch, "report", "factory_for_cli:missing") == 2
     assert run(monkeypatch, "report", "no_such_model_at_all") == 2
     assert run(monkeypatch, "report", "missing.pt") == 2
-    assert run(monkeypatch, "report", MODEL, "--input-size", "2,x") == 2
+    assert run(monkeypatch, "report", MODEL, *QUICK, "--input-size", "2,x") == 2
     assert run(monkeypatch, "verify", MODEL, "--plan", "missing.json") == 2
     assert run(monkeypatch, "report", "--nonsense") == 2
     errors = capsys.readouterr().err
@@ -131,7 +132,7 @@ def test_verification_failure_is_exit_code_1(
     from graphprune.frontends.torch import lift as lifting
 
     monkeypatch.setattr(lifting, "TORCH", replace(lifting.TORCH, tolerance=-1.0))
-    assert run(monkeypatch, "shrink", MODEL, "-o", "small.pt") == 1
+    assert run(monkeypatch, "shrink", MODEL, *QUICK, "-o", "small.pt") == 1
     assert not (folder / "small.pt").exists()
     assert "differs" in capsys.readouterr().err
 
@@ -147,11 +148,11 @@ def test_weights_are_loaded(
     torch.save(state, "w.pt")
     for weights in ("w.safetensors", "w.pt"):
         out = f"small-{weights}.pt"
-        assert run(monkeypatch, "shrink", MODEL, "-o", out, "--weights", weights) == 0
+        assert run(monkeypatch, "shrink", MODEL, *QUICK, "-o", out, "--weights", weights) == 0
         small = torch.load(out, weights_only=False)
         assert all(not p.any() for p in small.parameters())
     torch.save({"other": torch.zeros(1)}, "bad.pt")
-    assert run(monkeypatch, "report", MODEL, "--weights", "bad.pt") == 2
+    assert run(monkeypatch, "report", MODEL, *QUICK, "--weights", "bad.pt") == 2
     assert "does not fit" in capsys.readouterr().err
 
 
@@ -193,14 +194,19 @@ def test_criteria_with_data(
     np.save("inputs.npy", inputs)
     torch.save((torch.tensor(inputs), torch.tensor(labels)), "data.pt")
     for data, importance in (("data.npz", "taylor"), ("data.pt", "snip"), ("inputs.npy", "wanda")):
-        assert run(monkeypatch, "report", MODEL, "--importance", importance, "--data", data) == 0
+        assert (
+            run(monkeypatch, "report", MODEL, *QUICK, "--importance", importance, "--data", data)
+            == 0
+        )
     capsys.readouterr()
     for data, message in (
         ("inputs.npy", "holds no labels"),
         ("missing.npz", "there is no file missing.npz"),
         ("data.csv", "no .npy, .npz or .pt file"),
     ):
-        assert run(monkeypatch, "report", MODEL, "--importance", "taylor", "--data", data) == 2
+        assert (
+            run(monkeypatch, "report", MODEL, *QUICK, "--importance", "taylor", "--data", data) == 2
+        )
         assert message in capsys.readouterr().err
 
 
@@ -208,8 +214,8 @@ def test_several_budgets(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     budget = ("--budget", "macs=0.3", "--budget", "params=0.5")
-    assert run(monkeypatch, "report", MODEL, *budget, "--json") == 0
+    assert run(monkeypatch, "report", MODEL, *QUICK, *budget, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["params"][1] <= 0.5 * found["params"][0]
-    assert run(monkeypatch, "report", MODEL, "--budget", "macs") == 2
+    assert run(monkeypatch, "report", MODEL, *QUICK, "--budget", "macs") == 2
     assert "macs=0.5" in capsys.readouterr().err

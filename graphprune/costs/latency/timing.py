@@ -25,6 +25,7 @@ Call = Callable[[], Any]
 _FEWEST, _MOST, _ENOUGH = 3, 7, 0.01  # runs of one operation, and seconds that are enough
 _AGREE = 0.1  # two fastest runs of an operation that differ by less were left alone, as a share
 _LONGEST, _PATIENCE = 20, 0.3  # runs of one operation, and seconds, where the machine is busy
+_MORE = 4  # times longer for operations that were disturbed at the last attempt
 _WARM, _ROUNDS = 2, 15  # forward passes that do not count, and those that do at least
 _LONG = 2.0  # seconds for the forward passes of short models
 _SURE = 0.01  # standard error of a ratio of two models that needs no more runs
@@ -89,6 +90,7 @@ class Timer:
         self._path = cache_folder() / f"latency-{name}.json"
         self.measured = 0
         self.disturbed: set[str] = set()
+        self._patience = 1
         try:
             self._known: dict[str, float] = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # no cache yet, or a broken one: measure anew
@@ -103,16 +105,17 @@ class Timer:
             device: Where it runs.
         """
         if key not in self._known:
-            self._known[key], calm = _least(prepare(), device)
+            self._known[key], calm = _least(prepare(), device, self._patience)
             self.measured += 1
             if not calm:
                 self.disturbed.add(key)
         return self._known[key]
 
     def forget(self) -> None:
-        """Forget the calls that were disturbed, so that they are measured anew."""
+        """Forget the calls that were disturbed, so that they are measured anew, and for longer."""
         self._known = self._lasting()
         self.disturbed.clear()
+        self._patience *= _MORE
 
     def save(self) -> None:
         """Keep what was measured undisturbed.
@@ -129,23 +132,23 @@ class Timer:
         return {key: spent for key, spent in self._known.items() if key not in self.disturbed}
 
 
-def _least(call: Call, device: torch.device) -> tuple[float, bool]:
+def _least(call: Call, device: torch.device, patience: int) -> tuple[float, bool]:
     """Least seconds of a call, and whether it came near to them twice."""
     used = torch.zeros(_SCRATCH if device.type == "cpu" else 0)
     spent: list[float] = []
     with torch.no_grad():
         call()  # the first call chooses kernels and lays out weights
-        while len(spent) < _FEWEST or not _settled(spent):
+        while len(spent) < _FEWEST or not _settled(spent, patience):
             used.add_(1)  # what fills the caches in a model is not this operation's own
             spent.append(_once(call, device))
     return min(spent), _calm(spent)
 
 
-def _settled(spent: Sequence[float]) -> bool:
+def _settled(spent: Sequence[float], patience: int) -> bool:
     """Whether more runs of an operation would tell no more, or have taken long enough."""
     if _calm(spent):
         return len(spent) >= _MOST or sum(spent) >= _ENOUGH
-    return len(spent) >= _LONGEST or sum(spent) >= _PATIENCE
+    return len(spent) >= patience * _LONGEST or sum(spent) >= patience * _PATIENCE
 
 
 def _calm(spent: Sequence[float]) -> bool:
@@ -213,4 +216,5 @@ def _error(ratios: Sequence[float]) -> float:
     low, middle, high = quantiles(ratios, n=4)
     # Of a normal distribution the quartiles are 1.35 deviations apart, and the median of n
     # draws deviates by 1.25 / sqrt(n) deviations.
-    return 1.25 * (high - low) / 1.35 / middle / len(ratios) ** 0.5
+    error: float = 1.25 * (high - low) / 1.35 / len(ratios) ** 0.5
+    return error / middle
