@@ -108,7 +108,7 @@ def test_obs_removes_what_others_can_stand_in_for() -> None:
         model[0].weight[3] = model[0].weight[7] = 3 * model[0].weight[3]
         model[0].bias[3] = model[0].bias[7] = 0.5
     x = torch.randn(256, 6)
-    options = {"example_inputs": x[:2], "data": x, "round_to": 1, "effort": "fast"}
+    options = {"example_inputs": x[:2], "data": x, "round_to": 1}
     kept = graphprune.plan(model, 1 / 16, "channels", importance="obs", **options).kept
     assert len({3, 7} & set(kept["0.weight"][0].tolist())) == 1
     kept = graphprune.plan(model, 1 / 16, "channels", importance="l2", **options).kept

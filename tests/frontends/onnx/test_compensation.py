@@ -186,7 +186,7 @@ def test_models_without_a_dimension_of_samples() -> None:
     ]
     weights = {"w1": normal(12, 24), "w2": normal(24, 3), "flat": np.array([2, 12])}
     model = graph(nodes, weights, {"x": [6, 4]}, {"y": [2, 3]})
-    plan = graphprune.plan(model, 0.3, data=[normal(6, 4) for _ in range(20)], effort="fast")
+    plan = graphprune.plan(model, 0.3, data=[normal(6, 4) for _ in range(20)])
     plan.apply()
     assert plan.report is not None
     assert plan.report.compensation == "statistics from 20 inputs from data"
