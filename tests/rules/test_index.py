@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from tests.rules.cases import Case, below, case, check, each, t
+from tests.rules.cases import Case, below, case, check, each, p, t
 
 A = torch.ops.aten
 _X = t(3, 6, 5)
@@ -19,6 +19,7 @@ def _put(x: torch.Tensor, i: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 # `missed` where values are added: to add zero is to leave out.
 CASES = [
+    case("multinomial", lambda x: x.multinomial(2), p(3, 5)),
     case("embedding", lambda i, w: F.embedding(i, w), below(7, 2, 4), t(7, 5)),
     *(
         case(
