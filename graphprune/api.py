@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from typing_extensions import Unpack
 
 from graphprune.core.groups import Dependencies
+from graphprune.costs.registry import Counting
 from graphprune.frontends.torch.inference import outside_inference_mode
 from graphprune.iterative import STEP_OPTIONS, shrink_in_steps
 from graphprune.plan import Plan, made
@@ -22,7 +23,10 @@ M = TypeVar("M")
 
 
 def shrink(
-    model: M, ratio: float | None = None, of: str = "params", **options: Unpack[ShrinkOptions]
+    model: M,
+    ratio: float | None = None,
+    of: str | Counting = "params",
+    **options: Unpack[ShrinkOptions],
 ) -> M:
     """Return a smaller dense model of the same kind.
 
@@ -61,7 +65,10 @@ def shrink(
 
 @outside_inference_mode
 def plan(
-    model: M, ratio: float | None = None, of: str = "params", **options: Unpack[PlanOptions]
+    model: M,
+    ratio: float | None = None,
+    of: str | Counting = "params",
+    **options: Unpack[PlanOptions],
 ) -> Plan[M]:
     """Decide what to remove.
 
@@ -69,7 +76,8 @@ def plan(
         model: The model; it is not modified.
         ratio: Fraction of the cost to remove, in [0, 1); a half where nothing else decides.
         of: The cost: `"params"`, `"macs"`, `"channels"`, `"memory"` (peak of the activations),
-            `"latency"` (measured on this machine), or a name registered by `@cost`.
+            `"latency"` (measured on this machine), or one registered by `@cost`: its name or the
+            function itself.
         **options: The following, by name.
 
             How much goes, and where:
@@ -79,13 +87,13 @@ def plan(
               `"erk"`.
             - `normalize`: What makes the scores of different groups comparable, for `"global"` and
               `"isomorphic"`: `"mean"`, `"none"`, `"lamp"` or `"gaussian"`.
-            - `ratios`: Fraction of channels to remove from certain layers, by name pattern or
-              module.
+            - `ratios`: Fraction of channels to remove from certain layers, by name pattern, module
+              or type of module. Without a ratio or a budget, nothing else goes.
             - `limits`: What groups keep at least, or at least and at most, by name pattern or
               module: whole numbers count channels, others are fractions.
             - `budget`: Several costs at once with the fraction to remove of each, at least.
-            - `round_to`: Kept widths become multiples of this; `"auto"` takes the largest of 8, 4,
-              2, 1 that meets the budget.
+            - `round_to`: Every kept width is a multiple of this, or stays whole; `"auto"` takes the
+              largest of 8, 4, 2, 1 that meets the budget, for groups at least four times as wide.
             - `keep`: What to leave as it is: name patterns of layers or weights, modules of the
               model, or types of modules.
             - `backend`: For `"latency"`: `"eager"` or `"compiled"` PyTorch, or `"onnxruntime"`;

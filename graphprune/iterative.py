@@ -18,6 +18,7 @@ from torch import nn
 from graphprune.choice.solve import TOLERANCE
 from graphprune.core.errors import GraphPruneError
 from graphprune.core.files import write_whole
+from graphprune.costs.registry import Counting
 from graphprune.frontends.torch.wrapped import unwrapped
 from graphprune.plan import Plan, made
 from graphprune.planning import PlanOptions, planned
@@ -61,7 +62,7 @@ that it returns takes the model's place."""
 def shrink_in_steps(
     model: Any,
     ratio: float | None,
-    of: str,
+    of: str | Counting,
     *,
     steps: int,
     schedule: str = "polynomial",

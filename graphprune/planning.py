@@ -10,6 +10,7 @@ from graphprune.choice.request import Limits, requested
 from graphprune.compensation.calibration import Options
 from graphprune.core.errors import OptionError
 from graphprune.core.groups import Dependencies
+from graphprune.costs.registry import Counting
 from graphprune.frontends.opening import Opened, keyed, open_model
 from graphprune.frontends.torch.inputs import as_inputs
 from graphprune.importance import Criterion, Loss
@@ -35,7 +36,7 @@ class Budgeting(TypedDict, total=False):
     normalize: str
     ratios: Mapping[Any, float] | None
     limits: Limits | None
-    budget: Mapping[str, float] | None
+    budget: Mapping[Any, float] | None
     round_to: int | str
     keep: Any
     backend: str
@@ -95,7 +96,7 @@ def check_options(given: Mapping[str, Any], known: type[Any], function: str) -> 
             raise OptionError(f"{function} has no option {name!r}: {hint}")
 
 
-def planned(model: Any, ratio: float | None, of: str, options: PlanOptions) -> Work:
+def planned(model: Any, ratio: float | None, of: str | Counting, options: PlanOptions) -> Work:
     """Decide what to remove; the arguments are those of `graphprune.plan`."""
     check_options(options, PlanOptions, "plan")
     passes = options.get("passes")

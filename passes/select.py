@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphprune.choice.aim import meet
+from graphprune.choice.solve import TOLERANCE
 from graphprune.core.edits import Keep, cut_by
 from graphprune.core.errors import PassError
 from graphprune.pipeline import Outcome, Pass, Work
@@ -28,11 +29,22 @@ class Select(Pass):
             work.choice, work.latency, work.predicted = found.choice, found.seconds, found.predicted
         else:
             work.choice = work.chooser.choose(request, work.scores)
+        self._told(work)
         keep = work.selection.keep
         work.edits = [Keep.of(group, keep.get(group.axis)) for group in work.deps.groups]
         gone = int((work.deps.sizes() - work.deps.counts(keep)).sum())
         note = f"{gone} indices of {len(keep)} groups go"
         return self.done(note) if keep else self.unchanged("nothing goes")
+
+    @staticmethod
+    def _told(work: Work) -> None:
+        """Say where widths of the caller's step do not come near the ratio."""
+        found, request = work.selection, work.asked.request
+        if request.step() and abs(found.achieved - found.asked) > TOLERANCE:
+            work.program.warnings.append(
+                f"round_to={request.step()}: {found.achieved:.1%} of {found.of} is as near to the "
+                f"{found.asked:.1%} asked for as multiples of it come"
+            )
 
     def after(self, work: Work) -> None:
         """The edits say what was chosen."""

@@ -13,20 +13,18 @@ Every removable index gets a *level*; all indices up to one common level go.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 
-from graphprune.choice.request import Limits
+from graphprune.choice.request import ALLOCATIONS, Patterns, Request
 from graphprune.core.axes import atoms
 from graphprune.core.errors import GraphPruneError
 from graphprune.core.graph import Value
-from graphprune.core.groups import Dependencies, Group, matches
+from graphprune.core.groups import Counts, Dependencies, Group, matches
 from graphprune.importance import Scores
 from graphprune.importance.reduce import normalized
-
-ALLOCATIONS = ("auto", "uniform", "global", "isomorphic", "erk")
 
 
 def levels(
@@ -104,67 +102,76 @@ def _density(group: Group) -> float:
     return float(np.mean([sum(s) / prod(s) for s in shapes])) if shapes else 1.0
 
 
-def fixed(deps: Dependencies, ratios: Mapping[str, float]) -> dict[int, float]:
-    """The groups whose fraction the caller has fixed, by id.
+def fixed(deps: Dependencies, request: Request) -> dict[int, float]:
+    """How many indices the groups keep whose fraction the caller has fixed, by id.
 
     Raises:
-        GraphPruneError: A pattern matches no group, or a fraction is outside [0, 1).
+        GraphPruneError: A pattern matches no group.
     """
     out: dict[int, float] = {}
-    for pattern, fraction in ratios.items():
-        if not 0 <= fraction < 1:
-            raise GraphPruneError(f"ratios: {pattern!r} is {fraction}, outside [0, 1)")
-        out.update((group.id, fraction) for group in _matching(deps, pattern, "ratios"))
+    for patterns, fraction in request.ratios.items():
+        for group in _matching(deps, patterns, "ratios"):
+            kept = round(_whole(group, request) * (1 - fraction))
+            out[group.id] = float(min(max(kept, 1), group.size))
     return out
 
 
-def bounds(deps: Dependencies, limits: Limits) -> tuple[Scores, Scores]:
+def bounds(deps: Dependencies, request: Request) -> tuple[Counts, Counts]:
     """The least and the most indices that each group may keep.
 
-    Args:
-        deps: The analysis.
-        limits: By name pattern a least, or a least and a most: whole numbers count indices,
-            others are fractions. Later patterns overrule earlier ones.
+    Limits are by name pattern a least, or a least and a most: whole numbers count indices, others
+    are fractions. Later patterns overrule earlier ones.
 
     Raises:
-        GraphPruneError: A pattern matches no group, or its limits are none.
+        GraphPruneError: A pattern matches no group, or its limits contradict each other.
     """
     least = np.ones(len(deps.groups))
     most = np.array([group.size for group in deps.groups], dtype=np.float64)
-    for pattern, limit in limits.items():
+    for patterns, limit in request.limits.items():
         low, high = limit if isinstance(limit, tuple | list) else (limit, 1.0)
-        for group in _matching(deps, pattern, "limits"):
-            least[group.id] = max(_count(low, group.size, pattern), 1)
-            most[group.id] = _count(high, group.size, pattern)
+        for group in _matching(deps, patterns, "limits"):
+            whole = _whole(group, request)
+            least[group.id] = max(_count(low, group.size, whole), 1)
+            most[group.id] = _count(high, group.size, whole)
             if most[group.id] < least[group.id]:
                 raise GraphPruneError(
-                    f"limits: {pattern!r} lets {group.name} keep at least {least[group.id]:g} and "
-                    f"at most {most[group.id]:g}"
+                    f"limits: {_text(patterns)} lets {group.name} keep at least "
+                    f"{least[group.id]:g} and at most {most[group.id]:g}"
                 )
     return least, most
 
 
-def _count(limit: float, size: int, pattern: str) -> int:
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 0:
-        raise GraphPruneError(f"limits: {pattern!r} is {limit!r}, no number of indices or fraction")
-    if isinstance(limit, float) and limit > 1:
-        raise GraphPruneError(f"limits: {pattern!r} is {limit}: a fraction is at most 1.0")
-    return min(limit, size) if isinstance(limit, int) else round(limit * size)
+def _whole(group: Group, request: Request) -> int:
+    """The size that fractions of a group speak of."""
+    return request.whole.get(group.name, group.size)
 
 
-def _matching(deps: Dependencies, pattern: str, option: str) -> list[Group]:
+def _count(limit: float, size: int, whole: int) -> int:
+    return min(int(limit) if isinstance(limit, int | np.integer) else round(limit * whole), size)
+
+
+def _text(patterns: Patterns) -> str:
+    return repr(patterns) if isinstance(patterns, str) else ", ".join(map(repr, patterns))
+
+
+def _matching(deps: Dependencies, patterns: Patterns, option: str) -> list[Group]:
     """The groups of channels that layers make, or else read, whose names match a pattern."""
     read = _contracted(deps)
-    found = [
-        (group, (member.weight, member.dim) not in read)
-        for group in deps.groups
-        for member in group.members
-        if matches(member.weight, pattern)
-    ]
-    if not found:
-        raise GraphPruneError(f"{option}: {pattern!r} matches no layer that can be pruned")
-    made = dict.fromkeys(group for group, makes in found if makes)
-    return list(made or dict.fromkeys(group for group, _ in found))
+    wanted = (patterns,) if isinstance(patterns, str) else patterns
+    made: dict[Group, None] = {}
+    for pattern in wanted:
+        found = [
+            (group, (member.weight, member.dim) not in read)
+            for group in deps.groups
+            for member in group.members
+            if matches(member.weight, pattern)
+        ]
+        own = dict.fromkeys(group for group, makes in found if makes)
+        if own or len(wanted) == 1:
+            made.update(own or dict.fromkeys(group for group, _ in found))
+    if not made:
+        raise GraphPruneError(f"{option}: {_text(patterns)} matches no layer that can be pruned")
+    return list(made)
 
 
 def _contracted(deps: Dependencies) -> set[tuple[Value, int]]:

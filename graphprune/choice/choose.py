@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from graphprune.choice.request import Request
-from graphprune.choice.select import Selection, select
+from graphprune.choice.select import Selection, fixed_only, select
 from graphprune.choice.threshold import threshold
 from graphprune.choice.tie import learn, preferences, repeated
 from graphprune.core.axes import Axis, atoms
@@ -99,7 +99,7 @@ class Chooser:
 
     def _select(self, request: Request, scores: Sequence[Scores], ties: list[Ties]) -> Selection:
         """Select; an error tells what the capture left alone too, and what is locked."""
-        work = select if request.asked() else threshold
+        work = threshold if request.threshold else select if request.asked() else fixed_only
         try:
             return work(self.deps, scores, request, ties)
         except BudgetError as error:

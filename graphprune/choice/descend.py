@@ -76,6 +76,7 @@ class Moves:
         high: The most of each group.
         sizes: The groups' full sizes.
         followers: Groups whose counts are in proportion to another's.
+        aligned: Whether every count is a multiple of its step, or the full size.
     """
 
     steps: Counts
@@ -84,10 +85,13 @@ class Moves:
     high: Counts
     sizes: Counts
     followers: Mapping[int, Sequence[int]]
+    aligned: bool = False
 
     def possible(self, counts: Counts, sign: float) -> tuple[Counts, list[int]]:
         """Every group's count after a step up or down, and the groups that may take it."""
         to = np.minimum(counts + sign * self.steps, self.sizes)
+        if self.aligned and sign < 0:  # from a full size that is no multiple
+            to = (np.ceil(counts / self.steps) - 1) * self.steps
         able = (to >= self.low) & (to <= self.high) & (to != counts)
         return to, [i for i in self.free if able[i]]
 

@@ -7,7 +7,7 @@ for another (`tie`), every group near its level, and widths round; what meets th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -35,7 +35,8 @@ class Selection:
         keep: Sorted indices that stay, for each group's axis that loses some.
         asked: The ratio asked for.
         achieved: The ratio reached.
-        round_to: Kept counts are multiples of this, in groups large enough.
+        round_to: Kept counts are multiples of this: in groups large enough, or in all that are not
+            whole where the caller has named it.
         of: The cost that the ratios speak of: of several, the one that decided.
     """
 
@@ -44,6 +45,22 @@ class Selection:
     achieved: float
     round_to: int
     of: str = "params"
+
+
+def fixed_only(
+    deps: Dependencies, scores: Sequence[Scores], request: Request, ties: Sequence[Ties] = ()
+) -> Selection:
+    """Remove what `ratios` say and nothing else; the arguments are those of `select`.
+
+    Raises:
+        GraphPruneError: A pattern matches no group.
+    """
+    problem = Problem(deps, scores, replace(request, ratio=0.0))
+    counts = problem.sizes.copy()
+    for i in problem.fixed:
+        counts[i] = problem.most[i]
+    achieved = problem.budget.targets[0].removed(counts)
+    return Selection(problem.kept(counts), achieved, achieved, problem.exact or 1, request.of)
 
 
 def select(
@@ -64,7 +81,7 @@ def select(
     if not deps.groups:
         raise BudgetError(_nothing(deps), closest=0.0)
     problem = Problem(deps, scores, request)
-    rounding = problem.rounding(request.round_to)
+    rounding = problem.rounding()
     preferences = [*map(problem.without, ties), Ties()]
     best: tuple[float, Counts, int] | None = None
     free = problem.solve(1, _REACHES[0]) if ties else problem.sizes

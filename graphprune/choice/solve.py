@@ -12,8 +12,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from math import lcm
+from collections.abc import Callable, Collection, Sequence
+from math import ceil, gcd, lcm
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from graphprune.choice.knapsack import knapsack
 from graphprune.choice.price import NEEDED, joined, settled
 from graphprune.choice.request import Request
 from graphprune.core.axes import Axis
-from graphprune.core.errors import BudgetError
+from graphprune.core.errors import BudgetError, OptionError
 from graphprune.core.groups import Counts, Dependencies
 from graphprune.core.indices import Indices
 from graphprune.core.relations import Ties
@@ -36,6 +36,7 @@ from graphprune.importance import Scores
 TOLERANCE = 0.01
 _AUTO_ROUNDING = (8, 4, 2, 1)
 _HALVINGS = 30  # of the interval in which a shift is sought
+_NAMED = 5  # groups that an error lists
 _MOST_STOPS = 16  # at which a group may stop on a staircase
 
 
@@ -58,25 +59,30 @@ class Problem:
         self.curves = request.allocation == "loss"
         polynomials = all(isinstance(found, Polynomial) for found in costs.values())
         self.prices = self.curves and polynomials
-        self.fixed = fixed(deps, request.ratios)
-        self.least, self.most = bounds(deps, request.limits)
-        for i, fraction in self.fixed.items():
-            self.least[i] = self.most[i] = max(round(self.sizes[i] * (1 - fraction)), 1)
+        self.fixed = fixed(deps, request)
+        self.least, self.most = bounds(deps, request)
+        for i, count in self.fixed.items():
+            self.least[i] = self.most[i] = count
+        within = zip(self.least, self.most, self.sizes, strict=True)
+        self.bound = {i for i, (low, high, size) in enumerate(within) if low > 1 or high < size}
+        self.exact = request.step()
+        if self.exact is not None:
+            self.least, self.most = rounded(deps, self.exact, self.fixed, self.least, self.most)
         self.ties = Ties()
 
     def without(self, ties: Ties) -> Ties:
         """Ties that do not touch the groups whose counts the caller has bounded."""
-        bound = {i for i, size in enumerate(self.sizes) if self.least[i] > 1 or self.most[i] < size}
+        bound = self.bound
         followers = {
             width: held for width, held in ties.followers.items() if not bound & {width, *held}
         }
         steps = {width: ties.steps[width] for width in followers}
         return Ties(ties.frozen - bound, steps, followers, ties.wish)
 
-    def rounding(self, round_to: int | str) -> Sequence[int]:
+    def rounding(self) -> Sequence[int]:
         """What kept counts may be multiples of, the best first."""
-        if round_to != "auto":
-            return (int(round_to),)
+        if self.exact is not None:
+            return (self.exact,)
         if self.staircase is None:
             return _AUTO_ROUNDING
         return (self.staircase.step, *(s for s in _AUTO_ROUNDING if s < self.staircase.step))
@@ -89,7 +95,8 @@ class Problem:
         """Kept counts whose costs are as near to the budget as possible.
 
         Args:
-            step: What kept counts are multiples of, in groups large enough.
+            step: What kept counts are multiples of: in groups large enough, or in all of them
+                where the caller has named it.
             reach: How far a group may move from the common level, as a share of its size.
         """
         if self.staircase is not None:
@@ -101,6 +108,8 @@ class Problem:
         free = [i for i in range(len(self.groups)) if i not in bound and steps[i] <= span[i]]
         low = np.maximum(counts - span, self.least)
         high = np.minimum(counts + span, self.most)
+        if self.exact is not None:
+            high = np.where(high < self.sizes, np.floor(high / steps) * steps, high)
         if reach < 1 and self.curves:
             low = np.maximum(low, np.minimum(counts, self._needed()))
         even = [i for i in free if i not in self.ties.steps]
@@ -108,7 +117,8 @@ class Problem:
         def shifted(by: float) -> Counts:
             moved = counts.copy()
             wanted = np.round((counts - by * self.sizes) / steps) * steps
-            moved[even] = np.clip(wanted, np.ceil(low / steps) * steps, high)[even]
+            floor = np.minimum(np.ceil(low / steps) * steps, high)
+            moved[even] = np.clip(wanted, floor, high)[even]
             return self._complete(moved)
 
         shift = _crossing(lambda x: self.budget.slack(shifted(x)) < 0, -reach, reach)
@@ -120,7 +130,7 @@ class Problem:
         if abs(self.budget.slack(counts)) > TOLERANCE / 2:
             return counts
         losses, _ = joined(self.levels, self.sizes, self.ties.followers)
-        moves = Moves(steps, free, self.least, self.most, self.sizes, self.ties.followers)
+        moves = self._moves(steps, free, self.least, self.most)
         return exchange(counts, losses, moves, lambda to: self.met(self.budget.slack(to)))
 
     def _lowest(self, ladder: Ladder, step: int) -> Counts:
@@ -175,16 +185,33 @@ class Problem:
     def _at(self, ladder: Ladder, level: float, step: int) -> Counts:
         counts = np.clip(self.sizes - ladder.up_to(level), self.least, self.most)
         steps = self._steps(step)
-        rounded = np.maximum(np.round(counts / steps), 1.0) * steps
-        rounded = np.clip(rounded, self.least, self.most)
-        return self._complete(np.where(counts == self.sizes, counts, rounded))
+        even = np.maximum(np.round(counts / steps), 1.0) * steps
+        even = np.clip(even, self.least, self.most)
+        return self._complete(np.where(counts == self.sizes, counts, even))
 
     def _steps(self, step: int) -> Counts:
+        if self.exact is not None:
+            return self._exact_steps(step)
         steps = np.where(self.sizes >= 4 * step, float(step), 1.0)
         for width, multiple in self.ties.steps.items():
             both = lcm(multiple, step)
             steps[width] = both if self.sizes[width] >= 4 * both else multiple
         return np.lcm(steps.astype(np.int64), self.grains).astype(np.float64)
+
+    def _exact_steps(self, step: int) -> Counts:
+        """Steps with which every count stays a multiple, of leaders and their followers alike.
+
+        A step beyond a group's size leaves it no choice but to stay whole.
+        """
+        steps = np.lcm(np.full(len(self.sizes), step), self.grains)
+        for width, multiple in self.ties.steps.items():
+            own = int(steps[width]) // gcd(int(steps[width]), multiple)
+            for i in self.ties.followers[width]:
+                share = int(self.sizes[i]) * multiple // int(self.sizes[width])
+                own = lcm(own, int(steps[i]) // gcd(int(steps[i]), share))
+            steps[width] = multiple * own
+        out: Counts = steps.astype(np.float64)
+        return out
 
     def _complete(self, counts: Counts) -> Counts:
         """Let frozen groups and followers take the counts that their ties give them."""
@@ -195,8 +222,11 @@ class Problem:
     def _descend(
         self, counts: Counts, steps: Counts, free: Sequence[int], bounds: tuple[Counts, Counts]
     ) -> Counts:
-        moves = Moves(steps, free, *bounds, self.sizes, self.ties.followers)
-        return descend(counts, moves, self.budget)
+        return descend(counts, self._moves(steps, free, *bounds), self.budget)
+
+    def _moves(self, steps: Counts, free: Sequence[int], low: Counts, high: Counts) -> Moves:
+        aligned = self.exact is not None
+        return Moves(steps, free, low, high, self.sizes, self.ties.followers, aligned)
 
     def _changes(self, counts: Counts, i: int, to: float) -> list[float]:
         if i not in self.ties.followers:
@@ -215,15 +245,25 @@ class Problem:
         }
 
     def check(self, counts: Counts) -> None:
-        """Refuse a choice that removes nothing, or less than asked because no more can go."""
+        """Refuse a choice that removes nothing, less than can go, or more than was asked for."""
         target = self.budget.binding(counts)
         achieved, ratio = target.removed(counts), target.ratio
-        if ratio > 0 and (counts == self.sizes).all():
-            one_less = (target.cost.change(self.sizes, i, s - 1) for i, s in enumerate(self.sizes))
-            nearest = min(-change for change in one_less) / target.full if target.full else 0.0
+        forced = target.removed(self.most)
+        if forced > ratio + TOLERANCE and not self.budget.strict:
+            names = [self.groups[i].name for i in sorted(self.bound) if counts[i] < self.sizes[i]]
             raise BudgetError(
-                f"ratio {ratio:g} of {target.name} is too small to remove a single index; the "
-                f"smallest reachable ratio is {nearest:.3g}",
+                f"ratio {ratio:g} of {target.name} cannot be met: what ratios= and limits= take "
+                f"from {', '.join(names[:_NAMED])}{', ...' if names[_NAMED:] else ''} alone is "
+                f"{forced:.3f}; ask for at least that, or leave out ratio= so that nothing else "
+                "goes",
+                closest=forced,
+            )
+        if ratio > 0 and (counts == self.sizes).all():
+            nearest = self._smallest()
+            step = "" if self.exact is None else f" with round_to={self.exact}"
+            raise BudgetError(
+                f"ratio {ratio:g} of {target.name} is too small to remove a single index{step}; "
+                f"the smallest reachable ratio is {nearest:.3g}",
                 closest=nearest,
             )
         most = target.removed(self.least)
@@ -233,6 +273,51 @@ class Problem:
                 f"leaves {achieved:.3f} at most",
                 closest=achieved,
             )
+
+    def _smallest(self) -> float:
+        """The smallest ratio that removes anything."""
+        target = self.budget.binding(self.sizes)
+        step = 1 if self.exact is None else self.exact
+        to, able = self._moves(
+            np.full(len(self.sizes), float(step)), range(len(self.sizes)), self.least, self.most
+        ).possible(self.sizes, -1.0)
+        saved = [-target.cost.change(self.sizes, i, to[i]) for i in able]
+        return min(saved, default=0.0) / target.full if target.full else 0.0
+
+
+def rounded(
+    deps: Dependencies, step: int, fixed: Collection[int], least: Counts, most: Counts
+) -> tuple[Counts, Counts]:
+    """Bounds between which every count is a multiple of a step, or the group stays whole.
+
+    Args:
+        deps: The analysis.
+        step: What every count must be a multiple of.
+        fixed: Groups whose count the caller has fixed: the nearest multiple is taken.
+        least: What each group keeps at least.
+        most: What each group keeps at most.
+
+    Raises:
+        OptionError: A group may keep neither a multiple nor all of its indices.
+    """
+    least, most = least.copy(), most.copy()
+    for group in deps.groups:
+        i, own = group.id, lcm(step, group.grain)
+        whole = most[i] == group.size
+        if i in fixed and not whole and own <= group.size:
+            least[i] = most[i] = min(max(round(most[i] / own), 1) * own, group.size)
+            whole = most[i] == group.size
+        low, high = ceil(least[i] / own) * own, int(most[i] // own) * own
+        if whole and low > high:
+            low = group.size
+        if (not whole and low > high) or low > group.size:
+            raise OptionError(
+                f"round_to={step}: {group.name} has {group.size} indices and is to keep "
+                f"{least[i]:g} to {most[i]:g} of them, but no multiple of {own} lies there: change "
+                "round_to, ratios or limits"
+            )
+        least[i], most[i] = low, group.size if whole else high
+    return least, most
 
 
 def _crossing(below: Callable[[float], bool], low: float, high: float) -> float:

@@ -7,12 +7,14 @@ lower end. No budget is asked for; what was reached is reported.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 
 from graphprune.choice.allocate import bounds, fixed
 from graphprune.choice.request import Request
 from graphprune.choice.select import Selection
+from graphprune.choice.solve import rounded
 from graphprune.core.errors import BudgetError
 from graphprune.core.groups import Dependencies
 from graphprune.core.relations import Ties
@@ -37,8 +39,13 @@ def threshold(
     Raises:
         BudgetError: No score is below its threshold.
     """
-    least, most = bounds(deps, request.limits)
-    fractions = fixed(deps, request.ratios)
+    least, most = bounds(deps, request)
+    counted = fixed(deps, request)
+    step = request.step()
+    if step is not None:
+        for i, count in counted.items():
+            least[i] = most[i] = count
+        least, most = rounded(deps, step, counted, least, most)
     bound = {i for first in ties[:1] for i in (*first.frozen, *first.steps)}
     bound = bound.union(*(held for first in ties[:1] for held in first.followers.values()))
     sizes = np.array([group.size for group in deps.groups], dtype=np.float64)
@@ -46,11 +53,13 @@ def threshold(
     keep = {}
     for group, found in zip(deps.groups, scores, strict=True):
         gone = int((found < found.mean() - DEVIATIONS * found.std()).sum())
-        if group.id in fractions:
-            gone = round(group.size * fractions[group.id])
+        if group.id in counted:
+            gone = group.size - int(counted[group.id])
         elif group.id in bound or group.grain > 1:
             gone = 0
-        count = int(np.clip(group.size - gone, least[group.id], most[group.id]))
+        stay = group.size - gone
+        stay = stay if step is None else min(ceil(stay / step) * step, group.size)
+        count = int(np.clip(stay, least[group.id], most[group.id]))
         if count < group.size:
             counts[group.id] = count
             keep[group.axis] = np.sort(np.argsort(found, kind="stable")[group.size - count :])

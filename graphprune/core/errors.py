@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class GraphPruneError(Exception):
     """Base class of every error that graphprune raises on purpose."""
@@ -62,3 +65,10 @@ def named_line(error: Exception) -> str:
 def first_line(error: Exception) -> str:
     """What an error says, in a line; its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def nearest(name: object, names: Iterable[str]) -> str:
+    """What to type instead of a name that is not known: the nearest of some names, or all."""
+    known = list(names)
+    close = difflib.get_close_matches(str(name), known, 1, 0.6)
+    return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(known)}"

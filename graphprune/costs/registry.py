@@ -6,12 +6,13 @@ in closed form; `"latency"` is measured, and made where it is asked for.
 
 from __future__ import annotations
 
-import difflib
 import inspect
+import math
 from collections.abc import Callable
+from numbers import Real
 from typing import TypeAlias, TypeVar
 
-from graphprune.core.errors import OptionError
+from graphprune.core.errors import GraphPruneError, OptionError, named_line, nearest
 from graphprune.core.groups import Dependencies
 from graphprune.costs.counted import Cost, channels, macs, params
 from graphprune.costs.memory import PeakMemory
@@ -54,7 +55,7 @@ def cost(name: str) -> Callable[[F], F]:
     def register(function: F) -> F:
         if name in _COSTS or name == MEASURED:
             raise OptionError(f"there is a cost {name!r} already")
-        if not callable(function) or len(inspect.signature(function).parameters) != 1:
+        if not callable(function) or _arguments(function) != 1:
             raise OptionError(f"cost {name!r} is a function of one argument, the analysis")
         _COSTS[name] = function
         return function
@@ -62,23 +63,38 @@ def cost(name: str) -> Callable[[F], F]:
     return register
 
 
+def _arguments(function: Counting) -> int:
+    """How many arguments a function must be given."""
+    empty = inspect.Parameter.empty
+    parameters = inspect.signature(function).parameters.values()
+    return sum(p.default is empty and p.kind < p.KEYWORD_ONLY for p in parameters)
+
+
 def known_costs() -> list[str]:
     """The names of all costs."""
     return [*_COSTS, MEASURED]
 
 
-def check_cost(name: object) -> None:
-    """Refuse what is no name of a cost.
+def cost_name(cost: object) -> str:
+    """The name of a cost.
+
+    Args:
+        cost: The name, or the function that was registered for it.
 
     Raises:
         OptionError: There is no such cost; names the nearest one.
     """
-    names = known_costs()
-    if name not in names:
-        close = difflib.get_close_matches(str(name), names, 1, 0.6)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(names)}"
-        own = "; register a function with @graphprune.cost(name)" if callable(name) else ""
-        raise OptionError(f"no cost {name!r}: {hint}{own}")
+    if isinstance(cost, str) and cost in known_costs():
+        return cost
+    if callable(cost):
+        for name, function in _COSTS.items():
+            if function is cost:
+                return name
+        called = getattr(cost, "__name__", type(cost).__name__)
+        raise OptionError(
+            f"{called} is no registered cost: put @graphprune.cost({called!r}) above it"
+        )
+    raise OptionError(f"no cost {cost!r}: {nearest(cost, known_costs())}")
 
 
 def cost_of(deps: Dependencies, name: str) -> Cost:
@@ -92,16 +108,23 @@ def cost_of(deps: Dependencies, name: str) -> Cost:
         OptionError: There is no such cost, or it is measured, or a registered function returned
             what is none.
     """
-    check_cost(name)
+    name = cost_name(name)
     if name == MEASURED:
         raise OptionError(f"cost {name!r} is measured: it has no closed form")
-    found = _COSTS[name](deps)
+    try:
+        found = _COSTS[name](deps)
+        full = found(deps.sizes()) if callable(found) else None
+    except GraphPruneError:
+        raise
+    except Exception as error:  # the user's own function
+        raise OptionError(f"cost {name!r} failed: {named_line(error)}") from error
     if not (callable(found) and hasattr(found, "change")):
         raise OptionError(
             f"cost {name!r} returned {type(found).__name__}: a function of counts with a method "
             "change(counts, group, to) is needed, such as Polynomial"
         )
-    full = found(deps.sizes())
-    if not full >= 0:
-        raise OptionError(f"cost {name!r} of the whole model is {full}: it must be at least 0")
+    if not isinstance(full, Real) or not 0 <= full < math.inf:
+        raise OptionError(
+            f"cost {name!r} of the whole model is {full}: it must be a number of at least 0"
+        )
     return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from graphprune.core.batch import Batch
-from graphprune.core.errors import GraphPruneError
+from graphprune.core.errors import GraphPruneError, OptionError
 from graphprune.core.program import Inputs, Program
 from graphprune.frontends.onnx import is_onnx
 
@@ -133,21 +133,23 @@ def open_model(
     raise GraphPruneError(f"{kinds} is needed, not a {type(model).__name__}")
 
 
-def keyed(opened: Opened, given: Mapping[Any, Any] | None, option: str) -> dict[str, Any]:
-    """A mapping by layers, its keys turned into name patterns."""
-    return {
-        pattern: value
-        for item, value in (given or {}).items()
-        for pattern in opened.patterns(item, option)
-    }
+def keyed(opened: Opened, given: Mapping[Any, Any] | None, option: str) -> dict[Any, Any]:
+    """A mapping by layers, its keys turned into name patterns: several for a type of module."""
+    out: dict[Any, Any] = {}
+    for item, value in (given or {}).items():
+        patterns = opened.patterns(item, option)
+        out[patterns[0] if len(patterns) == 1 else tuple(patterns)] = value
+    return out
 
 
 def _names(given: Any, option: str) -> list[str]:
     """Name patterns for a file, whose parts have names only."""
-    items: Collection[Any] = [given] if isinstance(given, str) else given
+    if given is not None and not isinstance(given, Collection):
+        raise OptionError(f"{option}: a name pattern, or a list of them, is needed, not {given!r}")
+    items: Collection[Any] = [given] if isinstance(given, str) else given or ()
     for item in items:
         if not isinstance(item, str):
-            raise GraphPruneError(
+            raise OptionError(
                 f"{option}: an ONNX model has names, not {type(item).__name__} objects: {item!r}"
             )
     return list(items)

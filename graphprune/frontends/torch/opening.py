@@ -12,7 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from graphprune.core.batch import Batch
-from graphprune.core.errors import GraphPruneError
+from graphprune.core.errors import GraphPruneError, OptionError
 from graphprune.core.ledger import timed
 from graphprune.core.program import Inputs
 from graphprune.frontends.torch.inference import ordinary_inputs
@@ -98,7 +98,13 @@ def module_patterns(model: nn.Module, given: Any, option: str = "keep") -> list[
     Raises:
         GraphPruneError: The model has no such module, or one without parameters.
     """
-    items: Collection[Any] = [given] if isinstance(given, str | type | nn.Module) else given
+    alone = isinstance(given, str | type | nn.Module)
+    if not alone and given is not None and not isinstance(given, Collection):
+        raise OptionError(
+            f"{option}: a name pattern, a module or a type of module, or a list of them, is "
+            f"needed, not {given!r}"
+        )
+    items: Collection[Any] = [given] if alone else given or ()
     out: list[str] = []
     for item in items:
         if isinstance(item, str):
@@ -108,7 +114,7 @@ def module_patterns(model: nn.Module, given: Any, option: str = "keep") -> list[
         elif isinstance(item, nn.Module):
             out.append(_name_of(model, item, option))
         else:
-            raise GraphPruneError(
+            raise OptionError(
                 f"{option}: a name pattern, a module or a type of module is needed, not {item!r}"
             )
     return out
