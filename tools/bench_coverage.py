@@ -8,6 +8,7 @@ agrees in ONNX Runtime; with `--peer torch-pruning`, what the peer makes of the 
     python tools/bench_coverage.py torchvision timm --out coverage
     python tools/bench_coverage.py hf plain segmentation detection video optical_flow
     python tools/bench_coverage.py families smp diffusers --of params macs
+    python tools/bench_coverage.py families plain --trained --effort fast
     python tools/bench_coverage.py timm:vit_tiny_patch16_224 torchvision:resnet18 hf:llama --onnx
 """
 
@@ -147,6 +148,10 @@ def _summary(rows: Sequence[Row], cost: str) -> Iterator[str]:
     yield f"- off the budget by more than 1 %: {off}"
     yield f"- largest relative difference: {max(row['difference'] for row in good):.1e}"
     yield f"- parameters reachable: {mean(row['reachable'] for row in good):.1%} on average"
+    left = {row["model"]: row["left"] for row in good if row["left"]}
+    for name, found in left.items():
+        reasons = ", ".join(dict.fromkeys(found.values()))
+        yield f"- {name}: {len(found)} operations are not compensated ({reasons})"
     for row in good:
         if row["reachable"] < 0.9:
             reasons = "; ".join(f"{n} x {why}" for why, n in list(row["locks"].items())[:3])
@@ -169,7 +174,8 @@ def _summary(rows: Sequence[Row], cost: str) -> Iterator[str]:
 
 def _one(name: str, of: str, options: argparse.Namespace) -> Row:
     limits = (options.seconds, options.gigabytes)
-    row: Row = {"of": of} | isolated(measure, (name, options.ratio, of, options.onnx), *limits)
+    asked = (name, options.ratio, of, options.onnx, options.trained, options.effort)
+    row: Row = {"of": of} | isolated(measure, asked, *limits)
     if options.peer:
         row["peer"] = isolated(peer, (name, options.ratio), *limits)
     return row
@@ -181,6 +187,8 @@ def main() -> int:
     parser.add_argument("models", nargs="+", help="names, or sets: " + ", ".join(SETS))
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--of", nargs="+", default=["params"], help="params, macs or both")
+    parser.add_argument("--trained", action="store_true", help="gains that look trained")
+    parser.add_argument("--effort", default="auto", help="for compensation")
     parser.add_argument("--onnx", action="store_true", help="export every result to ONNX")
     parser.add_argument("--peer", choices=["torch-pruning"], help="run the peer on the same models")
     parser.add_argument("--seconds", type=float, default=300, help="time limit for a model")
