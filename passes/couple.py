@@ -17,6 +17,7 @@ from graphprune.core.effect import Dims, Effect
 from graphprune.core.errors import AxisError, PassError
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies, Group, Lock, Member, matches
+from graphprune.core.spec import check_spec
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules import infer, is_known
 
@@ -33,7 +34,9 @@ def couple(graph: Graph, keep: Collection[str] = ()) -> Dependencies:
 
     Raises:
         AxisError: A pattern in `keep` matches no weight.
+        LiftError: The graph is not what a frontend must lift to.
     """
+    check_spec(graph)
     dims: dict[Value, Dims] = {}
     for value in graph.weights.values():
         dims[value] = [atom(size) for size in value.shape]
@@ -55,7 +58,7 @@ def couple(graph: Graph, keep: Collection[str] = ()) -> Dependencies:
             lock(dim, reason)
     for pattern in keep:
         _keep(graph, dims, pattern)
-    deps = Dependencies(graph, dims, effects, unknown=unknown)
+    deps = Dependencies(graph, dims, effects, infer, unknown=unknown)
     _collect(deps)
     return deps
 

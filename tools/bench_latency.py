@@ -26,8 +26,9 @@ from graphprune.choice.choose import Chooser
 from graphprune.choice.request import Request
 from graphprune.core.errors import BudgetError
 from graphprune.core.program import Inputs
-from graphprune.costs.latency import backend, forward_seconds
+from graphprune.costs.latency import forward_seconds
 from graphprune.costs.registry import cost_of
+from graphprune.frontends.backends import backend
 from graphprune.frontends.opening import open_model
 from graphprune.importance.score import score
 from graphprune.passes.couple import couple

@@ -21,7 +21,7 @@ from graphprune.core.cuts import narrow
 from graphprune.core.errors import BudgetError, GraphPruneError
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Inputs
-from graphprune.costs.latency.backends import Backend, forward_seconds
+from graphprune.costs.latency.backend import Backend, forward_seconds
 from graphprune.costs.latency.cost import Latency
 from graphprune.costs.latency.timing import Timer
 from graphprune.costs.registry import cost_of

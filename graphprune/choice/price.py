@@ -18,8 +18,8 @@ import numpy as np
 from graphprune.choice.descend import Ladder
 from graphprune.core.groups import Counts
 from graphprune.importance import Scores
+from graphprune.importance.kernels import NEEDED
 
-NEEDED = 10.0  # levels of loss curves from here on mean that hardly anything would be left
 _RISE = 1e-6  # over a flat stretch, so that it can be cut anywhere
 _LEAST = 1e-300
 _ROUNDS = 8  # of prices and counts that follow from each other

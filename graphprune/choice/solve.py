@@ -21,7 +21,7 @@ from graphprune.choice.allocate import bounds, fixed, levels
 from graphprune.choice.descend import Ladder, Moves, descend, follow
 from graphprune.choice.exchange import exchange
 from graphprune.choice.knapsack import knapsack
-from graphprune.choice.price import NEEDED, joined, settled
+from graphprune.choice.price import joined, settled
 from graphprune.choice.request import Request
 from graphprune.core.axes import Axis
 from graphprune.core.errors import BudgetError, OptionError
@@ -32,6 +32,7 @@ from graphprune.costs.budget import Budget
 from graphprune.costs.counted import Polynomial, Staircase
 from graphprune.costs.registry import cost_of
 from graphprune.importance import Scores
+from graphprune.importance.kernels import NEEDED
 
 TOLERANCE = 0.01
 _AUTO_ROUNDING = (8, 4, 2, 1)

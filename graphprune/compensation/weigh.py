@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from graphprune.choice.price import NEEDED
 from graphprune.compensation.consumers import Consumer, Layout, find_consumers, layout
 from graphprune.compensation.expect import foretell
 from graphprune.compensation.obs import Elimination
@@ -32,6 +31,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.indices import holdings
 from graphprune.engine.run import Run
 from graphprune.importance import Scores
+from graphprune.importance.kernels import NEEDED
 from graphprune.statistics.moments import Moments, observed
 from graphprune.statistics.samples import Samples, walk
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -15,8 +15,12 @@ import numpy.typing as npt
 from graphprune.core.axes import Axis, atoms
 from graphprune.core.effect import Dims, Effect
 from graphprune.core.errors import AxisError
+from graphprune.core.explain import chain, coupling_graph
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.indices import Indices
+
+Infer: TypeAlias = "Callable[[Op, Mapping[Value, Dims]], tuple[list[Dims], Effect]]"
+"""Applies the rule of one operation: dimensions of its results, and what it does with axes."""
 
 Counts: TypeAlias = npt.NDArray[np.float64]
 """How many indices each group keeps."""
@@ -86,12 +90,14 @@ class Dependencies:
         effects: What every operation contracts, mixes and costs.
         groups: The coupled groups, in the order of their first weight.
         locks: Axes of weights that must stay, with reasons.
+        infer: Applies the rule of one operation to dimensions of its operands.
         unknown: Types of operations without a rule, with the names of those operations.
     """
 
     source: Graph
     dims: Mapping[Value, Dims]
     effects: Mapping[Op, Effect]
+    infer: Infer = field(repr=False)
     groups: list[Group] = field(default_factory=list)
     locks: list[Lock] = field(default_factory=list)
     unknown: dict[str, list[str]] = field(default_factory=dict)
@@ -134,8 +140,6 @@ class Dependencies:
     @cached_property
     def graph(self) -> nx.Graph[Any]:
         """How dimensions hold together: nodes are (value, dimension), edges carry the op."""
-        from graphprune.passes.explain import coupling_graph
-
         return coupling_graph(self)
 
     def why(self, a: str, b: str) -> list[str]:
@@ -153,8 +157,6 @@ class Dependencies:
         Raises:
             AxisError: A name matches no weight.
         """
-        from graphprune.passes.explain import chain
-
         return chain(self, a, b)
 
 

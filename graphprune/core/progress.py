@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, track
+
+T = TypeVar("T")
 
 PATIENCE = 3.0  # seconds before a bar appears
 
@@ -39,3 +42,11 @@ def progress(label: str) -> Iterator[Callable[[float], None]]:
         yield advance if console.is_terminal else lambda _: None
     finally:
         bar.stop()
+
+
+def tracked(items: Iterable[T], label: str, total: int) -> Iterator[T]:
+    """The items, with a progress bar on stderr where that is a terminal."""
+    console = Console(stderr=True)
+    yield from track(
+        items, label, total, console=console, transient=True, disable=not console.is_terminal
+    )

@@ -19,9 +19,10 @@ from torch.utils import _pytree as pytree
 from graphprune.core.errors import GraphPruneError, first_line
 from graphprune.core.graph import Op
 from graphprune.core.program import Inputs
-from graphprune.costs.latency.backends import Eager, Operands, key_of
+from graphprune.costs.latency.backend import Operands
 from graphprune.costs.latency.timing import Call
 from graphprune.engine.state import preserved
+from graphprune.frontends.backends import Eager, key_of
 from graphprune.frontends.onnx.execute import has_runtime, prepared, session
 from graphprune.frontends.onnx.tensors import Array, as_array
 from graphprune.frontends.torch.execute import rewritten

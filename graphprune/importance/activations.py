@@ -13,7 +13,8 @@ import torch
 from graphprune.core.axes import atoms
 from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
-from graphprune.importance.context import Context, Parts, by_slice, spread, summing, tracked
+from graphprune.core.progress import tracked
+from graphprune.importance.context import Context, Parts, by_slice, spread, summing
 from graphprune.importance.kernels import ABSOLUTE, SIGNED, SQUARED, Scores, slice_sum
 from graphprune.importance.registry import criterion
 from graphprune.rules.facts import Product, products

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -169,14 +169,3 @@ def checked(where: str, size: int, found: Any, name: str = "") -> Scores:
     if wrong:
         raise GraphPruneError(f"{wanted}; {wrong} of them are infinite or not a number")
     return scores
-
-
-def tracked(items: Iterable[T], label: str, total: int) -> Iterator[T]:
-    """The items, with a progress bar on stderr where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    yield from track(
-        items, label, total, console=console, transient=True, disable=not console.is_terminal
-    )

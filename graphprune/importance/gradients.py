@@ -19,8 +19,9 @@ from torch.utils import _pytree as pytree
 from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError
 from graphprune.core.graph import Value
+from graphprune.core.progress import tracked
 from graphprune.engine.state import preserved
-from graphprune.importance.context import Context, Parts, by_slice, summing, tracked
+from graphprune.importance.context import Context, Parts, by_slice, summing
 from graphprune.importance.kernels import ABSOLUTE, SIGNED
 from graphprune.importance.registry import criterion
 

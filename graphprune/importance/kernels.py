@@ -175,3 +175,7 @@ def _matrix(array: npt.NDArray[Any], kind: int) -> tuple[Scores, Scores]:
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "graphprune")
+
+
+NEEDED = 10.0
+"""Levels of loss curves from here on mean that hardly anything would be left."""

@@ -221,7 +221,7 @@ class _Trial:
         self.contracted = {axis for dim in self.effect.contracts for axis in atoms(dim)}
         self.random = is_blank(self.op) or self._varies()
         self._deps = Dependencies(
-            Graph([self.op], [], [], {}, self.engine), self.dims, {self.op: self.effect}
+            Graph([self.op], [], [], {}, self.engine), self.dims, {self.op: self.effect}, infer
         )
 
     def _varies(self) -> bool:

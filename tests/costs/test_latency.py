@@ -19,8 +19,8 @@ from graphprune.choice import aim
 from graphprune.choice.aim import batch_sizes
 from graphprune.choice.knapsack import knapsack
 from graphprune.costs.latency import Latency, Timer, forward_seconds
-from graphprune.costs.latency.backends import Eager
 from graphprune.costs.latency.table import Table
+from graphprune.frontends.backends import Eager
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.saving import save_model
 from graphprune.passes.couple import couple
@@ -88,7 +88,7 @@ def net() -> nn.Module:
 
 def test_the_table_is_exact_where_it_was_measured(net: nn.Module) -> None:
     deps = graphprune.analyze(net, X)
-    cost = Latency(deps, Counted())
+    cost = Latency(deps, Eager(), Counted())
     assert cost.step == 16
     for counts in ([64, 96, 128], [32, 48, 64], [16, 96, 128]):
         a, b, c = counts
@@ -102,10 +102,10 @@ def test_operations_of_the_same_shapes_are_measured_once(cache: Path) -> None:
     net = nn.Sequential(*(nn.Conv2d(32, 32, 3, padding=1) for _ in range(6)))
     deps = graphprune.analyze(net, torch.randn(2, 32, 8, 8))
     timer = Timer()
-    Latency(deps, timer)
+    Latency(deps, Eager(), timer)
     assert 0 < timer.measured < 60
     again = Timer()
-    Latency(deps, again)
+    Latency(deps, Eager(), again)
     assert again.measured == 0
     (path,) = cache.iterdir()
     assert len(json.loads(path.read_text())) == timer.measured
@@ -148,7 +148,7 @@ def test_any_graph_can_be_measured(name: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("graphprune.costs.latency.timing._MOST", 2)
     build, inputs = blocks.BLOCKS[name]
     deps = graphprune.analyze(build(), inputs())
-    cost = Latency(deps)
+    cost = Latency(deps, Eager())
     full = np.array([group.size for group in deps.groups], dtype=np.float64)
     assert 0 < cost(np.ceil(full / 2)) < 10
     assert cost(full) > 0
@@ -172,7 +172,7 @@ def test_one_sample_is_measured_where_one_is_given(net: nn.Module) -> None:
     deps = couple(open_model(net, one).program.graph)
     assert deps.source.inputs[0].shape[0] == 2  # how it was captured
     timer = Counted()
-    Latency(deps, timer, sizes=batch_sizes(deps, one))
+    Latency(deps, Eager(), timer, sizes=batch_sizes(deps, one))
     convolutions = [key for key in timer.calls if "conv2d" in key]
     assert convolutions
     assert all("float32[1, " in key for key in convolutions)
@@ -181,7 +181,7 @@ def test_one_sample_is_measured_where_one_is_given(net: nn.Module) -> None:
 def test_factors_that_a_kernel_sees_as_one_length_are_one_variable() -> None:
     build, inputs = blocks.BLOCKS["attention"]
     deps = graphprune.analyze(build(), inputs())
-    cost = Latency(deps, Counted())
+    cost = Latency(deps, Eager(), Counted())
     linear = next(op for op in deps.source.ops if op.type == "aten.linear")
     assert len(cost._free(linear)) <= 2
 
@@ -199,7 +199,7 @@ def test_three_variables_are_taken_to_be_independent() -> None:
 def test_the_operations_take_what_the_whole_model_takes(net: nn.Module) -> None:
     deps = graphprune.analyze(net, X)
     full = np.array([64.0, 96, 128])
-    cost = Latency(deps, Counted())
+    cost = Latency(deps, Eager(), Counted())
     half = cost(full / 2) / cost(full)
     cost.fit(3.0)
     assert cost(full) == pytest.approx(3.0)
@@ -213,7 +213,7 @@ def test_what_a_backend_fuses_fills_what_the_products_leave(net: nn.Module) -> N
 
     backend = Eager()
     backend.fuses = True
-    cost = Latency(graphprune.analyze(net, X), Second(), backend)
+    cost = Latency(graphprune.analyze(net, X), backend, Second())
     full = np.array([64.0, 96, 128])
     cost.fit(4.0)  # three convolutions and the classifier
     assert cost(full) == pytest.approx(4.0)

@@ -21,11 +21,11 @@ from graphprune.core.cuts import attributes
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Counts, Dependencies
 from graphprune.core.indices import kept_length
+from graphprune.core.progress import tracked
 from graphprune.costs.counted import Polynomial, monomials
-from graphprune.costs.latency.backends import Backend, Eager
+from graphprune.costs.latency.backend import Backend
 from graphprune.costs.latency.table import Array, Table
 from graphprune.costs.latency.timing import Timer, steady
-from graphprune.importance.context import tracked
 from graphprune.rules.facts import shared_memory
 
 _FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
@@ -62,8 +62,8 @@ class Latency:
 
     Args:
         deps: The analysis.
-        timer: Measures, or remembers.
         backend: What runs the operations.
+        timer: Measures, or remembers.
         sizes: Indices of axes that were captured longer than they are to be measured: a batch.
 
     Attributes:
@@ -73,13 +73,13 @@ class Latency:
     def __init__(
         self,
         deps: Dependencies,
+        backend: Backend,
         timer: Timer | None = None,
-        backend: Backend | None = None,
         sizes: Sizes | None = None,
     ) -> None:
         self._deps = deps
         self._timer = timer or Timer()
-        self._backend = backend or Eager()
+        self._backend = backend
         self._sizes = sizes or {}
         self._ids = {group.axis: group.id for group in deps.groups}
         self._variables: dict[Dim, int] = {}

@@ -16,7 +16,8 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Graph, Value
 from graphprune.core.program import Expressed, Inputs, Lowered
 from graphprune.core.relations import Mismatch
-from graphprune.costs.latency.backends import Backend, backend
+from graphprune.costs.latency.backend import Backend
+from graphprune.frontends.backends import backend
 from graphprune.frontends.onnx.compare import compare, valid
 from graphprune.frontends.onnx.data import read_data
 from graphprune.frontends.onnx.execute import forget, has_runtime

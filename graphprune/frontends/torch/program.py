@@ -17,7 +17,8 @@ from graphprune.core.errors import VerifyError
 from graphprune.core.graph import Graph, Value
 from graphprune.core.program import Expressed, Inputs, Lowered
 from graphprune.core.relations import Mismatch
-from graphprune.costs.latency.backends import Backend, backend
+from graphprune.costs.latency.backend import Backend
+from graphprune.frontends.backends import backend
 from graphprune.frontends.torch.compare import check_runs, compare
 from graphprune.frontends.torch.config import UNTOLD, Fit, describe, fit_config, has_config
 from graphprune.frontends.torch.findings import Findings

@@ -8,45 +8,22 @@ scaled so that the operations together take what the whole model takes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from graphprune.core.errors import GraphPruneError, first_line
 from graphprune.core.graph import Op
 from graphprune.core.program import Inputs
-from graphprune.costs.latency.timing import Call, in_turns
+from graphprune.costs.latency.backend import Backend, Operands
+from graphprune.costs.latency.timing import Call
 from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.execute import rewritten
-
-Operands = Sequence["torch.Tensor | None"]
-
-
-class Backend(Protocol):
-    """Runs operations and models.
-
-    Attributes:
-        name: One of `graphprune.choice.request.BACKENDS`.
-        fuses: Whether operations without multiply-accumulates join their neighbours.
-    """
-
-    name: str
-    fuses: bool
-
-    def operation(
-        self, op: Op, changed: Mapping[str, Any], operands: Operands
-    ) -> tuple[str, Callable[[], Call]]:
-        """An operation on narrowed operands: a key that names it, and what makes it ready."""
-
-    @contextmanager
-    def running(self, model: Any, inputs: Inputs) -> Iterator[Call]:
-        """A whole model, ready to run on its inputs for a while; it stays as it is."""
 
 
 class Eager:
@@ -111,12 +88,6 @@ def key_of(target: Any, args: Any, kwargs: Any) -> str:
     return f"{target}({show(list(args))},{show(sorted(kwargs.items()))})"
 
 
-def device_of(tree: Any) -> torch.device:
-    """Where the first tensor of a tree lies."""
-    leaves = pytree.tree_leaves(tree)
-    return next((x.device for x in leaves if isinstance(x, torch.Tensor)), torch.device("cpu"))
-
-
 def backend(name: str, is_file: bool = False) -> Backend:
     """The backend of this name.
 
@@ -138,20 +109,3 @@ def backend(name: str, is_file: bool = False) -> Backend:
         return FileRuntime()
     kinds: dict[str, type[Backend]] = {"onnxruntime": ModuleRuntime, "compiled": Compiled}
     return kinds.get(name, Eager)()
-
-
-def forward_seconds(
-    models: Sequence[nn.Module], inputs: Inputs, runs_in: Backend | None = None, least: int = 15
-) -> list[float]:
-    """Median wall time of a forward pass of each model, taken in turns on the same inputs.
-
-    Args:
-        models: Modules; they run in eval mode and stay as they are.
-        inputs: Positional and keyword arguments for each.
-        runs_in: What runs them; eager mode where not given.
-        least: How often each one runs at least; short passes run more often.
-    """
-    runs_in = runs_in or Eager()
-    with ExitStack() as stack:
-        calls = [stack.enter_context(runs_in.running(model, inputs)) for model in models]
-        return in_turns(calls, device_of(inputs), least)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import networkx as nx
 
 from graphprune.core.axes import Axis, atom, atoms
 from graphprune.core.errors import AxisError
 from graphprune.core.graph import Op, Value
-from graphprune.core.groups import Dependencies
-from graphprune.rules import infer
+
+if TYPE_CHECKING:
+    from graphprune.core.groups import Dependencies, Infer
 
 Node: TypeAlias = tuple[str, int]
 
@@ -35,12 +36,12 @@ def coupling_graph(deps: Dependencies) -> nx.Graph[Any]:
                 (value.name, number), size=value.shape[number], kind=value.kind, groups=held
             )
     for op in deps.source.ops + deps.source.training:
-        for a, b in _couplings(op):
+        for a, b in _couplings(op, deps.infer):
             graph.add_edge(a, b, op=op.name, type=op.type, module=op.module)
     return graph
 
 
-def _couplings(op: Op) -> list[tuple[Node, Node]]:
+def _couplings(op: Op, infer: Infer) -> list[tuple[Node, Node]]:
     operands = list(dict.fromkeys(value for value in op.inputs if value is not None))
     local = {value: [atom(size) for size in value.shape] for value in operands}
     results, _ = infer(op, local)
