@@ -93,7 +93,7 @@ def meet(
     inputs = program.example(given) if given else _sample(runs_in, original, program.example())
     sizes, timer = batch_sizes(deps, inputs), Timer()
     for _ in range(_ATTEMPTS):
-        table = Latency(deps, timer, runs_in, sizes)
+        table = Latency(deps, runs_in, timer, sizes)
         table.fit(forward_seconds([original], inputs, runs_in)[0])
         request.costs["latency"] = table
         clock = _Clock(chooser, original, table, inputs, runs_in, request.asked()["latency"])
