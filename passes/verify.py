@@ -20,7 +20,7 @@ from graphprune.core.graph import Evaluator, Op, Value
 from graphprune.core.proof import Verification
 from graphprune.engine.perturbed import perturbed
 from graphprune.engine.run import Run, given_inputs
-from graphprune.engine.tensors import cut_tensor, difference
+from graphprune.engine.tensors import as_dtype, cut_tensor, difference
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules.facts import is_random
 
@@ -82,6 +82,8 @@ def verify(
             ):
                 cut = expected  # numbers drawn for another length are others
                 small.replace(value, cut)
+            elif gap > engine.tolerance and _alike(op, cuts, value, masked, small, engine):
+                masked.replace(value, _scattered(full, cut, kept, full))
             elif gap > engine.tolerance:
                 raise VerifyError(
                     f"removal differs from masking at {_where(op)}: largest relative difference "
@@ -131,6 +133,9 @@ def along(points: torch.Tensor, dim: int, rank: int) -> torch.Tensor:
     """Zero points, or scales, so that they broadcast against what they belong to."""
     if points.numel() == 1:
         return points.reshape(())
+    if points.dim() > 1:  # of several dimensions, those in between left out
+        middle = [1] * (rank - points.dim())
+        return points.reshape([points.shape[0], *middle, *points.shape[1:]])
     return points.reshape([-1 if at == dim else 1 for at in range(rank)])
 
 
@@ -186,6 +191,26 @@ def _inexact(op: Op, cuts: Cuts, masked: Run) -> bool:
         if any(i is not None for i in kept) and not rest.any():
             return False
     return True
+
+
+def _alike(op: Op, cuts: Cuts, value: Value, masked: Run, small: Run, engine: Evaluator) -> bool:
+    """Whether an operation gives the same in both runs where rounding plays no part."""
+    if engine.exact is None:
+        return False
+    found = []
+    attrs: dict[str, object] = dict(cuts.attrs.get(op, {}))
+    for run, changed in ((masked, {}), (small, attrs)):
+        operands = [
+            None if tensor is None else as_dtype(tensor, engine.exact)
+            for tensor in run.operands(op)
+        ]
+        try:
+            results = engine.evaluate(op, operands, changed, engine.exact)
+        except RuntimeError:  # the finer engine does not know it: the first verdict stands
+            return False
+        found.append(results[op.outputs.index(value)])
+    expected = cut_tensor(found[0], cuts.kept(value))
+    return difference(expected, found[1]) <= engine.tolerance
 
 
 def _scattered(

@@ -85,6 +85,10 @@ class Evaluator(Protocol):
         """Whether rounding must not add up from operation to operation."""
 
     @property
+    def exact(self) -> Any:
+        """A finer type, in which what seems to differ is run once more; None without any."""
+
+    @property
     def differentiable(self) -> bool:
         """Whether gradients pass through `evaluate`."""
 

@@ -33,6 +33,8 @@ class Engine:
         coarse: Whether the type is so coarse that rounding must not add up from operation to
             operation: the survivors' values are then taken over after each, and large ones
             (without trained normalisations, numbers grow) are scaled down in both runs.
+        exact: A finer type, in which an operation that seems to differ is run once more: kernels
+            approximate, and those of bytes overflow. Only what differs there too is refused.
         differentiable: Whether gradients pass through `evaluate`.
         native: Floating-point type in which data are shown to who observes; None where each value
             keeps the type it is stored in.
@@ -44,6 +46,7 @@ class Engine:
     dtype: torch.dtype = torch.float64
     tolerance: float = 1e-9
     coarse: bool = False
+    exact: torch.dtype | None = None
     differentiable: bool = False
     native: torch.dtype | None = None
     random: Callable[[Op], bool] = _never

@@ -21,7 +21,7 @@ def gelu(op: Site) -> list[Dims]:
     return [op.broadcast(op.operands())]
 
 
-@axis_rule(f"{_PREFIX}FusedMatMul")
+@axis_rule(f"{_PREFIX}FusedMatMul", f"{_PREFIX}TransposeMatMul")
 def fused_matmul(op: Site) -> list[Dims]:
     """A product of matrices, either of them transposed on demand."""
     if op.attr("transBatchA", default=0) or op.attr("transBatchB", default=0):
@@ -60,6 +60,8 @@ def attention(op: Site) -> list[Dims]:
     A scale that is not given follows from head_dim, and is pinned.
     """
     extras = any(op.has(i) for i in range(4, len(op.op.inputs))) or len(op.op.outputs) > 1
+    if op.has(3):
+        op.lock(op.dims(3), "positions compared")
     if extras or op.attr("qkv_hidden_sizes", "do_rotary", default=0):
         return op.opaque("keys and values of their own")
     heads = op.attr("num_heads")

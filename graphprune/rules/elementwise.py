@@ -96,7 +96,7 @@ def glu(op: Site) -> list[Dims]:
 _ORDERED = "cumsum cumprod cummax cummin sort argsort flip roll logcumsumexp"
 
 
-@axis_rule(*(f"aten.{name}" for name in _ORDERED.split()), "CumSum")
+@axis_rule(*(f"aten.{name}" for name in _ORDERED.split()), "CumSum", "CumProd")
 def ordered(op: Site) -> list[Dims]:
     """Results depend on the order along a dimension (all of them where none is named)."""
     given = op.attr("dim", "dims", "axis", default=-1)

@@ -10,7 +10,7 @@ from graphprune.rules.site import Site
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1, "lstm_cell": 4, "gru_cell": 3}
 
 
-def _gated(op: Site, dim: Dim, gates: int) -> Dim:
+def gated(op: Site, dim: Dim, gates: int) -> Dim:
     """The hidden axis of a weight that stacks one block for each gate."""
     parts = split(dim, (gates, length(dim) // gates))
     if parts is None:
@@ -93,7 +93,7 @@ def _cell(
             unify(weight[0], hidden)
             unify(weight[1], cell)
         else:
-            unify(_gated(op, weight[0], gates), cell)
+            unify(gated(op, weight[0], gates), cell)
         if op.rank(i) == 2 and i < weights[0] + 2:
             taken = (fed, hidden)[i - weights[0]]
             unify(weight[1], taken)
@@ -118,7 +118,7 @@ def cell(op: Site) -> list[Dims]:
     weights = range(1 + states, len(op.op.inputs))
     present = [i for i in weights if op.has(i)]
     for i in present:
-        unify(_gated(op, op.dims(i)[0], _GATES[kind]), hidden[-1])
+        unify(gated(op, op.dims(i)[0], _GATES[kind]), hidden[-1])
     biases = [op.op.inputs[i] for i in present[2:]] or [None, None]
     for at, (i, taken) in enumerate(zip(present[:2], (x[-1], hidden[-1]), strict=True)):
         unify(op.dims(i)[1], taken)
@@ -140,13 +140,13 @@ def onnx_recurrent(op: Site) -> list[Dims]:
     batch = x[0] if batch_first else x[1]
     op.lock([x[1] if batch_first else x[0]], "steps in order")
     op.lock([op.dims(i)[0] for i in (1, 2, 3, 7) if op.has(i)], "directions")
-    hidden = _gated(op, weight[1], gates)
-    unify(hidden, _gated(op, recurrence[1], gates))
+    hidden = gated(op, weight[1], gates)
+    unify(hidden, gated(op, recurrence[1], gates))
     unify(hidden, recurrence[2])
     unify(weight[2], x[2])
     for i, blocks in ((3, 2 * gates), (7, 3)):  # biases; the peepholes of an LSTM
         if op.has(i):
-            unify(hidden, _gated(op, op.dims(i)[1], blocks))
+            unify(hidden, gated(op, op.dims(i)[1], blocks))
     state: Dims = [batch, weight[0], hidden] if batch_first else [weight[0], batch, hidden]
     op.broadcast([state, *(op.dims(i) for i in (5, 6) if op.has(i))])
     if op.has(4):

@@ -174,7 +174,7 @@ def locked(why: str, *types: str) -> None:
 
     @axis_rule(*types)
     def lock_all(op: Site) -> list[Dims]:
-        return op.opaque(why)
+        return op.opaque(f"{why}: {op.op.type}")
 
     _LOCKED.update(dict.fromkeys(types, why))
 

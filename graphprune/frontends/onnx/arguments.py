@@ -21,6 +21,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "CenterCropPad": ("shape",),
     "Col2Im": ("image_shape", "block_shape"),
     "ConstantOfShape": ("input",),
+    "CumProd": ("axis",),
     "CumSum": ("axis",),
     "Expand": ("shape",),
     "MaxUnpool": ("output_shape",),

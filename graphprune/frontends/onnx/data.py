@@ -11,10 +11,14 @@ from onnx import ValueInfoProto
 
 from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError
+from graphprune.frontends.onnx.execute import results
 from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.sizes import is_static
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
 from graphprune.statistics.batches import LABELS, is_array
+
+_FEW = 2  # samples that the analysis takes
+_APART = 0.05  # relative; numbers of a byte, whose scale follows from all samples, differ by less
 
 
 def read_data(source: Source, data: Any, samples: int) -> list[Batch]:
@@ -100,13 +104,63 @@ def _check(item: ValueInfoProto, array: Array, number: int) -> None:
 
 
 def examples_of(source: Source, batches: list[Batch]) -> dict[str, Array]:
-    """Example inputs from data: as many samples as the model takes, two where any number does."""
-    out = {}
+    """Example inputs from data.
+
+    They are as many samples as the model takes, two where any number does; all of the first item
+    where what stands first are no samples, but moments of a recording, say.
+    """
+    whole: dict[str, Array] = {}
+    free = False
     for item, tensor in zip(source.inputs, batches[0].args, strict=True):
         dims = item.type.tensor_type.shape.dim
         array = as_array(tensor)
+        whole[item.name] = array
         if len(dims) == array.ndim and array.ndim:
-            wanted = dims[0].dim_value if is_static(dims[0]) else 2
-            array = np.resize(array, (wanted, *array.shape[1:]))
-        out[item.name] = array
-    return out
+            if is_static(dims[0]):
+                whole[item.name] = np.resize(array, (dims[0].dim_value, *array.shape[1:]))
+            else:
+                free = True
+    if not free or not _sampled(source, whole):
+        return whole
+    free_ones = {item.name for item in source.inputs if _is_free(item)}
+    return {
+        name: np.resize(array, (_FEW, *array.shape[1:])) if name in free_ones else array
+        for name, array in whole.items()
+    }
+
+
+def _is_free(item: ValueInfoProto) -> bool:
+    dims = item.type.tensor_type.shape.dim
+    return len(dims) > 0 and not is_static(dims[0])
+
+
+def _sampled(source: Source, whole: Mapping[str, Array]) -> bool:
+    """Whether what stands first in the inputs are samples: each by itself, in any order.
+
+    Where the model does not run, that is taken for granted.
+    """
+    free = [item.name for item in source.inputs if _is_free(item)]
+    number = len(whole[free[0]])
+    if number <= _FEW or any(len(whole[name]) != number for name in free):
+        return True
+    found = results(source, whole)
+    if found is None:
+        return True
+    for order in (np.arange(number)[::-1], np.arange(_FEW)):
+        given = {name: x[order] if name in free else x for name, x in whole.items()}
+        again = results(source, given)
+        if again is None:
+            return False
+        for name, item in found.items():
+            same = isinstance(item, np.ndarray) and item.shape[:1] == (number,)
+            if not same or _far(item[order], again[name]):
+                return False
+    return True
+
+
+def _far(expected: Array, found: Array) -> bool:
+    """Whether results differ by more than the rounding of bytes explains."""
+    if expected.dtype.kind != "f" or expected.shape != found.shape:
+        return expected.shape != found.shape
+    gap = np.abs(expected.astype(float) - found.astype(float)).mean()
+    return bool(gap > _APART * (np.abs(expected.astype(float)).mean() + 1e-12))

@@ -22,8 +22,9 @@ from graphprune.core.graph import Op
 from graphprune.engine.engine import Engine
 from graphprune.frontends.onnx.arguments import as_operand
 from graphprune.frontends.onnx.model import Source, captured, without_initializers
+from graphprune.frontends.onnx.objects import as_fed, as_value, kind_of, type_of
 from graphprune.frontends.onnx.precision import in_single
-from graphprune.frontends.onnx.tensors import FLOATS, Array, as_array, as_torch, to_proto
+from graphprune.frontends.onnx.tensors import FLOATS, Array, to_proto
 from graphprune.frontends.onnx.trace import schema
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ try:
 except ImportError:  # an extra
     onnxruntime = None
 
+_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training"}
 _LARGE = 1 << 24  # bytes of operands for which a session is not kept
 _ONNX_TYPES = {torch_type: onnx_type for onnx_type, torch_type in FLOATS.items()}
 
@@ -93,9 +95,11 @@ def evaluate(
     dtype = dtype or torch.float32
     if op.source is None:  # a value that follows from the sizes of inputs
         return [op.outputs[0].tensor]
+    if not op.outputs:  # nothing here knows what it gives, and nothing known reads it
+        return []
     node, feeds = prepared(op, operands, changed, dtype)
     found = run_node(node, op.source.source.opsets, feeds, dtype)
-    return [tensor for tensor in map(as_torch, found) if tensor is not None]
+    return [as_value(item) for item in found]
 
 
 def reference_engine() -> Engine:
@@ -110,7 +114,11 @@ def runtime_engine() -> Engine:
 
 def engine() -> Engine:
     """What proves a model: ONNX Runtime where it is installed, else the reference."""
-    return replace(runtime_engine(), coarse=True) if has_runtime() else reference_engine()
+    return (
+        replace(runtime_engine(), coarse=True, exact=torch.float64)
+        if has_runtime()
+        else reference_engine()
+    )
 
 
 def prepared(
@@ -118,10 +126,10 @@ def prepared(
     operands: Sequence[torch.Tensor | None],
     changed: Mapping[str, Any],
     dtype: torch.dtype,
-) -> tuple[NodeProto, dict[str, Array]]:
+) -> tuple[NodeProto, dict[str, Any]]:
     """An operation's node and what to feed it; see `evaluate`."""
     node = node_of(op, changed, dtype)
-    feeds: dict[str, Array] = {}
+    feeds: dict[str, Any] = {}
     names: list[str] = []
     source: Node = op.source
     inner = captured(source.proto)
@@ -133,11 +141,11 @@ def prepared(
             kind = source.dtype(place)
             if source.follows(place):
                 kind = helper.tensor_dtype_to_np_dtype(_ONNX_TYPES[dtype])
-            array: Array | None = as_operand(name, value, kind)
+            array: Any = as_operand(name, value, kind)
         else:
             origin = source.operands.get(place, "") if tensor is None else ""
             stored = source.source.array(origin) if origin in source.source.origins else None
-            array = stored if tensor is None else as_array(tensor)
+            array = stored if tensor is None else as_fed(tensor)
         given = f"operand {place}" if place < places else inner[place - places]
         names.append("" if array is None else given)
         if array is not None:
@@ -159,18 +167,18 @@ def _drop(node: NodeProto, name: str) -> None:
 
 
 def run_node(
-    node: NodeProto, opsets: Mapping[str, int], feeds: Mapping[str, Array], dtype: torch.dtype
-) -> list[Array]:
+    node: NodeProto, opsets: Mapping[str, int], feeds: Mapping[str, Any], dtype: torch.dtype
+) -> list[Any]:
     """Run a node by itself.
 
     Raises:
         RuntimeError: It does not run.
     """
-    types = tuple((name, helper.np_dtype_to_tensor_dtype(a.dtype)) for name, a in feeds.items())
+    types = tuple((name, _type(item)) for name, item in feeds.items())
     try:
         if onnxruntime is not None and dtype == torch.float32:
             versions = tuple(opsets.items())
-            large = sum(array.nbytes for array in feeds.values()) > _LARGE
+            large = sum(getattr(item, "nbytes", 0) for item in feeds.values()) > _LARGE
             made = _session.__wrapped__ if large else _session  # a session keeps its memory
             session = made(node.SerializeToString(deterministic=True), versions, types)
             found = session.run(None, dict(feeds))
@@ -181,7 +189,16 @@ def run_node(
             found = ReferenceEvaluator(graph, opsets=dict(opsets)).run(None, dict(feeds))
     except Exception as error:  # neither engine has errors of a common type
         raise RuntimeError(str(error).split("\n")[0]) from error
-    return [np.asarray(item) for item in found]
+    return list(found)
+
+
+def _type(item: Any) -> bytes:
+    """The type of an operand of whatever shape."""
+    if isinstance(item, np.ndarray | np.generic):
+        type_ = helper.make_tensor_type_proto(kind_of(np.asarray(item)), None)
+    else:
+        type_ = type_of(item)
+    return bytes(type_.SerializeToString(deterministic=True))
 
 
 def forget() -> None:
@@ -192,7 +209,7 @@ def forget() -> None:
 @lru_cache(maxsize=4096)
 def _session(node: bytes, opsets: tuple[tuple[str, int], ...], types: tuple[Any, ...]) -> Any:
     proto = NodeProto.FromString(node)
-    inputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in types]
+    inputs = [helper.make_value_info(name, TypeProto.FromString(kind)) for name, kind in types]
     outputs = [helper.make_value_info(name, TypeProto()) for name in proto.output if name]
     graph = helper.make_graph([proto], "node", inputs, outputs)
     imports = [helper.make_opsetid(domain, version) for domain, version in opsets]
@@ -217,8 +234,8 @@ def session(model: bytes, optimized: bool = False) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def run_model(model: ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
-    """Run a whole model.
+def run_model(model: ModelProto, feeds: Mapping[str, Array]) -> list[Any]:
+    """Run a whole model; not all results need be arrays.
 
     Raises:
         VerifyError: It does not run.
@@ -232,7 +249,7 @@ def run_model(model: ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
     except Exception as error:  # neither engine has errors of a common type
         reason = str(error).split("\n")[0]
         raise VerifyError(f"the smaller model does not run: {reason}", "", float("inf")) from error
-    return [np.asarray(item) for item in found]
+    return list(found)
 
 
 def runs(source: Source, inputs: Mapping[str, Array]) -> bool:
@@ -241,11 +258,30 @@ def runs(source: Source, inputs: Mapping[str, Array]) -> bool:
     return bool(observe(source, inputs, names))
 
 
+def results(source: Source, inputs: Mapping[str, Array]) -> dict[str, Any] | None:
+    """What the original model gives, by name; None where it does not run."""
+    names = [item.name for item in source.model.graph.output]
+    return _computed(source, inputs, names) or None
+
+
 def observe(
     source: Source, inputs: Mapping[str, Array], names: Sequence[str]
 ) -> dict[str, TypeProto]:
-    """Types of tensors that have no shape inference, from a run of the whole model."""
+    """Types of values that have no shape inference, from a run of the whole model.
+
+    It ends before operations that nothing here can run; what these give stays unknown.
+    """
+    found = _computed(source, inputs, names)
+    return {name: type_of(item) for name, item in found.items()}
+
+
+def _computed(source: Source, inputs: Mapping[str, Array], names: Sequence[str]) -> dict[str, Any]:
+    """Values of the original model, by name."""
     model = without_initializers(source.model)
+    gone = stop_at_foreign(model)
+    names = [name for name in names if name not in gone]
+    if not names:
+        return {}
     for proto in source.model.graph.initializer:
         inside = proto.data_location != TensorProto.EXTERNAL
         model.graph.initializer.append(
@@ -257,7 +293,31 @@ def observe(
         found = run_model(model, inputs)
     except VerifyError:
         return {}
-    return {
-        name: helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
-        for name, x in zip(names, found, strict=True)
-    }
+    return dict(zip(names, found, strict=True))
+
+
+def is_foreign(node: NodeProto) -> bool:
+    """Whether an operation is of a domain that neither ONNX nor ONNX Runtime knows."""
+    return node.domain not in _DOMAINS and not node.domain.startswith("com.microsoft")
+
+
+def stop_at_foreign(model: ModelProto) -> set[str]:
+    """Take out of a model what it cannot run here: foreign operations, and all behind them.
+
+    Returns:
+        Names of what is not computed any more.
+    """
+    gone: set[str] = set()
+    nodes = []
+    local = {(f.domain, f.name) for f in model.functions}
+    for node in model.graph.node:
+        foreign = is_foreign(node) and (node.domain, node.op_type) not in local
+        if foreign or gone.intersection((*node.input, *captured(node))):
+            gone.update(name for name in node.output if name)
+        else:
+            nodes.append(node)
+    if gone:
+        copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del model.graph.node[:]
+        model.graph.node.extend(copies)
+    return gone

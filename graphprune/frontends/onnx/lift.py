@@ -106,7 +106,7 @@ def lift(source: Source, examples: Mapping[str, Array]) -> OnnxProgram:
             raise LiftError(f"{source.label} has no input {name!r}: its inputs are {sorted(known)}")
     traces = choose(source, examples, {})
     made = (name for node in source.nodes for name in node.output if name)
-    unknown = [name for name in made if traces.first.shape(name) is None]
+    unknown = [name for name in made if name not in traces.first.types]
     if unknown:
         observed = observe(source, inputs_for(traces.inputs[0], examples, 0), unknown)
         traces = choose(source, examples, observed)

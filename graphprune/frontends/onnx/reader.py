@@ -81,6 +81,7 @@ class Reader:
         name = self._named(node)
         arguments = arguments_of(node, self._source)
         attrs, missing = attributes(node, arguments, self._source, self._trace)
+        arguments = {place: given for place, given in arguments.items() if given in attrs}
         kind = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         places: dict[int, str] = {}
         inputs: list[Value | None] = []
@@ -97,9 +98,14 @@ class Reader:
         outputs = [self._result(given) for given in node.output if given]
         if "" in node.output[: len(outputs)] and node.op_type not in ("LSTM", "GRU", "RNN"):
             missing = missing or "a result in the middle is left out"
-        if missing or None in outputs:
-            kind = f"{kind} ({missing or 'its results are of unknown shape'})"
         made = [value for value in outputs if value is not None]
+        if len(made) < len(outputs):  # it is not run: what is known of it is of no use
+            missing = missing or "its results are of unknown shape"
+            for value in made:
+                del self.values[value.name]
+            made = []
+        if missing:
+            kind = f"{kind} ({missing})"
         types = {place: self._trace.elem_type(node.input[place]) for place in arguments}
         origin = Node(node, arguments, places, self._source, types)
         op = Op(name, kind, inputs, made, attrs, "", origin)
@@ -194,10 +200,15 @@ class Reader:
         return "parameter" if learned and several else "constant"
 
     def _result(self, name: str) -> Value | None:
+        type_ = self._trace.types.get(name)
         shape = self._trace.shape(name)
-        if shape is None:
+        if type_ is None:
             return None
-        value = Value(name, shape, dtype_name(self._trace.elem_type(name)))
+        if shape is None:  # no tensor: a number stands for it
+            kind = str(type_.WhichOneof("value")).removesuffix("_type")
+            value = Value(name, (), kind)
+        else:
+            value = Value(name, shape, dtype_name(self._trace.elem_type(name)))
         self.values[name] = value
         return value
 

@@ -10,6 +10,7 @@ import numpy as np
 from onnx import TensorProto, TypeProto, helper
 
 from graphprune.core.errors import LiftError
+from graphprune.frontends.onnx.fixed import settled
 from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.tensors import Array, is_float
 from graphprune.frontends.onnx.trace import Misfit, Trace, static_shape, tensor_type, walk
@@ -18,10 +19,14 @@ Key: TypeAlias = "str | tuple[str, int]"  # a named dimension, or an input and a
 Types: TypeAlias = dict[str, TypeProto]
 
 _BATCH = (2, 3)
+_FIRST = ((1, 1), (64, 96))  # instead, where that does not do: one sample; moments in time
 # Tried in this order: pairs of (first, second) sizes for images, sequences and channels.
 _IMAGES = ((64, 96), (224, 256), (320, 352), (32, 64), (224, 256), (64, 96))
 _SEQUENCES = ((16, 24), (16, 24), (512, 768), (16000, 20480), (128, 256), (77, 93))
 _CHANNELS = (3, 3, 1, 1, 1, 3)
+_COLOURS = 4  # most channels of a picture
+# Tried behind these, of images whose size the weights fix (a layer behind a flattened map).
+_EXACT = (28, 32, 48, 96, 112, 128, 160, 192, 256, 299, 300, 320, 384, 416, 448, 512, 640)
 
 
 @dataclass
@@ -97,8 +102,9 @@ def _dynamic(source: Source) -> bool:
 
 
 def _attempts(source: Source, given: Mapping[str, Array]) -> Iterator[tuple[Types, Types]]:
-    for number in range(len(_IMAGES) if _dynamic(source) else 1):
-        sizes = _sizes(source, given, number)
+    known = settled(source) if _dynamic(source) else {}
+    for number in range(len(_IMAGES) + len(_EXACT) + len(_FIRST) if _dynamic(source) else 1):
+        sizes = _sizes(source, given, number, known)
         yield tuple(  # type: ignore[misc]
             {
                 item.name: tensor_type(
@@ -121,27 +127,51 @@ def _key(item: object, at: int) -> Key:
     return dim.dim_param or (item.name, at)  # type: ignore[attr-defined]
 
 
-def _sizes(source: Source, given: Mapping[str, Array], number: int) -> dict[Key, tuple[int, int]]:
+def _sizes(
+    source: Source, given: Mapping[str, Array], number: int, known: Mapping[tuple[str, int], int]
+) -> dict[Key, tuple[int, int]]:
     out: dict[Key, tuple[int, int]] = {}
+    for (name, at), length in known.items():
+        item = next(item for item in source.inputs if item.name == name)
+        if not is_static(item.type.tensor_type.shape.dim[at]):
+            out[_key(item, at)] = (length, length)
     for item in source.inputs:
         dims = item.type.tensor_type.shape.dim
         for at, dim in enumerate(dims):
             if is_static(dim):
                 continue
-            size = _guess(at, len(dims), _key(item, at), number)
+            inner = [place for name, place in known if name == item.name]
+            last = is_static(dims[-1]) and dims[-1].dim_value <= _COLOURS
+            channels = inner[0] if inner else len(dims) - 1 if last else 1
+            size = _guess(at, len(dims), _key(item, at), number, channels)
             if item.name in given and given[item.name].ndim == len(dims):
-                known = given[item.name].shape[at]
-                size = (known, known + (1 if at == 0 else max(known // 2 // 32 * 32, 0)))
+                length = given[item.name].shape[at]
+                size = (length, length + (1 if at == 0 else max(length // 2 // 32 * 32, 0)))
             out.setdefault(_key(item, at), size)
     return out
 
 
-def _guess(at: int, rank: int, key: Key, number: int) -> tuple[int, int]:
+def _guess(at: int, rank: int, key: Key, number: int, channel: int) -> tuple[int, int]:
+    """Sizes of a dimension in one of the attempts.
+
+    Args:
+        at: The dimension.
+        rank: Dimensions of the input.
+        key: Its name.
+        number: Of the attempt; the last are the first again with other lengths in front.
+        channel: The dimension of the channels.
+    """
+    batch, others = _BATCH, number - len(_IMAGES) - len(_EXACT)
+    if others >= 0:
+        batch, number = _FIRST[others], 0
     if at == 0 or (isinstance(key, str) and "batch" in key.lower()):
-        return _BATCH
+        return batch
+    if number >= len(_IMAGES):
+        exact = _EXACT[number - len(_IMAGES)]
+        return (_CHANNELS[0],) * 2 if rank >= 4 and at == channel else (exact, exact)
     if rank >= 4:
-        channels = _CHANNELS[number]
-        return (channels, channels) if at == 1 else _IMAGES[number]
+        colours = _CHANNELS[number]
+        return (colours, colours) if at == channel else _IMAGES[number]
     return _SEQUENCES[number]
 
 

@@ -110,12 +110,16 @@ def _infer(source: Source, node: NodeProto, trace: Trace, hints: Mapping[str, Ty
     for name in filter(None, node.output):
         type_ = found.get(name)
         shape = None if type_ is None else static_shape(type_)
-        if (shape is None or type_ is None) and name in hints:
+        open_ = type_ is None or type_.HasField("tensor_type")
+        if open_ and shape is None and name in hints:
             type_ = hints[name]
             shape = static_shape(type_)
         if shape is None and node.op_type in _AS_OPERAND and node.input[0] in trace.types:
             type_ = trace.types[node.input[0]]
             shape = static_shape(type_)
+        if type_ is not None and not type_.HasField("tensor_type"):
+            trace.types[name] = type_  # a sequence, a map, an optional
+            continue
         if type_ is None or shape is None:
             continue
         shrunk = node.op_type in _WINDOWS and 0 in shape

@@ -17,6 +17,7 @@ import torch
 
 Array: TypeAlias = npt.NDArray[np.float32]
 
+_COLOURS = 4  # most channels of a picture
 _LEAST = 8  # pixels that a side has, for shapes to be seen
 _SHAPES, _LARGE = 60, 20  # in a picture, the large ones below the others
 _RADII = (0.03, 0.5)  # of the picture
@@ -28,8 +29,16 @@ _WAVES = (2.0, 60.0)  # of stripes in a picture
 
 
 def paintable(shape: Sequence[int]) -> bool:
-    """Whether a sample of this shape, `c h w` or `c t h w`, can be a picture or a film."""
-    return len(shape) >= 3 and min(shape[-2:]) >= _LEAST
+    """Whether a sample of this shape can be a picture or a film.
+
+    It is `c h w` or `c t h w`, or has its few colours last.
+    """
+    sides = shape[-3:-1] if _colours_last(shape) else shape[-2:]
+    return len(shape) >= 3 and min(sides) >= _LEAST
+
+
+def _colours_last(shape: Sequence[int]) -> bool:
+    return len(shape) >= 3 and shape[-1] <= _COLOURS and shape[0] >= _LEAST
 
 
 def painted(number: int, shape: Sequence[int], seed: int) -> torch.Tensor:
@@ -37,12 +46,15 @@ def painted(number: int, shape: Sequence[int], seed: int) -> torch.Tensor:
 
     Args:
         number: How many.
-        shape: Of one: channels, height and width, frames between them if there are any.
+        shape: Of one: channels, height and width, frames between them if there are any; or
+            the channels last.
         seed: The same pictures for the same seed.
 
     Returns:
         `number x shape`, each channel of mean 0 and variance 1 over all of them.
     """
+    if _colours_last(shape):
+        return painted(number, (shape[-1], *shape[:-1]), seed).movedim(1, -1).contiguous()
     generator = np.random.default_rng(seed)
     height, width = shape[-2:]
     out: Array = np.empty((number, shape[0], height, width), np.float32)

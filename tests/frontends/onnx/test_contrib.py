@@ -10,7 +10,12 @@ import onnx
 import pytest
 import torch
 from onnx import ModelProto, helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    quantize_dynamic,
+    quantize_static,
+)
 from torch import nn
 
 import graphprune
@@ -26,10 +31,16 @@ def fused(
     )
 
 
-def between(node: onnx.NodeProto, more: dict[str, Array], width: int = 16) -> ModelProto:
+def between(
+    node: onnx.NodeProto,
+    more: dict[str, Array],
+    width: int = 16,
+    before: onnx.NodeProto | None = None,
+) -> ModelProto:
     """A fused operation on the result of a product, with a product behind it."""
     nodes = [
         helper.make_node("MatMul", ["x", "w1"], ["h"], name="first"),
+        *([] if before is None else [before]),
         node,
         helper.make_node("MatMul", ["m", "w2"], ["y"], name="second"),
     ]
@@ -37,6 +48,11 @@ def between(node: onnx.NodeProto, more: dict[str, Array], width: int = 16) -> Mo
     model = graph(nodes, weights, {"x": ["b", "t", 8]}, {"y": ["b", "t", 3]}, opset=17)
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     return model
+
+
+def octets(*shape: int) -> Array:
+    """Numbers of a byte."""
+    return np.random.default_rng(sum(shape)).integers(-60, 60, shape).astype(np.int8)
 
 
 CASES = {
@@ -55,6 +71,31 @@ CASES = {
     "SkipSimplifiedLayerNormalization": between(
         fused("SkipSimplifiedLayerNormalization", ["h", "h", "g"], epsilon=1e-5),
         {"g": normal(16)},
+    ),
+    "MultiHeadAttention": between(
+        fused("MultiHeadAttention", ["h", "h", "h", "b1"], num_heads=4), {"b1": normal(48)}
+    ),
+    "RotaryEmbedding": between(
+        fused("RotaryEmbedding", ["h", "at", "cos", "sin"], num_heads=4),
+        {"at": np.array([0]), "cos": normal(18, 2), "sin": normal(18, 2) + 1},
+    ),
+    "DynamicQuantizeMatMul per column": between(
+        fused("DynamicQuantizeMatMul", ["h", "wq", "s", "z", "b1"]),
+        {
+            "wq": octets(16, 16),
+            "s": np.full(16, 0.01, np.float32),
+            "z": np.zeros(16, np.int8),
+            "b1": normal(16),
+        },
+    ),
+    "DynamicQuantizeMatMul": between(
+        fused("DynamicQuantizeMatMul", ["h", "wq", "s", "z"]),
+        {"wq": octets(16, 16), "s": np.float32([0.01]), "z": np.int8([3])},
+    ),
+    "QAttention": between(
+        fused("QAttention", ["hq", "wq", "b1", "xs", "s", "", "xz", "z"], num_heads=4),
+        {"wq": octets(16, 48), "b1": normal(48), "s": np.float32(0.02), "z": np.int8(0)},
+        before=helper.make_node("DynamicQuantizeLinear", ["h"], ["hq", "xs", "xz"]),
     ),
     "Attention": between(
         fused("Attention", ["h", "qkv", "b1"], num_heads=4),
@@ -137,3 +178,53 @@ def test_what_the_runtime_quantizes_shrinks(
     small = plan.apply()
     assert plan.report is not None and plan.report.unknown == {}
     assert run(small, x=normal(3, 3, 8, 8))[0].shape == (3, 5)
+
+
+def test_recurrent_layers_of_bytes_shrink(tmp_path: Path) -> None:
+    weights = {
+        "w": normal(1, 64, 8), "r": normal(1, 64, 16) / 4, "b": normal(1, 128), "w2": normal(16, 3),
+        "one": np.array([1]),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("LSTM", ["x", "w", "r", "b"], ["h"], hidden_size=16),
+        helper.make_node("Squeeze", ["h", "one"], ["s"]),
+        helper.make_node("MatMul", ["s", "w2"], ["y"]),
+    ]
+    model = graph(nodes, weights, {"x": ["t", "n", 8]}, {"y": ["t", "n", 3]}, opset=17)
+    onnx.save(model, tmp_path / "float.onnx")
+    with silent():
+        quantize_dynamic(tmp_path / "float.onnx", tmp_path / "small.onnx")
+    plan = graphprune.plan(tmp_path / "small.onnx", 0.5, compensate=False)
+    small = plan.apply()
+    assert plan.report is not None and plan.report.unknown == {}
+    assert "DynamicQuantizeLSTM" in {node.op_type for node in small.graph.node}
+    assert run(small, x=normal(5, 2, 8))[0].shape == (5, 2, 3)
+
+
+def test_packed_numbers_lose_their_outputs() -> None:
+    node = fused("MatMulNBits", ["h", "wq", "s"], K=16, N=16, bits=4, block_size=16)
+    model = between(node, {"wq": octets(16, 1, 8).view(np.uint8), "s": normal(16)})
+    plan = graphprune.plan(model, 0.2, compensate=False)
+    kept = plan.kept["wq"]
+    assert kept[0] is not None and kept[1:] == [None, None]
+
+
+def test_query_heads_of_each_key_head_go() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "wq"], ["q"], name="queries"),
+        helper.make_node("MatMul", ["x", "wk"], ["k"], name="keys"),
+        helper.make_node("MatMul", ["x", "wv"], ["v"], name="values"),
+        fused("GroupQueryAttention", ["q", "k", "v", "", "", "lengths", "total"],
+              ["m", "pk", "pv"], num_heads=8, kv_num_heads=2),
+        helper.make_node("MatMul", ["m", "wo"], ["y"], name="out"),
+    ]  # fmt: skip
+    weights = {
+        "wq": normal(16, 64), "wk": normal(16, 16), "wv": normal(16, 16), "wo": normal(64, 5),
+        "lengths": np.int32([3, 3]), "total": np.int32(4),
+    }  # fmt: skip
+    model = graph(nodes, weights, {"x": [2, 4, 16]}, {"y": [2, 4, 5]}, opset=17)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    small = graphprune.shrink(model, 0.3, compensate=False)
+    found = {a.name: a.i for n in small.graph.node for a in n.attribute}
+    assert found["kv_num_heads"] in (1, 2) and found["num_heads"] < 8
+    assert run(small, x=normal(2, 4, 16))[0].shape == (2, 4, 5)

@@ -12,7 +12,9 @@ from onnx import ModelProto, TensorProto, helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 import graphprune
+from graphprune.frontends.onnx.objects import apart, as_value
 from graphprune.frontends.torch.saving import silent
+from graphprune.statistics.made.paint import paintable, painted
 from tests.frontends.onnx.exports import Array, graph, normal, run, shapes
 
 
@@ -162,3 +164,110 @@ def test_files_of_old_stay_valid() -> None:
     onnx.checker.check_model(small, full_check=True)
     held = {tensor.name for tensor in small.graph.initializer}
     assert held <= {item.name for item in small.graph.input}
+
+
+def test_results_that_are_no_tensors_are_compared_as_they_are() -> None:
+    names = helper.make_tensor("names", TensorProto.STRING, [4], [b"cat", b"dog", b"cow", b"owl"])
+    more = [
+        node("Softmax", ["c"], "y"),
+        node("ArgMax", ["y"], "i", axis=1, keepdims=0),
+        node("Gather", ["names", "i"], "label"),
+        node("ZipMap", ["y"], "map", domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2, 3]),
+        node("SplitToSequence", ["y"], "parts", axis=1),
+    ]
+    model = perceptron(more, {}, opset=15)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    model.graph.initializer.append(names)
+    number = helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    kinds = {
+        "map": helper.make_sequence_type_proto(helper.make_map_type_proto(7, number)),
+        "parts": helper.make_sequence_type_proto(helper.make_tensor_type_proto(1, None)),
+        "label": helper.make_tensor_type_proto(TensorProto.STRING, ["n"]),
+    }
+    for name, kind in kinds.items():
+        model.graph.output.append(helper.make_value_info(name, kind))
+    plan = graphprune.plan(model, 0.5, compensate=False)
+    small = plan.apply()
+    assert plan.report is not None and plan.report.verification is not None
+    assert plan.report.unknown == {}
+    assert shapes(small)["w1"] == (8, 8) and len(run(small, x=normal(3, 8))) == 4
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ({"a": 1.0}, {"a": 1.0 + 1e-9}, True),
+        ({"a": 1.0}, {"a": 2.0}, False),
+        ({"a": 1.0}, {"b": 1.0}, False),
+        ([np.ones(3)], [np.ones(3), np.ones(3)], False),
+        (np.array(["x", "y"], object), np.array(["x", "z"], object), False),
+        (None, None, True),
+    ],
+)
+def test_the_difference_of_results(first: object, second: object, same: bool) -> None:
+    assert (apart(first, second) < 1e-6) is same
+    assert bool((as_value(first) == as_value(second)).all()) is same
+
+
+def test_what_nobody_knows_at_the_end_of_a_file_is_left_alone() -> None:
+    more = [node("Own", ["c"], "y", domain="my.own"), node("Relu", ["y"], "z")]
+    model = perceptron(more, {})
+    model.opset_import.append(helper.make_opsetid("my.own", 1))
+    plan = graphprune.plan(model, 0.5, compensate=False)
+    small = plan.apply()
+    assert plan.report is not None and plan.report.verification is not None
+    assert [n.op_type for n in small.graph.node] == ["MatMul", "Relu", "MatMul", "Own"]
+
+
+def test_surely_not_is_no_fault() -> None:
+    more = [
+        node("Add", ["c", "far"], "d"),
+        node("Sigmoid", ["d"], "y"),
+    ]
+    for far in (-12.0, -15.0, -17.0):
+        for seed in range(3):
+            model = perceptron(more, {"far": np.full(4, far, np.float32)})
+            graphprune.shrink(model, 0.5, compensate=False, seed=seed)
+
+
+def channels_last(kernels: dict[str, Array]) -> ModelProto:
+    nodes = [
+        node("Transpose", ["x"], "t", perm=[0, 3, 1, 2]),
+        node("Conv", ["t", "w1"], "a"),
+        node("Relu", ["a"], "b"),
+        node("MaxPool", ["b"], "c", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", ["c", "w2"], "y"),
+    ]
+    sizes = {"x": ["n", "h", "w", "k"]}, {"y": ["n", 4, "h2", "w2"]}
+    return graph(nodes, kernels, *sizes, opset=17)
+
+
+def test_sizes_with_channels_last_follow_from_the_graph() -> None:
+    model = channels_last({"w1": normal(16, 5, 3, 3), "w2": normal(4, 16, 3, 3)})
+    small = graphprune.shrink(model, 0.5, compensate=False)
+    assert shapes(small)["w1"][1] == 5
+    assert run(small, x=normal(1, 20, 24, 5))[0].shape == (1, 4, 7, 9)
+
+
+def test_pictures_may_have_their_colours_last() -> None:
+    assert paintable((64, 48, 3)) and not paintable((4, 6, 3))
+    made = painted(2, (64, 48, 3), 0)
+    assert made.shape == (2, 64, 48, 3)
+    beside = (made[:, :, 1:] - made[:, :, :-1]).abs().mean()
+    assert beside < 0.5 * made.abs().mean()  # noise would differ more than it is large
+
+
+def test_recordings_are_not_cut_into_samples() -> None:
+    nodes = [
+        node("Unsqueeze", ["x", "axes"], "u"),
+        node("Conv", ["u", "w1"], "a"),
+        node("Relu", ["a"], "b"),
+        node("Conv", ["b", "w2"], "y"),
+    ]
+    weights = {"w1": normal(16, 1, 5, 3), "w2": normal(4, 16, 3, 3), "axes": np.array([0, 1])}
+    sizes = {"x": ["frames", "bands"]}, {"y": [1, 4, "t", "f"]}
+    model = graph(nodes, weights, *sizes, opset=17)
+    data = [np.random.default_rng(i).normal(size=(30, 12)).astype("f") for i in range(3)]
+    plan = graphprune.plan(model, 0.5, data=data)
+    plan.apply()
+    assert plan.report is not None and "from data" in plan.report.compensation

@@ -1,0 +1,230 @@
+"""Quantized operations of ONNX Runtime (domain `com.microsoft`)."""
+
+from __future__ import annotations
+
+from graphprune.core.axes import Dim, concat, length, split, unify
+from graphprune.core.effect import Dims
+from graphprune.rules.notation import parse
+from graphprune.rules.quantize import conv as integer_conv
+from graphprune.rules.quantize import quantize
+from graphprune.rules.recurrent import gated
+from graphprune.rules.registry import axis_rule
+from graphprune.rules.site import Site
+
+_PREFIX = "com.microsoft::"
+_BLOCKS = "quantized in blocks"
+_INTEGERS = "its weight holds integers"
+
+
+def _each(op: Site, place: int, dim: Dim) -> None:
+    """A scale or zero point: one for all, or one for each index of a dimension."""
+    if op.has(place) and op.rank(place) and op.shape(place)[-1] > 1:
+        unify(dim, op.dims(place)[-1], f"sizes do not divide at {op.op.name}")
+
+
+@axis_rule(f"{_PREFIX}QuantizeLinear", f"{_PREFIX}DequantizeLinear")
+def linear(op: Site) -> list[Dims]:
+    """As ONNX's own, for types that it had not."""
+    return quantize(op)
+
+
+@axis_rule(f"{_PREFIX}QLinearConv")
+def conv(op: Site) -> str | list[Dims]:
+    """As ONNX's own; the channels may be last."""
+    if op.attr("channels_last", default=0):
+        return op.opaque("channels last")
+    return integer_conv(op)
+
+
+@axis_rule(f"{_PREFIX}QLinearAveragePool")
+def average_pool(op: Site) -> str | list[Dims]:
+    """The mean of each window of a channel."""
+    if op.attr("channels_last", default=0):
+        return op.opaque("channels last")
+    return "n c * -> n c *"
+
+
+@axis_rule(f"{_PREFIX}QLinearConcat")
+def joined(op: Site) -> list[Dims]:
+    """Operands with a scale and a zero point behind each; those of the result stand first."""
+    operands = [op.dims(place) for place in range(2, len(op.op.inputs), 3)]
+    at = op.axis("axis", default=0, rank=len(operands[0]))
+    out = op.broadcast([[*dims[:at], (), *dims[at + 1 :]] for dims in operands])
+    return [[*out[:at], concat([dims[at] for dims in operands]), *out[at + 1 :]]]
+
+
+@axis_rule(f"{_PREFIX}QLinearSoftmax")
+def softmax(op: Site) -> list[Dims]:
+    """Softmax; before opset 13 over all dimensions from the axis on."""
+    at = op.axis("axis", default=-1)
+    old = op.attr("opset", default=13) < 13
+    op.mix(*op.dims()[at : None if old else at + 1])
+    return [op.dims()]
+
+
+@axis_rule(f"{_PREFIX}QLinearReduceMean")
+def mean(op: Site) -> list[Dims]:
+    """The mean over dimensions."""
+    x, rank = op.dims(), op.rank()
+    axes = {at % rank for at in op.attr("axes", default=list(range(rank)))}
+    op.mix(*(x[at] for at in axes))
+    kept = op.attr("keepdims", default=1)
+    return [[() if at in axes else dim for at, dim in enumerate(x) if kept or at not in axes]]
+
+
+@axis_rule(f"{_PREFIX}QLinearWhere")
+def where(op: Site) -> list[Dims]:
+    """A condition and two operands, each with a scale and a zero point."""
+    return [op.broadcast([op.dims(0), op.dims(1), op.dims(4)])]
+
+
+@axis_rule(f"{_PREFIX}MatMulIntegerToFloat", f"{_PREFIX}DynamicQuantizeMatMul")
+def matmul(op: Site) -> list[Dims]:
+    """A product of integers with its scales, and a bias; the first may be quantized on the way."""
+    op.nonlinear = _INTEGERS
+    if min(op.rank(0), op.rank(1)) < 2:
+        return op.opaque("vectors of integers")
+    dynamic = op.op.type.endswith("DynamicQuantizeMatMul")
+    (out,) = op.apply(parse("... i k, ... k j -> ... i j"))
+    scale, point, bias = (2, 3, 4) if dynamic else (3, 5, 6)
+    if dynamic:
+        op.mix(op.dims(0)[-1])
+    elif op.has(2) and op.rank(2) and op.shape(2)[-1] > 1:
+        return op.opaque("a scale for each row")
+    else:
+        op.zero(0, 4, -2)
+    op.zero(1, point, -1)
+    for place in (scale, point):
+        if op.has(place) and op.rank(place) > 1:
+            return op.opaque("scales of several dimensions")
+        _each(op, place, out[-1])
+    return [op.broadcast([out, op.dims(bias)]) if op.has(bias) else out]
+
+
+@axis_rule(f"{_PREFIX}MatMulNBits", f"{_PREFIX}MatMulBnb4")
+def packed_matmul(op: Site) -> list[Dims]:
+    """A product with a weight of few bits: `outputs x blocks x bytes`, scaled block by block.
+
+    Rows of outputs can go; what is read is quantized in blocks, which stay.
+    """
+    op.nonlinear = _INTEGERS
+    x, outputs = op.dims(), op.attr("N")
+    op.lock([x[-1]], _BLOCKS)
+    out: Dim | None = None
+    for place in range(1, 4):
+        if not op.has(place):
+            continue
+        dims = op.dims(place)
+        parts = split(dims[0], (outputs, max(length(dims[0]) // outputs, 1)))
+        if parts is None or op.shape(place)[0] % outputs:
+            return op.opaque(_BLOCKS)
+        op.lock([parts[1], *dims[1:]], _BLOCKS)
+        if out is None:
+            out = parts[0]
+        else:
+            unify(out, parts[0], f"sizes do not divide at {op.op.name}")
+    assert out is not None
+    if op.has(4):
+        op.lock(op.dims(4), _BLOCKS)
+    if op.has(5):
+        unify(out, op.dims(5)[-1])
+    op.resize("N", out)
+    op.effect.macs = [(*x, out)]
+    return [[*x[:-1], out]]
+
+
+@axis_rule(f"{_PREFIX}QAttention")
+def attention(op: Site) -> list[Dims]:
+    """Self-attention with its projection, both of integers."""
+    op.nonlinear = _INTEGERS
+    if op.has(8) or len(op.op.outputs) > 1 or op.attr("do_rotary", default=0):
+        return op.opaque("keys and values of their own")
+    heads = op.attr("num_heads")
+    (b, s, i), (i2, packed) = op.dims(0), op.dims(1)
+    parts = split(packed, (3, heads, length(packed) // (3 * heads)))
+    if parts is None:
+        return op.opaque("heads do not divide")
+    three, h, d = parts
+    op.lock([three], "queries, keys and values")
+    op.broadcast([[i], [i2]])
+    for place in (2, 4, 7):  # the bias, and what belongs to the weight
+        _each(op, place, packed)
+    op.zero(0, 6, 0)
+    op.zero(1, 7, 1)
+    op.lock([s, *(op.dims(5) if op.has(5) else ())], "positions compared")
+    op.contract(i)
+    op.mix(d)
+    if not op.attr("scale", default=0.0):
+        op.pin("scale", length(d) ** -0.5, d)
+    op.resize("num_heads", h)
+    op.effect.macs = [(b, s, i, packed), (b, h, s, s, d), (b, h, s, s, d)]
+    return [[b, s, h + d]]
+
+
+@axis_rule(f"{_PREFIX}DynamicQuantizeLSTM", recurrent=True)
+def dynamic_lstm(op: Site) -> list[Dims]:
+    """An LSTM of 8-bit weights, `directions x inputs x gates`.
+
+    Inputs and states are quantized on the way, by their extremes.
+    """
+    op.nonlinear = _INTEGERS
+    x, weight, recurrence = op.dims(0), op.dims(1), op.dims(2)
+    op.lock([x[0]], "steps in order")
+    stacked = (1, 2, 3, 7, 8, 9, 10, 11)
+    op.lock([op.dims(i)[0] for i in stacked if op.has(i) and op.rank(i)], "directions")
+    hidden = gated(op, weight[2], 4)
+    unify(hidden, gated(op, recurrence[2], 4))
+    unify(hidden, recurrence[1])
+    unify(weight[1], x[2])
+    for i, blocks in ((3, 8), (7, 3)):
+        if op.has(i):
+            unify(hidden, gated(op, op.dims(i)[1], blocks))
+    for i in (8, 9, 10, 11):  # for each direction, or for each gate of each unit too
+        if op.has(i) and op.rank(i) == 2 and op.shape(i)[1] > 1:
+            unify(hidden, gated(op, op.dims(i)[1], 4))
+    op.zero(1, 9, 0)
+    op.zero(2, 11, 0)
+    state: Dims = [weight[0], x[1], hidden]
+    op.broadcast([state, *(op.dims(i) for i in (5, 6) if op.has(i))])
+    if op.has(4):
+        unify(x[1], op.dims(4)[0])
+    op.contract(x[2], hidden)
+    op.mix(x[2], hidden)
+    op.effect.macs = [(*x[:2], *weight), (*x[:2], *recurrence)]
+    op.resize("hidden_size", hidden)
+    return [[x[0], *state] if len(value.shape) == 4 else state for value in op.op.outputs]
+
+
+@axis_rule(f"{_PREFIX}QGemm")
+def gemm(op: Site) -> list[Dims]:
+    """ONNX Runtime's `Gemm` of integers: A, B and C, scales and zero points behind A and B."""
+    op.nonlinear = _INTEGERS
+    a = "k i" if op.attr("transA", default=0) else "i k"
+    b = "j k" if op.attr("transB", default=0) else "k j"
+    (out,) = op.apply(parse(f"{a}, , , {b} -> i j"))
+    op.zero(0, 2)
+    op.zero(3, 5, 0 if op.attr("transB", default=0) else 1)
+    for i in (4, 5):
+        _each(op, i, out[-1])
+    return [op.broadcast([out, op.dims(6)]) if op.has(6) else out]
+
+
+@axis_rule(f"{_PREFIX}QLinearAdd", f"{_PREFIX}QLinearMul")
+def broadcast(op: Site) -> list[Dims]:
+    """Two operands, each with one scale and zero point for all."""
+    return [op.broadcast([op.dims(0), op.dims(3)])]
+
+
+@axis_rule(*(f"{_PREFIX}QLinear{name}" for name in ("LeakyRelu", "Sigmoid")))
+def unary(op: Site) -> list[Dims]:
+    """Each element by itself, one scale and zero point for all."""
+    return [op.dims()]
+
+
+@axis_rule(f"{_PREFIX}QLinearGlobalAveragePool")
+def global_pool(op: Site) -> list[Dims]:
+    """The mean over all positions of a channel."""
+    if op.attr("channels_last", default=0):
+        return op.opaque("channels last")
+    op.lock(op.dims()[2:], "consumed by a window")
+    return [[*op.dims()[:2], *op.fresh()[2:]]]
