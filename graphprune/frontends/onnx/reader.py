@@ -92,7 +92,7 @@ class Reader:
             value = self._operand(node, name, place, given, places)
             if value is None:
                 missing = missing or f"{given} is of unknown shape"
-            elif value.is_weight and value.tensor is None:
+            elif value.is_weight and value.tensor is None and value.dtype != "string":
                 missing = missing or f"{given} is of type {value.dtype}"
             inputs.append(value)
         outputs = [self._result(given) for given in node.output if given]
