@@ -35,7 +35,6 @@ locked("a table whose entries belong to positions", *_named("EyeLike MelWeightMa
 locked("frequencies, each of them a sum over all positions", *_named("DFT STFT"))
 locked("frequencies, each of them a sum over all positions", *_named("Rfft Irfft", _PREFIX))
 locked("the determinant or the inverse of a whole matrix", "Det", f"{_PREFIX}Inverse")
-locked("draws indices, each by its probability among all", "Multinomial")
 locked("positions counted over the whole tensor", *_named("MaxUnpool"))
 locked("a cache that the caller holds, written at positions", "TensorScatter")
 locked("states of fixed size from step to step", *_named("LinearAttention CausalConvWithState"))
