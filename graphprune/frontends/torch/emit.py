@@ -1,8 +1,9 @@
-"""Generated code: a narrowed stretch of the graph as a module.
+"""Generated code: a narrowed stretch of the graph as a module's new `forward`.
 
-It stands in for a submodule whose Python code cannot express the new widths. Parameters keep
-their names. What depended on the batch size when the model was captured is computed from the
-inputs again; dropout and batch statistics follow the module's train/eval mode.
+It stands in for code that cannot express the new widths. Only the module's own code is written
+anew: the modules that it calls are called as before, with their hooks, their modes and whatever
+they do in training. What the code took from the sizes of its inputs, their types and the mode is
+taken from them again (`follow`); where that is not possible, the module refuses by name.
 """
 
 from __future__ import annotations
@@ -10,77 +11,101 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from graphprune.core.axes import Axis, leaves
 from graphprune.core.cuts import Cuts
 from graphprune.core.errors import LiftError
 from graphprune.core.graph import Op, Value
-from graphprune.core.indices import kept_length
-from graphprune.engine.run import batch_axes
 from graphprune.engine.tensors import cut_tensor
 from graphprune.frontends.torch.execute import rewritten
-from graphprune.frontends.torch.findings import Call
-from graphprune.frontends.torch.generated import generated
+from graphprune.frontends.torch.findings import Call, Findings
+from graphprune.frontends.torch.follow import Follows, Length, follow
+from graphprune.frontends.torch.generated import (
+    become,
+    only_evaluated,
+    only_size,
+    only_types,
+)
 from graphprune.frontends.torch.lift import TorchProgram
 
-_MODE_ARGUMENTS = {
-    "aten.dropout": "train",
-    "aten.feature_dropout": "train",
-    "aten.batch_norm": "training",
-}
 
-
-def emit(program: TorchProgram, cuts: Cuts, path: str, call: Call, root: nn.Module) -> nn.Module:
-    """Generate the code of one submodule.
+def emit(program: TorchProgram, cuts: Cuts, path: str, original: Findings, root: nn.Module) -> None:
+    """Give one submodule generated code.
 
     Args:
         program: The captured model.
         cuts: The narrowed graph.
         path: The submodule's path; "" for the whole model.
-        call: A call of it, in terms of the graph's values.
-        root: Its narrowed copy, whose parameters and buffers the result takes over.
-
-    Returns:
-        A module with the submodule's signature, parameters and results.
+        original: Every call of a module of the original, in terms of the graph's values.
+        root: Its narrowed copy, which gets the new code.
 
     Raises:
         LiftError: The call's arguments or results are not all values of the graph.
+        TypeError: The module's class cannot be derived from.
     """
-    return _Emitter(program, cuts, path, root).emit(call)
+    calls = original.calls.get(path)
+    if not calls:
+        raise LiftError(f"{path or 'the model'} is never called as a module")
+    emitter = _Emitter(program, cuts, path, original, root)
+    become(root, emitter.emitted(calls[0]))
 
 
 class _Emitter:
-    def __init__(self, program: TorchProgram, cuts: Cuts, path: str, root: nn.Module) -> None:
+    def __init__(
+        self, program: TorchProgram, cuts: Cuts, path: str, original: Findings, root: nn.Module
+    ) -> None:
         self._program = program
         self._cuts = cuts
         self._path = path
+        self._original = original
         self._root = root
+        self._whose = path or f"the model ({type(root).__name__})"
         self._graph = fx.Graph()
         self._nodes: dict[Value, fx.Node] = {}
         self._names = _local_names(program, path)
-        self._counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
-        self._batches = _batch_axes(cuts, program)
-        self._batch_nodes: dict[Axis, fx.Node] = {}
-        self._training: fx.Node | None = None
-        self._place: fx.Node | None = None
+        self._places: dict[Value, fx.Node] = {}
+        self._lengths: dict[tuple[Value, int], fx.Node] = {}
+        self._flags: dict[str, fx.Node] = {}
+        self._device: fx.Node | None = None
+        self._follows = Follows()
+        self._before: fx.Node | None = None
 
-    def emit(self, call: Call) -> nn.Module:
+    def emitted(self, call: Call) -> fx.Graph:
+        """The code of one call."""
+        if any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(call.result)):
+            raise LiftError(f"what {self._whose} returns is not in the graph")
         self._inputs(call)
         wanted = [v for v in pytree.tree_leaves(call.result) if isinstance(v, Value)]
-        for op in self._needed(wanted):
-            self._operation(op)
-        if any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(call.result)):
-            raise LiftError(f"what {self._path or 'the model'} returns is not in the graph")
-        self._output(call)
-        module = generated(f"Narrowed{type(self._root).__name__}", self._graph)
-        _carry_over(self._root, module)
-        return module
+        needed = self._needed(wanted)
+        inner = self._called(needed, wanted)
+        called = set(inner.values())
+        self._follows = follow(
+            self._program,
+            self._path,
+            call,
+            self._own(called),
+            [op for op in needed if op not in inner],
+            called,
+            self._cuts,
+        )
+        self._refusals()
+        done: set[str] = set()
+        for op in needed:
+            child = inner.get(op)
+            if child is None:
+                self._operation(op)
+            elif child not in done:
+                done.add(child)
+                self._gradients(True)
+                self._call(child)
+        self._gradients(True)
+        self._graph.output(self._tree(call.result))
+        return self._graph
 
     # --- signature --------------------------------------------------------------------------
 
@@ -93,7 +118,7 @@ class _Emitter:
                 continue
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 if bound.get(name):
-                    raise LiftError(f"{self._path or 'the model'} takes *{name}")
+                    raise LiftError(f"{self._whose} takes *{name}")
                 continue
             default = parameter.default
             args_ = () if default is inspect.Parameter.empty else (_plain(default),)
@@ -107,7 +132,7 @@ class _Emitter:
     def _unpack(self, node: fx.Node, tree: Any) -> None:
         if isinstance(tree, Value):
             self._nodes.setdefault(tree, node)
-            self._note_batch(tree, node)
+            self._places.setdefault(tree, node)
         elif isinstance(tree, tuple | list):
             for i, item in enumerate(tree):
                 self._unpack(self._graph.call_function(operator.getitem, (node, i)), item)
@@ -115,12 +140,9 @@ class _Emitter:
             for key, item in tree.items():
                 self._unpack(self._graph.call_function(operator.getitem, (node, key)), item)
         elif isinstance(tree, torch.Tensor):
-            raise LiftError(f"an argument of {self._path or 'the model'} is not in the graph")
+            raise LiftError(f"an argument of {self._whose} is not in the graph")
         elif not node.users and node.op == "call_function":
             self._graph.erase_node(node)
-
-    def _output(self, call: Call) -> None:
-        self._graph.output(self._tree(call.result))
 
     def _tree(self, result: Any) -> Any:
         """What the module returns, in the structure of the original."""
@@ -139,6 +161,115 @@ class _Emitter:
         if result is None or isinstance(result, int | float | bool | str):
             return result
         raise LiftError(f"generated code cannot return a {type(result).__name__}")
+
+    def _refusals(self) -> None:
+        """Checks of what the code cannot follow."""
+        follows = self._follows
+        for value, dim, size in follows.fixed:
+            if value in self._places:
+                node = self._places[value]
+                whose = f"{self._whose}: its input {node.name}"
+                self._graph.call_function(only_size, (node, dim, size, whose))
+        first = next((v for v in self._places if v.dtype.startswith(("float", "bfloat"))), None)
+        if first is not None and follows.types is not None:
+            node = self._places[first]
+            whose = f"{self._whose}: its input {node.name}"
+            self._graph.call_function(only_types, (node, follows.types, whose))
+        if follows.evaluated:
+            self._graph.call_function(only_evaluated, (self._mode(""), self._whose))
+
+    # --- modules ----------------------------------------------------------------------------
+
+    def _called(self, needed: Sequence[Op], wanted: Collection[Value]) -> dict[Op, str]:
+        """The operations that lie in modules which can be called, and those modules' paths."""
+        found: dict[Op, str] = {}
+        users: dict[Value, list[Op]] = {}
+        for op in needed:
+            for value in op.inputs:
+                if value is not None:
+                    users.setdefault(value, []).append(op)
+        refused: set[str] = set()
+        inside: dict[str, list[Op]] = {}
+        for op in needed:
+            for path in _below(self._path, op.module):
+                inside.setdefault(path, []).append(op)
+        for path in sorted(inside, key=lambda p: p.count(".")):  # the outermost first
+            ops = inside[path]
+            if any(op in found for op in ops) or path in refused:
+                continue
+            if self._callable(path, set(ops), users, set(wanted)):
+                found.update(dict.fromkeys(ops, path))
+        return found
+
+    def _own(self, called: set[str]) -> list[Op]:
+        """The operations of one call of the module, but for those of modules that it calls."""
+        inside = [
+            op
+            for op in self._program.graph.ops
+            if not self._path or op.module == self._path or _below(self._path, op.module)
+        ]
+        own = [op for op in inside if called.isdisjoint(_below(self._path, op.module))]
+        return own[: len(own) // len(self._original.calls[self._path])]
+
+    def _callable(
+        self,
+        path: str,
+        ops: set[Op],
+        users: Mapping[Value, Sequence[Op]],
+        wanted: Collection[Value],
+    ) -> bool:
+        """Whether one call of a module does what some operations do, and nothing else is needed."""
+        calls = self._original.calls.get(path, [])
+        if not calls or len(calls) != len(self._original.calls[self._path]):
+            return False
+        args, result = calls[0].args, calls[0].result
+        given = pytree.tree_leaves(args)
+        if any(isinstance(x, torch.Tensor | float) for x in given):
+            return False
+        if any(type(x) is int and abs(x) > 1 for x in given):  # it may be a length
+            return False
+        made = {v for v in pytree.tree_leaves(result) if isinstance(v, Value)}
+        taken = {v for v in given if isinstance(v, Value)}
+        own = {value for op in ops for value in op.outputs}
+        if taken & own or not made:
+            return False
+        inputs = {v for op in ops for v in op.inputs if v is not None} - own
+        prefix = f"{path}."
+        for value in inputs - taken:
+            names = (value.name, *value.aliases)
+            if value.kind != "constant" and not any(n.startswith(prefix) for n in names):
+                return False
+        return not any(
+            value in wanted or any(user not in ops for user in users.get(value, ()))
+            for value in own - made
+        )
+
+    def _call(self, path: str) -> None:
+        """A call of a module, as the original calls it."""
+        call = self._original.calls[path][0]
+        args, kwargs = pytree.tree_map_only(Value, self._node, call.args)
+        name = path.removeprefix(f"{self._path}.") if self._path else path
+        node = self._graph.call_module(name, tuple(args), kwargs)
+        self._unpack_result(node, call.result)
+
+    def _unpack_result(self, node: fx.Node, tree: Any) -> None:
+        if isinstance(tree, Value):
+            self._nodes[tree] = node
+        elif isinstance(tree, tuple | list):
+            for i, item in enumerate(tree):
+                if any(isinstance(x, Value) for x in pytree.tree_leaves(item)):
+                    taken = self._graph.call_function(operator.getitem, (node, i))
+                    self._unpack_result(taken, item)
+        elif isinstance(tree, dict):
+            for key, item in tree.items():
+                taken = self._graph.call_function(operator.getitem, (node, key))
+                self._unpack_result(taken, item)
+        elif dataclasses.is_dataclass(tree):
+            for field in dataclasses.fields(tree):
+                item = getattr(tree, field.name)
+                if any(isinstance(x, Value) for x in pytree.tree_leaves(item)):
+                    taken = self._graph.call_function(getattr, (node, field.name))
+                    self._unpack_result(taken, item)
 
     # --- operations -------------------------------------------------------------------------
 
@@ -171,12 +302,17 @@ class _Emitter:
 
     def _operation(self, op: Op) -> None:
         operands = [None if value is None else self._node(value) for value in op.inputs]
-        changed = self._sizes(op)
+        follows = self._follows
+        self._gradients(op not in follows.without_gradients)
+        changed = dict(self._cuts.attrs.get(op, {}))
+        for attr, lengths in follows.lengths.get(op, {}).items():
+            changed[attr] = self._lengthened(changed.get(attr, op.attrs.get(attr)), lengths)
         if op.attrs.get("device") is not None:
-            changed["device"] = self._device()
-        flag = _MODE_ARGUMENTS.get(op.type)
-        if flag is not None and flag in op.attrs:
-            changed[flag] = self._mode()
+            changed["device"] = self._place()
+        for attr in follows.modes.get(op, ()):
+            changed[attr] = self._mode(op.module)
+        for attr, value in follows.dtypes.get(op, {}).items():
+            changed[attr] = self._graph.call_function(getattr, (self._node(value), "dtype"))
         target, args, kwargs = rewritten(op, changed, operands)
         node = self._graph.call_function(target, args, kwargs)
         several = isinstance(op.source.meta.get("val"), list | tuple)
@@ -191,9 +327,7 @@ class _Emitter:
             if value.kind == "constant":
                 name = self._constant(value)
             if name is None:
-                raise LiftError(
-                    f"{value.name} is used by {self._path or 'the model'} but lies outside"
-                )
+                raise LiftError(f"{value.name} is used by {self._whose} but lies outside")
             self._nodes[value] = self._graph.get_attr(name)
         return self._nodes[value]
 
@@ -205,51 +339,71 @@ class _Emitter:
             self._root.register_buffer(name, tensor.clone(), persistent=False)
         return name
 
-    def _mode(self) -> fx.Node:
-        if self._training is None:
-            self._training = self._graph.create_node("get_attr", "training")
-        return self._training
+    # --- what follows the inputs and the mode -----------------------------------------------
 
-    def _device(self) -> fx.Node:
+    def _mode(self, module: str) -> fx.Node:
+        """The mode of the module that an operation lies in."""
+        inner = module.removeprefix(self._path).removeprefix(".")
+        if inner not in self._flags:
+            name = f"{inner}.training" if inner else "training"
+            self._flags[inner] = self._graph.create_node("get_attr", name)
+        return self._flags[inner]
+
+    def _place(self) -> fx.Node:
         """The device of the first input, for tensors that are made on the way."""
-        if self._place is None:
+        if self._device is None:
             first = next(n for n in self._nodes.values() if n.op in ("placeholder", "get_attr"))
-            self._place = self._graph.call_function(getattr, (first, "device"))
-        return self._place
+            self._device = self._graph.call_function(getattr, (first, "device"))
+        return self._device
 
-    # --- batch size -------------------------------------------------------------------------
+    def _gradients(self, enabled: bool) -> None:
+        """Enter or leave a stretch without gradients."""
+        if enabled and self._before is not None:
+            self._graph.call_function(torch._C._set_grad_enabled, (self._before,))
+            self._before = None
+        elif not enabled and self._before is None:
+            self._before = self._graph.call_function(torch.is_grad_enabled)
+            self._graph.call_function(torch._C._set_grad_enabled, (False,))
 
-    def _note_batch(self, value: Value, node: fx.Node) -> None:
-        """Find a batch size in an input: a dimension `batch x rest`."""
-        for number, dim in enumerate(self._cuts.deps.dims[value]):
-            axis = next(iter(leaves(dim)), None)
-            if axis is None or axis not in self._batches or axis in self._batch_nodes:
-                continue
-            size = self._graph.call_function(torch.ops.aten.sym_size.int, (node, number))
-            rest = kept_length(dim, self._counts) // axis.size
-            self._batch_nodes[axis] = (
-                self._graph.call_function(operator.floordiv, (size, rest)) if rest > 1 else size
-            )
+    def _lengthened(self, number: Any, lengths: Any) -> Any:
+        """A number, or several, with the factors that follow sizes of the inputs."""
+        if isinstance(number, list | tuple):
+            return [self._lengthened(n, found) for n, found in zip(number, lengths, strict=True)]
+        for found in lengths or ():
+            number = self._scaled(number, found)
+        return number
 
-    def _sizes(self, op: Op) -> dict[str, Any]:
-        changed = dict(self._cuts.attrs.get(op, {}))
-        for attr, dims in self._cuts.deps.effects[op].sizes.items():
-            if not isinstance(dims, list) or attr not in op.attrs or attr == "split_sizes":
-                continue
-            sizes = list(changed.get(attr, op.attrs[attr]))
-            for i, dim in enumerate(dims):
-                if dim is not None and sizes[i] != -1:
-                    sizes[i] = self._times_batch(sizes[i], leaves(dim))
-            changed[attr] = sizes
-        return changed
+    def _scaled(self, number: Any, found: Length) -> Any:
+        """A number times a power of an input's size, or plus a multiple of it."""
+        call = self._graph.call_function
+        length = self._length(found.value, found.dim)
+        if found.rest > 1:
+            length = call(operator.floordiv, (length, found.rest))
+        if found.step is not None:
+            more = call(operator.mul, (call(operator.sub, (length, found.size)), found.step))
+            return call(operator.add, (more, number))
+        if found.whole and found.power == 1:
+            if isinstance(number, int) and number % found.size == 0:
+                times = number // found.size
+                return length if times == 1 else call(operator.mul, (length, times))
+            return call(operator.floordiv, (call(operator.mul, (length, number)), found.size))
+        share = call(operator.truediv, (length, found.size))
+        return call(operator.mul, (call(operator.pow, (share, found.power)), number))
 
-    def _times_batch(self, size: int, factors: Sequence[Axis]) -> fx.Node | int:
-        """A size with the batch size among its factors, if there is one."""
-        axis = next((axis for axis in factors if axis in self._batch_nodes), None)
-        if axis is None:
-            return size
-        node, rest = self._batch_nodes[axis], size // axis.size
-        return node if rest == 1 else self._graph.call_function(operator.mul, (node, rest))
+    def _length(self, value: Value, dim: int) -> fx.Node:
+        if (value, dim) not in self._lengths:
+            size = torch.ops.aten.sym_size.int
+            self._lengths[value, dim] = self._graph.call_function(size, (self._nodes[value], dim))
+        return self._lengths[value, dim]
+
+
+def _below(path: str, module: str) -> list[str]:
+    """The paths of the modules between one and what lies in it, the latter's own too."""
+    prefix = f"{path}." if path else ""
+    if not module.startswith(prefix) or module == path:
+        return []
+    steps = module[len(prefix) :].split(".")
+    return [prefix + ".".join(steps[: i + 1]) for i in range(len(steps))]
 
 
 def _writes(op: Op) -> bool:
@@ -267,12 +421,6 @@ def _base(value: Value, makers: Mapping[Value, Op]) -> Value:
     return _base(op.inputs[0], makers) if shares and op.inputs[0] is not None else value
 
 
-def _batch_axes(cuts: Cuts, program: TorchProgram) -> list[Axis]:
-    """The axis of the samples; of the inputs of every part where parts were captured."""
-    found = list(batch_axes(cuts.deps))
-    return found if program.original is not None else found[:1]
-
-
 def _local_names(program: TorchProgram, path: str) -> dict[Value, str]:
     prefix = f"{path}." if path else ""
     return {
@@ -285,36 +433,3 @@ def _local_names(program: TorchProgram, path: str) -> dict[Value, str]:
 
 def _plain(default: Any) -> Any:
     return default if isinstance(default, int | float | bool | str | None) else None
-
-
-def _carry_over(source: nn.Module, target: nn.Module) -> None:
-    """Give a generated module all that the one it replaces holds: others may look for it."""
-    own = nn.Module().__dict__.keys() | {"forward"}
-    for name, held in source.__dict__.items():
-        if name not in own and name not in target.__dict__:
-            target.__dict__[name] = held
-    if hasattr(target, "_qkv_same_embed_dim"):
-        # Tells nn.TransformerEncoderLayer not to pass the weights to its fused kernel, which
-        # takes embed_dim for the inner width.
-        target.__dict__["_qkv_same_embed_dim"] = False
-    for holder in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-        target.__dict__[holder] = source.__dict__[holder].copy()
-
-
-def replace(model: nn.Module, path: str, new: nn.Module) -> nn.Module:
-    """Put a module in the place of another.
-
-    Returns:
-        The model: `new` itself where the path is "".
-    """
-    if not path:
-        return new
-    parent, _, name = path.rpartition(".")
-    owner = model.get_submodule(parent)
-    owner._modules[name] = new
-    return model
-
-
-def covered(path: str, others: Mapping[str, Any] | set[str]) -> bool:
-    """Whether a path lies below one of the others."""
-    return any(path != other and (other == "" or path.startswith(f"{other}.")) for other in others)

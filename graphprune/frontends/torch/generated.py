@@ -1,21 +1,27 @@
 """Modules whose forward is generated code, kept as source text.
 
-Unlike an fx.GraphModule they can be deep-copied and pickled whole: attributes, weights that only
-training mode uses, and the dependence on train/eval mode survive.
+A module is not replaced: its class becomes one that is derived from its own, with another
+`forward`. So it keeps all that it holds (hooks, mode, attributes, weights that only training uses),
+code that tells modules apart by `isinstance` goes on working, and unlike an fx.GraphModule it can
+be deep-copied and pickled whole.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.fx.graph_module import _format_import_block
 from torch.package.importer import sys_importer
 
+from graphprune.core.errors import GraphPruneError
+
 
 class GeneratedModule(nn.Module):
-    """Base of generated modules; each has a class of its own, made by `generated`.
+    """Base of generated modules; each has a class of its own, made by `become`.
 
     Attributes:
         source: The Python source of `forward`, with its imports.
@@ -25,27 +31,100 @@ class GeneratedModule(nn.Module):
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
         """Rebuild the class from its source."""
-        return _blank, (type(self).__name__, self.source), self.__dict__
+        return _blank, (_own(type(self)), self.source), self.__dict__
 
 
-def generated(name: str, graph: fx.Graph) -> GeneratedModule:
-    """Make a module without weights whose forward is a graph.
+def become(module: nn.Module, graph: fx.Graph) -> None:
+    """Give a module another `forward`.
 
     Args:
-        name: Name of its class.
-        graph: The code; `get_attr` nodes name attributes to be set later.
+        module: The module; it and its class's other methods stay.
+        graph: The code; `get_attr` nodes name what the module holds.
+
+    Raises:
+        TypeError: The module's class cannot be derived from.
     """
     code = graph.python_code("self")
-    return _blank(name, _format_import_block(code.globals, sys_importer) + "\n" + code.src)
+    source = _format_import_block(code.globals, sys_importer) + "\n" + _guarded(code.src)
+    kind = _derived(_own(type(module)), source)
+    module.__dict__.pop("forward", None)
+    module.__class__ = kind
 
 
-def _blank(name: str, source: str) -> GeneratedModule:
-    made = type(name, (GeneratedModule,), {"forward": _compiled(name, source), "source": source})
-    module: GeneratedModule = made()
-    return module
+def _own(kind: type) -> type:
+    """The class that a generated one is derived from: the caller's."""
+    return next(k for k in kind.__mro__ if not issubclass(k, GeneratedModule))
+
+
+def _derived(base: type, source: str) -> type[nn.Module]:
+    name = f"Narrowed{base.__name__}"
+    bases = (GeneratedModule,) if base is nn.Module else (GeneratedModule, base)
+    held = {"forward": _compiled(name, source), "source": source, "__module__": base.__module__}
+    return type(base)(name, bases, held)
+
+
+def _blank(base: type, source: str) -> nn.Module:
+    kind = _derived(base, source)
+    return kind.__new__(kind)
 
 
 def _compiled(name: str, source: str) -> Callable[..., Any]:
     namespace: dict[str, Any] = {}
     exec(compile(source, f"<generated {name}>", "exec"), namespace)
     return namespace["forward"]  # type: ignore[no-any-return]
+
+
+def _guarded(source: str) -> str:
+    """Code that switches gradients off, with a block around it that restores them on errors."""
+    if "_set_grad_enabled" not in source:
+        return source
+    before, head, body = re.split(r"(^def forward\(.*\n)", source, maxsplit=1, flags=re.M)
+    block = "    with torch.set_grad_enabled(torch.is_grad_enabled()):\n"
+    return before + head + block + re.sub(r"^(?=.)", "    ", body, flags=re.M)
+
+
+def only_size(tensor: torch.Tensor, dim: int, size: int, whose: str) -> None:
+    """Refuse an input of another size than the one that generated code holds for.
+
+    Args:
+        tensor: The input.
+        dim: The dimension.
+        size: What it must be.
+        whose: The module, and the input's name.
+
+    Raises:
+        GraphPruneError: It is another one; the message tells the way out.
+    """
+    if tensor.shape[dim] != size:
+        raise GraphPruneError(
+            f"{whose} has size {tensor.shape[dim]} in dimension {dim}; the module's code was "
+            f"generated for {size}, and its numbers do not follow another size: shrink with "
+            "example_inputs of the size that you need, or pass keep=[...] with the module's name"
+        )
+
+
+def only_types(tensor: torch.Tensor, allowed: tuple[torch.dtype, ...], whose: str) -> None:
+    """Refuse an input of a type that generated code does not follow.
+
+    Raises:
+        GraphPruneError: It is another one; the message tells the way out.
+    """
+    if tensor.dtype not in allowed:
+        raise GraphPruneError(
+            f"{whose} is {tensor.dtype}; the module's code was generated for "
+            f"{', '.join(map(str, allowed))}: convert the model before it is shrunk, or pass "
+            "keep=[...] with the module's name"
+        )
+
+
+def only_evaluated(training: bool, whose: str) -> None:
+    """Refuse training mode where the original's code does something else there.
+
+    Raises:
+        GraphPruneError: The module is in training mode; the message tells the way out.
+    """
+    if training:
+        raise GraphPruneError(
+            f"{whose} does something else in training mode, which its generated code does not: "
+            "call eval() on it, or pass keep=[...] with the module's name"
+        )

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from graphprune.core.errors import LiftError
 from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.attributes import apply_edits
-from graphprune.frontends.torch.emit import covered, emit, replace
+from graphprune.frontends.torch.emit import emit
 from graphprune.frontends.torch.findings import Call, Findings
 from graphprune.frontends.torch.lift import TorchProgram
 from graphprune.frontends.torch.rebuild import rebuild
@@ -69,10 +69,9 @@ def lower(
     fold_into(out.model, found.folds)
     apply_edits(out.model, found.edits)
     out.edits = {_text(place): value for place, value in found.edits.items()}
-    offending = {**found.offenders, **(offenders or {})}
-    outermost = {path: why for path, why in offending.items() if not covered(path, offending)}
-    if outermost:
-        _replace(program, found, out, outermost, calls_of(program, found))
+    offenders = {**found.offenders, **(offenders or {})}
+    if offenders:
+        _generate(program, found, out, offenders, calls_of(program, found))
     return out
 
 
@@ -82,31 +81,32 @@ def _text(place: Place) -> str:
     return name if index is None else f"{name}[{index}]"
 
 
-def _replace(
+def _generate(
     program: TorchProgram,
     found: Survey,
     out: Lowered,
     offenders: Mapping[str, str],
     original: Findings,
 ) -> None:
-    """Replace each offending module; one that cannot be replaced passes it on to its parent."""
+    """Give each offending module other code; one that cannot be passes it on to its parent.
+
+    What a module calls goes first, for its parent may then call it as before.
+    """
+    if not original.calls.get(""):
+        original.calls[""] = [_whole(program)]
     todo = dict(offenders)
     while todo:
-        path, why = todo.popitem()
-        if covered(path, out.replaced):
+        path = max(todo, key=lambda p: p.count(".") + bool(p))
+        why = todo.pop(path)
+        if path in out.replaced:
             continue
-        calls = original.calls.get(path, []) if path else [_whole(program)]
         try:
-            if not calls:
-                raise LiftError(f"{path} is never called as a module")
-            new = emit(program, found.cuts, path, calls[0], out.model.get_submodule(path))
+            emit(program, found.cuts, path, original, out.model.get_submodule(path))
         except (LiftError, TypeError) as error:
             if not path:
                 raise LiftError(f"the model cannot be generated either: {error}") from error
             todo.setdefault(path.rpartition(".")[0], why)
             continue
-        out.model = replace(out.model, path, new)
-        out.replaced = {p: w for p, w in out.replaced.items() if not covered(p, {path})}
         out.replaced[path] = why
 
 
