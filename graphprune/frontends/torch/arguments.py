@@ -101,7 +101,7 @@ def _bounds(position: str) -> Rewrite:
             held = item if position == "index" else getattr(item, _SLICE[position], None)
             if isinstance(held, bool) or not isinstance(held, int) or held < 0:
                 continue
-            if held not in (captured, wanted):
+            if held not in (captured, wanted) and not _at(items, i, op):
                 continue
             new = guide.settle(op, held, wanted)
             items[i] = new if position == "index" else _resliced(item, position, new)  # type: ignore[arg-type]
@@ -110,6 +110,12 @@ def _bounds(position: str) -> Rewrite:
         return (args[0], index, *args[2:]), kwargs
 
     return rewrite
+
+
+def _at(items: Sequence[Any], place: int, op: Op) -> bool:
+    """Whether an index stands where its operation says, all that come before being slices."""
+    plain = all(isinstance(item, slice) for item in items[:place])
+    return plain and op.attrs.get("dim", 0) == place
 
 
 _SLICE = {"start": "start", "end": "stop"}

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.core.cuts import Cuts
-from graphprune.core.errors import VerifyError
+from graphprune.core.errors import VerifyError, first_line
 from graphprune.core.graph import Value
 from graphprune.core.program import Inputs
-from graphprune.engine.run import final_values, given_inputs
+from graphprune.engine.run import LastUses, Run, final_values, given_inputs
 from graphprune.engine.state import preserved
 from graphprune.engine.tensors import cut_tensor, difference
+from graphprune.frontends.torch.findings import Findings
 from graphprune.frontends.torch.lift import TorchProgram
-from graphprune.frontends.torch.lower import Lowered
+from graphprune.frontends.torch.lowered import Lowered
 from graphprune.frontends.torch.parts import same_draws
 from graphprune.frontends.torch.scale import folded
 
@@ -37,10 +41,7 @@ def compare(program: TorchProgram, cuts: Cuts, lowered: Lowered) -> float:
     with same_draws():
         expected = _run(program, cuts, values)
     model = lowered.model
-    given = folded(values, lowered.folds)
-    by_name = {name: t for v, t in given.items() for name in (v.name, *v.aliases)}
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    swap = {name: by_name[name] for name in named if name in by_name}
+    swap = _swapped(model, values, lowered)
     args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, program.inputs)
     with preserved(model, fused=True), torch.no_grad(), same_draws():
         model.eval()
@@ -63,6 +64,95 @@ def compare(program: TorchProgram, cuts: Cuts, lowered: Lowered) -> float:
             )
         worst = max(worst, gap)
     return worst
+
+
+def blamed(
+    program: TorchProgram, cuts: Cuts, lowered: Lowered, original: Findings
+) -> dict[str, str]:
+    """The modules whose own code is to blame where a lowered module computes something else.
+
+    What every module takes and returns is held against the rewritten graph, and put right, so that
+    one module's fault does not pass for another's.
+
+    Args:
+        program: The captured model.
+        cuts: The narrowed graph.
+        lowered: The smaller module.
+        original: Every call of a module of the original, in terms of the graph's values.
+
+    Returns:
+        Their paths, and what is wrong.
+    """
+    values = _perturbed(program, cuts)
+    model = lowered.model
+    swap = _swapped(model, values, lowered)
+    watch = _Blame(original)
+    with same_draws():
+        _run(program, cuts, values, watch.known)
+    args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, program.inputs)
+    with preserved(model), torch.no_grad(), same_draws(), suppress(Exception):
+        model.eval()
+        for path, module in list(model.named_modules()):
+            module.__dict__["forward"] = watch.watched(path, module.forward)
+        torch.func.functional_call(model, swap, args, kwargs)
+    return watch.found
+
+
+class _Blame:
+    """Holds what modules take and return against what they should."""
+
+    def __init__(self, original: Findings) -> None:
+        self.found: dict[str, str] = {}
+        self.known: dict[Value, list[torch.Tensor]] = {
+            value: []
+            for calls in original.calls.values()
+            for call in calls
+            for value in pytree.tree_leaves((call.args, call.result))
+            if isinstance(value, Value)
+        }
+        self._calls = original.calls
+        self._number: Counter[str] = Counter()
+        self._stack: list[str] = []
+
+    def watched(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A module's forward, between two checks."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            calls, number = self._calls.get(path, []), self._number[path]
+            self._number[path] += 1
+            call = calls[number] if number < len(calls) else None
+            if call is not None and self._stack:
+                outer = self._stack[-1]
+                args, kwargs = self._right((args, kwargs), call.args, outer, f"gives {path}")
+            self._stack.append(path)
+            try:
+                result = forward(*args, **kwargs)
+            except Exception as error:
+                if call is None:
+                    raise
+                self.found.setdefault(path, f"does not run: {first_line(error)}")
+                return pytree.tree_map_only(Value, lambda v: self.known[v][-1].clone(), call.result)
+            finally:
+                self._stack.pop()
+            return result if call is None else self._right(result, call.result, path, "returns")
+
+        return run
+
+    def _right(self, given: Any, wanted: Any, path: str, does: str) -> Any:
+        """What a module should give, where it gives something else."""
+        leaves, spec = pytree.tree_flatten(given)
+        names = pytree.tree_leaves(wanted)
+        if len(names) != len(leaves):
+            return given
+        for i, (tensor, value) in enumerate(zip(leaves, names, strict=True)):
+            if not (isinstance(tensor, torch.Tensor) and isinstance(value, Value)):
+                continue
+            expected = self.known[value]
+            gaps = [difference(x.double(), tensor.double()) for x in expected]
+            if gaps and min(gaps) > _tolerance(expected[-1]):
+                self.found.setdefault(path, f"{does} other values than the rewritten graph")
+                leaves[i] = expected[-1].clone()
+        return pytree.tree_unflatten(leaves, spec)
 
 
 def check_runs(model: nn.Module, inputs: Inputs) -> None:
@@ -100,15 +190,49 @@ def _perturbed(program: TorchProgram, cuts: Cuts) -> dict[Value, torch.Tensor]:
     return out
 
 
+def _swapped(
+    model: nn.Module, values: Mapping[Value, torch.Tensor], lowered: Lowered
+) -> dict[str, torch.Tensor]:
+    """The weights by the names that a module has for them."""
+    given = folded(values, lowered.folds)
+    by_name = {name: t for v, t in given.items() for name in (v.name, *v.aliases)}
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: by_name[name] for name in named if name in by_name}
+
+
 def _run(
-    program: TorchProgram, cuts: Cuts, values: Mapping[Value, torch.Tensor]
+    program: TorchProgram,
+    cuts: Cuts,
+    values: Mapping[Value, torch.Tensor],
+    known: Mapping[Value, list[torch.Tensor]] | None = None,
 ) -> list[torch.Tensor]:
-    """Results of the rewritten graph for the example inputs."""
+    """Results of the rewritten graph for the example inputs.
+
+    Args:
+        program: The captured model.
+        cuts: The narrowed graph.
+        values: Its weights.
+        known: Where to note some of its values: as they are made, and as operations that write in
+            place leave them.
+    """
     graph = program.graph
-    found = final_values(
-        graph, values.__getitem__, given_inputs(graph, program.flat_inputs()), cuts.attrs
-    )
-    return [found[value] for value in graph.outputs if value in found]
+    given = given_inputs(graph, program.flat_inputs())
+    if known is None:
+        found = final_values(graph, values.__getitem__, given, cuts.attrs)
+        return [found[value] for value in graph.outputs if value in found]
+    uses = LastUses(graph.ops, known.keys())
+    run = Run(graph, values.__getitem__, [given], cuts.attrs, uses=uses)
+    for value in known:
+        if value in given or value.is_weight:
+            known[value].append((given[value] if value in given else values[value]).clone())
+    for op in run.steps():
+        for value in known.keys() & set(op.outputs):
+            known[value].extend(x.clone() for x in run.values(value))
+    for value, noted in known.items():
+        last = run.known(value) if value in values or not value.is_weight else None
+        if last is not None:
+            noted.append(last)
+    return []
 
 
 def _tolerance(tensor: torch.Tensor) -> float:

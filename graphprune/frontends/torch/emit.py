@@ -27,6 +27,7 @@ from graphprune.frontends.torch.findings import Call, Findings
 from graphprune.frontends.torch.follow import Follows, Length, follow
 from graphprune.frontends.torch.generated import (
     become,
+    in_mode,
     only_evaluated,
     only_size,
     only_types,
@@ -34,7 +35,14 @@ from graphprune.frontends.torch.generated import (
 from graphprune.frontends.torch.lift import TorchProgram
 
 
-def emit(program: TorchProgram, cuts: Cuts, path: str, original: Findings, root: nn.Module) -> None:
+def emit(
+    program: TorchProgram,
+    cuts: Cuts,
+    path: str,
+    original: Findings,
+    root: nn.Module,
+    inline: bool = False,
+) -> None:
     """Give one submodule generated code.
 
     Args:
@@ -43,6 +51,7 @@ def emit(program: TorchProgram, cuts: Cuts, path: str, original: Findings, root:
         path: The submodule's path; "" for the whole model.
         original: Every call of a module of the original, in terms of the graph's values.
         root: Its narrowed copy, which gets the new code.
+        inline: Whether what the modules inside do is repeated instead of calling them.
 
     Raises:
         LiftError: The call's arguments or results are not all values of the graph.
@@ -52,7 +61,11 @@ def emit(program: TorchProgram, cuts: Cuts, path: str, original: Findings, root:
     if not calls:
         raise LiftError(f"{path or 'the model'} is never called as a module")
     emitter = _Emitter(program, cuts, path, original, root)
-    become(root, emitter.emitted(calls[0]))
+    become(root, emitter.emitted(calls[0], inline))
+    if hasattr(root, "_qkv_same_embed_dim"):
+        # Tells nn.TransformerEncoderLayer not to pass the weights to its fused kernel, which
+        # takes embed_dim for the inner width.
+        root.__dict__["_qkv_same_embed_dim"] = False
 
 
 class _Emitter:
@@ -75,14 +88,14 @@ class _Emitter:
         self._follows = Follows()
         self._before: fx.Node | None = None
 
-    def emitted(self, call: Call) -> fx.Graph:
+    def emitted(self, call: Call, inline: bool) -> fx.Graph:
         """The code of one call."""
         if any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(call.result)):
             raise LiftError(f"what {self._whose} returns is not in the graph")
         self._inputs(call)
         wanted = [v for v in pytree.tree_leaves(call.result) if isinstance(v, Value)]
         needed = self._needed(wanted)
-        inner = self._called(needed, wanted)
+        inner = {} if inline else self._called(needed, wanted)
         called = set(inner.values())
         self._follows = follow(
             self._program,
@@ -222,7 +235,7 @@ class _Emitter:
         calls = self._original.calls.get(path, [])
         if not calls or len(calls) != len(self._original.calls[self._path]):
             return False
-        args, result = calls[0].args, calls[0].result
+        args, result = calls[0].outer or (calls[0].args, calls[0].result)
         given = pytree.tree_leaves(args)
         if any(isinstance(x, torch.Tensor | float) for x in given):
             return False
@@ -247,10 +260,11 @@ class _Emitter:
     def _call(self, path: str) -> None:
         """A call of a module, as the original calls it."""
         call = self._original.calls[path][0]
-        args, kwargs = pytree.tree_map_only(Value, self._node, call.args)
+        given, result = call.outer or (call.args, call.result)
+        args, kwargs = pytree.tree_map_only(Value, self._node, given)
         name = path.removeprefix(f"{self._path}.") if self._path else path
         node = self._graph.call_module(name, tuple(args), kwargs)
-        self._unpack_result(node, call.result)
+        self._unpack_result(node, result)
 
     def _unpack_result(self, node: fx.Node, tree: Any) -> None:
         if isinstance(tree, Value):
@@ -304,22 +318,39 @@ class _Emitter:
         operands = [None if value is None else self._node(value) for value in op.inputs]
         follows = self._follows
         self._gradients(op not in follows.without_gradients)
-        changed = dict(self._cuts.attrs.get(op, {}))
+        changed = self._changed(op)
         for attr, lengths in follows.lengths.get(op, {}).items():
             changed[attr] = self._lengthened(changed.get(attr, op.attrs.get(attr)), lengths)
         if op.attrs.get("device") is not None:
             changed["device"] = self._place()
-        for attr in follows.modes.get(op, ()):
-            changed[attr] = self._mode(op.module)
+        for attr, trained in follows.modes.get(op, {}).items():
+            mode = self._mode(op.module)
+            choice = (mode, trained, op.attrs.get(attr))
+            plain = trained is True
+            changed[attr] = mode if plain else self._graph.call_function(in_mode, choice)
         for attr, value in follows.dtypes.get(op, {}).items():
             changed[attr] = self._graph.call_function(getattr, (self._node(value), "dtype"))
         target, args, kwargs = rewritten(op, changed, operands)
         node = self._graph.call_function(target, args, kwargs)
+        if op in follows.dropouts:
+            dropped = (node, follows.dropouts[op], self._mode(""))
+            node = self._graph.call_function(torch.ops.aten.dropout.default, dropped)
         several = isinstance(op.source.meta.get("val"), list | tuple)
         for i, value in enumerate(op.outputs):
             self._nodes[value] = (
                 self._graph.call_function(operator.getitem, (node, i)) if several else node
             )
+
+    def _changed(self, op: Op) -> dict[str, Any]:
+        """New attributes; a place counted from the end of a length that stays is counted so."""
+        changed = dict(self._cuts.attrs.get(op, {}))
+        dim, source = op.attrs.get("dim"), op.inputs[0] if op.inputs else None
+        if not isinstance(dim, int) or source is None:
+            return changed
+        if self._cuts.touches(self._cuts.deps.dims[source][dim]):
+            return changed
+        from_end = [a for a in changed if isinstance(n := op.attrs.get(a), int) and n < 0]
+        return {attr: new for attr, new in changed.items() if attr not in from_end}
 
     def _node(self, value: Value) -> fx.Node:
         if value not in self._nodes:

@@ -23,11 +23,13 @@ class Call:
         args: Positional and keyword arguments; each tensor replaced by its `Value`.
         result: What it returned, likewise.
         counters: How often each torch function had been called when it returned.
+        outer: The arguments before its hooks saw them and the result after, where it has hooks.
     """
 
     args: tuple[Any, Any]
     result: Any
     counters: Counter[Any]
+    outer: tuple[Any, Any] | None = None
 
 
 @dataclass

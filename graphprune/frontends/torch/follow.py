@@ -32,6 +32,7 @@ _POWERS = (1, -1, 0.5, -0.5, 2, -2)
 _TYPES = (torch.float64, torch.float16, torch.bfloat16)
 _LONGER = (2, 3)  # times a size that is not the batch's: patches, strides and windows divide it
 _MORE = (1, 3)  # samples more than the batch that was captured
+_DROPOUT = torch.ops.aten.dropout.default
 _WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 
 
@@ -75,7 +76,8 @@ class Follows:
 
     Attributes:
         lengths: For attributes of operations, the sizes that they follow.
-        modes: Attributes that follow the mode.
+        modes: Attributes that follow the mode, and what they are in training mode.
+        dropouts: Operations whose result is dropped from in training mode only, and how much.
         dtypes: Attributes that follow the type of an input.
         without_gradients: Operations that the code runs without gradients.
         fixed: Inputs, dimensions and the sizes that they must have.
@@ -84,7 +86,8 @@ class Follows:
     """
 
     lengths: dict[Op, dict[str, Lengths]] = field(default_factory=dict)
-    modes: dict[Op, list[str]] = field(default_factory=dict)
+    modes: dict[Op, dict[str, Any]] = field(default_factory=dict)
+    dropouts: dict[Op, float] = field(default_factory=dict)
     dtypes: dict[Op, dict[str, Value]] = field(default_factory=dict)
     without_gradients: set[Op] = field(default_factory=set)
     fixed: list[tuple[Value, int, int]] = field(default_factory=list)
@@ -256,17 +259,33 @@ class _Search:
 
     def modes(self) -> None:
         """Find what follows the mode."""
-        steps = self._alone.traced({}, training=True)
-        if steps is None or not _same(self._ops, steps):
+        steps = self._without_dropouts(self._alone.traced({}, training=True) or [])
+        if not _same(self._ops, steps):
             self._found.evaluated = True
             return
         for at, op in self._places():
             for attr, given in self._base[at].given.items():
                 new = steps[at].given[attr]
-                if given is False and new is True:
-                    self._found.modes.setdefault(op, []).append(attr)
+                if type(given) is type(new) and isinstance(given, bool | float) and given != new:
+                    self._found.modes.setdefault(op, {})[attr] = new
                 elif given != new:
                     self._found.evaluated = True
+
+    def _without_dropouts(self, steps: Sequence[_Step]) -> list[_Step]:
+        """The steps but for dropouts that only training mode has, each noted at what it reads."""
+        out: list[_Step] = []
+        before: _Step | None = None
+        for step in steps:
+            at = len(out)
+            wanted = self._ops[at].source.target if at < len(self._ops) else None
+            if step.target == _DROPOUT and step.target != wanted and before is not None:
+                if step.node.args[0] is not before.node or not out:
+                    return []
+                self._found.dropouts[self._ops[at - 1]] = step.given["p"]
+            else:
+                out.append(step)
+            before = step
+        return out
 
     def _places(self) -> list[tuple[int, Op]]:
         return [(at, op) for at, op in enumerate(self._ops) if op in self._needed]
@@ -362,6 +381,7 @@ class _Step(NamedTuple):
     target: Any
     given: dict[str, Any]
     grad: bool
+    node: fx.Node
 
 
 class _Alone:
@@ -421,7 +441,7 @@ class _Alone:
         except Exception:  # whatever the caller's code raises for inputs that it does not take
             return None
         return [
-            _Step(node.target, dict(_given(node)), grad)
+            _Step(node.target, dict(_given(node)), grad, node)
             for node, grad in _nodes(exported.graph_module, True)
             if not self._inside(node)
         ]

@@ -128,3 +128,8 @@ def only_evaluated(training: bool, whose: str) -> None:
             f"{whose} does something else in training mode, which its generated code does not: "
             "call eval() on it, or pass keep=[...] with the module's name"
         )
+
+
+def in_mode(training: bool, trained: float, evaluated: float) -> float:
+    """A number that is another one in training mode (how much attention drops)."""
+    return trained if training else evaluated

@@ -21,6 +21,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils.hooks import RemovableHandle
 
 from graphprune.core.axes import Dim, length
 from graphprune.core.cuts import Cuts
@@ -241,12 +242,9 @@ class _Guide(TorchFunctionMode):
         self.findings.mismatches.append(Mismatch(dim, length(dim), ()))
 
     def offend(self, op: Op, why: str) -> None:
-        """Report the innermost module of the caller's own whose code is running."""
-        for path, module in reversed(self._stack):
-            if not is_layer(module):
-                self.findings.offenders.setdefault(path, why)
-                return
-        self.findings.offenders.setdefault("", why)
+        """Report the module whose code is running."""
+        path = self._stack[-1][0] if self._stack else ""
+        self.findings.offenders.setdefault(path, why)
 
     # --- labels -----------------------------------------------------------------------------
 
@@ -284,13 +282,33 @@ class _Guide(TorchFunctionMode):
     def watched(self) -> Iterator[None]:
         """Follow which module is running."""
         modules = list(self._model.named_modules())
+        handles = []
         for path, module in modules:
             module.__dict__["forward"] = self._watcher(path, module, module.forward)
+            if module._forward_hooks or module._forward_pre_hooks:
+                handles += self._around_hooks(path, module)
         try:
             yield
         finally:
+            for handle in handles:
+                handle.remove()
             for _, module in modules:
                 module.__dict__.pop("forward", None)
+
+    def _around_hooks(self, path: str, module: nn.Module) -> list[RemovableHandle]:
+        """Note what a module is given before its hooks, and what they leave of its result."""
+        given: list[Any] = []
+
+        def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+            given.append(self._named((args, kwargs)))
+
+        def after(_: nn.Module, args: Any, result: Any) -> None:
+            self.findings.calls[path][-1].outer = given.pop(), self._named(result)
+
+        return [
+            module.register_forward_pre_hook(before, prepend=True, with_kwargs=True),
+            module.register_forward_hook(after),
+        ]
 
     def _watcher(self, path: str, module: nn.Module, forward: Callable[..., Any]) -> Any:
         def watched(*args: Any, **kwargs: Any) -> Any:

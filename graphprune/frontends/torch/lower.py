@@ -11,49 +11,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.core.errors import LiftError
 from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.attributes import apply_edits
+from graphprune.frontends.torch.compare import blamed
 from graphprune.frontends.torch.emit import emit
 from graphprune.frontends.torch.findings import Call, Findings
 from graphprune.frontends.torch.lift import TorchProgram
+from graphprune.frontends.torch.lowered import Lowered
 from graphprune.frontends.torch.rebuild import rebuild
-from graphprune.frontends.torch.scale import Fold, fold_into
-from graphprune.frontends.torch.survey import Survey, calls_of
+from graphprune.frontends.torch.scale import fold_into
+from graphprune.frontends.torch.survey import Survey, calls_of, survey
 from graphprune.frontends.torch.tagged import Place
 
 
-@dataclass
-class Lowered:
-    """The smaller module.
-
-    Attributes:
-        model: The module.
-        replaced: Paths of submodules that are generated code now, with the reason; the path ""
-            means the whole model.
-        edits: Attributes with new values, as `path.attribute`.
-        folds: Scales folded into weights.
-    """
-
-    model: nn.Module
-    replaced: dict[str, str] = field(default_factory=dict)
-    edits: dict[str, int] = field(default_factory=dict)
-    folds: list[Fold] = field(default_factory=list)
-
-    @property
-    def folded(self) -> list[str]:
-        """Names of the weights into which a scale was folded."""
-        return [fold.weight.name for fold in self.folds]
-
-
 def lower(
-    program: TorchProgram, found: Survey, offenders: Mapping[str, str] | None = None
+    program: TorchProgram,
+    found: Survey,
+    offenders: Mapping[str, str] | None = None,
+    inline: bool = False,
 ) -> Lowered:
     """Make the smaller module.
 
@@ -61,6 +41,8 @@ def lower(
         program: The captured model.
         found: What its code can express.
         offenders: Modules to replace whatever the survey says, with the reason.
+        inline: Whether generated code repeats what modules do instead of calling them: where it
+            is not known which of them computes something else.
 
     Raises:
         LiftError: The model cannot be copied, or not even generated code can replace it.
@@ -71,7 +53,7 @@ def lower(
     out.edits = {_text(place): value for place, value in found.edits.items()}
     offenders = {**found.offenders, **(offenders or {})}
     if offenders:
-        _generate(program, found, out, offenders, calls_of(program, found))
+        _generate(program, found, out, offenders, calls_of(program, found), inline)
     return out
 
 
@@ -87,6 +69,7 @@ def _generate(
     out: Lowered,
     offenders: Mapping[str, str],
     original: Findings,
+    inline: bool,
 ) -> None:
     """Give each offending module other code; one that cannot be passes it on to its parent.
 
@@ -101,13 +84,41 @@ def _generate(
         if path in out.replaced:
             continue
         try:
-            emit(program, found.cuts, path, original, out.model.get_submodule(path))
+            root = out.model.get_submodule(path)
+            emit(program, found.cuts, path, original, root, inline)
         except (LiftError, TypeError) as error:
             if not path:
                 raise LiftError(f"the model cannot be generated either: {error}") from error
             todo.setdefault(path.rpartition(".")[0], why)
             continue
         out.replaced[path] = why
+
+
+def more_generated(
+    program: TorchProgram, found: Survey, lowered: Lowered, why: str
+) -> tuple[Survey, Lowered]:
+    """Lower again where a lowered module computes something else.
+
+    Folded scales are given up first; then the modules whose own code is to blame are generated,
+    and where they are not found, the whole.
+
+    Args:
+        program: The captured model.
+        found: What its code can express.
+        lowered: The module that computes something else.
+        why: What a comparison says.
+
+    Returns:
+        The survey, anew where no scales are folded, and the smaller module.
+    """
+    if lowered.folds:
+        found = survey(program, found.cuts, False, found.original)
+        return found, lower(program, found)
+    known = calls_of(program, found)
+    blame = blamed(program, found.cuts, lowered, known)
+    if not blame.keys() <= lowered.replaced.keys():
+        return found, lower(program, found, {**lowered.replaced, **blame})
+    return found, lower(program, found, {"": why}, inline=True)
 
 
 def _whole(program: TorchProgram) -> Call:

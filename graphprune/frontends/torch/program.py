@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +24,8 @@ from graphprune.frontends.torch.compare import check_runs, compare
 from graphprune.frontends.torch.config import UNTOLD, Fit, describe, fit_config, has_config
 from graphprune.frontends.torch.findings import Findings
 from graphprune.frontends.torch.lift import TorchProgram
-from graphprune.frontends.torch.lower import Lowered as LoweredModule
-from graphprune.frontends.torch.lower import lower
+from graphprune.frontends.torch.lower import lower, more_generated
+from graphprune.frontends.torch.lowered import Lowered as LoweredModule
 from graphprune.frontends.torch.parts import whole
 from graphprune.frontends.torch.saving import save_model
 from graphprune.frontends.torch.survey import Survey, survey
@@ -153,35 +154,46 @@ class ModuleProgram:
         return out
 
     def lower(self, found: Expressed) -> LoweredModule:
-        """A module of the caller's class wherever its code can express the choice."""
-        return lower(self.captured, _module(found).survey)
+        """A module of the caller's class wherever its code can express the choice.
+
+        Code that takes no numbers computes what its weights say. Other code may run on the new
+        widths and compute something else, which only a comparison shows, asked for or not.
+        """
+        expressed = _module(found)
+        made = lower(self.captured, expressed.survey)
+        if expressed.survey.follows:
+            return made
+        with suppress(VerifyError):  # which is for `prove` to tell
+            made = self._settled(expressed, made)
+        return made
 
     def prove(
         self, found: Expressed, lowered: Lowered, seed: int
     ) -> tuple[LoweredModule, float | None]:
-        """Compare the smaller module with the narrowed graph.
+        """Compare the smaller module with the narrowed graph."""
+        made = _lowered(lowered)
+        if made.gap is None:
+            made = self._settled(_module(found), made)
+        return made, made.gap
+
+    def _settled(self, found: ExpressedModule, made: LoweredModule) -> LoweredModule:
+        """A module that computes what the narrowed graph does.
 
         Where its own code turns out to compute something else, folding is given up first, then
         more and more of the code.
+
+        Raises:
+            VerifyError: Not even generated code does.
         """
-        expressed, made = _module(found), _lowered(lowered)
         while True:
             try:
-                return made, compare(self.captured, expressed.cuts, made)
+                made.gap = compare(self.captured, found.cuts, made)
+                return made
             except VerifyError as error:
                 if "" in made.replaced:
                     raise
-                made = self._more_generated(expressed, made, str(error))
-
-    def _more_generated(
-        self, found: ExpressedModule, made: LoweredModule, why: str
-    ) -> LoweredModule:
-        """Lower again: without folded scales, else with the parents of what was replaced."""
-        if made.folds:
-            found.survey = survey(self.captured, found.cuts, False, self._calls)
-            return lower(self.captured, found.survey)
-        parents = {path.rpartition(".")[0]: why for path in made.replaced} or {"": why}
-        return lower(self.captured, found.survey, offenders=parents)
+                given = self.captured, found.survey, made, str(error)
+                found.survey, made = more_generated(*given)
 
     def write(
         self, found: Expressed, lowered: Lowered, values: Mapping[Value, torch.Tensor]
@@ -234,7 +246,7 @@ class ModuleProgram:
         """The module of a choice; the caller's own where nothing goes."""
         if not found.cuts.keep:
             return self.model if self.original is None else self.original
-        module = self.lower(found).model
+        module = lower(self.captured, _module(found).survey).model
         return module if self.original is None else whole(module, self.original)
 
     def example(self, given: Inputs | None = None) -> Inputs:

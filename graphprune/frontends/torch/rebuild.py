@@ -41,7 +41,7 @@ def rebuild(program: TorchProgram, cuts: Cuts, blank: bool = False) -> nn.Module
         if blank:
             new = _blank(old, dims, program.on_meta)
         else:
-            new = cut_tensor(old.detach(), dims).contiguous()
+            new = laid_out(cut_tensor(old.detach(), dims), old)
         memo[id(old)] = (
             nn.Parameter(new, requires_grad=old.requires_grad)
             if isinstance(old, nn.Parameter)
@@ -68,7 +68,33 @@ def rebuild(program: TorchProgram, cuts: Cuts, blank: bool = False) -> nn.Module
             _settle_heads(module, name, cuts)
     for module, mode in modes:
         module.training = mode
+    if not blank:
+        _take_over(program.model, model)
     return model
+
+
+def _take_over(source: nn.Module, model: nn.Module) -> None:
+    """Give parameters what a deep copy of them leaves behind: attributes and gradient hooks."""
+    copies = dict(model.named_parameters(remove_duplicate=False))
+    for name, old in source.named_parameters():
+        new = copies.get(name)
+        if new is None or new is old:
+            continue
+        for attr, held in old.__dict__.items():
+            new.__dict__.setdefault(attr, held)
+        for hook in (old._backward_hooks or {}).values():
+            new.register_hook(hook)  # type: ignore[no-untyped-call]
+        for hook in (getattr(old, "_post_accumulate_grad_hooks", None) or {}).values():
+            new.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+
+
+def laid_out(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A tensor in the memory format of another: channels first or last."""
+    for dim, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        other = like.dim() == dim and not like.is_contiguous()
+        if other and like.is_contiguous(memory_format=layout):
+            return tensor.contiguous(memory_format=layout)
+    return tensor.contiguous()
 
 
 def _tensors(program: TorchProgram) -> Iterator[torch.Tensor]:
@@ -88,7 +114,7 @@ def _set_groups(model: nn.Module, cuts: Cuts) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     for op, changed in cuts.attrs.items():
         module = modules.get(op.module)
-        if isinstance(module, _ConvNd) and "groups" in changed:
+        if isinstance(module, _ConvNd | nn.ChannelShuffle) and "groups" in changed:
             module.groups = changed["groups"]
         elif isinstance(module, nn.GroupNorm) and "num_groups" in changed:
             module.num_groups = changed["num_groups"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -37,6 +38,7 @@ class Survey:
         original: Every module call of the original, where it was needed.
         guessing: Whether guesses of attributes were as good as none where modules failed; None
             where only one way was tried.
+        follows: Whether the weights alone decide what the code computes: it takes no numbers.
     """
 
     cuts: Cuts
@@ -46,6 +48,7 @@ class Survey:
     mismatches: list[Mismatch] = field(default_factory=list)
     original: Findings | None = None
     guessing: bool | None = None
+    follows: bool = False
 
 
 class _NotOnMetaError(Exception):
@@ -93,6 +96,7 @@ def _survey(
     guesses = described(program, out.cuts)
     if not any(_takes_lengths(op, program, out.cuts) for op in program.graph.ops):
         out.edits = guesses  # widths follow from the weights alone
+        out.follows = True
         return out
     model = rebuild(program, out.cuts, blank=True)
     first = _settle(program, out, model, {} if guessing is False else guesses)
@@ -118,11 +122,19 @@ def _survey(
 
 def _takes_lengths(op: Op, program: TorchProgram, cuts: Cuts) -> bool:
     """Whether Python code may give an operation a number that depends on a width."""
-    effect = cuts.deps.effects[op]
-    number = isinstance(op.attrs.get("other"), float) or op.type.startswith("aten.lift_fresh")
-    if not (effect.sizes or effect.pins or number):
+    if op.module in program.layers:
         return False
-    return op.module not in program.layers
+    effect = cuts.deps.effects[op]
+    made = op.type.startswith("aten.lift_fresh")
+    return bool(effect.sizes or effect.pins or made or any(map(_is_number, op.attrs.items())))
+
+
+def _is_number(attr: tuple[str, Any]) -> bool:
+    """Whether an attribute may be a number that code takes from a width."""
+    name, given = attr
+    if "dim" in name or isinstance(given, bool):
+        return False
+    return isinstance(given, float) or (isinstance(given, int) and abs(given) > 1)
 
 
 def calls_of(program: TorchProgram, found: Survey) -> Findings:

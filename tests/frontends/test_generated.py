@@ -1,0 +1,154 @@
+"""Generated code is the original in everything, and rare."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import graphprune
+from graphprune.core.errors import GraphPruneError
+
+
+class Quarter(nn.Module):
+    """A share of the channels, told by the shape, so that most widths need generated code."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels // 4, channels // 4, 3, padding=1)
+        self.norm, self.drop = nn.BatchNorm2d(channels), nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Numbers of the batch, of the image and of the type; a stretch without gradients."""
+        share = x.shape[1] // 4
+        with torch.no_grad():
+            mean = x.mean((1, 2, 3), keepdim=True) * 0
+        y = torch.cat([self.conv(x[:, :share]), x[:, share:]], 1)
+        y = self.drop(self.norm(y)) / (x.shape[2] * x.shape[3]) ** 0.5 / len(x)
+        return y + torch.zeros(x.shape[0], 1, 1, 1, dtype=x.dtype) + mean
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 32, 1), Quarter(32), nn.Conv2d(32, 4, 1)).eval()
+
+
+def cut(model: nn.Module, **options: Any) -> Any:
+    """A plan whose widths the code cannot express: its counts are drawn."""
+    for seed in range(12):
+        plan = graphprune.plan(
+            model, 0.3, example_inputs=torch.randn(2, 3, 8, 8), compensate=False,
+            importance="random", allocation="global", seed=seed, **options,
+        )  # fmt: skip
+        small = plan.apply()
+        if plan.report is not None and plan.report.replaced:
+            return plan, small
+    raise AssertionError("no choice of widths needs generated code")
+
+
+def masked(model: nn.Module, plan: Any) -> nn.Module:
+    out = copy.deepcopy(model)
+    named = {**dict(out.named_parameters()), **dict(out.named_buffers())}
+    for name, kept in plan.kept.items():
+        for dim, indices in enumerate(kept):
+            if indices is not None:
+                gone = sorted(set(range(named[name].shape[dim])) - set(indices.tolist()))
+                named[name].data.index_fill_(dim, torch.tensor(gone), 0)
+    return out
+
+
+def test_only_the_odd_module_is_generated_and_is_still_of_its_class() -> None:
+    model = net()
+    plan, small = cut(model)
+    assert list(plan.report.replaced) == ["1"]
+    assert type(small) is nn.Sequential and isinstance(small[1], Quarter)
+    assert not any(module.training for module in small.modules())
+    buffer = io.BytesIO()
+    torch.save(small, buffer)
+    buffer.seek(0)
+    again = torch.load(buffer, weights_only=False)
+    x = torch.randn(3, 3, 8, 8)
+    assert isinstance(again[1], Quarter)
+    assert torch.equal(again(x), small(x)) and torch.equal(copy.deepcopy(small)(x), small(x))
+    assert not torch.equal(small.train()(x), small(x))
+
+
+@pytest.mark.parametrize("batch,size", [(2, 8), (5, 8), (1, 8), (3, 12), (2, 9)])
+def test_numbers_of_the_batch_and_of_the_image_follow(batch: int, size: int) -> None:
+    model = net()
+    plan, small = cut(model)
+    x = torch.randn(batch, 3, size, size)
+    torch.testing.assert_close(small(x), masked(model, plan)(x))
+
+
+def test_types_follow() -> None:
+    _, small = cut(net())
+    for dtype in (torch.float64, torch.bfloat16):
+        x = torch.randn(2, 3, 8, 8, dtype=dtype)
+        assert copy.deepcopy(small).to(dtype)(x).dtype == dtype
+
+
+def test_hooks_attributes_gradients_and_memory_format_stay() -> None:
+    model = net().to(memory_format=torch.channels_last)
+    seen: list[str] = []
+    model[1].register_forward_hook(lambda *_: seen.append("outer"))
+    model[1].conv.register_forward_hook(lambda *_: seen.append("inner"))
+    model[0].weight.no_decay = True
+    model[0].weight.register_hook(lambda grad: grad * 0)
+    model[2].bias.requires_grad = False
+    _, small = cut(model)
+    seen.clear()
+    small(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert seen == ["inner", "outer"]
+    assert small[0].weight.no_decay and not small[0].weight.grad.any()
+    assert not small[2].bias.requires_grad
+    assert small[1].conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+class Table(nn.Module):
+    """A number of the image that follows no simple law."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """A share of the channels is scaled."""
+        share = x.shape[1] // 4
+        return torch.cat([x[:, :share] * {8: 0.3, 16: 0.1}.get(x.shape[2], 2.0), x[:, share:]], 1)
+
+
+def test_what_generated_code_cannot_follow_it_refuses_by_name() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 32, 1), Table(), nn.Conv2d(32, 4, 1)).eval()
+    plan, small = cut(model)
+    x = torch.randn(5, 3, 8, 8)
+    torch.testing.assert_close(small(x), masked(model, plan)(x))
+    with pytest.raises(GraphPruneError, match=r"1: its input x has size 12 in dimension 2"):
+        small(torch.randn(2, 3, 12, 8))
+
+
+class Shift(nn.Module):
+    """Code that does not fail on other widths: it computes something else."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """An eighth of the channels moves."""
+        share, out = x.shape[1] // 8, torch.zeros_like(x)
+        out[:, :share, 1:] = x[:, :share, :-1]
+        out[:, share:] = x[:, share:]
+        return out
+
+
+def test_without_the_check_the_result_is_the_same() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 32, 1), Shift(), nn.Conv2d(32, 4, 1)).eval()
+    x = torch.randn(2, 3, 12, 12)
+    for seed in range(3):
+        results = [
+            graphprune.shrink(
+                model, 0.3, example_inputs=torch.randn(2, 3, 8, 8), compensate=False, verify=verify,
+                importance="random", allocation="global", seed=seed,
+            )(x)
+            for verify in (True, False)
+        ]  # fmt: skip
+        assert torch.equal(*results)
