@@ -152,3 +152,43 @@ def test_without_the_check_the_result_is_the_same() -> None:
             for verify in (True, False)
         ]  # fmt: skip
         assert torch.equal(*results)
+
+
+class Guided(nn.Module):
+    """Halves that a choice of widths may make unequal, and a second input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.g = nn.Conv2d(8, 16, 1), nn.Conv2d(24, 8, 1), nn.Linear(4, 8)
+
+    def forward(self, x: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
+        """A gate on one half."""
+        y = list(self.a(x).chunk(2, 1))
+        y.append(y[-1] * self.g(guide)[:, :, None, None].sigmoid())
+        return self.b(torch.cat(y, 1))
+
+
+class Dispatching(nn.Module):
+    """A net that tells its layers apart by their classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(3, 8, 3), Guided(), nn.Conv2d(8, 4, 3)])
+
+    def forward(self, x: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
+        """Each layer with what it takes."""
+        for layer in self.layers:
+            x = layer(x, guide) if isinstance(layer, Guided) else layer(x)
+        return x
+
+
+def test_code_that_dispatches_by_class_goes_on_working() -> None:
+    torch.manual_seed(0)
+    plan = graphprune.plan(
+        Dispatching().eval(), 0.4, "channels", compensate=False, importance="random",
+        example_inputs=(torch.randn(2, 3, 8, 8), torch.randn(2, 4)), allocation="global", seed=3,
+    )  # fmt: skip
+    small = plan.apply()
+    assert plan.report is not None and list(plan.report.replaced) == ["layers.1"]
+    assert type(small) is Dispatching
+    assert small(torch.randn(3, 3, 9, 9), torch.randn(3, 4)).shape == (3, 4, 5, 5)

@@ -344,12 +344,12 @@ class _Emitter:
     def _changed(self, op: Op) -> dict[str, Any]:
         """New attributes; a place counted from the end of a length that stays is counted so."""
         changed = dict(self._cuts.attrs.get(op, {}))
+        from_end = [a for a in changed if isinstance(n := op.attrs.get(a), int) and n < 0]
         dim, source = op.attrs.get("dim"), op.inputs[0] if op.inputs else None
-        if not isinstance(dim, int) or source is None:
+        if not from_end or not isinstance(dim, int) or source is None:
             return changed
         if self._cuts.touches(self._cuts.deps.dims[source][dim]):
             return changed
-        from_end = [a for a in changed if isinstance(n := op.attrs.get(a), int) and n < 0]
         return {attr: new for attr, new in changed.items() if attr not in from_end}
 
     def _node(self, value: Value) -> fx.Node:
