@@ -163,7 +163,7 @@ def test_the_report_tells_measured_and_predicted(net: nn.Module) -> None:
     assert plan.report.predicted > 1
     assert "x measured" in str(plan.report)
     small = plan.apply()
-    assert forward_seconds([net, small], ((X,), {}), least=3)[0] > 0
+    assert forward_seconds([net, small], ((X,), {}), Eager(), least=3)[0] > 0
     assert plan.as_dict()["of"] == "latency"
 
 
