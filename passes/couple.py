@@ -53,6 +53,8 @@ def couple(graph: Graph, keep: Collection[str] = ()) -> Dependencies:
     for value in graph.outputs:
         for dim in dims[value]:
             lock(dim, f"model output {value.name}")
+    for (value, number), reason in graph.fixed_dims.items():
+        lock(dims[value][number], reason)
     for value, reason in graph.fixed.items():
         for dim in dims[value]:
             lock(dim, reason)

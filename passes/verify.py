@@ -187,7 +187,7 @@ def _inexact(op: Op, cuts: Cuts, masked: Run) -> bool:
         if point is not None:
             tensor = tensor.int() - along(point.int(), dim, tensor.dim())
         kept = cuts.kept(value)
-        rest = tensor - _scattered(tensor, cut_tensor(tensor, kept), kept)
+        rest = _numbers(tensor) - _numbers(_scattered(tensor, cut_tensor(tensor, kept), kept))
         if any(i is not None for i in kept) and not rest.any():
             return False
     return True
@@ -211,6 +211,11 @@ def _alike(op: Op, cuts: Cuts, value: Value, masked: Run, small: Run, engine: Ev
         found.append(results[op.outputs.index(value)])
     expected = cut_tensor(found[0], cuts.kept(value))
     return difference(expected, found[1]) <= engine.tolerance
+
+
+def _numbers(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that can be subtracted: truth values as integers."""
+    return tensor.int() if tensor.dtype is torch.bool else tensor
 
 
 def _scattered(

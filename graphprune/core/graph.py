@@ -113,6 +113,7 @@ class Graph:
         training: Further operations that only training mode reaches (auxiliary heads). They
             take part in the analysis, not in the cost.
         fixed: Weights that must keep their shapes, with the reason.
+        fixed_dims: Single dimensions of weights that must keep their length, with the reason.
         outside: Elements of the model's parameters that no operation reaches: they cost, and stay.
         engine: What runs its operations.
     """
@@ -124,6 +125,7 @@ class Graph:
     engine: Evaluator
     training: list[Op] = field(default_factory=list)
     fixed: dict[Value, str] = field(default_factory=dict)
+    fixed_dims: dict[tuple[Value, int], str] = field(default_factory=dict)
     outside: int = 0
 
     def parameters(self) -> Iterator[Value]:

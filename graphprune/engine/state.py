@@ -59,6 +59,40 @@ def preserved(model: nn.Module, fused: bool = False) -> Iterator[None]:
                 holder.update(content) if isinstance(holder, dict) else holder.extend(content)
 
 
+@contextmanager
+def kept_tensors(model: nn.Module) -> Iterator[set[tuple[str, str]]]:
+    """Find the attributes that get tensors in the meantime, by path of the module and name.
+
+    Yields:
+        A set that is filled at the end.
+    """
+    before = {path: _tensors_of(module) for path, module in model.named_modules()}
+    found: set[tuple[str, str]] = set()
+    yield found
+    for path, module in model.named_modules():
+        known = before.get(path, {})
+        for name, held in _tensors_of(module).items():
+            if held is not known.get(name):
+                found.add((path, name))
+
+
+def _tensors_of(module: nn.Module) -> dict[str, Any]:
+    """Attributes that are tensors, or containers that hold some, weights and buffers apart."""
+    kinds = (torch.Tensor, list, tuple, dict)
+    return {
+        name: held
+        for name, held in module.__dict__.items()
+        if isinstance(held, kinds) and not name.startswith("_") and _holds_tensors(held)
+    }
+
+
+def _holds_tensors(held: Any) -> bool:
+    if isinstance(held, torch.Tensor):
+        return True
+    items = held.values() if isinstance(held, dict) else held
+    return any(isinstance(item, torch.Tensor) for item in items)
+
+
 def _state(module: nn.Module) -> list[tuple[Any, Any]]:
     """The mutable containers of a module, with copies of what they hold."""
     plain = [v for v in module.__dict__.values() if type(v) in (dict, OrderedDict, list)]

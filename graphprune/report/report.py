@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from rich.table import Table
 from graphprune.core.groups import Dependencies, Lock
 from graphprune.core.proof import Verification
 from graphprune.pipeline import PassRow
+
+_KINDS = 3  # kinds of operations that a line names
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +186,17 @@ def _notes(report: Report) -> list[str]:
     return lines
 
 
+def _but_for(names: Sequence[str]) -> str:
+    """The operations whose results depend on how many channels there are, by what they are."""
+    kinds = Counter(re.sub(r"_\d+$", "", name) for name in names)
+    shown = ", ".join(f"{number} x {kind}" for kind, number in kinds.most_common(_KINDS))
+    more = ", ..." if len(kinds) > _KINDS else ""
+    return f"exact but for what depends on all channels at once: {shown}{more}"
+
+
 def verdict(found: Verification) -> str:
     """The outcome of the checks in a sentence."""
-    kind = "exact" if found.exact else f"exact but for {len(found.mixing)} normalisations"
+    kind = "exact" if found.exact else _but_for(found.mixing)
     text = f"removal equals masking ({kind}; largest relative difference {found.difference:.1e})"
     if found.lowered is not None:
         text += f"; the module equals the rewritten graph ({found.lowered:.1e})"

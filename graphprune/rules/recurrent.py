@@ -20,6 +20,32 @@ def gated(op: Site, dim: Dim, gates: int) -> Dim:
     return parts[1]
 
 
+@axis_rule("graphprune.pack_padded_sequence")
+def pack(op: Site) -> list[Dims]:
+    """Steps of several sequences under each other, and how many sequences have each step."""
+    x = op.dims()
+    op.lock([*x[:2], *op.dims(1)], "sequences packed")
+    made = [op.fresh(i, "sequences packed") for i in range(2)]
+    return [[made[0][0], *x[2:]], made[1]]
+
+
+@axis_rule("graphprune.pad_packed_sequence")
+def pad(op: Site) -> list[Dims]:
+    """The reverse: sequences side by side, and their lengths."""
+    op.lock([op.dims()[0], *op.dims(1)], "sequences packed")
+    made = [op.fresh(i, "sequences packed") for i in range(2)]
+    return [[*made[0][:2], *op.dims()[1:]], made[1]]
+
+
+@axis_rule("graphprune.packed_recurrent", recurrent=True)
+def packed_recurrent(op: Site) -> list[Dims]:
+    """A recurrent layer over packed sequences, the steps of which are one dimension."""
+    kind = op.attr("kind")
+    op.lock([op.dims()[0], *op.dims(1)], "sequences packed")
+    states = 2 if kind == "lstm" else 1
+    return _layers(op, kind, 2, op.dims()[:1], op.dims(2)[1], states)
+
+
 @axis_rule("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu", recurrent=True)
 def recurrent(op: Site) -> str | list[Dims]:
     """Stacked and bidirectional LSTM, GRU and RNN; all layers share the hidden axis.
@@ -30,29 +56,37 @@ def recurrent(op: Site) -> str | list[Dims]:
     states = 2 if kind == "lstm" else 1
     if not isinstance(op.attr("num_layers"), int):
         return op.opaque("packed sequences")
-    directions = 2 if op.attr("bidirectional") else 1
-    x, first = op.dims(), op.dims(1)
-    hidden, cell = first[-1], op.dims(states)[-1]
+    x = op.dims()
     steps, batch = (x[1], x[0]) if op.attr("batch_first", default=False) else (x[0], x[1])
     op.lock([steps], "steps in order")
-    for state in (op.dims(i + 1) for i in range(states)):
+    return _layers(op, kind, 1, x[:-1], batch, states)
+
+
+def _layers(
+    op: Site, kind: str, start: int, lead: list[Dim], batch: Dim, states: int
+) -> list[Dims]:
+    """Layers and directions, whose states stand from operand `start` on and weights behind."""
+    directions = 2 if op.attr("bidirectional") else 1
+    x, first = op.dims(), op.dims(start)
+    hidden, cell = first[-1], op.dims(start + states - 1)[-1]
+    for state in (op.dims(i + start) for i in range(states)):
         op.lock([state[0]], "layers")
         unify(batch, state[1])
-    projected = kind == "lstm" and op.shape(1)[-1] != op.shape(2)[-1]
+    projected = kind == "lstm" and op.shape(start)[-1] != op.shape(start + 1)[-1]
     if projected:  # of equal lengths, PyTorch would take it for an LSTM without projection
         op.lock([cell], "longer than the projection")
     else:
         unify(hidden, cell)
     per = (4 if op.attr("has_biases") else 2) + int(projected)
-    fed, at = x[-1], 1 + states
+    fed, at = x[-1], start + states
     for _ in range(op.attr("num_layers")):
         for _ in range(directions):
-            _cell(op, range(at, at + per), _GATES[kind], (fed, hidden, cell), x[:-1])
+            _cell(op, range(at, at + per), _GATES[kind], (fed, hidden, cell), lead)
             at += per
         fed = concat([hidden] * directions)
-    _state(op, 1 + states, per, directions, projected)
-    outputs = [[*x[:-1], fed], first]
-    return [*outputs, op.dims(2)] if kind == "lstm" else outputs
+    _state(op, start + states, per, directions, projected)
+    outputs = [[*lead, fed], first]
+    return [*outputs, op.dims(start + 1)] if kind == "lstm" else outputs
 
 
 def _state(op: Site, first: int, per: int, directions: int, projected: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch.utils import _pytree as pytree
 from graphprune.core.graph import Op
 from graphprune.engine.engine import Engine
 from graphprune.engine.tensors import as_dtype
-from graphprune.frontends.torch.reader import bound_arguments
+from graphprune.frontends.torch.packed import EAGER
+from graphprune.frontends.torch.reader import AUTOCAST, bound_arguments
 from graphprune.rules.facts import is_blank
 
 _SPLITS = ("split", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split")
@@ -81,7 +83,9 @@ def evaluate(
     if dtype is not None:
         args = tuple(_retyped(arg, dtype) for arg in args)
         kwargs = {name: _retyped(arg, dtype) for name, arg in kwargs.items()}
-    found = _called(target, args, kwargs, dtype)
+    held = op.source.meta.get(AUTOCAST) if dtype is None else None
+    with nullcontext() if held is None else torch.autocast(**held):
+        found = _called(target, args, kwargs, dtype)
     several = found if isinstance(found, list | tuple) else [found]
     tensors = [item for item in several if isinstance(item, torch.Tensor)]
     if is_blank(op):
@@ -93,6 +97,7 @@ def evaluate(
 
 def _called(target: Any, args: Any, kwargs: Any, dtype: torch.dtype | None) -> Any:
     """What an operation returns; in single precision where its kernel has no other."""
+    target = EAGER.get(target, target)
     try:
         return target(*args, **kwargs)
     except RuntimeError as error:

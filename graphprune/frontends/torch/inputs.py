@@ -7,9 +7,12 @@ runs on it, which is tried on fake tensors.
 
 from __future__ import annotations
 
+import importlib
 import inspect
+from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from graphprune.core.program import Inputs
 from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.lift import exporting
 
+_NAMED = "named tuple"  # the key under which the type of one is saved
 BATCH = 2  # a batch of one could not be told from other dimensions of length one
 _SIDES = (224, 32, 28, 64, 8, 16, 128, 256, 299, 384, 512, 96, 48)
 _STEPS = (128, 1024, 16000, 32, 16)
@@ -329,7 +333,7 @@ def describe(inputs: Inputs) -> Any:
             f"example inputs with a {type(leaf).__name__} cannot be saved with a plan"
         )
 
-    leaves, spec = pytree.tree_flatten(inputs)
+    leaves, spec = pytree.tree_flatten(_unnamed(inputs))
     return {"spec": pytree.treespec_dumps(spec), "leaves": [one(leaf) for leaf in leaves]}
 
 
@@ -349,4 +353,40 @@ def restore(data: Any) -> Inputs:
     args, kwargs = pytree.tree_unflatten(
         [one(leaf) for leaf in data["leaves"]], pytree.treespec_loads(data["spec"])
     )
-    return tuple(args), dict(kwargs)
+    return tuple(_named(arg) for arg in args), {name: _named(arg) for name, arg in kwargs.items()}
+
+
+def _unnamed(tree: Any) -> Any:
+    """A tree with named tuples as dicts, which tell the type too."""
+
+    def one(held: Any) -> Any:
+        if not _is_named(held):
+            return held
+        kind = f"{type(held).__module__}:{type(held).__qualname__}"
+        return {_NAMED: kind, **{name: _unnamed(part) for name, part in held._asdict().items()}}
+
+    return pytree.tree_map(one, tree, is_leaf=_is_named)
+
+
+def _named(tree: Any) -> Any:
+    """The same, the other way; a named tuple of the same name where its type is gone."""
+    if isinstance(tree, dict) and _NAMED in tree:
+        kind, *values = (_named(held) for held in tree.values())
+        module, _, name = kind.partition(":")
+        made: Any
+        try:
+            made = attrgetter(name)(importlib.import_module(module))
+        except (ImportError, AttributeError):
+            fields = [field for field in tree if field != _NAMED]
+            make: Any = namedtuple
+            made = make(name.rpartition(".")[2], fields)
+        return made(*values)
+    if isinstance(tree, dict):
+        return {key: _named(held) for key, held in tree.items()}
+    if isinstance(tree, list | tuple) and not _is_named(tree):
+        return type(tree)(_named(held) for held in tree)
+    return tree
+
+
+def _is_named(held: Any) -> bool:
+    return isinstance(held, tuple) and hasattr(held, "_asdict") and hasattr(held, "_fields")

@@ -6,6 +6,7 @@ attention and lstm whole, which is the level at which rules are stated.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -22,8 +23,10 @@ from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError, LiftError, named_line
 from graphprune.core.graph import Graph
 from graphprune.core.program import Inputs
-from graphprune.engine.state import preserved, quiet
+from graphprune.engine.state import kept_tensors, preserved, quiet
+from graphprune.frontends.torch.adapters import WHY, ranks
 from graphprune.frontends.torch.execute import TORCH
+from graphprune.frontends.torch.known import Known
 from graphprune.frontends.torch.older import mended
 from graphprune.frontends.torch.parts import (
     Parts,
@@ -33,6 +36,7 @@ from graphprune.frontends.torch.parts import (
     fixed,
     in_parts,
     nothing_found,
+    same_draws,
 )
 from graphprune.frontends.torch.reader import Reader, inline_wrappers
 from graphprune.frontends.torch.replay import replay
@@ -40,6 +44,8 @@ from graphprune.frontends.torch.training import add_training, unreached
 
 # What code that looks at values becomes.
 _VALUES = {torch.ops.aten.item.default, torch.ops.aten._assert_scalar.default}
+# Arguments that hold a cache already.
+_CACHES = frozenset(("past_key_values", "cache_params", "past_key_value"))
 DISTRIBUTED = ("torch.distributed", "torch.nn.parallel.distributed")
 
 
@@ -58,6 +64,7 @@ class TorchProgram:
         given: The caller's inputs, where `inputs` are those of parts.
         parts: What was captured, where it is not the whole.
         on_meta: Whether its code runs on meta tensors, as far as is known.
+        builds: Whether its code keeps tensors on modules as it runs: tables that it makes once.
     """
 
     model: nn.Module
@@ -69,6 +76,7 @@ class TorchProgram:
     given: Inputs | None = None
     parts: Parts | None = None
     on_meta: bool = True
+    builds: bool = False
 
     @cached_property
     def layers(self) -> frozenset[str]:
@@ -136,7 +144,7 @@ def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
     """
     with preserved(model):
         model.eval()
-        return _with_training(_lifted(model, inputs))
+        return _with_training(_lifted(model, without_cache(model, inputs)))
 
 
 def lift_guessed(model: nn.Module, inputs: Inputs) -> TorchProgram | None:
@@ -153,9 +161,10 @@ def lift_guessed(model: nn.Module, inputs: Inputs) -> TorchProgram | None:
     with preserved(model):
         model.eval()
         try:
-            return _program(model, inputs, _traced_on_trial)
+            program = _program(model, inputs, _traced_on_trial)
         except Exception:
             return None
+    return None if program.builds else program
 
 
 def completed(program: TorchProgram) -> TorchProgram:
@@ -169,7 +178,9 @@ def _with_training(program: TorchProgram) -> TorchProgram:
     model, graph = program.model, program.graph
     if program.original is None and unreached(model, graph):
         model.train()
-        add_training(model, graph, program.warnings, partial(_program, model, program.inputs))
+        capture = partial(_program, model, program.inputs, _export)
+        add_training(model, graph, program.warnings, capture)
+    graph.fixed_dims = dict.fromkeys(ranks(graph), WHY)
     graph.outside = sum(model.get_parameter(name).numel() for name in unreached(model, graph))
     return program
 
@@ -212,7 +223,7 @@ def _in_parts(model: nn.Module, inputs: Inputs, error: LiftError, seen: Seen) ->
     if not parts.calls:
         raise nothing_found(error, parts) from error
     view, arguments = in_parts(model, parts)
-    program = _program(view, arguments)
+    program = _program(view, arguments, _export)
     program.original, program.given, program.parts = model, inputs, parts
     program.warnings.append(f"{described(parts)}\nreason: {error}")
     program.graph.fixed = fixed(program.graph, parts)
@@ -225,17 +236,51 @@ def _batched(model: nn.Module, inputs: Inputs) -> TorchProgram:
     if tensors and all(x.dim() > 0 and x.shape[0] == 1 for x in tensors):
         doubled: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: torch.cat([x, x]), inputs)
         try:
-            return _program(model, doubled)
+            return _captured(model, doubled)
         except LiftError:  # the first dimension is not a batch
             pass
-    return _program(model, inputs)
+    return _captured(model, inputs)
+
+
+def _captured(model: nn.Module, inputs: Inputs) -> TorchProgram:
+    """Capture a module as it is after a first call: used or not, it is captured alike.
+
+    Code that makes tables at its first call, or asks for numbers that tensors hold, is run once and
+    traced again with the values of what it stores at hand.
+    """
+    failed: LiftError | None = None
+    program: TorchProgram | None = None
+    try:
+        program = _program(model, inputs, _export)
+    except LiftError as error:
+        failed = error
+    if program is not None and not program.builds:
+        return program
+    try:
+        with preserved(model):
+            _call_once(model, inputs)
+            return _program(model, inputs, _export_known)
+    except Exception as error:
+        if program is None:
+            raise failed or error from None
+        return program
+
+
+def _call_once(model: nn.Module, inputs: Inputs) -> None:
+    """Run a module, which may keep what it makes; its own buffers are not written to."""
+    args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, inputs)
+    buffers = {name: held.clone() for name, held in model.named_buffers()}
+    silent = redirect_stdout(StringIO()), redirect_stderr(StringIO())
+    with quiet(), silent[0], silent[1], torch.no_grad(), same_draws():
+        torch.func.functional_call(model, buffers, args, kwargs)
 
 
 def _program(
-    model: nn.Module, inputs: Inputs, capture: Callable[[nn.Module, Inputs], Any] | None = None
+    model: nn.Module, inputs: Inputs, capture: Callable[[nn.Module, Inputs], Any]
 ) -> TorchProgram:
     start = time.perf_counter()
-    exported = (capture or _export)(model, inputs)
+    with preserved(model), kept_tensors(model) as kept:
+        exported = capture(model, inputs)
     seconds = time.perf_counter() - start
     inline_wrappers(exported.graph_module)
     reader = Reader(model, exported, TORCH)
@@ -247,6 +292,7 @@ def _program(
         graph=reader.graph,
         seconds=seconds,
         on_meta=all(x.is_cpu for x in model.parameters()),
+        builds=bool(kept),
     )
 
 
@@ -277,6 +323,28 @@ def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
             "shrink the submodule that holds the weights: model.backbone = "
             "graphprune.shrink(model.backbone, ratio, example_inputs=(x,))"
         ) from error
+
+
+def _export_known(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    with Known(model, inputs).following():
+        return _traced(model, inputs)
+
+
+def without_cache(model: nn.Module, inputs: Inputs) -> Inputs:
+    """Inputs that ask for no cache, where a model's config tells of one and they ask for none.
+
+    A cache among the results would keep the widths of all that it holds; generation goes on with
+    it as before.
+    """
+    args, kwargs = inputs
+    config = getattr(model, "config", None)
+    names = list(inspect.signature(model.forward).parameters)
+    given = {*names[: len(args)], *kwargs}
+    if config is None or "use_cache" not in names or "use_cache" in given:
+        return inputs
+    if not isinstance(getattr(config, "use_cache", False), bool) or given & _CACHES:
+        return inputs
+    return args, {**kwargs, "use_cache": False}
 
 
 def _rejected(inputs: Inputs, error: Exception) -> LiftError:

@@ -21,6 +21,10 @@ _KINDS: dict[InputKind, Kind] = {
     InputKind.CONSTANT_TENSOR: "constant",
 }
 
+AUTOCAST = "autocast"
+"""Where a node's `meta` holds the arguments of the `torch.autocast` that it runs in."""
+_AUTOCAST_ARGUMENTS = ("device_type", "dtype", "enabled", "cache_enabled")
+
 
 class Reader:
     """Reads an exported program into the neutral graph."""
@@ -32,6 +36,7 @@ class Reader:
         self.values: dict[fx.Node, Value | tuple[Value | None, ...] | None] = {}
         self._specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
         self._live: dict[str, torch.Tensor] = {
+            **exported.state_dict,
             **exported.constants,
             **dict(model.named_buffers(remove_duplicate=False)),
             **dict(model.named_parameters(remove_duplicate=False)),
@@ -197,7 +202,7 @@ def bound_arguments(node: fx.Node) -> Iterator[tuple[str, bool, Any]]:
 
 
 def inline_wrappers(module: fx.GraphModule) -> None:
-    """Inline the bodies of no_grad and of disabled autocast regions."""
+    """Inline the bodies of no_grad and autocast regions; operations keep their precision's mark."""
     graph = module.graph
     for node in list(graph.nodes):
         name = getattr(node.target, "__name__", "")
@@ -206,11 +211,13 @@ def inline_wrappers(module: fx.GraphModule) -> None:
             "wrap_with_autocast",
         ):
             continue
-        if name == "wrap_with_autocast" and node.args[2]:
-            continue  # an enabled autocast changes precision: left whole, hence locked
         at = next(i for i, arg in enumerate(node.args) if _is_body(module, arg))
         body = getattr(module, node.args[at].target)
         inline_wrappers(body)
+        if name == "wrap_with_autocast":
+            held = dict(zip(_AUTOCAST_ARGUMENTS, node.args, strict=False))
+            for inner in body.graph.nodes:
+                inner.meta.setdefault(AUTOCAST, held)
         holes = [n for n in body.graph.nodes if n.op == "placeholder"]
         swap = dict(zip(holes, node.args[at + 1 :], strict=True))
         with graph.inserting_before(node):

@@ -50,6 +50,13 @@ def check(model: nn.Module) -> None:
 
 
 def _broken(tensor: torch.Tensor) -> bool:
-    """Whether a tensor holds NaN or infinity; the sum tells in one pass where it does not."""
-    finite = not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum()))
-    return not finite and not bool(torch.isfinite(tensor).all())
+    """Whether a tensor holds NaN or infinity; the sum tells in one pass where it does not.
+
+    Frozen, it may hold -inf: an attention mask is no weight to be repaired.
+    """
+    if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
+        return False
+    allowed = torch.isfinite(tensor)
+    if not tensor.requires_grad:
+        allowed |= torch.isneginf(tensor)
+    return not bool(allowed.all())

@@ -1,0 +1,202 @@
+"""What captures follow: precision, packed sequences, stored numbers, caches, tables made once."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import graphprune
+
+Batch = namedtuple("Batch", "x y")
+
+
+def _shrunk(net: nn.Module, *inputs: Any, ratio: float = 0.5) -> nn.Module:
+    small = graphprune.shrink(net.eval(), ratio, example_inputs=inputs, compensate=False)
+    assert type(small) is type(net)
+    before, after = (sum(p.numel() for p in m.parameters()) for m in (net, small))
+    assert after < 0.7 * before
+    with torch.no_grad():
+        small(*inputs)
+    return small
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(16, 64), nn.Linear(64, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.head(self.body(x).relu())
+
+
+def test_inside_autocast_axes_are_followed() -> None:
+    assert _shrunk(Mixed(), torch.randn(2, 16))(torch.randn(3, 16)).dtype is torch.bfloat16
+
+
+class Tagger(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase], **options: Any) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 32)
+        self.layer = kind(32, 24, batch_first=True, bidirectional=True, **options)
+        self.head = nn.Linear(48, 5)
+
+    def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        x = pack_padded_sequence(self.embed(ids), lengths, batch_first=True, enforce_sorted=False)
+        return self.head(pad_packed_sequence(self.layer(x)[0], batch_first=True)[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [(nn.LSTM, {"num_layers": 2}), (nn.GRU, {}), (nn.RNN, {})]
+)
+def test_packed_sequences(kind: type[nn.RNNBase], options: dict[str, Any]) -> None:
+    ids, lengths = torch.randint(50, (3, 7)), torch.tensor([5, 7, 2])
+    small = _shrunk(Tagger(kind, **options), ids, lengths)
+    assert small.layer.hidden_size < 24
+    other = small(torch.randint(50, (2, 9)), torch.tensor([4, 9]))
+    assert other.shape == (2, 9, 5)
+
+
+class Head(nn.Module):
+    """Makes its table at the first call, of numbers that a plain tensor holds."""
+
+    def __init__(self, once: bool) -> None:
+        super().__init__()
+        self.conv, self.shape, self.once = nn.Conv2d(32, 4, 1), None, once
+        self.stride = torch.tensor([8.0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        if self.shape != y.shape or not self.once:
+            n = y.shape[2] * y.shape[3]
+            self.scale = torch.cat([torch.full((n, 1), s) for s in self.stride]).T
+            self.shape = y.shape
+        return y.flatten(2) * self.scale
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_used_or_not_a_model_has_the_same_plan(once: bool) -> None:
+    x = torch.randn(1, 3, 12, 12)
+    found = []
+    for sizes in ((), (12,), (12, 16)):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), Head(once)).eval()
+        for size in sizes:
+            net(torch.randn(1, 3, size, size))
+        plan = graphprune.plan(net, 0.5, example_inputs=x, compensate=False)
+        assert not plan.report.warnings
+        kept = {n: [None if k is None else list(k) for k in d] for n, d in plan.kept.items()}
+        found.append(kept)
+        assert type(plan.apply()) is nn.Sequential
+        assert hasattr(net[3], "scale") == bool(sizes)  # nothing is left on the model
+    assert found[0] == found[1] == found[2]
+
+
+class Observed(nn.Module):
+    """Asks a buffer whether to do a thing, as fake quantizers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 32), nn.Linear(32, 8)
+        self.register_buffer("on", torch.ones(1, dtype=torch.int64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x)
+        return self.b(x.relu() if self.on[0] == 1 else x.tanh())
+
+
+def test_switches_that_buffers_hold() -> None:
+    net, x = Observed().eval(), torch.randn(2, 8)
+    assert graphprune.analyze(net, x).group("a.weight[0]").size == 32
+    small = graphprune.shrink(net, 0.5, example_inputs=x, compensate=False)
+    assert small.a.out_features == 16
+    assert small(x).shape == (2, 8)
+
+
+def test_named_tuples_are_saved_with_a_plan(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 32), nn.Linear(32, 4)
+
+        def forward(self, batch: Any) -> torch.Tensor:
+            return self.b((self.a(batch.x) + self.a(batch.y)).relu())
+
+    net = Net()
+    given = (Batch(torch.randn(2, 8), torch.randn(2, 8)),)
+    plan = graphprune.plan(net, 0.5, example_inputs=given, compensate=False)
+    plan.save(tmp_path / "plan.json")
+    small = graphprune.load_plan(tmp_path / "plan.json").apply(net)
+    assert small.a.out_features == plan.apply().a.out_features < 32
+
+
+def test_an_attention_mask_of_minus_infinity_may_be_a_parameter() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 32), nn.Linear(32, 8)
+            mask = torch.zeros(4, 4).masked_fill(torch.ones(4, 4).triu(1).bool(), -torch.inf)
+            self.mask = nn.Parameter(mask, requires_grad=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.a(x).relu()
+            return self.b(torch.softmax(x @ x.mT + self.mask, -1) @ x)
+
+    _shrunk(Net(), torch.randn(2, 4, 8))
+    broken = Net()
+    with torch.no_grad():
+        broken.a.weight[0, 0] = -torch.inf
+    with pytest.raises(graphprune.LiftError, match=r"a\.weight holds NaN or infinite"):
+        graphprune.plan(broken, 0.5, example_inputs=torch.randn(2, 4, 8), compensate=False)
+
+
+@pytest.mark.parametrize("kind", ["dead", "padding", "share", "mask"])
+def test_truth_values_are_reduced(kind: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 32), nn.Linear(32, 4)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            h = self.a(x).relu()
+            found = {
+                "dead": lambda: (h <= 0).sum(-1),
+                "padding": lambda: (h == 0).all(-1),
+                "share": lambda: (h == 0).float().mean(-1),
+                "mask": lambda: h.sum(-1) * ~(h == 0).all(-1),
+            }[kind]()
+            return self.b(h), found
+
+    _shrunk(Net(), torch.randn(2, 8))
+
+
+class Adapted(nn.Module):
+    def __init__(self, base: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = nn.Linear(base.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, base.out_features, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base(x) + self.up(nn.functional.dropout(self.down(x), 0.0)) * 2
+
+
+def test_adapters_keep_their_rank() -> None:
+    net = nn.Sequential(Adapted(nn.Linear(32, 64), 8), nn.GELU(), Adapted(nn.Linear(64, 32), 8))
+    small = _shrunk(net, torch.randn(2, 32), ratio=0.4)
+    assert [m.down.out_features for m in (small[0], small[2])] == [8, 8]
+    assert small[0].base.out_features < 64
+
+
+def test_the_unknown_operation_is_named_first() -> None:
+    deps = graphprune.analyze(nn.Linear(4, 4), torch.randn(2, 4))
+    deps.unknown["my.unheard_of"] = ["call"]
+    from graphprune.choice.select import _nothing
+
+    assert "; there is no rule for my.unheard_of (at call)" in _nothing(deps)
