@@ -27,6 +27,10 @@ from typer.testing import CliRunner
 import graphprune
 from graphprune.cli import app
 from graphprune.core import errors
+from graphprune.costs.registry import _COSTS
+from graphprune.importance import CRITERIA
+from graphprune.pipeline import PASSES
+from graphprune.rules.registry import _RULES
 from tools import list_operators
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +95,16 @@ def commands(block: Block) -> list[str]:
 
 def _names(page: Path) -> Any:
     return str(page.relative_to(ROOT))
+
+
+@pytest.fixture(autouse=True)
+def what_pages_register_is_forgotten() -> Iterator[None]:
+    tables: list[dict[Any, Any]] = [_RULES, _COSTS, CRITERIA, PASSES]
+    known = [dict(table) for table in tables]
+    yield
+    for table, before in zip(tables, known, strict=True):
+        table.clear()
+        table.update(before)
 
 
 RUN = [p for p in PAGES if {b.kind for b in blocks(p)} & {"python", "console"}]

@@ -50,15 +50,15 @@ class Row:
 
 def rows(plan: graphprune.Plan[Any]) -> Iterator[Row]:
     """The layers with a weight of at least two dimensions, in the order of the graph."""
-    session = plan.live()
-    deps = session.deps
+    work = plan.live()
+    deps = work.deps
     number = {group.axis: group.id for group in deps.groups}
     for value in deps.source.parameters():
         if len(value.shape) < 2:
             continue
         dim = deps.dims[value][0]
         groups = [number[axis] for axis in atoms(dim) if axis in number]
-        kept = kept_indices(dim, session.selection.keep)
+        kept = kept_indices(dim, work.selection.keep)
         everything = np.arange(value.shape[0])
         name = value.name.removesuffix(".weight")
         stays = everything if kept is None else kept

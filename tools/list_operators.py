@@ -20,13 +20,12 @@ from typing import Any
 import onnx
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from graphprune.rules import registry
 
-PAGE = ROOT / "docs" / "operators.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
 HEAD = """\
 # Operators
 
