@@ -48,7 +48,7 @@ def shrink(
         LiftError: The model cannot be captured.
         VerifyError: The result is not what it must be.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
         >>> shrink(net, ratio=0.5)[0]

@@ -52,7 +52,7 @@ def check_rule(function: Callable[..., Any], *tensors: torch.Tensor, seed: int =
         VerifyError: A rule is wrong; names the operation, the axis and the largest difference.
         AxisError: An operation has no rule, or its rule does not fit the shapes.
 
-    Example:
+    Examples:
         >>> check_rule(lambda x: x.relu().flatten(1), torch.randn(2, 3, 4))
         ['aten.relu', 'aten.flatten']
     """

@@ -39,7 +39,7 @@ def check_masking(
     Raises:
         VerifyError: Removal differs from masking; names the operation and the difference.
 
-    Example:
+    Examples:
         >>> from torch import nn, ones
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> check_masking(net, ((ones(2, 4),), {})).exact
