@@ -29,6 +29,7 @@ R = TypeVar("R")
 
 EFFORTS = ("auto", "fast", "balanced", "best")
 _DESCENT = 40.0  # seconds; where it would take longer, so few steps gain nothing
+_NAMED = 3  # operations in a note
 _WANTED = {"fast": 64, "balanced": 256, "best": 1024}
 
 
@@ -151,6 +152,11 @@ class Calibration:
         if found is None:
             return None
         self.left = found.left
+        if found.unshifted:
+            names = ", ".join(found.unshifted[:_NAMED]) + (
+                ", …" if found.unshifted[_NAMED:] else ""
+            )
+            self.note += f", without a constant where a bias is computed ({names})"
         return self._polished(cuts, samples, found)
 
     def _polished(self, cuts: Cuts, samples: Samples, found: Compensation) -> Compensation:

@@ -21,15 +21,17 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from graphprune.compensation.consumers import (
+    WIDEST,
     Consumer,
     Layout,
+    Unsolvable,
     find_consumers,
     kept_channels,
     layout,
 )
 from graphprune.compensation.expect import foretell
 from graphprune.compensation.refit import refit
-from graphprune.core.axes import Dim
+from graphprune.core.axes import Dim, length
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.engine.run import Attrs, Run, given_inputs, resized
@@ -48,10 +50,12 @@ class Compensation:
     Attributes:
         values: Tensors in the narrowed shapes.
         left: Operations that read fewer channels and were left as they are, with the reason.
+        unshifted: Operations that were solved for without a constant, as their bias is computed.
     """
 
     values: dict[Value, torch.Tensor] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    unshifted: list[str] = field(default_factory=list)
 
 
 def compensate(
@@ -168,8 +172,8 @@ class _Compensator:
         pool = pools.setdefault(consumer.weight, new)
         if pool.place.how != place.how or not torch.equal(pool.place.kept, place.kept):
             self._out.left[pool.consumer.op.name] = _OTHERWISE
-            raise ValueError(_OTHERWISE)
-        rows = (place.rows(x, consumer.channel) for x in values)
+            raise Unsolvable(_OTHERWISE)
+        rows = (place.rows(self._staying(consumer, x), consumer.channel) for x in values)
         pairs = ((x, x[:, :, place.kept]) for x in rows)
         observed(pairs, self._samples.size, into=pool.moments)
 
@@ -205,8 +209,10 @@ class _Compensator:
         """Leave an operation as it is where it cannot be solved for."""
         try:
             yield
-        except (ValueError, RuntimeError) as error:  # of which LinAlgError is one
-            self._out.left[op.name] = str(error).splitlines()[0]
+        except Unsolvable as error:
+            self._out.left[op.name] = str(error)
+        except RuntimeError:  # of which LinAlgError is one
+            self._out.left[op.name] = "its equations have no solution in this precision"
 
     def _solve(self, consumer: Consumer) -> None:
         dense = self._dense.values(consumer.source)
@@ -216,11 +222,23 @@ class _Compensator:
         else:
             small = self._small.values(consumer.source)
         place, at = self._place(consumer, dense), consumer.channel
-        pairs = ((place.rows(x, at), place.fewer(y, at)) for x, y in zip(dense, small, strict=True))
+        dense = [self._staying(consumer, x) for x in dense]
+        pairs = [(place.rows(x, at), place.fewer(y, at)) for x, y in zip(dense, small, strict=True)]
+        if any(wanted.shape[:2] != found.shape[:2] for wanted, found in pairs):
+            raise Unsolvable("the smaller model reads it at other places than the original")
         moments = observed(pairs, self._samples.size, Moments(self._samples.worth))
         kept = place.groups, place.kept
         foretell(moments, self._deps, self._samples, consumer, place.how, kept)
         self._refit(consumer, place, moments)
+
+    def _staying(self, consumer: Consumer, x: torch.Tensor) -> torch.Tensor:
+        """A value of the original where the narrowed graph reads it still, with all channels.
+
+        What mixes tokens reads channels that go as rows: those have nothing to be fitted to.
+        """
+        kept = self._cuts.kept(consumer.source)
+        kept[consumer.channel] = None
+        return cut_tensor(x, kept)
 
     def _place(self, consumer: Consumer, values: Sequence[torch.Tensor]) -> _Place:
         """Where a consumer's channels are in what it reads, and which of them stay."""
@@ -228,7 +246,9 @@ class _Compensator:
         rows = sum(x.numel() // max(x.shape[consumer.channel], 1) for x in values)
         how = layout(consumer, dim, self._cuts, rows)
         if how is None:
-            raise ValueError("it reads too many channels at once")
+            raise Unsolvable(
+                f"its {length(dim)} channels are more than {WIDEST}, as many as are solved for"
+            )
         groups, channels = kept_channels(consumer, dim, how, self._cuts)
         return _Place(how, torch.as_tensor(groups), torch.as_tensor(channels))
 
@@ -240,8 +260,10 @@ class _Compensator:
         weight = place.how.spread(taps)[place.groups]
         found = refit(weight, moments, place.kept, consumer.shifts)
         if not all(bool(torch.isfinite(part).all()) for part in found):
-            raise ValueError("its inputs are not finite")
+            raise Unsolvable("what it reads is not finite")
         self._apply(consumer, place.how, place.groups, *found)
+        if consumer.computed and not consumer.shifts:
+            self._out.unshifted.append(consumer.op.name)
 
     def _apply(
         self,

@@ -30,7 +30,12 @@ from graphprune.rules.facts import (
     recurrent,
 )
 
-_WIDEST = 4096  # more channels than this are not solved for at once
+WIDEST = 4096
+"""Channels that are solved for at once: the time grows with their cube."""
+
+
+class Unsolvable(Exception):
+    """An operation cannot be made up for: its message is the reason, for the report."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +52,7 @@ class Consumer:
         groups: Groups of a grouped convolution.
         inner: The dimension of `weight` that holds the channels.
         uses: How many operations read through `weight`, all alike.
+        computed: Whether the graph adds a bias that it computes, which can take no constant.
     """
 
     op: Op
@@ -58,6 +64,7 @@ class Consumer:
     inner: int
     groups: int = 1
     uses: int = 1
+    computed: bool = False
 
     @property
     def shifts(self) -> bool:
@@ -217,11 +224,11 @@ def _consumer(
     if read.windows and len(x.shape) != len(weight.shape):
         return "its input has no batch"
     bias = read.bias or _added_behind(op, read, graph, uses, users)
-    if bias is not None and (bias.kind != "parameter" or len(bias.shape) != 1):
-        return "its bias is computed"
+    computed = bias is not None and (bias.kind != "parameter" or len(bias.shape) != 1)
+    held = None if computed else bias
     norm = _norm_behind(op, read, graph, uses, users)
     at, inner = read.channel, read.inner
-    return Consumer(op, x, weight, bias, norm, at, inner, read.groups, uses[weight])
+    return Consumer(op, x, weight, held, norm, at, inner, read.groups, uses[weight], computed)
 
 
 def _reader_behind(op: Op, graph: Graph, users: dict[Value, list[Op]]) -> Op | None:
@@ -267,6 +274,9 @@ def _norm_behind(
 def layout(consumer: Consumer, dim: Dim, cuts: Cuts | None, rows: int) -> Layout | None:
     """How to solve for a consumer's channels, or None where they are too many.
 
+    Where rows are few, positions of a flattened picture share one solution; not where some of the
+    positions go, or each head loses other channels.
+
     Args:
         consumer: The consumer.
         dim: The dimension of its source that it sums over.
@@ -277,16 +287,17 @@ def layout(consumer: Consumer, dim: Dim, cuts: Cuts | None, rows: int) -> Layout
     if consumer.groups > 1:
         return Layout(consumer.groups, 1, size // consumer.groups, 1)
     factors = leaves(dim)
-    most = min(_WIDEST, max(rows // 2, 256))
+    most = min(WIDEST, max(rows // 2, 256))
+    together = Layout(1, 1, size, 1) if size <= WIDEST else None
     if size <= most or len(factors) == 1:
-        return Layout(1, 1, size, 1) if size <= _WIDEST else None
+        return together
     sizes = [axis.size for axis in factors]
     widest = int(np.argmax([axis.size if axis.reason is None else 0 for axis in factors]))
     others = [(axis,) for i, axis in enumerate(factors) if i != widest]
-    if cuts is not None and any(cuts.touches(other) for other in others):
-        return None
-    if sizes[widest] > _WIDEST:
-        return None
+    if sizes[widest] > WIDEST or (
+        cuts is not None and any(cuts.touches(other) for other in others)
+    ):
+        return together
     return Layout(1, prod(sizes[:widest]), sizes[widest], prod(sizes[widest + 1 :]))
 
 
@@ -297,7 +308,7 @@ def kept_channels(consumer: Consumer, dim: Dim, how: Layout, cuts: Cuts) -> tupl
         Numbers of the groups, and of the channels within each.
 
     Raises:
-        ValueError: Different channels stay in different groups.
+        Unsolvable: Different channels stay in different groups.
     """
     kept = cuts.kept(consumer.source)[consumer.channel]
     if kept is None:
@@ -307,7 +318,7 @@ def kept_channels(consumer: Consumer, dim: Dim, how: Layout, cuts: Cuts) -> tupl
     channel = rest // how.after % how.width
     groups, channels = np.unique(group), np.unique(channel)
     if len(groups) * len(channels) * how.before * how.after != len(places):
-        raise ValueError(f"{consumer.op.name}: different channels stay in each group")
+        raise Unsolvable("other channels stay in each of its groups")
     return groups, channels
 
 

@@ -29,6 +29,8 @@ from graphprune.rules.facts import (
     Reading,
     adds,
     folded,
+    is_blank,
+    is_random,
     joins,
     multiplies,
     norm_channel,
@@ -44,6 +46,7 @@ _ROUNDING = 1e-3  # of means of equal numbers
 _OLDEST = 2  # linear operations behind a norm: those of a gate
 _NEGLIGIBLE = 0.01  # of scarcity
 _WIDEST = 4096  # channels that are followed
+_CONSTANT = 1 << 20  # numbers in what is computed from weights alone
 _MOST = 1 << 27  # numbers that all correlations together may take
 
 
@@ -130,6 +133,7 @@ class _Followed:
         self._deps = deps
         self._evaluate = deps.source.engine.evaluate
         self.flows: dict[Value, Flow] = {}
+        self._constants: dict[Value, torch.Tensor] = {}
         held = (value.tensor for value in deps.source.weights.values())
         self._device = next((t.device for t in held if t is not None), None)
         for value in deps.source.inputs:
@@ -158,7 +162,10 @@ class _Followed:
         channel = norm_channel(op)
         if channel is not None:
             return [self._normalised(op, channel)]
-        values = [v for v in op.inputs if v is not None and not v.is_weight]
+        values = [v for v in op.inputs if v is not None and self._number(v) is None]
+        if not values:
+            self._note_constant(op)
+            return []
         flows = [self.flows[v] for v in values if v in self.flows]
         if not flows or len(flows) < len(values):
             return []
@@ -175,6 +182,19 @@ class _Followed:
             x, gate = flows if larger else flows[::-1]
             return [Flow(x.base, x.table * moments_of(gate).mean, x.at)]
         return self._moved(op, values[0], flows[0]) if len(flows) == 1 else []
+
+    def _note_constant(self, op: Op) -> None:
+        """Compute what hangs on weights alone: a bias that is put together, a gain plus one."""
+        small = all(prod(v.shape) <= _CONSTANT for v in [*op.inputs, *op.outputs] if v is not None)
+        if small and op.inputs and not is_random(op) and not is_blank(op):
+            found = self._results(op, [None if v is None else self._number(v) for v in op.inputs])
+            self._constants.update(zip(op.outputs, found, strict=True))
+
+    def _number(self, value: Value) -> torch.Tensor | None:
+        """A weight, or what follows from weights alone; None for any other value."""
+        if value.is_weight:
+            return None if value.tensor is None else _tensor(value)
+        return self._constants.get(value)
 
     def _alike(self, op: Op, values: Sequence[Value]) -> bool:
         """Whether operands and result share all of their dimensions."""
@@ -196,7 +216,10 @@ class _Followed:
         covariance = torch.einsum("gokhj,hpjk->gohp", half, taps)
         mean = torch.einsum("goik,gi->go", taps, known.mean.view(groups, channels)).flatten()
         if read.bias is not None:
-            mean = mean + _tensor(read.bias).flatten()
+            added = self._number(read.bias)
+            if added is None:  # it hangs on the inputs
+                return None
+            mean = mean + added.flatten()
         found = Normal(mean, covariance.reshape(len(mean), len(mean)), known.age + 1)
         return flow_of(found, read.output % len(op.outputs[0].shape))
 
@@ -212,8 +235,10 @@ class _Followed:
         rho = torch.eye(number, device=self._device)
         if flow is not None and flow.at == at:
             rho = correlated(moments_of(flow).covariance)
-        spread = torch.ones_like(rho[0]) if gain is None else _tensor(gain)
-        mean = torch.zeros_like(spread) if offset is None else _tensor(offset)
+        spread = torch.ones_like(rho[0]) if gain is None else self._number(gain)
+        mean = torch.zeros_like(rho[0]) if offset is None else self._number(offset)
+        if spread is None or mean is None:
+            return None
         return flow_of(Normal(mean, rho * torch.outer(spread, spread)), at)
 
     def _pointwise(self, op: Op, flows: Sequence[Flow]) -> Flow:
@@ -223,7 +248,11 @@ class _Followed:
         shape[at] = number
         rest = iter(flows)
         operands = [
-            None if v is None else _tensor(v) if v.is_weight else next(rest).table.view(shape)
+            None
+            if v is None
+            else next(rest).table.view(shape)
+            if v in self.flows
+            else self._number(v)
             for v in op.inputs
         ]
         found = self._results(op, operands)[0]
@@ -241,7 +270,9 @@ class _Followed:
             shape[flow.at] = flow.table.shape[1]
             numbers = torch.arange(shape[flow.at], device=flow.table.device).float().view(shape)
             numbers = numbers.expand(value.shape).contiguous()
-        operands = [None if v is None else numbers if v is value else _tensor(v) for v in op.inputs]
+        operands = [
+            None if v is None else numbers if v is value else self._number(v) for v in op.inputs
+        ]
         return [_arrived(flow, x) for x in self._results(op, operands)]
 
 

@@ -80,6 +80,35 @@ class Siamese(nn.Module):
         return torch.cat([first, second], 1)
 
 
+class Mixing(nn.Module):
+    """Tokens are mixed for each channel: the channels that go are rows of what mixes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.tokens, self.head = nn.Linear(6, 16), nn.Linear(9, 9), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.stem(x))
+        found: Tensor = self.head(x + F.gelu(self.tokens(x.transpose(1, 2))).transpose(1, 2))
+        return found
+
+
+class Computed(nn.Module):
+    """A bias that is put together out of others (BEiT), one that is scaled, one behind a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 6, 1)
+        self.norm = nn.BatchNorm2d(16)
+        self.first = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        x = F.relu(self.norm(F.conv2d(x, self.b.weight, self.b.bias * 2)))
+        bias = torch.cat([self.first, torch.zeros_like(self.first)])
+        return F.conv2d(x, self.c.weight, bias)
+
+
 def _net(*layers: nn.Module) -> Callable[[], nn.Module]:
     """Layers whose weights are drawn when they are asked for, behind the test's seed."""
 
@@ -153,6 +182,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], list[tuple
     ),
     "used twice": (Twice, lambda: torch.randn(64, 6), [("a", 1), ("b", 1)]),
     "siamese": (Siamese, _image, [("body.0", 1), ("body.1", 1)]),
+    "token mixing": (Mixing, lambda: torch.randn(64, 9, 6), [("stem", 1)]),
+    "computed biases": (Computed, _image, [("a", 1), ("b", 1)]),
     "squeeze-excite": (Gated, _image, [("conv", 1), ("up", 1)]),
 }
 
@@ -264,6 +295,20 @@ def test_every_block_stays_finite(name: str) -> None:
     assert all(bool(torch.isfinite(t).all()) for t in small.state_dict().values())
     assert plan.report is not None
     assert plan.report.compensation.startswith("statistics from")
+
+
+def test_a_computed_bias_is_told_where_no_constant_can_be_added() -> None:
+    torch.manual_seed(0)
+    model = Computed().eval()
+    nn.init.uniform_(model.norm.weight, 0.5, 1.5)
+    x = _image()
+    plan = graphprune.plan(model, 0.4, example_inputs=x[:2], data=[x], effort="fast")
+    plan.apply()
+    assert plan.report is not None
+    assert plan.report.left == {}
+    told = plan.report.compensation
+    assert told.count("conv2d") == 1, "the batch norm behind the other takes its constant"
+    assert "without a constant where a bias is computed" in told
 
 
 def test_the_result_depends_on_the_seed_alone() -> None:
