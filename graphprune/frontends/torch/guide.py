@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import isclose
 from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
@@ -40,7 +41,9 @@ from graphprune.frontends.torch.findings import (
     unread,
     weights_by_id,
 )
+from graphprune.frontends.torch.known import Known
 from graphprune.frontends.torch.lift import TorchProgram, exporting, is_layer
+from graphprune.frontends.torch.packed import is_packed
 from graphprune.frontends.torch.tagged import Place, Tagged, Unequal, assign, tag
 
 
@@ -64,9 +67,12 @@ def guide(
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     for value, tensor in zip(program.graph.inputs, tensors, strict=True):
         mode.label(tensor, value)
+    values: AbstractContextManager[None] = nullcontext()
+    if program.valued:
+        values = Known(model, program.inputs, program.model).following()
     with preserved(model), torch.enable_grad(), quiet(), exporting(), without:
         model.eval()
-        with mode.tags(), mode.watched(), mode:
+        with values, mode.tags(), mode.watched(), mode:
             try:
                 model(*args, **kwargs)
             except Exception as error:
@@ -274,6 +280,10 @@ class _Guide(TorchFunctionMode):
             found = self._values.get(id(leaf))
             return found[1] if found else self._weights.get(id(leaf), leaf)
 
+        def plain(held: PackedSequence) -> tuple[Any, ...]:
+            return tuple(held)  # it takes nothing but tensors
+
+        tree = pytree.tree_map_only(PackedSequence, plain, tree, is_leaf=is_packed)
         return pytree.tree_map_only(torch.Tensor, name, tree)
 
     # --- modules ----------------------------------------------------------------------------

@@ -43,18 +43,20 @@ class Known(TorchFunctionMode):
         model: The model that is traced.
         inputs: What it is traced with; of their values nothing is made but the lengths of packed
             sequences.
+        original: Whose stored tensors have values, where the model is a blank copy of it.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs, original: nn.Module | None = None) -> None:
         super().__init__()
         self._model = model
+        held = original or model
         self._inputs = [
             leaf.detach() if isinstance(leaf, Tensor) else leaf
             for leaf in pytree.tree_leaves(inputs)
         ]
         self._stored = {
             name: tensor.detach()
-            for name, tensor in chain(model.named_parameters(), model.named_buffers())
+            for name, tensor in chain(held.named_parameters(), held.named_buffers())
             if tensor.numel() <= _MOST
         }
         self._traced: dict[int, str] = {}

@@ -64,6 +64,7 @@ class TorchProgram:
         given: The caller's inputs, where `inputs` are those of parts.
         parts: What was captured, where it is not the whole.
         on_meta: Whether its code runs on meta tensors, as far as is known.
+        valued: Whether its code asks for values of stored tensors, or packs sequences.
         builds: Whether its code keeps tensors on modules as it runs: tables that it makes once.
     """
 
@@ -77,6 +78,7 @@ class TorchProgram:
     parts: Parts | None = None
     on_meta: bool = True
     builds: bool = False
+    valued: bool = False
 
     @cached_property
     def layers(self) -> frozenset[str]:
@@ -259,7 +261,9 @@ def _captured(model: nn.Module, inputs: Inputs) -> TorchProgram:
     try:
         with preserved(model):
             _call_once(model, inputs)
-            return _program(model, inputs, _export_known)
+            program = _program(model, inputs, _export_known)
+            program.valued = failed is not None
+            return program
     except Exception as error:
         if program is None:
             raise failed or error from None

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.library import custom_op
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import _disable_current_modes
 
 _FUNCTIONS = torch._C._VariableFunctions
@@ -159,7 +160,7 @@ def traced(func: Any, args: Any, kwargs: Any, example: Example) -> Traced | None
         with _disable_current_modes():
             sequences, steps = int(sizes[0]), max(len(sizes), total)
         return pad(data, batch_sizes, batch_first, value, total, sequences, steps), []
-    if name in ("lstm", "gru", "rnn_tanh", "rnn_relu") and _is_packed(args):
+    if name in ("lstm", "gru", "rnn_tanh", "rnn_relu") and _takes_packed(args):
         data, batch_sizes, hx, params, biases, layers, _, _, both = args[:9]
         states = list(hx) if isinstance(hx, tuple | list) else [hx]
         made = recurrent(name, data, batch_sizes, states, list(params), biases, layers, both)
@@ -167,5 +168,10 @@ def traced(func: Any, args: Any, kwargs: Any, example: Example) -> Traced | None
     return None
 
 
-def _is_packed(args: Any) -> bool:
+def is_packed(held: object) -> bool:
+    """Whether a value is a packed sequence."""
+    return isinstance(held, PackedSequence)
+
+
+def _takes_packed(args: Any) -> bool:
     return isinstance(args[1], Tensor) and isinstance(args[3], tuple | list)
