@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from graphprune.choice.solve import TOLERANCE
-from graphprune.core.errors import GraphPruneError
-from graphprune.core.files import write_whole
+from graphprune.core.errors import GraphPruneError, OptionError, first_line, nearest
+from graphprune.core.files import check_target, write_whole
 from graphprune.costs.registry import Counting
 from graphprune.frontends.torch.wrapped import unwrapped
+from graphprune.models import given
 from graphprune.plan import Plan, made
 from graphprune.planning import PlanOptions, planned
 from graphprune.statistics.batches import read_batches
@@ -89,25 +90,37 @@ def shrink_in_steps(
         GraphPruneError: An option is none that could be meant, or the file belongs to another
             model or another schedule.
     """
-    model = unwrapped(model).model
+    model = unwrapped(given(model)).model
     if not isinstance(model, nn.Module):
         raise GraphPruneError(f"several steps need a torch.nn.Module, not a {type(model).__name__}")
     ratios = _schedule(ratio, steps, schedule, initial_ratio, options)
-    small, done, spent = (model, 0, 0.0) if state is None else _resumed(Path(state), model, ratios)
+    if callback is not None and not callable(callback):
+        raise OptionError(f"callback is a function (model, step), not {callback!r}")
+    place = None if state is None else check_target(state)
+    if place is not None:
+        _check_pickled(model)
+    start = _Start(model) if place is None else _resumed(place, model, ratios)
+    small, done, spent, whole = start.model, start.done, start.spent, start.whole
+    fixed = dict(options.pop("ratios", None) or {})
     if options.get("data") is not None:
         options["data"] = read_batches(options["data"], model)  # a generator serves once
     for number in range(done + 1, steps + 1):
         left = 1 - (1 - ratios[number - 1]) / (1 - spent)
         asked = left if left > TOLERANCE / 2 else 0.0
-        step = made(planned(small, asked, of, cast(PlanOptions, options)))
+        share = number / steps
+        options["ratios"] = {
+            layer: SCHEDULES[schedule](0.0, f, share) for layer, f in fixed.items()
+        }
+        step = made(planned(small, asked, of, cast(PlanOptions, options), whole))
+        whole = whole or {group.name: group.size for group in step.live().deps.groups}
         small = step.apply()
         assert step.report is not None
         spent = 1 - (1 - spent) * (1 - step.report.achieved)
         if callback is not None:
             returned = callback(small, Step(number, steps, ratios[number - 1], step))
             small = returned if isinstance(returned, nn.Module) else small
-        if state is not None:
-            _save(Path(state), small, number, spent, ratios)
+        if place is not None:
+            _save(place, small, number, spent, ratios, whole)
     return small
 
 
@@ -117,10 +130,14 @@ def _schedule(
     """The fraction that should be gone after each step."""
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise GraphPruneError(f"steps is a positive integer, not {steps!r}")
-    if schedule not in SCHEDULES:
-        raise GraphPruneError(f"no schedule {schedule!r}: choose from {', '.join(SCHEDULES)}")
+    if not isinstance(schedule, str) or schedule not in SCHEDULES:
+        raise OptionError(f"no schedule {schedule!r}: {nearest(schedule, SCHEDULES)}")
     if options.get("budget"):
         raise GraphPruneError("steps need one ratio: leave out budget")
+    if ratio is None and options.get("ratios"):
+        raise GraphPruneError(
+            "steps follow a ratio of the whole model: pass ratio= too, beside ratios="
+        )
     end = 0.5 if ratio is None else ratio
     for name, value in (("ratio", end), ("initial_ratio", initial)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
@@ -129,16 +146,63 @@ def _schedule(
             )
     if initial > end:
         raise GraphPruneError(f"initial_ratio {initial:g} is above the final ratio {end:g}")
+    if steps == 1:
+        return [end]
     first = 1 if initial == 0 else 0  # a schedule from a ratio starts with it
     last = max(steps - 1 + first, 1)
-    shares = [1.0] if steps == 1 else [(i + first) / last for i in range(steps)]
-    return [SCHEDULES[schedule](initial, end, share) for share in shares]
+    return [SCHEDULES[schedule](initial, end, (i + first) / last) for i in range(steps)]
 
 
-def _save(path: Path, model: nn.Module, number: int, spent: float, ratios: list[float]) -> None:
+@dataclass(frozen=True)
+class _Start:
+    """Where the work starts: the model, steps done, what they removed, groups' first sizes."""
+
+    model: nn.Module
+    done: int = 0
+    spent: float = 0.0
+    whole: dict[str, int] = field(default_factory=dict)
+
+
+class _Nowhere(io.RawIOBase):
+    """A file that forgets what is written to it."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return memoryview(data).nbytes
+
+
+def _check_pickled(model: nn.Module) -> None:
+    """Refuse a model that no state could be saved of, before the first step's work.
+
+    Raises:
+        GraphPruneError: It cannot be pickled; says why, and the way out.
+    """
+    try:
+        torch.save(model, io.BufferedWriter(_Nowhere()))
+    except Exception as error:
+        raise GraphPruneError(
+            f"state: {type(model).__name__} cannot be pickled ({first_line(error)}), so its state "
+            "could not be saved after a step. Define its classes and functions at the top of a "
+            "module, and take parametrizations off (torch.nn.utils.parametrize."
+            "remove_parametrizations); or leave out state= and save model.state_dict() in callback="
+        ) from error
+
+
+def _save(
+    path: Path,
+    model: nn.Module,
+    number: int,
+    spent: float,
+    ratios: list[float],
+    whole: Mapping[str, int],
+) -> None:
     """Write the state of the work, whole or not at all."""
     content = io.BytesIO()
-    state = {"step": number, "spent": spent, "ratios": ratios, "model": model}
+    state = {
+        "step": number, "spent": spent, "ratios": ratios, "model": model, "whole": dict(whole),
+    }  # fmt: skip
     try:
         torch.save(state, content)
     except Exception as error:
@@ -148,10 +212,10 @@ def _save(path: Path, model: nn.Module, number: int, spent: float, ratios: list[
     write_whole(path, content.getvalue())
 
 
-def _resumed(path: Path, model: nn.Module, ratios: list[float]) -> tuple[nn.Module, int, float]:
+def _resumed(path: Path, model: nn.Module, ratios: list[float]) -> _Start:
     """The model as the last step left it, that step, and what it had removed."""
     if not path.exists():
-        return model, 0, 0.0
+        return _Start(model)
     try:
         state = torch.load(path, map_location="cpu", weights_only=False)
         found, number, spent = state["model"], int(state["step"]), float(state["spent"])
@@ -164,4 +228,4 @@ def _resumed(path: Path, model: nn.Module, ratios: list[float]) -> tuple[nn.Modu
             "steps of another schedule: name another file, or delete it to start anew"
         )
     place = next(model.parameters()).device
-    return found.to(place), number, spent
+    return _Start(found.to(place), number, spent, dict(state.get("whole", {})))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from operator import attrgetter
@@ -17,6 +18,20 @@ from torch import nn
 
 from graphprune.core.errors import GraphPruneError, named_line
 from graphprune.frontends.onnx import is_onnx
+from graphprune.frontends.opening import readable
+
+
+def given(model: Any) -> Any:
+    """A model as the caller gives it: one that only has a name, or a file, is loaded.
+
+    Raises:
+        GraphPruneError: There is no such model or file.
+    """
+    if isinstance(model, str | os.PathLike) and not readable(model):
+        return load_model(os.fspath(model))
+    if isinstance(model, str | os.PathLike) and not Path(model).is_file():
+        raise GraphPruneError(f"there is no file {os.fspath(model)}")
+    return model
 
 
 def load_model(name: str, weights: str | Path | None = None) -> Any:

@@ -12,6 +12,7 @@ import importlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from torch import nn
@@ -24,7 +25,7 @@ from graphprune.compensation.compensate import Compensation
 from graphprune.core.batch import Batch
 from graphprune.core.cuts import Cuts
 from graphprune.core.edits import Edit, cut_by
-from graphprune.core.errors import PassError
+from graphprune.core.errors import PassError, named_line, nearest
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Expressed, Inputs, Lowered, Program
 from graphprune.core.proof import Verification
@@ -322,7 +323,8 @@ class Pipeline:
     """Passes in order.
 
     Args:
-        passes: Passes, classes of passes, their names, or `pkg.mod:Class`.
+        passes: Passes, classes of passes, their names, or `pkg.mod:Class`; or such names in one
+            text, with commas.
 
     Raises:
         PassError: A pass is not known, requires what no pass before it ensures, or decides
@@ -333,7 +335,11 @@ class Pipeline:
         ['couple', 'score', 'select']
     """
 
-    def __init__(self, passes: Iterable[Pass | type[Pass] | str]) -> None:
+    def __init__(self, passes: str | Iterable[Pass | type[Pass] | str]) -> None:
+        if isinstance(passes, str):
+            passes = [word.strip() for word in passes.split(",")]
+        if not isinstance(passes, Iterable):
+            raise PassError(f"passes are a list of passes or of their names, not {passes!r}")
         self.passes = tuple(_pass(item) for item in passes)
         known: set[str] = set()
         making = ""
@@ -355,6 +361,10 @@ class Pipeline:
     def __iter__(self) -> Iterator[Pass]:
         return iter(self.passes)
 
+    def names(self) -> list[str]:
+        """What names each pass, in this process and in a saved plan: `pkg.mod:Class` for others."""
+        return [named(type(step)) for step in self.passes]
+
     def __repr__(self) -> str:
         return f"Pipeline({[step.name for step in self.passes]})"
 
@@ -366,7 +376,8 @@ class Pipeline:
 
     def make(self, work: Work) -> None:
         """Run the passes that make the smaller model; a plan may be applied again."""
-        work.rows = [row for row in work.rows if not PASSES[row.name].makes]
+        made = {step.name for step in self.passes if step.makes}
+        work.rows = [row for row in work.rows if row.name not in made]
         for step in self.passes:
             if step.makes:
                 run(step, work)
@@ -399,6 +410,12 @@ def run(step: Pass, work: Work) -> Outcome:
     return outcome
 
 
+def named(kind: type[Pass]) -> str:
+    """What names a class of passes in a saved plan: its name, or `pkg.mod:Class` of one's own."""
+    own = not kind.__module__.startswith("graphprune.")
+    return f"{kind.__module__}:{kind.__qualname__}" if own else kind.name
+
+
 def _pass(item: Pass | type[Pass] | str) -> Pass:
     """A pass, from whatever names it."""
     if isinstance(item, Pass):
@@ -406,12 +423,19 @@ def _pass(item: Pass | type[Pass] | str) -> Pass:
     if isinstance(item, type) and issubclass(item, Pass):
         return item()
     if isinstance(item, str) and ":" in item:
+        for kind in PASSES.values():
+            if named(kind) == item:
+                return kind()
         module, _, name = item.partition(":")
         try:
-            found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise PassError(f"cannot import pass {item!r}: {error}") from error
+            found = attrgetter(name)(importlib.import_module(module))
+        except Exception as error:
+            raise PassError(f"cannot import pass {item!r}: {named_line(error)}") from error
+        if not (isinstance(found, type) and issubclass(found, Pass)) and not isinstance(
+            found, Pass
+        ):
+            raise PassError(f"{item} is no pass: a class with the base graphprune.Pass is needed")
         return _pass(found)
     if isinstance(item, str) and item in PASSES:
         return PASSES[item]()
-    raise PassError(f"no pass {item!r}: choose from {', '.join(PASSES)}, or name pkg.mod:Class")
+    raise PassError(f"no pass {item!r}: {nearest(item, PASSES)}, or name pkg.mod:Class")

@@ -12,14 +12,16 @@ import numpy as np
 from torch import nn
 
 from graphprune.compensation.calibration import Options
-from graphprune.core.edits import Edit, Keep, edit_of
+from graphprune.core.edits import Edit, Keep, cut_by, edit_of
 from graphprune.core.errors import GraphPruneError, PlanError
-from graphprune.core.files import write_whole
+from graphprune.core.files import check_target, write_whole
 from graphprune.core.indices import Indices
 from graphprune.core.program import Inputs
+from graphprune.costs.registry import cost_name
 from graphprune.frontends.opening import open_model
+from graphprune.frontends.torch.described import describe, restore
 from graphprune.frontends.torch.inference import outside_inference_mode
-from graphprune.frontends.torch.inputs import describe, restore
+from graphprune.models import given
 from graphprune.pipeline import Asked, Pipeline, Work
 from graphprune.planning import DEFAULT, worked
 from graphprune.recalibration import remember
@@ -29,7 +31,7 @@ from graphprune.report.report import Report
 M = TypeVar("M")
 
 _FORMAT = 2
-_READS = (1, 2)  # 1 had groups in place of edits
+_READS = (1, 2)  # 1 had groups alone, without their kind
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Plan(Generic[M]):
         verify: Whether `apply` checks its result.
         seed: For the check.
         options: How the result is compensated; the data is not saved.
+        pipeline: The passes that made it and that `apply` runs; None for the default ones.
         report: What the plan removes and, after `apply`, what was proven; None for a plan that
             was loaded and not applied yet.
         work: The captured model that it was made for or applied to; not saved.
@@ -58,6 +61,7 @@ class Plan(Generic[M]):
     verify: bool = True
     seed: int = 0
     options: Options = field(default_factory=Options, repr=False)
+    pipeline: Pipeline | None = None
     report: Report | None = None
     work: Work | None = field(default=None, repr=False)
 
@@ -73,7 +77,9 @@ class Plan(Generic[M]):
         Raises:
             GraphPruneError: The plan was loaded and not applied to a model yet.
         """
-        return {value.name: kept for value, kept in self.live().cuts.weights.items()}
+        work = self.live()
+        self._retake(work)
+        return {value.name: kept for value, kept in work.cuts.weights.items()}
 
     @outside_inference_mode
     def apply(self, model: M | None = None, data: Any = None) -> M:
@@ -108,8 +114,10 @@ class Plan(Generic[M]):
         Raises:
             GraphPruneError: The file cannot be written, or the format cannot hold the model.
         """
+        suffixes = (".onnx",) if self.live().program.is_file else (".pt", ".pt2", ".onnx")
+        target = check_target(path, suffixes)
         work = self._made(None, None)
-        work.program.save(work.expressed, work.lowered, Path(path), self.verify)
+        work.program.save(work.expressed, work.lowered, target, self.verify)
         self.report = reported(work)
 
     def _made(self, model: M | None, data: Any) -> Work:
@@ -124,29 +132,29 @@ class Plan(Generic[M]):
         work = self.live()
         work.asked.verify, work.asked.seed = self.verify, self.seed
         self._retake(work)
-        (work.pipeline or DEFAULT).make(work)
+        (self.pipeline or DEFAULT).make(work)
         return work
 
     def _retake(self, work: Work) -> None:
         """Let edits that were changed by hand be what is applied."""
-        wanted = {e.group: e for e in self.groups}
-        for group in work.deps.groups:
-            edit = wanted.get(group.id)
-            present = work.selection.keep.get(group.axis)
-            planned = None if edit is None or edit.keep is None else np.asarray(edit.keep)
-            if planned is not None and len(planned) == group.size:
-                planned = None
-            same = planned is None and present is None
-            if planned is not None and present is not None:
-                same = planned.shape == present.shape and bool((np.sort(planned) == present).all())
-            if not same:
-                work.take(self.edits, self.asked, self.of)
-                return
+        wanted, present = cut_by(self.edits, work.deps), work.selection.keep
+        if wanted.keys() != present.keys() or any(
+            not np.array_equal(kept, present[axis]) for axis, kept in wanted.items()
+        ):
+            work.take(self.edits, self.asked, self.of)
 
     @outside_inference_mode
     def save(self, path: str | Path) -> None:
-        """Write the plan as JSON; the file is written whole or not at all."""
-        write_whole(path, json.dumps(self.as_dict(), indent=1).encode())
+        """Write the plan as JSON; the file is written whole or not at all.
+
+        Raises:
+            PlanError: It was changed to what cannot be.
+            GraphPruneError: The file cannot be written.
+        """
+        target = check_target(path)
+        if self.work is not None:
+            cut_by(self.edits, self.work.deps)
+        write_whole(target, json.dumps(self.as_dict(), indent=1).encode())
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -158,7 +166,9 @@ class Plan(Generic[M]):
             "compensate": self.options.compensate,
             "effort": self.options.effort,
             "inputs": None if self.inputs is None else describe(self.inputs),
-            "edits": [edit.as_dict() for edit in self.edits],
+            "passes": None if self.pipeline is None else self.pipeline.names(),
+            "groups": [edit.as_dict() for edit in self.groups],
+            "edits": [edit.as_dict() for edit in self.edits if not isinstance(edit, Keep)],
         }
 
     def live(self) -> Work:
@@ -169,7 +179,7 @@ class Plan(Generic[M]):
 
     def _fitted(self, model: M, data: Any) -> Work:
         """Find what the plan changes in another instance of the model."""
-        opened = open_model(model, self.inputs, data, self.options.samples())
+        opened = open_model(given(model), self.inputs, data, self.options.samples())
         if opened.batches:
             self.options = self.options.reading(opened.batches)
         asked = Asked(options=self.options, keep=self.keep, inputs=self.inputs)
@@ -183,8 +193,7 @@ class Plan(Generic[M]):
                 f"{extra.name} of {extra.size}"
             )
         work.take(self.edits, self.asked, self.of)
-        if self.work is not None:
-            work.pipeline = self.work.pipeline
+        work.pipeline = self.pipeline or DEFAULT
         return work
 
 
@@ -200,6 +209,7 @@ def made(work: Work) -> Plan[Any]:
         verify=asked.verify,
         seed=asked.seed,
         options=asked.options,
+        pipeline=None if work.pipeline is DEFAULT else work.pipeline,
         report=reported(work),
         work=work,
     )
@@ -214,8 +224,9 @@ def load_plan(path: str | Path) -> Plan[Any]:
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GraphPruneError(f"cannot read {path}: {error.strerror}") from error
+    except (OSError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or "a path is needed"
+        raise GraphPruneError(f"cannot read {path!s}: {reason}") from error
     except ValueError as error:
         raise PlanError(f"{path} is not a graphprune plan: {error}") from error
     try:
@@ -227,15 +238,17 @@ def load_plan(path: str | Path) -> Plan[Any]:
         inputs = None if data["inputs"] is None else restore(data["inputs"])
         options = Options(data.get("compensate", "auto"), data.get("effort", "auto"))
         edits = [edit_of(edit) for edit in _edits(data)]
-        return Plan(edits, inputs, data["keep"], data["of"], data["ratio"], options=options)
-    except PlanError as error:
+        passes = data.get("passes")
+        pipeline = None if passes is None else Pipeline(passes)
+        of, ratio = cost_name(data["of"]), float(data["ratio"])
+        return Plan(edits, inputs, data["keep"], of, ratio, options=options, pipeline=pipeline)
+    except GraphPruneError as error:
         raise PlanError(f"{path}: {error}") from error
-    except (AttributeError, ValueError, KeyError, TypeError) as error:
+    except (AttributeError, IndexError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise PlanError(f"{path} is not a graphprune plan: {error!r}") from error
 
 
 def _edits(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The edits of a saved plan; of the first format, one for each of its groups."""
-    if data["format"] == 1:
-        return [{**group, "group": number} for number, group in enumerate(data["groups"])]
-    return list(data["edits"])
+    """The edits of a saved plan: one for each group, and others."""
+    groups = [{"group": number, **group} for number, group in enumerate(data.get("groups", ()))]
+    return [*groups, *data.get("edits", ())]

@@ -8,12 +8,15 @@ from typing import Any, TypedDict
 
 from graphprune.choice.request import Limits, requested
 from graphprune.compensation.calibration import Options
-from graphprune.core.errors import OptionError
+from graphprune.core.errors import OptionError, nearest
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import Counting
 from graphprune.frontends.opening import Opened, keyed, open_model
 from graphprune.frontends.torch.inputs import as_inputs
-from graphprune.importance import Criterion, Loss
+from graphprune.importance import CRITERIA, Criterion, Loss
+from graphprune.importance.reduce import REDUCTIONS
+from graphprune.importance.registry import DECIDED
+from graphprune.models import given
 from graphprune.passes.compensate import Compensate
 from graphprune.passes.couple import Couple, couple
 from graphprune.passes.lower import Lower
@@ -25,6 +28,8 @@ from graphprune.pipeline import Asked, Pass, Pipeline, Work
 
 DEFAULT = Pipeline([Couple, Score, Select, Lower, Verify, Compensate, Measure])
 """What `shrink` runs."""
+
+_SEEDS = 2**32  # what NumPy's and PyTorch's generators both take
 
 Passes = Iterable["Pass | type[Pass] | str"]
 
@@ -64,7 +69,7 @@ class Repairing(TypedDict, total=False):
 class PlanOptions(Budgeting, Scoring, Repairing, total=False):
     """All options of `graphprune.plan`."""
 
-    passes: Pipeline | Passes | None
+    passes: Pipeline | Passes | str | None
 
 
 class ShrinkOptions(PlanOptions, total=False):
@@ -96,25 +101,66 @@ def check_options(given: Mapping[str, Any], known: type[Any], function: str) -> 
             raise OptionError(f"{function} has no option {name!r}: {hint}")
 
 
-def planned(model: Any, ratio: float | None, of: str | Counting, options: PlanOptions) -> Work:
-    """Decide what to remove; the arguments are those of `graphprune.plan`."""
+def _check_values(options: PlanOptions) -> None:
+    """Refuse values that an option cannot have, before the work.
+
+    Raises:
+        OptionError: A value is none that could be meant; names the option.
+    """
+    importance, loss = options.get("importance", "auto"), options.get("loss")
+    if not callable(importance):
+        names = [*DECIDED, *CRITERIA]
+        if not isinstance(importance, str) or importance not in names:
+            hint = nearest(importance, names)
+            raise OptionError(f"no importance criterion {importance!r}: {hint}, or a function")
+    if loss is not None and not callable(loss):
+        raise OptionError(f"loss is a function (output, labels) -> scalar, not {loss!r}")
+    reduction = options.get("reduction", "sum")
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
+        raise OptionError(f"no reduction {reduction!r}: {nearest(reduction, REDUCTIONS)}")
+    verify, seed = options.get("verify", True), options.get("seed", 0)
+    if not isinstance(verify, bool):
+        raise OptionError(f"verify is True or False, not {verify!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _SEEDS:
+        raise OptionError(f"seed is a whole number from 0 to 2**32 - 1, not {seed!r}")
+
+
+def planned(
+    model: Any,
+    ratio: float | None,
+    of: str | Counting,
+    options: PlanOptions,
+    whole: Mapping[str, int] | None = None,
+) -> Work:
+    """Decide what to remove.
+
+    Args:
+        model: As for `graphprune.plan`.
+        ratio: As for `graphprune.plan`.
+        of: As for `graphprune.plan`.
+        options: As for `graphprune.plan`.
+        whole: Sizes of groups by name that fractions speak of, where the model was made smaller
+            before; else they speak of the groups' own.
+    """
     check_options(options, PlanOptions, "plan")
     passes = options.get("passes")
-    pipeline = passes if isinstance(passes, Pipeline) else Pipeline(passes or DEFAULT)
+    pipeline = DEFAULT if passes is None else passes
+    pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline(pipeline)
+    _check_values(options)
     importance = options.get("importance", "auto")
     request = requested(
         ratio, of, importance, options.get("round_to", "auto"), options.get("budget"),
         allocation=options.get("allocation", "auto"), normalize=options.get("normalize", "mean"),
         backend=options.get("backend", "auto"), ratios=options.get("ratios"),
-        limits=options.get("limits"),
+        limits=options.get("limits"), whole=whole,
     )  # fmt: skip
     repair = Options(
         options.get("compensate", "auto"),
         options.get("effort", "auto"),
         seed=options.get("seed", 0),
     )
-    given = as_inputs(options.get("example_inputs"))
-    opened = open_model(model, given, options.get("data"), repair.samples())
+    inputs = as_inputs(options.get("example_inputs"))
+    opened = open_model(given(model), inputs, options.get("data"), repair.samples())
     asked = Asked(
         request=request.located(keyed(opened, request.ratios, "ratios"),
                                 keyed(opened, request.limits, "limits")),
@@ -123,7 +169,7 @@ def planned(model: Any, ratio: float | None, of: str | Counting, options: PlanOp
         importance=importance,
         loss=options.get("loss"),
         reduction=options.get("reduction", "sum"),
-        inputs=given,
+        inputs=inputs,
         verify=options.get("verify", True),
         seed=options.get("seed", 0),
     )  # fmt: skip
@@ -143,5 +189,5 @@ def worked(opened: Opened, asked: Asked) -> Work:
 
 def analyzed(model: Any, example_inputs: Any, keep: Any) -> Dependencies:
     """The coupled groups of a model; the arguments are those of `graphprune.analyze`."""
-    opened = open_model(model, as_inputs(example_inputs))
+    opened = open_model(given(model), as_inputs(example_inputs))
     return couple(opened.program.graph, opened.patterns(keep, "keep"))

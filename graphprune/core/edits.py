@@ -99,8 +99,10 @@ class Keep:
         if self.keep is None:
             return
         where = f"{self.name}: keep"
-        kept = np.asarray(self.keep)
-        if kept.ndim != 1 or not kept.size:
+        kept = _array(self.keep, where)
+        if kept.ndim != 1:
+            raise PlanError(f"{where} is {self.keep!r}: it is a list of indices, or None for all")
+        if not kept.size:
             raise PlanError(f"{where} is empty: a group keeps at least one index, or all (None)")
         if kept.dtype.kind not in "iu":
             raise PlanError(f"{where} holds {kept.ravel()[0]!r}: indices are whole numbers")
@@ -139,7 +141,7 @@ class Keep:
         kept = data.get("keep")
         if kept is not None and not isinstance(kept, list):
             raise PlanError(f"{data['name']}: keep is a list of indices or null, not {kept!r}")
-        array = None if kept is None else np.asarray(kept)
+        array = None if kept is None else _array(kept, f"{data['name']}: keep")
         return cls(data["name"], data["size"], array, int(data.get("group", 0)))
 
     def as_dict(self) -> dict[str, Any]:
@@ -149,6 +151,18 @@ class Keep:
             "kind": self.kind, "group": self.group, "name": self.name, "size": self.size,
             "keep": kept,
         }  # fmt: skip
+
+
+def _array(kept: Any, where: str) -> Any:
+    """Indices as an array, of whatever they are.
+
+    Raises:
+        PlanError: They make no array.
+    """
+    try:
+        return np.asarray(kept)
+    except (ValueError, TypeError) as error:
+        raise PlanError(f"{where} is {kept!r}: it is a list of whole numbers") from error
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], Edit]] = {}

@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from graphprune.core.errors import GraphPruneError
+
+
+def check_target(path: object, suffixes: Sequence[str] = ()) -> Path:
+    """Refuse a place that could not be written, before the work whose result goes there.
+
+    Args:
+        path: Where to write.
+        suffixes: How the name may end; anything where there are none.
+
+    Raises:
+        GraphPruneError: It is no path, ends otherwise, is a folder, or cannot be written.
+    """
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise GraphPruneError(f"a path is needed, not {path!r}")
+    target = Path(path)
+    if suffixes and target.suffix not in suffixes:
+        *others, last = suffixes
+        names = f"{', '.join(others)} or {last}" if others else last
+        raise GraphPruneError(f"{target}: the output is a {names} file")
+    if target.is_dir():
+        raise GraphPruneError(f"cannot write {target}: it is a folder")
+    if not target.parent.is_dir():
+        raise GraphPruneError(f"cannot write {target}: there is no folder {target.parent}")
+    if not os.access(target.parent, os.W_OK):
+        raise GraphPruneError(f"cannot write {target}: the folder {target.parent} is read-only")
+    return target
 
 
 @contextmanager

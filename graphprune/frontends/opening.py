@@ -109,6 +109,11 @@ def frontend(reader: type[F]) -> type[F]:
     return reader
 
 
+def readable(model: Any) -> bool:
+    """Whether some frontend reads a model."""
+    return any(reader.reads(model) for reader in (*_FRONTENDS, *_BUILT_IN))
+
+
 def open_model(
     model: Any, inputs: Inputs | None = None, data: Any = None, samples: int = 256
 ) -> Opened:

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from graphprune.core.batch import Batch
-from graphprune.core.errors import GraphPruneError
+from graphprune.core.errors import GraphPruneError, named_line
 from graphprune.core.graph import Value
 from graphprune.core.progress import tracked
 from graphprune.engine.state import preserved
@@ -27,6 +27,7 @@ from graphprune.importance.registry import criterion
 
 Tensors = dict[Value, torch.Tensor]
 
+_IGNORED = -100  # the label that cross-entropy leaves out
 _PROBES = 4  # random signs for each batch in Hutchinson's estimate of the Hessian's diagonal
 
 
@@ -158,17 +159,31 @@ def cross_entropy(output: Any, labels: Any) -> torch.Tensor:
     logits = getattr(output, "logits", None)
     logits = next(iter(_tensors(output)), None) if logits is None else logits
     if isinstance(logits, torch.Tensor) and isinstance(labels, torch.Tensor):
-        if logits.shape[:-1] == labels.shape and not labels.is_floating_point():
-            return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
-        if logits.shape == labels.shape or logits.shape[:1] + logits.shape[2:] == labels.shape:
-            return F.cross_entropy(logits, labels)
-        shapes = f"{tuple(logits.shape)} and labels {tuple(labels.shape)}"
+        if logits.shape == labels.shape:  # probabilities, or one-hot
+            return F.cross_entropy(logits, labels.to(logits))
+        whole = not (labels.is_floating_point() or labels.is_complex())
+        last = logits.shape[:-1] == labels.shape
+        if whole and (last or logits.shape[:1] + logits.shape[2:] == labels.shape):
+            _check_classes(labels, logits.shape[-1 if last else 1])
+            if last:
+                return F.cross_entropy(logits.flatten(0, -2), labels.flatten().long())
+            return F.cross_entropy(logits, labels.long())
+        shapes = f"{tuple(logits.shape)} and labels {tuple(labels.shape)} of {labels.dtype}"
     else:
         shapes = f"{type(output).__name__} and labels {type(labels).__name__}"
     raise GraphPruneError(
         f"cross-entropy does not fit outputs {shapes}: pass loss=fn, a function "
         "(output, labels) -> scalar"
     )
+
+
+def _check_classes(labels: torch.Tensor, classes: int) -> None:
+    """Refuse labels that are no classes of the output; -100 stands for none."""
+    wrong = labels[((labels < 0) & (labels != _IGNORED)) | (labels >= classes)]
+    if wrong.numel():
+        raise GraphPruneError(
+            f"a label is {int(wrong[0])}, but the output has the classes 0 to {classes - 1}"
+        )
 
 
 def _tensors(output: Any) -> list[torch.Tensor]:
@@ -209,7 +224,12 @@ class _Run:
         if self._labelled and batch.labels is not None and not batch.args:
             kwargs["labels"] = batch.labels
         output = torch.func.functional_call(self._model, self._state, batch.args, kwargs)
-        loss = self._loss(output, batch.labels)
+        try:
+            loss = self._loss(output, batch.labels)
+        except GraphPruneError:
+            raise
+        except Exception as error:  # the caller's own function
+            raise GraphPruneError(f"loss(output, labels) failed: {named_line(error)}") from error
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
             raise GraphPruneError("loss: the function must return a scalar tensor with a gradient")
         if not bool(torch.isfinite(loss.detach()).all()):

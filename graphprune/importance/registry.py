@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Criterion)
 CRITERIA: dict[str, Named] = {}
 """The criteria by name."""
 
-_DECIDED = ("auto", "obs")  # names that are no criteria: the session answers them
+DECIDED = ("auto", "obs")  # names that are no criteria: the session answers them
 
 
 def criterion(*names: str) -> Callable[[F], F]:
@@ -49,7 +49,7 @@ def criterion(*names: str) -> Callable[[F], F]:
 
     def register(function: F) -> F:
         for name in names:
-            if name in CRITERIA or name in _DECIDED:
+            if name in CRITERIA or name in DECIDED:
                 raise GraphPruneError(f"there is an importance criterion {name!r} already")
             CRITERIA[name] = _adapted(function, name)
         return function
@@ -65,7 +65,7 @@ def find(importance: str | Criterion) -> Named:
     """
     if isinstance(importance, str):
         if importance not in CRITERIA:
-            names = ", ".join([*_DECIDED, *CRITERIA])
+            names = ", ".join([*DECIDED, *CRITERIA])
             raise GraphPruneError(f"no importance criterion {importance!r}: choose from {names}")
         return CRITERIA[importance]
     if not callable(importance):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -59,7 +59,43 @@ def read_batches(data: Any, model: nn.Module, samples: int = SAMPLES) -> list[Ba
             break
     if not out:
         raise GraphPruneError("data: there is not a single batch in it (a generator used before?)")
+    for number, batch in enumerate(out):
+        check_finite(number, dict(_named(batch, model)))
     return out
+
+
+def _named(batch: Batch, model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """A batch's inputs with their names; those inside of containers go by the container's."""
+    names = [*inspect.signature(model.forward).parameters, *map(str, range(len(batch.args)))]
+    yield from zip(names, batch.args, strict=False)
+    yield from batch.kwargs.items()
+
+
+def check_finite(number: int, inputs: Mapping[str, Any]) -> None:
+    """Refuse data that would spoil every statistic.
+
+    Masks that are added (zeros and minus infinity, nothing else) are as they must be.
+
+    Args:
+        number: Of the batch.
+        inputs: What it holds, by name.
+
+    Raises:
+        GraphPruneError: An input holds NaN or infinity; names it and the batch.
+    """
+    for name, held in inputs.items():
+        for x in pytree.tree_leaves(held):
+            x = torch.as_tensor(x) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+            if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+                continue
+            bad = ~torch.isfinite(x)
+            if bool(bad.any()) and not bool(((x == 0) | (x == -torch.inf)).all()):
+                what = "NaN" if bool(torch.isnan(x).any()) else "infinity"
+                place = tuple(int(i) for i in bad.nonzero()[0])
+                raise GraphPruneError(
+                    f"data: batch {number} holds {what} in {name!r} at {place}: leave out or "
+                    "repair that sample, as it would spoil every statistic"
+                )
 
 
 def _items(data: Any) -> Iterable[Any]:

@@ -16,6 +16,7 @@ from graphprune.frontends.onnx.lift import lift
 from graphprune.frontends.onnx.model import read_model
 from graphprune.frontends.onnx.program import FileProgram
 from graphprune.frontends.onnx.tensors import Array, as_array
+from graphprune.statistics.batches import check_finite
 
 
 def open_file(
@@ -39,6 +40,9 @@ def open_file(
     seconds: dict[str, float] = {}
     source = timed(seconds, "read", read_model, model)
     batches = [] if data is None else read_data(source, data, samples)
+    for number, batch in enumerate(batches):
+        positional = zip([item.name for item in source.inputs], batch.args, strict=False)
+        check_finite(number, {**dict(positional), **batch.kwargs})
     examples = _examples(inputs, [item.name for item in source.inputs])
     if batches and not examples:
         examples = examples_of(source, batches)

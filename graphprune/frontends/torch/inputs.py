@@ -7,12 +7,9 @@ runs on it, which is tried on fake tensors.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -22,12 +19,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
-from graphprune.core.errors import GraphPruneError, LiftError, named_line
+from graphprune.core.errors import LiftError, named_line
 from graphprune.core.program import Inputs
 from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.lift import exporting
 
-_NAMED = "named tuple"  # the key under which the type of one is saved
 BATCH = 2  # a batch of one could not be told from other dimensions of length one
 _SIDES = (224, 32, 28, 64, 8, 16, 128, 256, 299, 384, 512, 96, 48)
 _STEPS = (128, 1024, 16000, 32, 16)
@@ -309,84 +305,14 @@ def as_inputs(example: Any) -> Inputs | None:
     if isinstance(example, Mapping):
         return (), dict(example)
     if isinstance(example, Sequence) and not isinstance(example, str):
+        if example and all(isinstance(x, int) and not isinstance(x, bool) for x in example):
+            shape = ", ".join(map(str, example))
+            raise LiftError(
+                f"example_inputs is {example!r}, which looks like a shape: pass a tensor, "
+                f"example_inputs=torch.randn({shape})"
+            )
         return tuple(example), {}
     raise LiftError(
         f"example_inputs is a {type(example).__name__}: pass a tensor, a tuple of positional "
         "arguments, or a dict of keyword arguments"
     )
-
-
-# --- inputs as plain data -----------------------------------------------------------------------
-
-
-def describe(inputs: Inputs) -> Any:
-    """Example inputs as plain data: shapes and types of tensors, other values as they are."""
-
-    def one(leaf: Any) -> Any:
-        if isinstance(leaf, torch.Tensor):
-            high = None if leaf.is_floating_point() or not leaf.numel() else int(leaf.max()) + 1
-            kind = str(leaf.dtype).removeprefix("torch.")
-            return {"shape": list(leaf.shape), "dtype": kind, "high": high}
-        if leaf is None or isinstance(leaf, int | float | str | bool):
-            return {"value": leaf}
-        raise GraphPruneError(
-            f"example inputs with a {type(leaf).__name__} cannot be saved with a plan"
-        )
-
-    leaves, spec = pytree.tree_flatten(_unnamed(inputs))
-    return {"spec": pytree.treespec_dumps(spec), "leaves": [one(leaf) for leaf in leaves]}
-
-
-def restore(data: Any) -> Inputs:
-    """Example inputs of the described shapes and types."""
-    generator = torch.Generator().manual_seed(0)
-
-    def one(leaf: Mapping[str, Any]) -> Any:
-        if "value" in leaf:
-            return leaf["value"]
-        dtype: torch.dtype = getattr(torch, leaf["dtype"])
-        if dtype.is_floating_point:
-            return torch.randn(leaf["shape"], generator=generator).to(dtype)
-        high = max(leaf["high"] or 2, 1)
-        return torch.randint(0, high, leaf["shape"], generator=generator).to(dtype)
-
-    args, kwargs = pytree.tree_unflatten(
-        [one(leaf) for leaf in data["leaves"]], pytree.treespec_loads(data["spec"])
-    )
-    return tuple(_named(arg) for arg in args), {name: _named(arg) for name, arg in kwargs.items()}
-
-
-def _unnamed(tree: Any) -> Any:
-    """A tree with named tuples as dicts, which tell the type too."""
-
-    def one(held: Any) -> Any:
-        if not _is_named(held):
-            return held
-        kind = f"{type(held).__module__}:{type(held).__qualname__}"
-        return {_NAMED: kind, **{name: _unnamed(part) for name, part in held._asdict().items()}}
-
-    return pytree.tree_map(one, tree, is_leaf=_is_named)
-
-
-def _named(tree: Any) -> Any:
-    """The same, the other way; a named tuple of the same name where its type is gone."""
-    if isinstance(tree, dict) and _NAMED in tree:
-        kind, *values = (_named(held) for held in tree.values())
-        module, _, name = kind.partition(":")
-        made: Any
-        try:
-            made = attrgetter(name)(importlib.import_module(module))
-        except (ImportError, AttributeError):
-            fields = [field for field in tree if field != _NAMED]
-            make: Any = namedtuple
-            made = make(name.rpartition(".")[2], fields)
-        return made(*values)
-    if isinstance(tree, dict):
-        return {key: _named(held) for key, held in tree.items()}
-    if isinstance(tree, list | tuple) and not _is_named(tree):
-        return type(tree)(_named(held) for held in tree)
-    return tree
-
-
-def _is_named(held: Any) -> bool:
-    return isinstance(held, tuple) and hasattr(held, "_asdict") and hasattr(held, "_fields")

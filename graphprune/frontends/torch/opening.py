@@ -8,13 +8,17 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 
 from graphprune.core.batch import Batch
-from graphprune.core.errors import GraphPruneError, OptionError
+from graphprune.core.errors import GraphPruneError, LiftError, OptionError, first_line
 from graphprune.core.ledger import timed
 from graphprune.core.program import Inputs
+from graphprune.engine.state import preserved
 from graphprune.frontends.torch.inference import ordinary_inputs
 from graphprune.frontends.torch.inputs import candidates, find_inputs, trained
 from graphprune.frontends.torch.lift import TorchProgram, completed, lift, lift_guessed
@@ -54,12 +58,50 @@ def open_module(
     if not isinstance(module, nn.Module):
         raise GraphPruneError(f"a torch.nn.Module is needed, not a {type(module).__name__}")
     check(module)
+    inputs = None if inputs is None else _as_tensors(module, inputs)
     batches = [] if data is None else read_batches(data, module, samples)
     if inputs is None and batches:
         inputs = inputs_of(module, batches)
+    _try_bytes(module, inputs)
     seconds: dict[str, float] = {}
     captured = _captured(module, inputs or wrapped.inputs, seconds)
     return ModuleProgram(captured, wrapped.back), batches, seconds
+
+
+def _as_tensors(model: nn.Module, inputs: Inputs) -> Inputs:
+    """Inputs whose arrays are tensors; floats take the model's type, as NumPy's own is float64."""
+    floats = next((p for p in model.parameters() if p.is_floating_point()), None)
+
+    def tensor(x: Any) -> Any:
+        if not isinstance(x, np.ndarray):
+            return x
+        try:
+            made = torch.as_tensor(x)
+        except TypeError as error:
+            raise LiftError(f"example_inputs: an array of {x.dtype} is no tensor") from error
+        return made if floats is None or not made.is_floating_point() else made.to(floats)
+
+    made: Inputs = pytree.tree_map(tensor, inputs)
+    return made
+
+
+def _try_bytes(model: nn.Module, inputs: Inputs | None) -> None:
+    """Refuse bytes that the model does not take: tracing on blank tensors lets them pass."""
+    leaves = pytree.tree_leaves(inputs)
+    if not any(isinstance(x, torch.Tensor) and x.dtype == torch.uint8 for x in leaves):
+        return
+    assert inputs is not None
+    args, kwargs = inputs
+    try:
+        with preserved(model), torch.no_grad():
+            model.eval()
+            model(*args, **kwargs)
+    except Exception as error:
+        raise LiftError(
+            f"{type(model).__name__} does not take inputs of type torch.uint8 "
+            f"({first_line(error)}): convert them as the training code does, such as "
+            "x.float() / 255"
+        ) from error
 
 
 def _captured(model: nn.Module, inputs: Inputs | None, seconds: dict[str, float]) -> TorchProgram:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from graphprune.core.errors import LiftError
 from graphprune.frontends.torch.lift import DISTRIBUTED
@@ -44,6 +45,12 @@ def check(model: nn.Module) -> None:
         if tensor.is_meta:
             raise LiftError(
                 f"{name} is on the meta device: load the weights first (model.to_empty)"
+            )
+        if is_traceable_wrapper_subclass(tensor):
+            raise LiftError(
+                f"{name} is a {type(tensor).__name__}, which packs its values in a form that "
+                "cannot be cut: shrink the model with plain weights, then quantize or distribute "
+                "the result"
             )
         if isinstance(tensor, nn.Parameter) and _broken(tensor):
             raise LiftError(f"{name} holds NaN or infinite values: repair the weights first")
