@@ -33,7 +33,11 @@ Ratio = Annotated[
     float | None, typer.Option(help="fraction to remove, 0 <= ratio < 1; a half unless told")
 ]
 Of = Annotated[
-    str, typer.Option(help="what the ratio speaks of: params, macs, channels, memory or latency")
+    str,
+    typer.Option(
+        help="what the ratio speaks of: params, macs, channels, memory, latency, or a cost that an "
+        "extension registers"
+    ),
 ]
 Budget = Annotated[
     list[str] | None,
@@ -44,7 +48,7 @@ Importance = Annotated[
     typer.Option(
         help="auto, obs, l1, l2, group_norm, bn_scale, fpgm, random, mu-2sigma, synflow; with "
         "--data: taylor, snip, grasp, fisher, obd, activation, activation_variance, apoz, wanda, "
-        "hrank"
+        "hrank; or pkg.mod:function"
     ),
 ]
 Data = Annotated[
@@ -59,6 +63,22 @@ Backend = Annotated[
 Allocation = Annotated[str, typer.Option(help="auto, uniform, global, isomorphic or erk")]
 Keep = Annotated[list[str] | None, typer.Option(help="layers to leave alone; * matches any")]
 RoundTo = Annotated[str, typer.Option(help="kept widths are multiples of this, or auto")]
+Ratios = Annotated[
+    list[str] | None,
+    typer.Option(help="fraction of channels to remove from a layer, layer=0.3; * matches any"),
+]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(help="what a layer keeps at least (and at most): layer=16, layer=.2,.8"),
+]
+Passes = Annotated[
+    str | None,
+    typer.Option(help="other passes, with commas: names (see graphprune passes) or pkg.mod:Class"),
+]
+Extension = Annotated[
+    list[str] | None,
+    typer.Option(help="import a module that registers rules, criteria, costs, passes or frontends"),
+]
 Size = Annotated[str | None, typer.Option(help="shape of one input: 2,3,224,224")]
 AsJson = Annotated[bool, typer.Option("--json", help="print data on stdout")]
 
@@ -95,6 +115,10 @@ def shrink(
     data: Data = None,
     weights: Weights = None,
     input_size: Size = None,
+    ratios: Ratios = None,
+    limits: Limits = None,
+    passes: Passes = None,
+    extension: Extension = None,
     plan: Annotated[Path | None, typer.Option(help="also write the plan here")] = None,
     verify: Annotated[bool, typer.Option(help="check the result")] = True,
     force: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
@@ -102,8 +126,10 @@ def shrink(
 ) -> None:
     """Make a model smaller and write it."""
     from graphprune.core.errors import GraphPruneError
+    from graphprune.core.files import check_target
     from graphprune.frontends.onnx import is_onnx
 
+    _extended(extension)
     if is_onnx(model) and not is_onnx(out):
         raise GraphPruneError(f"{out}: an ONNX model is written as an .onnx file")
     if out.suffix not in (".pt", ".pt2", ".onnx"):
@@ -116,11 +142,12 @@ def shrink(
             raise GraphPruneError(f"{target} is an input: write the result elsewhere{hint}")
         if target is not None and target.exists() and not force:
             raise GraphPruneError(f"{target} exists: pass --force to replace it")
-        if target is not None and not target.parent.is_dir():
-            raise GraphPruneError(f"cannot write {target}: there is no folder {target.parent}")
+        if target is not None:
+            check_target(target)
     made = _planned(
         model, weights, input_size, ratio, of, importance, allocation, keep, round_to, verify,
-        budget, data, _options(compensate, effort, backend),
+        budget, data,
+        _options(compensate, effort, backend, ratios=ratios, limits=limits, passes=passes),
     )  # fmt: skip
     made.write(out)
     if plan is not None:
@@ -144,12 +171,18 @@ def report(
     data: Data = None,
     weights: Weights = None,
     input_size: Size = None,
+    ratios: Ratios = None,
+    limits: Limits = None,
+    passes: Passes = None,
+    extension: Extension = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what a plan would do; write nothing."""
+    _extended(extension)
     made = _planned(
         model, weights, input_size, ratio, of, importance, allocation, keep, round_to, False,
-        budget, data, _options(compensate, effort, backend),
+        budget, data,
+        _options(compensate, effort, backend, ratios=ratios, limits=limits, passes=passes),
     )  # fmt: skip
     _print(made, as_json)
 
@@ -159,12 +192,14 @@ def verify(
     model: Model,
     plan: Annotated[Path, typer.Option(help="a plan that was saved")],
     weights: Weights = None,
+    extension: Extension = None,
     as_json: AsJson = False,
 ) -> None:
     """Apply a saved plan to a model and check the result."""
     from graphprune.models import load_model
     from graphprune.plan import load_plan
 
+    _extended(extension)
     made = load_plan(plan)
     made.apply(load_model(model, weights))
     _print(made, as_json)
@@ -181,6 +216,7 @@ def inspect(
     layer: Annotated[str | None, typer.Option(help="only this layer; * matches any")] = None,
     dot: Annotated[str | None, typer.Option(help="write Graphviz here, - for stdout")] = None,
     graphml: Annotated[str | None, typer.Option(help="write GraphML here")] = None,
+    extension: Extension = None,
     as_json: Annotated[str | None, typer.Option("--json", help="write JSON here")] = None,
 ) -> None:
     """Print the coupled groups of a model, or why two layers are coupled."""
@@ -189,6 +225,7 @@ def inspect(
     from graphprune.core.files import write_whole
     from graphprune.models import load_model
 
+    _extended(extension)
     deps = analyze(load_model(model, weights), _inputs(input_size))
     wanted: list[tuple[str | None, Callable[[Any], str]]] = [
         (dot, inspecting.as_dot),
@@ -204,6 +241,22 @@ def inspect(
         typer.echo(inspecting.why_text(deps, *why), nl=False)
     elif not any(target for target, _ in wanted):
         typer.echo(inspecting.describe(deps, layer), nl=False)
+
+
+@app.command()
+def passes(extension: Extension = None) -> None:
+    """List the passes, those of extensions too."""
+    from graphprune.extensions import load_installed
+    from graphprune.pipeline import PASSES
+    from graphprune.planning import DEFAULT
+
+    load_installed()
+    _extended(extension)
+    usual = {step.name for step in DEFAULT}
+    width = max(map(len, PASSES))
+    for name, kind in PASSES.items():
+        line = (kind.__doc__ or "").strip().partition("\n")[0]
+        typer.echo(f"{name:{width}}  {line}{'' if name in usual else ' (on request)'}")
 
 
 @app.command()
@@ -233,18 +286,27 @@ def _inputs(size: str | None) -> Any:
         raise GraphPruneError(f"--input-size is a shape such as 2,3,224,224, not {size}") from None
 
 
-def _fractions(given: list[str]) -> dict[str, float]:
+def _extended(names: list[str] | None) -> None:
+    from graphprune.extensions import load_extension
+
+    for name in names or ():
+        load_extension(name)
+
+
+def _numbers(given: list[str] | None, option: str, example: str) -> dict[str, Any]:
+    """What an option says by name: whole numbers, fractions, or pairs of them."""
     from graphprune.core.errors import GraphPruneError
 
-    out = {}
-    for item in given:
-        name, _, number = item.partition("=")
+    out: dict[str, Any] = {}
+    for item in given or ():
+        name, _, text = item.rpartition("=")
         try:
-            out[name] = float(number)
+            found = [int(x) if x.strip().isdecimal() else float(x) for x in text.split(",")]
         except ValueError:
-            raise GraphPruneError(
-                f"--budget is a cost and a fraction, macs=0.5, not {item}"
-            ) from None
+            found = []
+        if not name or not found:
+            raise GraphPruneError(f"{option} is a name and a number, {example}, not {item}")
+        out[name] = found[0] if len(found) == 1 else tuple(found)
     return out
 
 
@@ -265,16 +327,16 @@ def _planned(
 ) -> Plan[nn.Module]:
     from graphprune.api import plan
     from graphprune.frontends.onnx import is_onnx
-    from graphprune.models import load_data, load_model
+    from graphprune.models import function_named, load_data, load_model
 
     return plan(
         load_model(model, weights),
         ratio,
         of,
-        budget=_fractions(budget or []),
+        budget=_numbers(budget, "--budget", "macs=0.5"),
         data=None if data is None else load_data(data, is_onnx(model)),
         example_inputs=_inputs(size),
-        importance=importance,
+        importance=function_named(importance) if ":" in importance else importance,
         allocation=allocation,
         keep=keep or (),
         round_to=int(round_to) if round_to.isdigit() else round_to,
@@ -283,8 +345,15 @@ def _planned(
     )
 
 
-def _options(compensate: str, effort: str, backend: str) -> dict[str, Any]:
-    """Options of `plan` that need no reading but for one."""
+def _options(
+    compensate: str,
+    effort: str,
+    backend: str,
+    ratios: list[str] | None,
+    limits: list[str] | None,
+    passes: str | None,
+) -> dict[str, Any]:
+    """Options of `plan` that the commands share."""
     from graphprune.core.errors import GraphPruneError
 
     if compensate not in ("auto", "on", "off"):
@@ -293,6 +362,9 @@ def _options(compensate: str, effort: str, backend: str) -> dict[str, Any]:
         "compensate": {"on": True, "off": False}.get(compensate, "auto"),
         "effort": effort,
         "backend": backend,
+        "ratios": _numbers(ratios, "--ratios", "layer=0.3"),
+        "limits": _numbers(limits, "--limits", "layer=16"),
+        "passes": passes,
     }
 
 

@@ -158,21 +158,37 @@ def _unknown(name: str, known: Sequence[str]) -> str:
     return f"no model is called {name!r}" + (f"; did you mean {', '.join(close)}?" if close else "")
 
 
+def function_named(name: str) -> Any:
+    """The function or object that `pkg.mod:function` stands for.
+
+    Raises:
+        GraphPruneError: It cannot be imported.
+    """
+    module, _, attribute = name.partition(":")
+    return _found(module, attribute)
+
+
 def _imported(module: str, attribute: str) -> Any:
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        found = attrgetter(attribute)(importlib.import_module(module))
-    except AttributeError:
-        raise GraphPruneError(f"{module} has no {attribute}") from None
-    except Exception as error:
-        raise GraphPruneError(f"cannot import {module}: {named_line(error)}") from error
+    found = _found(module, attribute)
     if isinstance(found, nn.Module) or not callable(found):
         return found
     try:
         return found()
     except Exception as error:
         raise GraphPruneError(f"{module}:{attribute}() failed: {named_line(error)}") from error
+
+
+def _found(module: str, attribute: str) -> Any:
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        held = importlib.import_module(module)
+    except Exception as error:
+        raise GraphPruneError(f"cannot import {module}: {named_line(error)}") from error
+    try:
+        return attrgetter(attribute)(held)
+    except AttributeError:
+        raise GraphPruneError(f"{module} has no {attribute}") from None
 
 
 def _unpickled(path: Path) -> Any:

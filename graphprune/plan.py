@@ -18,6 +18,7 @@ from graphprune.core.files import check_target, write_whole
 from graphprune.core.indices import Indices
 from graphprune.core.program import Inputs
 from graphprune.costs.registry import cost_name
+from graphprune.extensions import load_installed
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.described import describe, restore
 from graphprune.frontends.torch.inference import outside_inference_mode
@@ -222,6 +223,7 @@ def load_plan(path: str | Path) -> Plan[Any]:
         PlanError: The file is not a plan; the message says why.
         GraphPruneError: The file cannot be read.
     """
+    load_installed()
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, TypeError) as error:

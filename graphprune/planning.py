@@ -11,6 +11,7 @@ from graphprune.compensation.calibration import Options
 from graphprune.core.errors import OptionError, nearest
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import Counting
+from graphprune.extensions import load_installed
 from graphprune.frontends.opening import Opened, keyed, open_model
 from graphprune.frontends.torch.inputs import as_inputs
 from graphprune.importance import CRITERIA, Criterion, Loss
@@ -143,6 +144,7 @@ def planned(
             before; else they speak of the groups' own.
     """
     check_options(options, PlanOptions, "plan")
+    load_installed()
     passes = options.get("passes")
     pipeline = DEFAULT if passes is None else passes
     pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline(pipeline)
@@ -189,5 +191,6 @@ def worked(opened: Opened, asked: Asked) -> Work:
 
 def analyzed(model: Any, example_inputs: Any, keep: Any) -> Dependencies:
     """The coupled groups of a model; the arguments are those of `graphprune.analyze`."""
+    load_installed()
     opened = open_model(given(model), as_inputs(example_inputs))
     return couple(opened.program.graph, opened.patterns(keep, "keep"))

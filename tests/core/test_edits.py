@@ -49,7 +49,7 @@ def test_edits_travel_as_plain_data(deps: Dependencies) -> None:
         ([0, 0, 1], "holds 0 more than once"),
         ([0.7, 3.2], "indices are whole numbers"),
         (["a"], "indices are whole numbers"),
-        ([[1], [2]], "is empty|whole numbers|one dimension"),
+        ([[1], [2]], "is empty|whole numbers|list of indices"),
     ],
 )
 def test_indices_that_cannot_be_name_the_group_and_the_range(
