@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 
 import graphprune
 from graphprune.frontends.opening import open_model
-from graphprune.frontends.torch.inputs import describe, find_inputs, restore
+from graphprune.frontends.torch.described import describe, restore
+from graphprune.frontends.torch.inputs import find_inputs
 
 
 def shapes(model: nn.Module) -> list[tuple[int, ...]]:
