@@ -23,12 +23,12 @@ pipeline
 passes
 testing
 report
+extensions
+models
 planning
 recalibration
 plan
 iterative
-extensions
-models
 inspecting
 api
 demo
