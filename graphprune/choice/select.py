@@ -2,6 +2,8 @@
 
 What is tried first keeps counts in proportion where the model's code is likely to take one length
 for another (`tie`), every group near its level, and widths round; what meets the budget is taken.
+Lengths that the code was seen to take for one another stay in proportion where that is possible
+within the whole tolerance.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from graphprune.choice.request import Request
-from graphprune.choice.solve import Problem
+from graphprune.choice.solve import TOLERANCE, Problem
 from graphprune.core.axes import Axis
 from graphprune.core.errors import BudgetError
 from graphprune.core.groups import Counts, Dependencies
@@ -84,8 +86,12 @@ def select(
     rounding = problem.rounding()
     preferences = [*map(problem.without, ties), Ties()]
     best: tuple[float, Counts, int] | None = None
+    needed: tuple[float, Counts, int] | None = None
     free = problem.solve(1, _REACHES[0]) if ties else problem.sizes
     for reach, preferred, step in _attempts(preferences, rounding):
+        if needed is not None and not preferred.needed:
+            best = needed
+            break
         problem.ties = preferred
         counts = problem.solve(step, reach)
         if preferred.wish and reach < 1 and _lopsided(counts, free):
@@ -95,6 +101,9 @@ def select(
             best = (slack, counts, step)
         if problem.met(slack):
             break
+        near = preferred.needed and problem.met(slack, TOLERANCE)
+        if near and (needed is None or problem.budget.better(slack, needed[0])):
+            needed = (slack, counts, step)
     assert best is not None
     _, counts, step = best
     problem.check(counts)

@@ -78,7 +78,8 @@ class Problem:
             width: held for width, held in ties.followers.items() if not bound & {width, *held}
         }
         steps = {width: ties.steps[width] for width in followers}
-        return Ties(ties.frozen - bound, steps, followers, ties.wish)
+        frozen = ties.frozen - bound
+        return Ties(frozen, steps, followers, ties.wish, ties.needed and bool(frozen or followers))
 
     def rounding(self) -> Sequence[int]:
         """What kept counts may be multiples of, the best first."""
@@ -88,9 +89,9 @@ class Problem:
             return _AUTO_ROUNDING
         return (self.staircase.step, *(s for s in _AUTO_ROUNDING if s < self.staircase.step))
 
-    def met(self, slack: float) -> bool:
+    def met(self, slack: float, tolerance: float = TOLERANCE / 2) -> bool:
         """Whether a slack is near enough to what was asked."""
-        return abs(slack) <= TOLERANCE / 2 and (slack >= 0 or not self.budget.strict)
+        return abs(slack) <= tolerance and (slack >= 0 or not self.budget.strict)
 
     def solve(self, step: int, reach: float) -> Counts:
         """Kept counts whose costs are as near to the budget as possible.

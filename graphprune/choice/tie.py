@@ -48,6 +48,8 @@ def preferences(
     for ties in wishes:
         ties.wish = alike and (bool(wished) or not learned)
     rest = _preferences(deps, learned, alike) if wished else []
+    for ties in rest if wished else wishes:
+        ties.needed = bool(learned)
     return [*wishes, *rest]
 
 

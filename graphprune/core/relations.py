@@ -36,9 +36,12 @@ class Ties:
         followers: For groups that lead others: those whose counts stay in proportion to theirs.
         wish: Whether they are given up where the other groups would lose too much: the code does
             not need them.
+        needed: Whether the code was seen to need them: they are kept as long as the budget is met
+            within its whole tolerance.
     """
 
     frozen: set[int] = field(default_factory=set)
     steps: dict[int, int] = field(default_factory=dict)
     followers: dict[int, tuple[int, ...]] = field(default_factory=dict)
     wish: bool = False
+    needed: bool = False

@@ -65,6 +65,31 @@ def test_equal_halves_keep_the_callers_class() -> None:
     assert small.stem.out_features == 2 * small.left.in_features == 2 * small.right.in_features
 
 
+class _Shuffled(nn.Module):
+    """A ShuffleNetV2-like block: one half of a chunk goes through layers of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 1)
+        self.branch = nn.Sequential(
+            nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1, groups=8), nn.Conv2d(8, 8, 1)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.stem(x).chunk(2, 1)
+        return self.head(torch.cat([a, self.branch(b)], 1))
+
+
+def test_equal_halves_are_preferred_within_the_whole_tolerance() -> None:
+    """Unequal halves meet one half of the parameters exactly; equal ones come within 1 %."""
+    for ratio in (0.4, 0.5, 0.6):
+        plan = graphprune.plan(
+            _Shuffled().eval(), ratio, example_inputs=torch.randn(2, 3, 6, 6), compensate=False
+        )
+        assert type(plan.apply()) is _Shuffled
+        assert plan.report is not None and abs(plan.report.achieved - ratio) <= 0.01
+
+
 def test_repeated_blocks_keep_the_same_widths_where_asked() -> None:
     blocks = [nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 8)) for _ in range(3)]
     deps = graphprune.analyze(nn.Sequential(*blocks), torch.randn(2, 8))
