@@ -22,8 +22,8 @@ from graphprune.costs.registry import cost
 from graphprune.frontends.opening import frontend
 from graphprune.importance import criterion
 from graphprune.pipeline import Pass, Pipeline
-from graphprune.plan import Plan, load_plan
 from graphprune.planning import DEFAULT
+from graphprune.plans import Plan, load_plan
 from graphprune.recalibration import recalibrate
 from graphprune.report.report import Report
 from graphprune.rules import axis_rule

@@ -10,7 +10,6 @@ from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import Counting
 from graphprune.frontends.torch.inference import outside_inference_mode
 from graphprune.iterative import STEP_OPTIONS, shrink_in_steps
-from graphprune.plan import Plan, made
 from graphprune.planning import (
     PlanOptions,
     ShrinkOptions,
@@ -18,6 +17,7 @@ from graphprune.planning import (
     check_options,
     planned,
 )
+from graphprune.plans import Plan, made
 
 M = TypeVar("M")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import nn
 
-    from graphprune.plan import Plan
+    from graphprune.plans import Plan
 
 app = typer.Typer(
     help="Shrink neural networks for deployment.", no_args_is_help=True, add_completion=False
@@ -197,7 +197,7 @@ def verify(
 ) -> None:
     """Apply a saved plan to a model and check the result."""
     from graphprune.models import load_model
-    from graphprune.plan import load_plan
+    from graphprune.plans import load_plan
 
     _extended(extension)
     made = load_plan(plan)

@@ -21,8 +21,8 @@ from graphprune.core.files import check_target, write_whole
 from graphprune.costs.registry import Counting
 from graphprune.frontends.torch.wrapped import unwrapped
 from graphprune.models import given
-from graphprune.plan import Plan, made
 from graphprune.planning import PlanOptions, planned
+from graphprune.plans import Plan, made
 from graphprune.statistics.batches import read_batches
 
 STEP_OPTIONS = frozenset({"schedule", "initial_ratio", "callback", "state"})

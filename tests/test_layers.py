@@ -27,7 +27,7 @@ extensions
 models
 planning
 recalibration
-plan
+plans
 iterative
 inspecting
 api

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import graphprune
-from graphprune.plan import Plan
+from graphprune.plans import Plan
 from tests.blocks import BLOCKS, Inputs
 
 EXPRESSIBLE = {"fixed width", "transformer", "shuffle", "odd shuffle"}  # may need generated code
