@@ -56,7 +56,7 @@ Data = Annotated[
     typer.Option(help="calibration data: .npy, .npz or .pt file, or pkg.mod:factory"),
 ]
 Compensate = Annotated[str, typer.Option(help="let what stays make up for it: auto, on or off")]
-Effort = Annotated[str, typer.Option(help="for compensation: auto, fast, balanced or best")]
+Effort = Annotated[str, typer.Option(help="auto, fast, balanced or best compensation; or seconds")]
 Backend = Annotated[
     str, typer.Option(help="for latency: eager, compiled or onnxruntime; auto: eager for modules")
 ]
@@ -360,7 +360,7 @@ def _options(
         raise GraphPruneError(f"--compensate is auto, on or off, not {compensate}")
     return {
         "compensate": {"on": True, "off": False}.get(compensate, "auto"),
-        "effort": effort,
+        "effort": float(effort) if effort.replace(".", "", 1).isdigit() else effort,
         "backend": backend,
         "ratios": _numbers(ratios, "--ratios", "layer=0.3"),
         "limits": _numbers(limits, "--limits", "layer=16"),

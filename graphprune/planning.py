@@ -62,7 +62,7 @@ class Repairing(TypedDict, total=False):
     example_inputs: Any
     data: Any
     compensate: bool | str
-    effort: str
+    effort: str | float
     verify: bool
     seed: int
 

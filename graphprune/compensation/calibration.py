@@ -12,6 +12,7 @@ from graphprune.compensation.compensate import Compensation, compensate
 from graphprune.compensation.consumers import untrained
 from graphprune.compensation.polish import STEPS, parts, polish
 from graphprune.compensation.weigh import weigh
+from graphprune.core.allowance import Allowance
 from graphprune.core.batch import Batch
 from graphprune.core.cuts import Cuts
 from graphprune.core.errors import GraphPruneError, first_line
@@ -29,6 +30,9 @@ R = TypeVar("R")
 
 EFFORTS = ("auto", "fast", "balanced", "best")
 _DESCENT = 40.0  # seconds; where it would take longer, so few steps gain nothing
+_MAKING, _SOLVING = 0.4, 0.2  # of seconds granted, for inputs, and for passes over them
+_BRIEF = 0.1  # of them, in which a descent gains nothing
+_PASSES, _FEWEST = 4, 16  # over samples, of which there are at least so many
 _NAMED = 3  # operations in a note
 _WANTED = {"fast": 64, "balanced": 256, "best": 1024}
 
@@ -39,25 +43,41 @@ class Options:
 
     Attributes:
         compensate: True, False, or "auto": where there is something to gain.
-        effort: "fast", "balanced", "best", or "auto": balanced where that takes little time.
+        effort: "fast", "balanced", "best", or "auto": balanced where that takes little time. Or a
+            number: seconds that it may take.
         data: Inputs to take statistics from, or None.
         seed: For inputs that are made.
     """
 
     compensate: bool | str = "auto"
-    effort: str = "auto"
+    effort: str | float = "auto"
     data: Iterable[Any] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.compensate not in (True, False, "auto"):
             raise GraphPruneError(f"compensate is True, False or 'auto', not {self.compensate!r}")
-        if self.effort not in EFFORTS:
-            raise GraphPruneError(f"no effort {self.effort!r}: choose from {', '.join(EFFORTS)}")
+        if not (self.effort in EFFORTS if isinstance(self.effort, str) else self.granted):
+            raise GraphPruneError(
+                f"no effort {self.effort!r}: choose from {', '.join(EFFORTS)}, or name a number of "
+                "seconds above zero"
+            )
+
+    @property
+    def granted(self) -> float | None:
+        """Seconds that compensation may take by the clock, or None where no number is named."""
+        if isinstance(self.effort, bool) or not isinstance(self.effort, int | float):
+            return None
+        return float(self.effort) if 0 < self.effort < float("inf") else None
+
+    @property
+    def manner(self) -> str:
+        """The effort by name: a number of seconds is divided as "auto" does."""
+        return self.effort if isinstance(self.effort, str) else "auto"
 
     def samples(self) -> int:
         """How many samples are wanted."""
-        return _WANTED.get(self.effort, _WANTED["balanced"])
+        return _WANTED.get(self.manner, _WANTED["balanced"])
 
     def reading(self, batches: Sequence[Batch]) -> Options:
         """The same options, with data."""
@@ -80,6 +100,8 @@ class Calibration:
         self._deps = deps
         self.options = options
         self._samples: Samples | None = None
+        granted = options.granted
+        self._allowed = Allowance() if granted is None else Allowance(granted)
         self._wanted = options.compensate is not False
         if options.compensate is False:
             self.note = "off"
@@ -106,16 +128,25 @@ class Calibration:
 
     def _read(self) -> Samples:
         assert self.options.data is not None
-        most = affordable(self._deps, self.options.samples())
+        most = affordable(self._deps, self._number())
         return read(self._program, self._deps, self.options.data, most)
 
     def _made(self) -> Samples | None:
-        number, effort, seed = self.options.samples(), self.options.effort, self.options.seed
+        number, effort, seed = self._number(), self.options.manner, self.options.seed
         with progress("synthesising inputs") as advance:
             if self._program.original is not None:
                 return self._made_for_parts(number, effort, seed)
             likes = self._program.flat_inputs()
-            return self._attempt(sample, self._deps, likes, number, effort, seed, advance)
+            granted = None if self.options.granted is None else _MAKING * self._allowed.left
+            return self._attempt(sample, self._deps, likes, number, effort, seed, advance, granted)
+
+    def _number(self) -> int:
+        """How many samples are wanted, as far as passes over them fit into the time granted."""
+        number = self.options.samples()
+        if self.options.granted is None:
+            return number
+        each = _PASSES * seconds(self._deps, 1, 1)
+        return int(min(max(_SOLVING * self.options.granted / each, _FEWEST), number))
 
     def _made_for_parts(self, number: int, effort: str, seed: int) -> Samples | None:
         try:
@@ -168,7 +199,7 @@ class Calibration:
             return found
         with progress("polishing") as advance:
             try:
-                better = polish(cuts, samples, found, steps, advance)
+                better = polish(cuts, samples, found, steps, advance, self._allowed)
             except RuntimeError:  # no gradient passes, or it does not run on so few samples
                 return found
         if better is not found:
@@ -177,6 +208,8 @@ class Calibration:
 
     def _steps(self, each: int) -> int:
         """Of the descent, with so many samples at a time: as many as time allows, 0 for none."""
+        if self.options.granted is not None:  # the clock ends it
+            return STEPS if self._allowed.left > _BRIEF * self.options.granted else 0
         if self.options.effort != "auto":
             return 4 * STEPS if self.options.effort == "best" else STEPS
         able = (n for n in (STEPS, STEPS // 3) if seconds(self._deps, each, 2 * n) <= _DESCENT)

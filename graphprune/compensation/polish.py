@@ -19,6 +19,7 @@ import torch
 
 from graphprune.compensation.compensate import Compensation, compensate
 from graphprune.compensation.consumers import find_consumers
+from graphprune.core.allowance import Allowance
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
@@ -31,6 +32,9 @@ from graphprune.statistics.samples import Samples, captured, recut
 STEPS = 300
 _RATE = 1e-3
 _PARTS = 4  # of the samples, one of which is held out
+_NOTHING = 1e-6  # of the results' variance, less than which is nothing left to gain
+_TRIAL, _FINAL = 0.45, 0.9  # of the time that is left, for each of the two descents
+_AGES = Allowance()
 
 
 def polish(
@@ -39,6 +43,7 @@ def polish(
     solved: Compensation,
     steps: int = STEPS,
     advance: Callable[[float], None] = lambda _: None,
+    allowed: Allowance = _AGES,
 ) -> Compensation:
     """Improve on the weights that were solved for.
 
@@ -48,6 +53,7 @@ def polish(
         solved: The weights to start from.
         steps: Of the descent, which is done twice.
         advance: Called with the share of the work that is done.
+        allowed: Time that both may take.
 
     Returns:
         New weights, or those given where the results do not come nearer to the original's.
@@ -59,10 +65,13 @@ def polish(
     seen = replace(samples, chunks=chunks[:-held], size=size)
     trial = _Polisher(cuts, size, compensate(cuts, seen))
     before = trial.off(chunks[-held:])
-    trial.run(seen.chunks, steps, lambda done: advance(done / 2))
+    if before <= _NOTHING:
+        return solved
+    trial.run(seen.chunks, steps, lambda done: advance(done / 2), allowed.part(_TRIAL))
     if not trial.off(chunks[-held:]) < before:  # nor where it is not a number
         return solved
-    return _Polisher(cuts, size, solved).run(chunks, steps, lambda done: advance((1 + done) / 2))
+    final = _Polisher(cuts, size, solved)
+    return final.run(chunks, steps, lambda done: advance((1 + done) / 2), allowed.part(_FINAL))
 
 
 def parts(deps: Dependencies, samples: Samples) -> tuple[list[Chunk], int]:
@@ -98,15 +107,21 @@ class _Polisher:
         return as_dtype(tensor, torch.float32).clone()
 
     def run(
-        self, chunks: Sequence[Chunk], steps: int, advance: Callable[[float], None]
+        self,
+        chunks: Sequence[Chunk],
+        steps: int,
+        advance: Callable[[float], None],
+        allowed: Allowance,
     ) -> Compensation:
         start = {value: tensor.clone() for value, tensor in self._free.items()}
         for tensor in self._free.values():
             tensor.requires_grad_()
         optimizer = torch.optim.Adam(self._free.values(), _RATE)
         for done in range(steps):
-            rate = _RATE * (1 + math.cos(math.pi * done / steps)) / 2
-            optimizer.param_groups[0]["lr"] = rate
+            share = max(done / steps, allowed.spent)
+            if share >= 1:
+                break
+            optimizer.param_groups[0]["lr"] = _RATE * (1 + math.cos(math.pi * share)) / 2
             optimizer.zero_grad()
             with torch.enable_grad():
                 torch.autograd.backward(self._loss(self._chunk(chunks, done)))

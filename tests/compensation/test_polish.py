@@ -14,6 +14,7 @@ from graphprune.compensation import calibration
 from graphprune.compensation import polish as module
 from graphprune.compensation.compensate import Compensation, compensate
 from graphprune.compensation.polish import polish
+from graphprune.core.allowance import Allowance
 from graphprune.core.cuts import Cuts, narrow
 from graphprune.statistics.made.sample import seconds
 from graphprune.statistics.samples import Samples, split
@@ -125,3 +126,31 @@ def test_steps_are_as_many_as_time_allows(monkeypatch: pytest.MonkeyPatch) -> No
     assert steps("auto", 0.0) == 0
     assert steps("balanced", 0.0) == calibration.STEPS
     assert steps("best", 0.0) > calibration.STEPS
+
+
+def test_without_time_the_weights_stay_as_they_were_solved_for() -> None:
+    cuts, samples, solved = _solved()
+    assert polish(cuts, samples, solved, allowed=Allowance(0.0)) is solved
+
+
+def test_a_descent_ends_where_nothing_is_left_to_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts, samples, solved = _solved()
+    monkeypatch.setattr(module._Polisher, "off", lambda self, chunks: 0.0)
+    monkeypatch.setattr(module._Polisher, "run", Mock(side_effect=AssertionError("it descends")))
+    assert polish(cuts, samples, solved) is solved
+
+
+@pytest.mark.parametrize("effort", [0, -3.0, True, float("nan"), float("inf"), "great"])
+def test_an_effort_is_a_name_or_seconds(effort: object) -> None:
+    with pytest.raises(graphprune.GraphPruneError, match="seconds above zero"):
+        calibration.Options(effort=effort)
+
+
+def test_fewer_samples_are_read_where_little_time_is_granted() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 4)), torch.randn(256, 6)
+    plan = graphprune.plan(model, 0.5, example_inputs=x[:2], data=[x], effort=0.05)
+    plan.apply()
+    assert plan.report is not None
+    assert plan.report.compensation.startswith("statistics from ")
+    assert int(plan.report.compensation.split()[2]) < 256

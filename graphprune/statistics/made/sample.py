@@ -12,6 +12,7 @@ normalised by their own statistics, so that what follows sees what it was traine
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import lcm, prod
@@ -68,6 +69,7 @@ def sample(
     effort: str,
     seed: int,
     advance: Callable[[float], None] = lambda _: None,
+    granted: float | None = None,
 ) -> Samples:
     """Make inputs.
 
@@ -78,21 +80,25 @@ def sample(
         effort: `"fast"`, `"balanced"`, `"best"`, or `"auto"`.
         seed: Inputs are the same for the same seed.
         advance: Called with the share of the work that is done.
+        granted: Seconds that it may take by the clock, with `effort="auto"`; where none are named,
+            counts alone decide.
     """
+    longest = LONGEST if granted is None else granted
     make = _synthesis(deps, likes)
     if make is not None and effort != "fast":
         steps = _INVERTING if make is invert_classes else _STEPS.get(effort, 200)
-        number = _synthesised(deps, wanted, steps, effort)
-        how = Descent(steps, seed)
+        number = _synthesised(deps, wanted, steps, effort, longest)
+        most = math.inf if granted is None else granted
+        how = Descent(steps, seed, seconds=most)
         if not number and make is match_norms and paintable(likes[0].shape[1:]):
-            number, steps = _briefly(deps, wanted)
-            how = Descent(steps, seed, from_pictures=True)
+            number, steps = _briefly(deps, wanted, longest)
+            how = Descent(steps, seed, from_pictures=True, seconds=most)
         if number:
             try:
                 return _optimised(deps, likes, make, number, how, advance)
             except RuntimeError:  # no gradient reaches the inputs, or it does not run on so many
                 pass
-    return _written(deps, likes, wanted, effort, seed, advance) or _plain(
+    return _written(deps, likes, wanted, effort, seed, advance, longest) or _plain(
         deps, likes, _quick(deps, affordable(deps, wanted), effort), seed
     )
 
@@ -104,6 +110,7 @@ def _written(
     effort: str,
     seed: int,
     advance: Callable[[float], None],
+    longest: float,
 ) -> Samples | None:
     """Inputs that the model writes, as many as time allows; None where it does not or too few."""
     writer = find_writer(deps)
@@ -114,7 +121,7 @@ def _written(
         rounds = writer.logits.shape[1]
     elif effort == "auto":
         each = seconds(deps, 1, rounds) / _BACKWARDS
-        number = min(number, int(LONGEST / each)) // captured(deps) * captured(deps)
+        number = min(number, int(longest / each)) // captured(deps) * captured(deps)
     if number < _LEAST:
         return None
     return generate(deps, writer, _plain(deps, likes, number, seed), rounds, seed, advance)
@@ -135,7 +142,7 @@ def _optimised(
     losses: list[float] = []
     for done in range(times):
         each = number // times + (done < number % times)
-        part = replace(how, seed=how.seed + done)
+        part = replace(how, seed=how.seed + done, seconds=how.seconds / times)
         found, left = make(deps, likes, each, part, _within(advance, done, times))
         made.extend(found)
         losses.append(left)
@@ -152,23 +159,23 @@ def _within(advance: Callable[[float], None], at: int, of: int) -> Callable[[flo
     return lambda share: advance((at + share) / of)
 
 
-def _synthesised(deps: Dependencies, wanted: int, steps: int, effort: str) -> int:
+def _synthesised(deps: Dependencies, wanted: int, steps: int, effort: str, longest: float) -> int:
     """How many inputs are synthesised, as time allows: twice as many as of real ones, or fewer."""
     for number in (affordable(deps, round(part * wanted)) for part in _PARTS):
-        if effort != "auto" or synthesis_seconds(deps, number, min(steps, _TYPICAL)) <= LONGEST:
+        if effort != "auto" or synthesis_seconds(deps, number, min(steps, _TYPICAL)) <= longest:
             return number
     return 0
 
 
-def _briefly(deps: Dependencies, wanted: int) -> tuple[int, int]:
+def _briefly(deps: Dependencies, wanted: int, longest: float) -> tuple[int, int]:
     """How many pictures can take how many steps in that time; none where they would be too few.
 
     A few that are near the statistics tell more than many that are not.
     """
     whole = lcm(_TOGETHER, captured(deps))
-    steps = int(np.clip(LONGEST / synthesis_seconds(deps, _FEW, 1), *_BRIEF))
+    steps = int(np.clip(longest / synthesis_seconds(deps, _FEW, 1), *_BRIEF))
     number = affordable(deps, wanted) // whole * whole
-    while number >= _LEAST and synthesis_seconds(deps, number, steps) > LONGEST:
+    while number >= _LEAST and synthesis_seconds(deps, number, steps) > longest:
         number -= whole
     return (number if number >= _LEAST else 0), steps
 

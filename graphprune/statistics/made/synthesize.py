@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from graphprune.core.allowance import Allowance
 from graphprune.core.graph import Op
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk
@@ -38,11 +39,13 @@ class Descent:
         steps: Most steps.
         seed: For the inputs that it starts from.
         from_pictures: Whether those are pictures, not noise: they need fewer steps.
+        seconds: That it may take; then it ends as it would after the last step.
     """
 
     steps: int = 200
     seed: int = 0
     from_pictures: bool = False
+    seconds: float = math.inf
 
 
 def norms(deps: Dependencies) -> list[Op]:
@@ -164,8 +167,12 @@ def _descend(
     x.requires_grad_()
     optimizer = torch.optim.Adam([x], _RATE, _BETAS)
     left, losses = math.inf, list[float]()
+    allowed = Allowance(how.seconds)
     for done in range(how.steps):
-        optimizer.param_groups[0]["lr"] = _RATE * (1 + math.cos(math.pi * done / how.steps)) / 2
+        share = max(done / how.steps, allowed.spent)
+        if share >= 1:
+            break
+        optimizer.param_groups[0]["lr"] = _RATE * (1 + math.cos(math.pi * share)) / 2
         with torch.enable_grad():
             loss = step([x * 1.0])
             (gradient,) = torch.autograd.grad(loss + _SMOOTH * _variation(x), x)
