@@ -69,9 +69,11 @@ class Program(Protocol):
 
     Attributes:
         warnings: What the caller should know; passes may add to it.
+        assumed: The example inputs in words, where the caller gave none; else empty.
     """
 
     warnings: list[str]
+    assumed: str
 
     @property
     def name(self) -> str:

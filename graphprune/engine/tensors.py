@@ -26,6 +26,14 @@ def cut_tensor(tensor: torch.Tensor, kept: Sequence[Any]) -> torch.Tensor:
     return out
 
 
+def shapes_of(tensors: Sequence[torch.Tensor]) -> str:
+    """Shapes and types in words: `2 x 3 x 224 x 224 float32, 2 x 16 int64`."""
+    return ", ".join(
+        f"{' x '.join(map(str, x.shape)) or 'a number'} {str(x.dtype).removeprefix('torch.')}"
+        for x in tensors
+    )
+
+
 def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
     """Largest absolute difference, relative to the largest expected value.
 

@@ -41,6 +41,7 @@ def reported(work: Work) -> Report:
         passes=list(work.rows),
         seconds=work.seconds,
         warnings=work.program.warnings,
+        assumed=work.program.assumed,
     )
     if work.has("lowered"):
         out.verification = work.verification

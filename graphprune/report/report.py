@@ -58,6 +58,8 @@ class Report:
         passes: What each pass did, and how long it took.
         seconds: Time of each stage.
         warnings: What else the caller should know.
+        assumed: The example inputs in words, where the caller gave none: MACs, latency and made
+            statistics follow from them.
     """
 
     model: str
@@ -83,6 +85,7 @@ class Report:
     passes: list[PassRow] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    assumed: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data, ready for JSON."""
@@ -115,6 +118,8 @@ def show(report: Report, console: Console, rows: Iterable[tuple[str, str, str]] 
         console: Where to print.
         rows: Further rows of the summary: label, before, after.
     """
+    if report.assumed:
+        console.print(f"inputs assumed, as none were given: {report.assumed}", highlight=False)
     table = Table(title=f"{report.model}: {report.achieved:.1%} of {report.of} removed")
     for name, justify in (("", "left"), ("before", "right"), ("after", "right"), ("", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from graphprune.core.graph import Graph, Value
 from graphprune.core.program import Expressed, Inputs, Lowered
 from graphprune.core.relations import Mismatch
 from graphprune.costs.latency.backend import Backend
+from graphprune.engine.tensors import shapes_of
 from graphprune.frontends.backends import backend
 from graphprune.frontends.onnx.compare import compare, valid
 from graphprune.frontends.onnx.data import read_data
@@ -61,10 +62,12 @@ class FileProgram:
     Attributes:
         lifted: What the frontend read.
         warnings: What the caller should know.
+        assumed: Sizes of the inputs in words, where the caller gave none.
     """
 
     lifted: OnnxProgram
     warnings: list[str] = field(default_factory=list)
+    assumed: str = ""
 
     is_file = True
     alike = False  # no code equates widths in a file
@@ -73,6 +76,8 @@ class FileProgram:
 
     def __post_init__(self) -> None:
         self.warnings = self.lifted.warnings
+        if self.lifted.inputs is None:
+            self.assumed = shapes_of(self.flat_inputs())
 
     @property
     def name(self) -> str:

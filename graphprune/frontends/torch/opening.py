@@ -19,6 +19,7 @@ from graphprune.core.errors import GraphPruneError, LiftError, OptionError, firs
 from graphprune.core.ledger import timed
 from graphprune.core.program import Inputs
 from graphprune.engine.state import preserved
+from graphprune.engine.tensors import shapes_of
 from graphprune.frontends.torch.inference import ordinary_inputs
 from graphprune.frontends.torch.inputs import candidates, find_inputs, trained
 from graphprune.frontends.torch.lift import TorchProgram, completed, lift, lift_guessed
@@ -65,7 +66,10 @@ def open_module(
     _try_bytes(module, inputs)
     seconds: dict[str, float] = {}
     captured = _captured(module, inputs or wrapped.inputs, seconds)
-    return ModuleProgram(captured, wrapped.back), batches, seconds
+    program = ModuleProgram(captured, wrapped.back)
+    if inputs is None and wrapped.inputs is None:
+        program.assumed = shapes_of(program.flat_inputs())
+    return program, batches, seconds
 
 
 def _as_tensors(model: nn.Module, inputs: Inputs) -> Inputs:

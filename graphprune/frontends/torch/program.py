@@ -77,11 +77,13 @@ class ModuleProgram:
         captured: What the capture gave.
         back: Puts the smaller module into the wrapper that the given one came in.
         warnings: What the caller should know.
+        assumed: The example inputs in words, where they were found rather than given.
     """
 
     captured: TorchProgram
     back: Callable[[Any, Inputs], Any] = lambda model, _: model
     warnings: list[str] = field(default_factory=list)
+    assumed: str = ""
     _fit: Fit | None = None  # of the last choice; what it learned of the class serves the next
     _calls: Findings | None = None  # every call of the original, once it was needed
 
