@@ -1,6 +1,6 @@
 """graphprune: shrinks neural networks for deployment.
 
-Example:
+Examples:
     >>> import torch, graphprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
     >>> small = graphprune.shrink(net, ratio=0.5)

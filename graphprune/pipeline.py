@@ -330,7 +330,7 @@ class Pipeline:
         PassError: A pass is not known, requires what no pass before it ensures, or decides
             something after another has begun to make the smaller model.
 
-    Example:
+    Examples:
         >>> [step.name for step in Pipeline(["couple", "score", "select"])]
         ['couple', 'score', 'select']
     """

@@ -59,7 +59,7 @@ class Run:
         gradients: Whether gradients may be asked for, where PyTorch records them.
         engine: What runs the operations, in place of the graph's own engine.
 
-    Example:
+    Examples:
         >>> run = Run(graph, lambda value: value.tensor, [dict(zip(graph.inputs, inputs))])
         >>> for op in run.steps():
         ...     print(op.name, run.values(op.outputs[0]))
