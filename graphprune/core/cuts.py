@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphprune.core.axes import Axis, Dim, atoms, length
+from graphprune.core.axes import Axis, Dim, length
 from graphprune.core.effect import FromEnd
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
@@ -66,8 +66,6 @@ def attributes(deps: Dependencies, op: Op, counts: Mapping[Axis, int]) -> dict[s
     for attr, size in effect.sizes.items():
         present = op.attrs.get(attr)
         new = _new_size(present, size, counts)
-        if new is None and _from_end(present) and _touched(deps, op, counts):
-            new = None if isinstance(size, list) else kept_length(size, counts)
         if new is not None and (attr in op.attrs or attr == "split_sizes"):
             changed[attr] = new
     for attr, (value, dim) in effect.pins.items():
@@ -76,21 +74,11 @@ def attributes(deps: Dependencies, op: Op, counts: Mapping[Axis, int]) -> dict[s
     return changed
 
 
-def _from_end(present: Any) -> bool:
-    """Whether an attribute is a position counted from the end, which moves as the end does."""
-    return isinstance(present, int) and present < 0
-
-
-def _touched(deps: Dependencies, op: Op, counts: Mapping[Axis, int]) -> bool:
-    dims = (dim for value in op.inputs if value is not None for dim in deps.dims[value])
-    return any(axis in counts for dim in dims for axis in atoms(dim))
-
-
 def _new_size(present: Any, size: Any, counts: Mapping[Axis, int]) -> Any:
     """The attribute's new value, or None where it stays as it is."""
     if not isinstance(size, list):
-        new = kept_length(size, counts)
-        return None if new == length(size) else new
+        new = _length(size, counts)
+        return None if new == _length(size, {}) else new
     lengths = [None if dim is None else _length(dim, {}) for dim in size]
     old = list(present) if isinstance(present, list | tuple) else lengths
     out = [

@@ -92,8 +92,8 @@ def select_scatter(op: Site) -> list[Dims]:
 
 def _chosen(op: Site, dim: Dim) -> None:
     size, index = length(dim), op.attr("index")
-    before, _, _ = cut_all(dim, (index % size, 1, size - 1 - index % size))
-    op.resize("index", before)
+    before, _, after = cut_all(dim, (index % size, 1, size - 1 - index % size))
+    op.resize("index", FromEnd(concat([(), after])) if index < 0 else before)
 
 
 @axis_rule("aten.slice", "aten.narrow", view=True)
@@ -132,10 +132,11 @@ def _taken(op: Site, dim: Dim, count: int) -> Dim:
 
 def _run(op: Site, dim: Dim, start: int, stop: int) -> Dim:
     size = length(dim)
-    before, inside, _ = cut_all(dim, (start, stop - start, size - stop))
-    op.resize("start", before)
+    before, inside, after = cut_all(dim, (start, stop - start, size - stop))
+    given, end = op.attr("start", default=0), op.attr("end", default=size)
+    op.resize("start", FromEnd(concat([inside, after])) if given < 0 else before)
     if stop < size:
-        op.resize("end", concat([before, inside]))
+        op.resize("end", FromEnd(after) if end < 0 else concat([before, inside]))
     op.resize("length", inside)
     return inside
 

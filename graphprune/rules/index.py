@@ -210,10 +210,8 @@ def onnx_gather(op: Site) -> list[Dims]:
     size = length(dims[at])
     place = (index[0] if several else index) % size
     before, _, after = cut_all(dims[at], (place, 1, size - 1 - place))
-    if several and index[0] < 0:
-        op.resize("indices", [FromEnd(concat([(), after]))])
-    else:
-        op.resize("indices", [before] if several else before)
+    held = FromEnd(concat([(), after])) if (index[0] if several else index) < 0 else before
+    op.resize("indices", [held] if several else held)
     return [[*dims[:at], *([()] if several else []), *dims[at + 1 :]]]
 
 

@@ -318,7 +318,7 @@ class _Emitter:
         operands = [None if value is None else self._node(value) for value in op.inputs]
         follows = self._follows
         self._gradients(op not in follows.without_gradients)
-        changed = self._changed(op)
+        changed = dict(self._cuts.attrs.get(op, {}))
         for attr, lengths in follows.lengths.get(op, {}).items():
             changed[attr] = self._lengthened(changed.get(attr, op.attrs.get(attr)), lengths)
         if op.attrs.get("device") is not None:
@@ -340,17 +340,6 @@ class _Emitter:
             self._nodes[value] = (
                 self._graph.call_function(operator.getitem, (node, i)) if several else node
             )
-
-    def _changed(self, op: Op) -> dict[str, Any]:
-        """New attributes; a place counted from the end of a length that stays is counted so."""
-        changed = dict(self._cuts.attrs.get(op, {}))
-        from_end = [a for a in changed if isinstance(n := op.attrs.get(a), int) and n < 0]
-        dim, source = op.attrs.get("dim"), op.inputs[0] if op.inputs else None
-        if not from_end or not isinstance(dim, int) or source is None:
-            return changed
-        if self._cuts.touches(self._cuts.deps.dims[source][dim]):
-            return changed
-        return {attr: new for attr, new in changed.items() if attr not in from_end}
 
     def _node(self, value: Value) -> fx.Node:
         if value not in self._nodes:
