@@ -192,3 +192,60 @@ def test_code_that_dispatches_by_class_goes_on_working() -> None:
     assert plan.report is not None and list(plan.report.replaced) == ["layers.1"]
     assert type(small) is Dispatching
     assert small(torch.randn(3, 3, 9, 9), torch.randn(3, 4)).shape == (3, 4, 5, 5)
+
+
+class ConvNorm(nn.Module):
+    """A convolution and its norm, as most code bases have them."""
+
+    def __init__(self, taken: int, made: int, size: int, groups: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(taken, made, size, padding=size // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(made)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Both."""
+        return self.bn(self.conv(x))
+
+
+class Rep(nn.Module):
+    """A block that can be fused into one convolution, whose sizes it takes from its attributes."""
+
+    def __init__(self, taken: int, made: int, groups: int = 1) -> None:
+        super().__init__()
+        self.in_chs, self.out_chs, self.groups = taken, made, groups
+        self.kxk, self.scale = (ConvNorm(taken, made, size, groups) for size in (3, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The branches' sum."""
+        return torch.relu(self.kxk(x) + self.scale(x))
+
+    def fused(self) -> nn.Conv2d:
+        """One convolution in place of the branches."""
+        out = nn.Conv2d(self.in_chs, self.out_chs, 3, padding=1, groups=self.groups)
+        kernel, bias = torch.zeros_like(out.weight), torch.zeros(self.out_chs)
+        for branch in (self.kxk, self.scale):
+            bn = branch.bn
+            factor = bn.weight / (bn.running_var + bn.eps).sqrt()
+            weight = branch.conv.weight * factor[:, None, None, None]
+            kernel = kernel + nn.functional.pad(weight, [(3 - weight.shape[-1]) // 2] * 4)
+            bias = bias + bn.bias - bn.running_mean * factor
+        out.weight.data, out.bias.data = kernel.detach(), bias.detach()  # type: ignore[union-attr]
+        return out
+
+
+def test_attributes_of_blocks_that_can_be_fused_follow_all_their_layers() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        Rep(3, 16), Rep(16, 32, 16), Rep(32, 32, 32), Rep(32, 32), nn.Conv2d(32, 4, 1)
+    ).eval()
+    small = graphprune.shrink(
+        model, 0.4, example_inputs=torch.randn(1, 3, 8, 8), compensate=False, allocation="uniform"
+    )
+    x = torch.randn(2, 3, 8, 8)
+    for block in small[:4]:
+        conv = block.kxk.conv
+        held = (block.in_chs, block.out_chs, block.groups)
+        assert held == (conv.in_channels, conv.out_channels, conv.groups)
+        torch.testing.assert_close(torch.relu(block.fused()(x)), block(x))
+        x = block(x)
+    assert small[2].groups < 32

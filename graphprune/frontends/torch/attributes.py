@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
-from graphprune.core.axes import Dim, leaves, length
+from graphprune.core.axes import Axis, Dim, leaves, length
 from graphprune.core.cuts import Cuts
+from graphprune.core.graph import Op
 from graphprune.core.indices import kept_length
 from graphprune.frontends.torch.lift import TorchProgram
 from graphprune.frontends.torch.tagged import Place, container, put
 
 _WIDTH = re.compile(r"dim|channels|chs|features|hidden_size|planes|embed")
 _COUNT = re.compile(r"head|group|kv")
+_FIRST, _LAST = re.compile(r"in(_|put|planes|chan)"), re.compile(r"out(_|put|planes|chan)")
+_NEAR = 1  # step: weights of the module itself and of its children
 
 
 def apply_edits(model: nn.Module, edits: Mapping[Place, int]) -> None:
@@ -25,14 +29,18 @@ def apply_edits(model: nn.Module, edits: Mapping[Place, int]) -> None:
 
 
 def described(program: TorchProgram, cuts: Cuts) -> dict[Place, int]:
-    """Attributes that agree with a length of the module's own weights, before and after.
+    """Attributes that agree with a length of the module's own layers, before and after.
 
     An attribute is taken for a length if its name reads like one and every dimension (for a
     number of heads or groups: every factor) of that length, among the weights of the module
-    and its children, has the same new length.
+    and its children, has the same new length. Where none of these has that length, those further
+    below are looked at, and what convolutions take and make; a number of groups is that of the
+    convolutions first of all. Where lengths were equal and are so no more, what a name says of
+    input or output decides.
     """
     edits: dict[Place, int] = {}
     counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
+    convolutions = list(_convolutions(program))
     for path, module in program.model.named_modules():
         if type(module).__module__.startswith("torch.nn."):
             continue
@@ -43,26 +51,71 @@ def described(program: TorchProgram, cuts: Cuts) -> dict[Place, int]:
         ]
         if not names:
             continue
-        dims = list(_near(program, cuts, path))
+        prefix = f"{path}." if path else ""
+        below = [op for op in convolutions if f"{op.module}.".startswith(prefix)]
+        near = list(_dims(program, cuts, prefix, _NEAR))
+        far = [*_dims(program, cuts, prefix), *_channels(cuts, below)]
         for attr, held in names:
             factors = bool(_COUNT.search(attr)) and not attr.endswith(("dim", "size"))
-            found = {
-                kept_length(part, counts)
-                for dim in dims
-                for part in _parts(dim, factors)
-                if length(part) == held
-            }
+            found = _regrouped(cuts, below, held) if factors and "group" in attr else set()
+            for dims in (near, far):
+                found = found or {
+                    kept_length(part, counts)
+                    for dim in dims
+                    for part in _parts(dim, factors)
+                    if length(part) == held
+                }
+            if len(found) > 1:  # lengths that were equal and are so no more
+                found = _end(cuts, below, attr, held, counts)
             if len(found) == 1 and found != {held}:
                 edits[path, attr, None] = found.pop()
     return edits
 
 
-def _near(program: TorchProgram, cuts: Cuts, path: str) -> Iterator[Dim]:
-    """Dimensions of the weights that a module or one of its children holds."""
-    prefix = f"{path}." if path else ""
+def _dims(
+    program: TorchProgram, cuts: Cuts, prefix: str, steps: int | None = None
+) -> Iterator[Dim]:
+    """Dimensions of the weights below a module, or of those that are so many steps below."""
     for name, value in program.graph.weights.items():
-        if name.startswith(prefix) and name[len(prefix) :].count(".") <= 1:
+        below = name.startswith(prefix)
+        if below and (steps is None or name[len(prefix) :].count(".") <= steps):
             yield from cuts.deps.dims[value]
+
+
+def _convolutions(program: TorchProgram) -> Iterator[Op]:
+    """The operations of convolution layers."""
+    modules = dict(program.model.named_modules(remove_duplicate=False))
+    return (op for op in program.graph.ops if isinstance(modules.get(op.module), _ConvNd))
+
+
+def _channels(cuts: Cuts, convolutions: Iterable[Op]) -> Iterator[Dim]:
+    """The channels that convolutions take and make: grouped weights do not hold the former."""
+    for op in convolutions:
+        values = (op.inputs[0], op.outputs[0])
+        for dims in (cuts.deps.dims[v] for v in values if v is not None and len(v.shape) > 2):
+            yield dims[1]
+
+
+def _end(
+    cuts: Cuts, convolutions: Sequence[Op], attr: str, held: int, counts: Mapping[Axis, int]
+) -> set[int]:
+    """What the first convolution takes, or the last one makes, where an attribute says that."""
+    first = _FIRST.match(attr)
+    if not convolutions or not (first or _LAST.match(attr)):
+        return set()
+    op = convolutions[0 if first else -1]
+    value = op.inputs[0] if first else op.outputs[0]
+    dims = [] if value is None else cuts.deps.dims[value][1:2]
+    return {kept_length(dim, counts) for dim in dims if length(dim) == held}
+
+
+def _regrouped(cuts: Cuts, convolutions: Iterable[Op], held: int) -> set[int]:
+    """What a number of groups becomes in the convolutions that have it."""
+    return {
+        cuts.attrs.get(op, {}).get("groups", held)
+        for op in convolutions
+        if op.attrs.get("groups") == held
+    }
 
 
 def _parts(dim: Dim, factors: bool) -> list[Any]:
