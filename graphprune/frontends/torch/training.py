@@ -59,6 +59,7 @@ def _add(graph: Graph, extra: Graph) -> None:
     """Add the operations of a capture of the same model to a graph."""
     known = {id(value.tensor): value for value in graph.weights.values()}
     swap = dict(zip(extra.inputs, graph.inputs, strict=True))
+    prefix = "training/" if not graph.training else "training again/"
     for value in extra.weights.values():
         if id(value.tensor) in known:
             swap[value] = known[id(value.tensor)]
@@ -68,9 +69,9 @@ def _add(graph: Graph, extra: Graph) -> None:
             graph.weights[value.name] = value
     for op in extra.ops:
         op.inputs = [swap.get(v, v) if v is not None else None for v in op.inputs]
-        op.name = f"training/{op.name}"
+        op.name = prefix + op.name
         for value in op.outputs:
-            value.name = f"training/{value.name}"
+            value.name = prefix + value.name
     graph.training = [*graph.training, *extra.ops]
     graph.outputs = graph.outputs + [swap.get(v, v) for v in extra.outputs]
 
