@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from graphprune.core.errors import GraphPruneError, PassError
+from graphprune.importance.free import foremost
 from graphprune.importance.score import score
 from graphprune.pipeline import Outcome, Pass, Work
 
@@ -16,7 +17,8 @@ class Score(Pass):
 
     `"obs"` scores by the full Hessian of every reader's squared error, the inverse of which is
     downdated as indices go (Hassibi & Stork, Optimal Brain Surgeon, 1993); `"auto"` lets the same
-    curves decide how much of each group goes, and is `"l2"` where there are no statistics.
+    curves decide how much of each group goes, and is `"l2"` where there are no statistics. Indices
+    whose removal changes nothing go first, whatever the criterion.
 
     - Requires: coupled groups.
     - Ensures: one finite score for each index of each group; the lowest go first.
@@ -35,7 +37,7 @@ class Score(Pass):
             wanted = request.nontrivial() or criterion == "obs"
             curves = statistics.levels() if wanted else None
             if curves is not None:
-                work.scores = curves
+                work.scores = foremost(work.deps, curves)
                 if criterion == "auto" and request.allocation == "auto":
                     asked.request = replace(request, allocation="loss")
                 return self.unchanged("loss curves after compensation")
@@ -45,7 +47,8 @@ class Score(Pass):
                     f"(compensation: {statistics.note}): pass data=, and leave compensate on"
                 )
             criterion = "l2"
-        work.scores = score(work.deps, criterion, work.context(), asked.reduction)
+        scores = score(work.deps, criterion, work.context(), asked.reduction)
+        work.scores = foremost(work.deps, scores)
         return self.unchanged(criterion if isinstance(criterion, str) else "a criterion of yours")
 
     def after(self, work: Work) -> None:

@@ -20,7 +20,7 @@ from graphprune.core.graph import Evaluator, Op, Value
 from graphprune.core.proof import Verification
 from graphprune.engine.perturbed import perturbed
 from graphprune.engine.run import Run, given_inputs
-from graphprune.engine.tensors import as_dtype, cut_tensor, difference
+from graphprune.engine.tensors import along, as_dtype, cut_tensor, difference
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules.facts import is_random
 
@@ -127,16 +127,6 @@ def _zero_points(cuts: Cuts) -> dict[Value, tuple[Value, int]]:
             if value is not None and zero is not None and value.is_weight and zero.is_weight:
                 out[value] = (zero, dim)
     return out
-
-
-def along(points: torch.Tensor, dim: int, rank: int) -> torch.Tensor:
-    """Zero points, or scales, so that they broadcast against what they belong to."""
-    if points.numel() == 1:
-        return points.reshape(())
-    if points.dim() > 1:  # of several dimensions, those in between left out
-        middle = [1] * (rank - points.dim())
-        return points.reshape([points.shape[0], *middle, *points.shape[1:]])
-    return points.reshape([-1 if at == dim else 1 for at in range(rank)])
 
 
 def _zeroed(

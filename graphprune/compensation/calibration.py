@@ -194,6 +194,8 @@ class Calibration:
         """The solved weights after a descent, where that much time is granted."""
         if not self._deps.source.engine.differentiable or self.options.effort == "fast":
             return found
+        if not found.values and not found.left:  # nothing has changed
+            return found
         steps = self._steps(parts(self._deps, samples)[1])
         if not steps:
             return found

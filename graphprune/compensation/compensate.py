@@ -8,7 +8,8 @@ Where a linear operation reads channels that differ between the two, its weights
 
 The target is the original's activation, so that errors do not add up from layer to layer. B is
 drawn towards the plain removal of channels where the samples tell little. Where a result takes
-no constant (no bias, no batch norm behind), the fit goes through zero. Weights that serve several
+no constant (no bias, no batch norm behind), the fit goes through zero. Where only channels go that
+are zero for every input, weights stay as they were cut. Weights that serve several
 operations alike are solved for first, from what all of these read in the original.
 """
 
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from graphprune.compensation.consumers import (
@@ -31,11 +33,12 @@ from graphprune.compensation.consumers import (
 )
 from graphprune.compensation.expect import foretell
 from graphprune.compensation.refit import refit
-from graphprune.core.axes import Dim, length
+from graphprune.core.axes import Axis, Dim, atoms, length
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.engine.run import Attrs, Run, given_inputs, resized
 from graphprune.engine.tensors import cut_tensor
+from graphprune.importance.free import free
 from graphprune.statistics.moments import Moments, observed
 from graphprune.statistics.samples import Samples, walk
 
@@ -103,11 +106,22 @@ class _Pool:
     moments: Moments
 
 
+def _missed(cuts: Cuts) -> set[Axis]:
+    """Axes that lose more than what changes nothing: only these are to be made up for."""
+    nothing = free(cuts.deps, cuts.keep)
+    return {
+        axis
+        for axis, kept in cuts.keep.items()
+        if axis not in nothing or not np.delete(nothing[axis], kept).all()
+    }
+
+
 class _Compensator:
     def __init__(self, cuts: Cuts, samples: Samples) -> None:
         self._cuts = cuts
         self._deps = cuts.deps
         self._consumers = find_consumers(cuts.deps)
+        self._missed = _missed(cuts)
         self._out = Compensation()
         graph, batch = cuts.deps.source, samples.size
         double = graph.engine.native is None and any(
@@ -148,7 +162,7 @@ class _Compensator:
         What they will read in the narrowed graph hangs on the weights themselves.
         """
         shared = {
-            op: [c for c in held if c.uses > 1 and self._cuts.touches(self._read_by(c))]
+            op: [c for c in held if c.uses > 1 and self._misses(self._read_by(c))]
             for op, held in self._consumers.by_op.items()
         }
         if not any(shared.values()):
@@ -189,7 +203,11 @@ class _Compensator:
 
     def _reads_fewer(self, op: Op) -> bool:
         effect = self._deps.effects[op]
-        return any(self._cuts.touches(dim) for dim in [*effect.contracts, *effect.mixes])
+        return any(self._misses(dim) for dim in [*effect.contracts, *effect.mixes])
+
+    def _misses(self, dim: Dim) -> bool:
+        """Whether a dimension loses indices that are not zero for every input."""
+        return not self._missed.isdisjoint(atoms(dim))
 
     def _solve_for(self, op: Op) -> None:
         consumers = self._consumers.by_op.get(op)

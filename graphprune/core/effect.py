@@ -31,6 +31,8 @@ class Effect:
             that dimension.
         zeros: Operands of quantized numbers, each with the operand that says which of them stands
             for zero, and the dimension along which that may differ.
+        scales: For each operand of quantized numbers whose step is told: the operand that holds
+            it, and the dimension along which it may differ.
         grains: Dimensions whose lengths must be multiples of a number, for the kernel's sake.
     """
 
@@ -40,4 +42,5 @@ class Effect:
     sizes: dict[str, Size] = field(default_factory=dict)
     pins: dict[str, tuple[Any, Dim]] = field(default_factory=dict)
     zeros: list[tuple[int, int, int]] = field(default_factory=list)
+    scales: dict[int, tuple[int, int]] = field(default_factory=dict)
     grains: list[tuple[Dim, int]] = field(default_factory=list)

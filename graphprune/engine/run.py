@@ -15,6 +15,7 @@ from graphprune.core.graph import Evaluator, Graph, Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.indices import Indices
 from graphprune.engine.tensors import as_dtype
+from graphprune.rules.facts import is_random
 
 Chunk: TypeAlias = "tuple[torch.Tensor, ...]"
 Attrs: TypeAlias = "Mapping[Op, Mapping[str, Any]]"
@@ -86,6 +87,8 @@ class Run:
         self._uses = uses or LastUses(self._ops)
         self._gradients = gradients
         self._envs = [dict(known) for known in given]
+        self._random = (engine or graph.engine).random
+        self._alike: set[Value] = set()
 
     def steps(self, watch: Watch | None = None) -> Iterator[Op]:
         """Run all operations.
@@ -105,6 +108,8 @@ class Run:
         """Run one operation, for those who run two graphs side by side."""
         changed = self._attrs.get(op, {})
         held = self._held(op)
+        once = self._is_alike(op)
+        found: list[torch.Tensor] | None = None
         with torch.set_grad_enabled(self._gradients and torch.is_grad_enabled()):
             for env in self._envs:
                 operands = [
@@ -112,8 +117,19 @@ class Run:
                 ]
                 if watch is not None:
                     watch(op, operands)
-                found = self._evaluate(op, operands, changed, self._dtype)
+                if found is None or not once:
+                    found = self._evaluate(op, operands, changed, self._dtype)
                 env.update(zip(op.outputs, found, strict=True))
+
+    def _is_alike(self, op: Op) -> bool:
+        """Whether an operation gives the same for all chunks: it reads weights alone."""
+        read = (v for v in op.inputs if v is not None)
+        if len(self._envs) == 1 or is_random(op) or self._random(op):
+            return False
+        if not all(v.is_weight or v in self._alike for v in read):
+            return False
+        self._alike.update(op.outputs)
+        return True
 
     def release(self, op: Op) -> None:
         """Free what no later operation reads."""

@@ -34,6 +34,16 @@ def shapes_of(tensors: Sequence[torch.Tensor]) -> str:
     )
 
 
+def along(points: torch.Tensor, dim: int, rank: int) -> torch.Tensor:
+    """Zero points, or scales, so that they broadcast against what they belong to."""
+    if points.numel() == 1:
+        return points.reshape(())
+    if points.dim() > 1:  # of several dimensions, those in between left out
+        middle = [1] * (rank - points.dim())
+        return points.reshape([points.shape[0], *middle, *points.shape[1:]])
+    return points.reshape([-1 if at == dim else 1 for at in range(rank)])
+
+
 def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
     """Largest absolute difference, relative to the largest expected value.
 

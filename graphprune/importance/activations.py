@@ -17,6 +17,7 @@ from graphprune.core.progress import tracked
 from graphprune.importance.context import Context, Parts, by_slice, spread, summing
 from graphprune.importance.kernels import ABSOLUTE, SIGNED, SQUARED, Scores, slice_sum
 from graphprune.importance.registry import criterion
+from graphprune.importance.stored import Stored
 from graphprune.rules.facts import Product, products
 from graphprune.statistics.observe import Visit, observe
 
@@ -88,12 +89,13 @@ def wanda(context: Context) -> Parts:
             squares[feature] = squares[feature] + found if feature in squares else found
 
     _run(context, watched.keys(), visit)
+    stored = Stored(deps)
     salient: dict[Value, torch.Tensor] = {}
     for meeting in meetings:
         weight = meeting.weight
         if meeting.feature not in squares:
             continue
-        found = meeting.scaled(torch.as_tensor(weight.tensor).detach(), squares[meeting.feature])
+        found = meeting.scaled(stored.numbers(weight), squares[meeting.feature])
         salient[weight] = salient[weight] + found if weight in salient else found
     return by_slice(deps, summing(SIGNED), salient)
 

@@ -16,6 +16,7 @@ from graphprune.core.errors import GraphPruneError
 from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
 from graphprune.importance.kernels import Scores, slice_sum, slice_sums
+from graphprune.importance.stored import Stored
 
 T = TypeVar("T")
 
@@ -92,12 +93,13 @@ def by_slice(
     """
     parts: Parts = [[] for _ in deps.groups]
     ids = {group.axis: group.id for group in deps.groups}
-    for value in deps.source.parameters() if tensors is None else tensors:
+    stored = Stored(deps)
+    for value in stored.parameters() if tensors is None else tensors:
         dims = deps.dims[value]
         wanted = [d for d, dim in enumerate(dims) if not ids.keys().isdisjoint(atoms(dim))]
         if not wanted:
             continue
-        tensor = torch.as_tensor(value.tensor if tensors is None else tensors[value])
+        tensor = stored.numbers(value) if tensors is None else torch.as_tensor(tensors[value])
         found = sums(tensor.abs() if tensor.is_complex() else tensor, wanted)
         for number in wanted:
             scores = found[number]

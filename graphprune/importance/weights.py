@@ -12,6 +12,7 @@ from graphprune.core.indices import holdings
 from graphprune.importance.context import Context, Parts, by_slice, summing
 from graphprune.importance.kernels import ABSOLUTE, SQUARED, Scores
 from graphprune.importance.registry import criterion
+from graphprune.importance.stored import Stored
 from graphprune.rules.facts import gain
 
 
@@ -75,10 +76,11 @@ def fpgm(context: Context) -> Parts:
     can replace. The Gram matrices are left to BLAS.
     """
     deps = context.deps
+    stored = Stored(deps)
     grams: dict[int, torch.Tensor] = {}
     ids = {group.axis: group.id for group in deps.groups}
-    for value in deps.source.parameters():
-        tensor = torch.as_tensor(value.tensor).detach().float()
+    for value in stored.parameters():
+        tensor = stored.numbers(value).float()
         for number, dim in enumerate(deps.dims[value]):
             for axis, positions, indices in holdings(dim):
                 if axis in ids:

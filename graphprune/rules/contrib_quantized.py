@@ -92,8 +92,8 @@ def matmul(op: Site) -> list[Dims]:
     elif op.has(2) and op.rank(2) and op.shape(2)[-1] > 1:
         return op.opaque("a scale for each row")
     else:
-        op.zero(0, 4, -2)
-    op.zero(1, point, -1)
+        op.zero(0, 4, -2, scale=2)
+    op.zero(1, point, -1, scale=scale)
     for place in (scale, point):
         if op.has(place) and op.rank(place) > 1:
             return op.opaque("scales of several dimensions")
@@ -149,8 +149,8 @@ def attention(op: Site) -> list[Dims]:
     op.broadcast([[i], [i2]])
     for place in (2, 4, 7):  # the bias, and what belongs to the weight
         _each(op, place, packed)
-    op.zero(0, 6, 0)
-    op.zero(1, 7, 1)
+    op.zero(0, 6, 0, scale=3)
+    op.zero(1, 7, 1, scale=4)
     op.lock([s, *(op.dims(5) if op.has(5) else ())], "positions compared")
     op.contract(i)
     op.mix(d)
@@ -182,8 +182,8 @@ def dynamic_lstm(op: Site) -> list[Dims]:
     for i in (8, 9, 10, 11):  # for each direction, or for each gate of each unit too
         if op.has(i) and op.rank(i) == 2 and op.shape(i)[1] > 1:
             unify(hidden, gated(op, op.dims(i)[1], 4))
-    op.zero(1, 9, 0)
-    op.zero(2, 11, 0)
+    op.zero(1, 9, 0, scale=8)
+    op.zero(2, 11, 0, scale=10)
     state: Dims = [weight[0], x[1], hidden]
     op.broadcast([state, *(op.dims(i) for i in (5, 6) if op.has(i))])
     if op.has(4):
@@ -202,8 +202,8 @@ def gemm(op: Site) -> list[Dims]:
     a = "k i" if op.attr("transA", default=0) else "i k"
     b = "j k" if op.attr("transB", default=0) else "k j"
     (out,) = op.apply(parse(f"{a}, , , {b} -> i j"))
-    op.zero(0, 2)
-    op.zero(3, 5, 0 if op.attr("transB", default=0) else 1)
+    op.zero(0, 2, scale=1)
+    op.zero(3, 5, 0 if op.attr("transB", default=0) else 1, scale=4)
     for i in (4, 5):
         _each(op, i, out[-1])
     return [op.broadcast([out, op.dims(6)]) if op.has(6) else out]

@@ -21,7 +21,7 @@ def quantize(op: Site) -> list[Dims]:
         if op.has(i) and op.rank(i) == 1 and op.shape(i)[0] > 1:
             unify(dims[op.axis("axis", default=1)], op.dims(i)[0])
     if op.op.type == "DequantizeLinear":
-        op.zero(0, 2, op.axis("axis", default=1))
+        op.zero(0, 2, op.axis("axis", default=1), scale=1)
     return [dims]
 
 
@@ -84,10 +84,12 @@ def conv(op: Site) -> str:
     g = f"g={op.attr('group', default=1)}"
     op.resize("group", "g")
     x, w, o = f"n ({g} i) *", f"({g} o) i *k", f"({g} o)"
-    for place, point in ((0, 2), (1, 3)) if op.op.type == "ConvInteger" else ((0, 2), (3, 5)):
-        op.zero(place, point)
     if op.op.type == "ConvInteger":
+        op.zero(0, 2)
+        op.zero(1, 3)
         return f"{x}, {w}, , {_along(op, 3, o)} -> n {o} *s"
+    op.zero(0, 2, scale=1)
+    op.zero(3, 5, scale=4)
     one = [_along(op, i, o) for i in (1, 2, 4, 5, 6, 7)]
     return f"{x}, {one[0]}, {one[1]}, {w}, {', '.join(one[2:])}, {o} -> n {o} *s"
 
@@ -99,8 +101,12 @@ def matmul(op: Site) -> list[Dims]:
     at = (0, 1) if op.op.type == "MatMulInteger" else (0, 3)
     if min(op.rank(i) for i in at) < 2:
         return op.opaque("vectors of integers")
-    op.zero(0, 2, -2)
-    op.zero(at[1], 3 if at[1] == 1 else 5, -1)
+    if at[1] == 1:
+        op.zero(0, 2, -2)
+        op.zero(1, 3, -1)
+    else:
+        op.zero(0, 2, -2, scale=1)
+        op.zero(3, 5, -1, scale=4)
     gap = ", " * (at[1] - 1)
     (out,) = op.apply(parse(f"... i k, {gap}... k j -> ... i j"))
     scales = ((2, out[-2]), (3, out[-1])) if at[1] == 1 else ((1, out[-2]), (2, out[-2]))

@@ -128,16 +128,22 @@ class Site:
         """Declare dimensions that vanish in a sum."""
         self.effect.contracts.extend(dim for dim in dims if dim)
 
-    def zero(self, place: int, point: int, dim: int = 0) -> None:
+    def zero(self, place: int, point: int, dim: int = 0, scale: int | None = None) -> None:
         """Declare that one operand says which number of another stands for zero.
 
         Args:
             place: The operand of quantized numbers.
             point: The operand that holds their zero points, left out where they are zero.
             dim: The dimension along which there may be several.
+            scale: The operand that holds the step between two numbers, where there is one.
         """
-        if self.has(place) and self.has(point):
-            self.effect.zeros.append((place, point, dim % max(self.rank(place), 1)))
+        if not self.has(place):
+            return
+        dim %= max(self.rank(place), 1)
+        if self.has(point):
+            self.effect.zeros.append((place, point, dim))
+        if scale is not None and self.has(scale):
+            self.effect.scales[place] = (scale, dim)
 
     def lock(self, dims: Sequence[Dim], why: str) -> None:
         """Forbid removal from dimensions; the reason names the operation."""

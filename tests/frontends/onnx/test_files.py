@@ -148,7 +148,7 @@ def _three_layers() -> ModelProto:
 def test_merged_constants_do_not_couple() -> None:
     deps = graphprune.analyze(_three_layers())
     assert [group.size for group in deps.groups] == [16, 16]
-    small = graphprune.plan(_three_layers(), 0.4, ratios={"w1": 0.5}, compensate=False).apply()
+    small = graphprune.plan(_three_layers(), 0.45, ratios={"w1": 0.5}, compensate=False).apply()
     found = shapes(small)
     assert found["w1"] == (8, 8)
     assert found["w2"][0] == 8 != found["w2"][1]
