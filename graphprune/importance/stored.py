@@ -35,7 +35,7 @@ class Stored:
                 _note(self._scales, op.inputs[place], op.inputs[scale], dim)
 
     def parameters(self) -> Iterator[Value]:
-        """The trainable weights, but for zero points and scales, which only tell what others are."""
+        """The trainable weights, but for zero points and scales: these say what others are."""
         return (value for value in self._deps.source.parameters() if value not in self._grid)
 
     def numbers(self, value: Value) -> torch.Tensor:
