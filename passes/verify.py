@@ -20,7 +20,7 @@ from graphprune.core.graph import Evaluator, Op, Value
 from graphprune.core.proof import Verification
 from graphprune.engine.perturbed import perturbed
 from graphprune.engine.run import Run, given_inputs
-from graphprune.engine.tensors import along, as_dtype, cut_tensor, difference
+from graphprune.engine.tensors import along, cut_tensor, difference
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules.facts import is_random
 
@@ -188,14 +188,9 @@ def _alike(op: Op, cuts: Cuts, value: Value, masked: Run, small: Run, engine: Ev
     if engine.exact is None:
         return False
     found = []
-    attrs: dict[str, object] = dict(cuts.attrs.get(op, {}))
-    for run, changed in ((masked, {}), (small, attrs)):
-        operands = [
-            None if tensor is None else as_dtype(tensor, engine.exact)
-            for tensor in run.operands(op)
-        ]
+    for run in (masked, small):
         try:
-            results = engine.evaluate(op, operands, changed, engine.exact)
+            results = run.again(op, engine.exact)
         except RuntimeError:  # the finer engine does not know it: the first verdict stands
             return False
         found.append(results[op.outputs.index(value)])

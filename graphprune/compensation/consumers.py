@@ -38,6 +38,9 @@ class Unsolvable(Exception):
     """An operation cannot be made up for: its message is the reason, for the report."""
 
 
+_DERIVED = "its weight is computed from others, as quantized weights are"
+
+
 @dataclass(frozen=True, eq=False)
 class Consumer:
     """One linear reading of a value.
@@ -165,7 +168,10 @@ def find_consumers(deps: Dependencies) -> Consumers:
             if value is not None:
                 users.setdefault(value, []).append(op)
     out = Consumers()
+    derived: set[Value] = set()
     for op in graph.ops:
+        if all(v is None or v.is_weight or v in derived for v in op.inputs):
+            derived.update(op.outputs)
         reads: Sequence[Reading | str | None] = recurrent(op) or [reading(op)]
         for read in reads:
             found = _consumer(op, read, graph, uses, users)
@@ -173,6 +179,8 @@ def find_consumers(deps: Dependencies) -> Consumers:
                 out.by_op.setdefault(op, []).append(found)
             elif found:
                 out.left[op.name] = found
+            elif isinstance(read, Reading) and read.weight in derived:
+                out.left[op.name] = _DERIVED
     _leave_mixed(out, uses)
     return out
 

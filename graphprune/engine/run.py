@@ -157,10 +157,18 @@ class Run:
         held = self._held(op)
         return [None if v is None else held[v] if v in held else env[v] for v in op.inputs]
 
-    def again(self, op: Op) -> list[torch.Tensor]:
-        """Results of an operation once more, with attributes as they were captured."""
+    def again(self, op: Op, dtype: torch.dtype | None = None) -> list[torch.Tensor]:
+        """Results of an operation once more, in a run over one input.
+
+        Args:
+            op: The operation.
+            dtype: Another precision to compute in.
+        """
+        operands = self.operands(op)
+        if dtype is not None:
+            operands = [None if x is None else as_dtype(x, dtype) for x in operands]
         with torch.no_grad():
-            return self._evaluate(op, self.operands(op), {}, self._dtype)
+            return self._evaluate(op, operands, self._attrs.get(op, {}), dtype or self._dtype)
 
     def _held(self, op: Op) -> dict[Value, torch.Tensor | None]:
         """The weights that an operation reads; None where PyTorch lacks their type."""

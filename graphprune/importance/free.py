@@ -23,7 +23,7 @@ from graphprune.core.axes import Axis, Dim, atoms
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.indices import holdings
-from graphprune.engine.tensors import as_dtype
+from graphprune.engine.run import Run
 from graphprune.importance.kernels import Scores
 from graphprune.importance.stored import Stored
 from graphprune.rules.facts import Reading, gain, is_norm, is_random, products, reading
@@ -153,26 +153,21 @@ class _Zeros:
         Raises:
             RuntimeError: It does not run on them, or what it reads are no such numbers.
         """
+        graph = self._deps.source
         weights = (v.tensor for v in op.inputs if v is not None and v.is_weight)
         device = next((t.device for t in weights if t is not None), self._device)
         generator = torch.Generator().manual_seed(number)
-        operands: list[torch.Tensor | None] = []
         drawn: dict[Value, torch.Tensor] = {}
         for value in op.inputs:
-            if value is None or value.is_weight:
-                operands.append(None if value is None else value.tensor)
+            if value is None or value.is_weight or value in drawn:
                 continue
             if not value.dtype.rpartition(".")[2].startswith(("float", "bfloat")):
                 raise RuntimeError(f"{value.name} holds {value.dtype}")
-            if value not in drawn:
-                x = torch.randn(value.shape, generator=generator, dtype=torch.float32) * scale
-                drawn[value] = self._cleared(value, x).to(device)
-            operands.append(drawn[value])
-        given = [x if x is None else as_dtype(x.detach(), torch.float32) for x in operands]
-        with torch.no_grad():
-            evaluate = self._deps.source.engine.evaluate
-            found: list[torch.Tensor] = evaluate(op, given, {}, torch.float32)
-        return found
+            x = torch.randn(value.shape, generator=generator, dtype=torch.float32) * scale
+            drawn[value] = self._cleared(value, x).to(device)
+        run = Run(graph, lambda weight: weight.tensor, [drawn], dtype=torch.float32, ops=[op])
+        run.step(op)
+        return [run.values(value)[0] for value in op.outputs]
 
     def _cleared(self, value: Value, x: torch.Tensor) -> torch.Tensor:
         for (number, axis), mask in self._held.get(value, {}).items():
