@@ -202,8 +202,8 @@ class _Zeros:
                 yield met
 
     def _holding(self, op: Op, axis: Axis) -> Iterator[tuple[Value, int]]:
-        for value in op.inputs:
-            for number, dim in enumerate(self._deps.dims[value]) if value is not None else ():
+        for value in (v for v in op.inputs if v is not None):
+            for number, dim in enumerate(self._deps.dims[value]):
                 if axis in atoms(dim):
                     yield value, number
 
