@@ -4,7 +4,8 @@ The narrowed graph and the original one, every slice that the removed indices ow
 are run side by side, operation by operation, in float64. The weights are perturbed first: a
 branch that starts at zero would hide a fault. Operations that mix a removed axis
 (normalisation, softmax) compute other statistics without it; there the survivors' values are
-taken over and the comparison goes on behind them, as it does behind random numbers.
+taken over and the comparison goes on behind them, as it does behind random numbers. Of an
+operation that nothing here runs, numbers of its results' shapes stand for them in both graphs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.errors import VerifyError
 from graphprune.core.graph import Evaluator, Op, Value
 from graphprune.core.proof import Verification
+from graphprune.engine.granted import granted
 from graphprune.engine.perturbed import perturbed
 from graphprune.engine.run import Run, given_inputs
 from graphprune.engine.tensors import along, cut_tensor, difference
@@ -56,9 +58,11 @@ def verify(
         return cut_tensor(weights(value), cuts.weights.get(value, ()))
 
     given = given_inputs(graph, inputs, engine.dtype)
-    masked = Run(graph, zeroed, [given], dtype=engine.dtype, engine=engine)
+    dtype = engine.dtype
+    masked = Run(graph, zeroed, [given], dtype=dtype, engine=engine, granted=granted(dtype))
     given = given_inputs(graph, inputs, engine.dtype)
-    small = Run(graph, narrowed, [given], cuts.attrs, engine.dtype, engine=engine)
+    taken = granted(dtype, cuts)
+    small = Run(graph, narrowed, [given], cuts.attrs, dtype, engine=engine, granted=taken)
     for op in _original(masked):
         try:
             small.step(op)

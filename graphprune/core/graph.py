@@ -100,6 +100,10 @@ class Evaluator(Protocol):
     def random(self) -> Callable[[Op], bool]:
         """Whether an operation may give other results each time."""
 
+    @property
+    def lacks(self) -> Callable[[Op], str]:
+        """Why an operation cannot be run at all, or nothing."""
+
 
 @dataclass(slots=True, eq=False)
 class Graph:

@@ -21,6 +21,10 @@ def _never(op: Op) -> bool:
     return False
 
 
+def _nothing(op: Op) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Engine:
     """What runs the operations of a graph; every captured graph carries one.
@@ -40,6 +44,8 @@ class Engine:
             keeps the type it is stored in.
         random: Whether an operation may give other results each time, for those that no rule calls
             random. Attention with a dropout of zero does not: only a second run can tell.
+        lacks: Why an operation cannot be run at all, or nothing. A proof takes its results for
+            granted, and goes on behind it.
     """
 
     evaluate: Evaluate
@@ -50,3 +56,4 @@ class Engine:
     differentiable: bool = False
     native: torch.dtype | None = None
     random: Callable[[Op], bool] = _never
+    lacks: Callable[[Op], str] = _nothing

@@ -11,6 +11,7 @@ import torch
 from graphprune.core.cuts import Cuts
 from graphprune.core.errors import VerifyError
 from graphprune.core.graph import Evaluator, Value
+from graphprune.engine.granted import granted, stand_in
 from graphprune.engine.perturbed import perturbed
 from graphprune.engine.run import LastUses, Run, given_inputs
 from graphprune.engine.tensors import as_dtype, cut_tensor
@@ -25,7 +26,8 @@ from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.objects import apart, as_fed
 from graphprune.frontends.onnx.sizes import inputs_for
 from graphprune.frontends.onnx.stored import Lowered
-from graphprune.frontends.onnx.tensors import as_array
+from graphprune.frontends.onnx.tensors import Array, as_array
+from graphprune.frontends.onnx.trace import Trace
 
 _TOLERANCES = {"float16": 5e-2, "bfloat16": 2e-1}  # relative; rounding through a whole network
 _SINGLE = 1e-3
@@ -63,10 +65,11 @@ def compare(program: OnnxProgram, cuts: Cuts, lowered: Lowered, seed: int = 0) -
         if value not in held
     }
     model = lower(program, cuts, replaced).proto()
-    wanted = _results(program, model)
+    known = _granted(program, cuts, program.traces.first)
+    wanted = _results(program, model, known)
     first, second = program.traces.inputs
     given = inputs_for(first, program.examples, seed)
-    found = run_model(model, given)
+    found = run_model(model, given, known)
     expected = _run(program, cuts, values, program.flat_inputs(seed), wanted)
     worst = 0.0
     for value, item in zip(wanted, found, strict=True):
@@ -83,16 +86,16 @@ def compare(program: OnnxProgram, cuts: Cuts, lowered: Lowered, seed: int = 0) -
         else:
             worst = max(worst, gap)
     if first != second:
-        _other_sizes(program, model, seed)
+        _other_sizes(program, cuts, model, seed)
     return worst
 
 
-def _results(program: OnnxProgram, model: onnx.ModelProto) -> list[Value]:
+def _results(program: OnnxProgram, model: onnx.ModelProto, known: Collection[str]) -> list[Value]:
     """What can be compared of a model: its outputs are these from now on.
 
     They are the results, or what operations read of which nothing here knows what they give.
     """
-    stop_at_foreign(model)
+    stop_at_foreign(model, known)
     wanted = dict.fromkeys(program.graph.outputs)
     for op in program.graph.ops:
         if not op.outputs:
@@ -152,6 +155,20 @@ def _beyond(expected: object, found: object, rounding: float) -> bool:
     return bool((np.abs(first.astype(float) - second.astype(float)) > _MARGIN * rounding).any())
 
 
+def _granted(program: OnnxProgram, cuts: Cuts | None, trace: Trace) -> dict[str, Array]:
+    """What stands for the results of operations that nothing here runs, by name."""
+    out = {}
+    for op in program.graph.ops:
+        for value in op.outputs if program.graph.engine.lacks(op) else ():
+            shape = trace.shape(value.name)
+            if shape is not None:
+                whole = stand_in(value.name, shape, value.dtype)
+                out[value.name] = as_array(
+                    whole if cuts is None else cut_tensor(whole, cuts.kept(value))
+                )
+    return out
+
+
 def _as_stored(program: OnnxProgram) -> set[Value]:
     """Weights that keep their elements: constants, and what subgraphs use by its own name."""
     held = {value for value in program.graph.weights.values() if value.kind == "constant"}
@@ -198,20 +215,29 @@ def _run(
     engine = engine or graph.engine
     given = given_inputs(graph, tensors, engine.dtype)
     uses = LastUses(graph.ops, set(wanted))
-    run = Run(graph, values.get, [given], cuts.attrs, engine.dtype, uses=uses, engine=engine)
+    run = Run(
+        graph,
+        values.get,
+        [given],
+        cuts.attrs,
+        engine.dtype,
+        uses=uses,
+        engine=engine,
+        granted=granted(engine.dtype, cuts),
+    )
     for _ in run.steps():
         pass
     return {value: run.values(value)[0] for value in wanted}
 
 
-def _other_sizes(program: OnnxProgram, model: onnx.ModelProto, seed: int) -> None:
+def _other_sizes(program: OnnxProgram, cuts: Cuts, model: onnx.ModelProto, seed: int) -> None:
     """The smaller model runs at the second sizes, with results of the original's shapes."""
     given = inputs_for(program.traces.inputs[1], program.examples, seed)
     stated = {item.name for item in program.source.model.graph.output}
     try:
-        found = run_model(model, given)
+        found = run_model(model, given, _granted(program, cuts, program.traces.second))
     except VerifyError:
-        if not runs(program.source, given):
+        if not runs(program.source, given, _granted(program, None, program.traces.second)):
             return  # nor does the original: these sizes were only a guess
         raise
     for item, array in zip(model.graph.output, found, strict=True):

@@ -6,9 +6,10 @@ reference implementation of the onnx package.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +22,10 @@ from graphprune.core.errors import VerifyError
 from graphprune.core.graph import Op
 from graphprune.engine.engine import Engine
 from graphprune.frontends.onnx.arguments import as_operand
-from graphprune.frontends.onnx.model import Source, captured, without_initializers
+from graphprune.frontends.onnx.model import Source, captured, ordered, without_initializers
 from graphprune.frontends.onnx.objects import as_fed, as_value, kind_of, type_of
+from graphprune.frontends.onnx.own import evaluator, is_own, lacking, type_name
+from graphprune.frontends.onnx.own import results as own_results
 from graphprune.frontends.onnx.precision import in_single
 from graphprune.frontends.onnx.tensors import FLOATS, Array, to_proto
 from graphprune.frontends.onnx.trace import schema
@@ -35,7 +38,6 @@ try:
 except ImportError:  # an extra
     onnxruntime = None
 
-_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training"}
 _LARGE = 1 << 24  # bytes of operands for which a session is not kept
 _ONNX_TYPES = {torch_type: onnx_type for onnx_type, torch_type in FLOATS.items()}
 
@@ -97,6 +99,10 @@ def evaluate(
         return [op.outputs[0].tensor]
     if not op.outputs:  # nothing here knows what it gives, and nothing known reads it
         return []
+    if evaluator(op.source.proto) is not None:
+        return own_results(op.source.proto, operands, changed, dtype)
+    if why := lacks(op):
+        raise RuntimeError(why)
     node, feeds = prepared(op, operands, changed, dtype)
     found = run_node(node, op.source.source.opsets, feeds, dtype)
     return [as_value(item) for item in found]
@@ -104,12 +110,12 @@ def evaluate(
 
 def reference_engine() -> Engine:
     """The reference implementation in float64."""
-    return Engine(evaluate, torch.float64, native=torch.float32)
+    return Engine(evaluate, torch.float64, native=torch.float32, lacks=lacks)
 
 
 def runtime_engine() -> Engine:
     """ONNX Runtime in float32, which rounds."""
-    return Engine(evaluate, torch.float32, 1e-4, native=torch.float32)
+    return Engine(evaluate, torch.float32, 1e-4, native=torch.float32, lacks=lacks)
 
 
 def engine() -> Engine:
@@ -118,6 +124,16 @@ def engine() -> Engine:
         replace(runtime_engine(), coarse=True, exact=torch.float64)
         if has_runtime()
         else reference_engine()
+    )
+
+
+def lacks(op: Op) -> str:
+    """Why an operation cannot be run at all, or nothing."""
+    if op.source is None or not lacking(op.source.proto):
+        return ""
+    return (
+        f"nothing here runs {type_name(op.source.proto)} at {op.name}: what computes it can be "
+        "registered beside its rule (graphprune.axis_rule(..., run=))"
     )
 
 
@@ -234,15 +250,29 @@ def session(model: bytes, optimized: bool = False) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def run_model(model: ModelProto, feeds: Mapping[str, Array]) -> list[Any]:
-    """Run a whole model; not all results need be arrays.
+def run_model(
+    model: ModelProto, feeds: Mapping[str, Array], known: Mapping[str, Array] = MappingProxyType({})
+) -> list[Any]:
+    """Run a whole model: node by node where it holds operations that no runtime knows.
+
+    Args:
+        model: The model.
+        feeds: Its inputs, by name.
+        known: Results that are given rather than computed.
+
+    Returns:
+        Its results; not all of them need be arrays.
 
     Raises:
         VerifyError: It does not run.
     """
+    known = in_single(model, known)[1]
     model, given = in_single(model, feeds)
+    found: Any
     try:
-        if onnxruntime is not None:
+        if _holds_own(model):
+            found = _stepwise(model, given, known)
+        elif onnxruntime is not None:
             found = session(model.SerializeToString()).run(None, given)
         else:
             found = ReferenceEvaluator(model).run(None, given)
@@ -252,10 +282,45 @@ def run_model(model: ModelProto, feeds: Mapping[str, Array]) -> list[Any]:
     return list(found)
 
 
-def runs(source: Source, inputs: Mapping[str, Array]) -> bool:
+def _holds_own(model: ModelProto) -> bool:
+    """Whether a model holds operations that no runtime knows, calls of its own functions aside."""
+    local = {(f.domain, f.name) for f in model.functions}
+    bodies = (model.graph.node, *(f.node for f in model.functions))
+    return any(is_own(n) and (n.domain, n.op_type) not in local for nodes in bodies for n in nodes)
+
+
+def _stepwise(
+    model: ModelProto, feeds: Mapping[str, Array], known: Mapping[str, Array]
+) -> list[Any]:
+    """Run a model node by node."""
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    opsets = {item.domain: item.version for item in model.opset_import}
+    env = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    env.update(feeds)
+    env.update(known)
+    for node in ordered(model.graph, "the model"):
+        if any(name in known for name in node.output):
+            continue
+        if evaluator(node) is not None:
+            given = [as_value(env[name]) if name else None for name in node.input]
+            found = [as_fed(tensor) for tensor in own_results(node, given)]
+        else:
+            names = {name for name in (*node.input, *captured(node)) if name}
+            found = run_node(node, opsets, {name: env[name] for name in names}, torch.float32)
+        made = [name for name in node.output if name] if evaluator(node) is None else node.output
+        env.update(zip(made, found, strict=False))
+    return [env[item.name] for item in model.graph.output]
+
+
+def runs(
+    source: Source,
+    inputs: Mapping[str, Array],
+    known: Mapping[str, Array] = MappingProxyType({}),
+) -> bool:
     """Whether the original model accepts inputs."""
     names = [item.name for item in source.model.graph.output]
-    return bool(observe(source, inputs, names))
+    return bool(observe(source, inputs, names, known))
 
 
 def results(source: Source, inputs: Mapping[str, Array]) -> dict[str, Any] | None:
@@ -265,20 +330,34 @@ def results(source: Source, inputs: Mapping[str, Array]) -> dict[str, Any] | Non
 
 
 def observe(
-    source: Source, inputs: Mapping[str, Array], names: Sequence[str]
+    source: Source,
+    inputs: Mapping[str, Array],
+    names: Sequence[str],
+    known: Mapping[str, Array] = MappingProxyType({}),
 ) -> dict[str, TypeProto]:
     """Types of values that have no shape inference, from a run of the whole model.
 
     It ends before operations that nothing here can run; what these give stays unknown.
+
+    Args:
+        source: The model.
+        inputs: Its inputs.
+        names: The tensors.
+        known: Results that are given rather than computed.
     """
-    found = _computed(source, inputs, names)
+    found = _computed(source, inputs, names, known)
     return {name: type_of(item) for name, item in found.items()}
 
 
-def _computed(source: Source, inputs: Mapping[str, Array], names: Sequence[str]) -> dict[str, Any]:
+def _computed(
+    source: Source,
+    inputs: Mapping[str, Array],
+    names: Sequence[str],
+    known: Mapping[str, Array] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Values of the original model, by name."""
     model = without_initializers(source.model)
-    gone = stop_at_foreign(model)
+    gone = stop_at_foreign(model, known)
     names = [name for name in names if name not in gone]
     if not names:
         return {}
@@ -290,19 +369,18 @@ def _computed(source: Source, inputs: Mapping[str, Array], names: Sequence[str])
     del model.graph.output[:]
     model.graph.output.extend(helper.make_value_info(name, TypeProto()) for name in names)
     try:
-        found = run_model(model, inputs)
+        found = run_model(model, inputs, known)
     except VerifyError:
         return {}
     return dict(zip(names, found, strict=True))
 
 
-def is_foreign(node: NodeProto) -> bool:
-    """Whether an operation is of a domain that neither ONNX nor ONNX Runtime knows."""
-    return node.domain not in _DOMAINS and not node.domain.startswith("com.microsoft")
-
-
-def stop_at_foreign(model: ModelProto) -> set[str]:
+def stop_at_foreign(model: ModelProto, known: Collection[str] = ()) -> set[str]:
     """Take out of a model what it cannot run here: foreign operations, and all behind them.
+
+    Args:
+        model: The model.
+        known: Names of results that are given rather than computed.
 
     Returns:
         Names of what is not computed any more.
@@ -311,7 +389,8 @@ def stop_at_foreign(model: ModelProto) -> set[str]:
     nodes = []
     local = {(f.domain, f.name) for f in model.functions}
     for node in model.graph.node:
-        foreign = is_foreign(node) and (node.domain, node.op_type) not in local
+        foreign = lacking(node) and (node.domain, node.op_type) not in local
+        foreign = foreign and not all(name in known for name in node.output if name)
         if foreign or gone.intersection((*node.input, *captured(node))):
             gone.update(name for name in node.output if name)
         else:

@@ -19,6 +19,7 @@ from graphprune.core.errors import LiftError
 from graphprune.core.graph import Graph, Value
 from graphprune.frontends.onnx.execute import observe
 from graphprune.frontends.onnx.model import Source
+from graphprune.frontends.onnx.own import untyped
 from graphprune.frontends.onnx.reader import Reader
 from graphprune.frontends.onnx.sizes import Traces, choose, inputs_for
 from graphprune.frontends.onnx.tensors import (
@@ -110,6 +111,9 @@ def lift(source: Source, examples: Mapping[str, Array]) -> OnnxProgram:
     if unknown:
         observed = observe(source, inputs_for(traces.inputs[0], examples, 0), unknown)
         traces = choose(source, examples, observed)
+    for node in source.nodes:
+        if why := untyped(node, traces.first.types):
+            raise LiftError(f"{source.label}: {why}")
     reader = Reader(source, traces)
     for node in source.nodes:
         if not all(name in traces.first.folded for name in node.output if name):

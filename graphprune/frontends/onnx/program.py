@@ -140,6 +140,9 @@ class FileProgram:
         made = _lowered(lowered)
         if not has_runtime() and _SLOW_CHECK not in self.warnings:
             self.warnings.append(_SLOW_CHECK)
+        for op in self.graph.ops:
+            if (why := self.graph.engine.lacks(op)) and op.outputs:
+                self.warnings.append(f"{why}; the check took its results for granted")
         try:
             if made.size() <= _WHOLE:
                 return made, compare(self.lifted, found.cuts, made, seed)

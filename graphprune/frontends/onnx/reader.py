@@ -17,6 +17,7 @@ from graphprune.core.graph import Graph, Kind, Op, Value
 from graphprune.frontends.onnx.arguments import Node, arguments_of, attributes, operand_name
 from graphprune.frontends.onnx.execute import engine
 from graphprune.frontends.onnx.model import Source, captured
+from graphprune.frontends.onnx.own import type_name
 from graphprune.frontends.onnx.sizes import Traces
 from graphprune.frontends.onnx.tensors import INTEGERS, as_torch, dtype_name
 
@@ -82,7 +83,7 @@ class Reader:
         arguments = arguments_of(node, self._source)
         attrs, missing = attributes(node, arguments, self._source, self._trace)
         arguments = {place: given for place, given in arguments.items() if given in attrs}
-        kind = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        kind = type_name(node)
         places: dict[int, str] = {}
         inputs: list[Value | None] = []
         for place, given in enumerate([*node.input, *captured(node)]):

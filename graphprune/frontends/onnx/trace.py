@@ -18,6 +18,7 @@ from onnx import NodeProto, TensorProto, TypeProto, helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from graphprune.frontends.onnx.model import Source
+from graphprune.frontends.onnx.own import Stated, evaluator, is_own, types_by_run
 from graphprune.frontends.onnx.tensors import INTEGERS, Array
 
 _WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "STFT")
@@ -90,12 +91,17 @@ def walk(source: Source, inputs: Mapping[str, TypeProto], hints: Mapping[str, Ty
         Misfit: The nodes do not accept these sizes.
     """
     trace = Trace(types=dict(inputs))
+    stated = Stated(source.model.graph)
+    for name in inputs:
+        stated.learn(name, trace.shape(name) or ())
     for name, proto in source.constants.items():
         trace.types[name] = tensor_type(proto.data_type, proto.dims)
         if proto.data_type in INTEGERS and prod(proto.dims) <= _MOST:
             trace.known[name] = source.array(name)
     for node in source.nodes:
-        _infer(source, node, trace, hints)
+        _infer(source, node, trace, {**hints, **_own_types(source, node, trace, stated)})
+        for name in node.output:
+            stated.learn(name, trace.shape(name) or ())
         if node.op_type == "Pad" and not node.domain:
             _check_padding(node, trace)
         _fold(source, node, trace)
@@ -126,6 +132,30 @@ def _infer(source: Source, node: NodeProto, trace: Trace, hints: Mapping[str, Ty
         if min(shape, default=1) < 0 or shrunk:
             raise Misfit(f"{node.op_type} {node.name or name} has a result of shape {shape}")
         trace.types[name] = type_
+
+
+def _own_types(
+    source: Source, node: NodeProto, trace: Trace, stated: Stated
+) -> Mapping[str, TypeProto]:
+    """Types of the results of an operation that has no schema: stated, or those of a run."""
+    if not is_own(node):
+        return {}
+    found = {name: type_ for name in node.output if (type_ := stated.type_of(name)) is not None}
+    given = [name for name in node.input if name]
+    complete = all(name in found for name in node.output if name)
+    if complete or evaluator(node) is None or any(name not in trace.types for name in given):
+        return found
+    try:
+        return {**types_by_run(node, trace.types, lambda n: _held(source, n, trace)), **found}
+    except RuntimeError as error:
+        raise Misfit(str(error)) from error
+
+
+def _held(source: Source, name: str, trace: Trace) -> Array | None:
+    """The elements of a constant or of a known value."""
+    if name in trace.known:
+        return trace.known[name]
+    return source.array(name) if name in source.origins else None
 
 
 def _check_padding(node: NodeProto, trace: Trace) -> None:
