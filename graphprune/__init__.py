@@ -10,6 +10,7 @@ from graphprune.api import analyze, plan, shrink
 from graphprune.core.errors import (
     AxisError,
     BudgetError,
+    EvaluationError,
     GraphPruneError,
     LiftError,
     OptionError,
@@ -34,6 +35,7 @@ __all__ = [
     "AxisError",
     "BudgetError",
     "Dependencies",
+    "EvaluationError",
     "GraphPruneError",
     "LiftError",
     "OptionError",

@@ -30,6 +30,10 @@ class PassError(GraphPruneError):
     """A pass does not find what it needs, or does not leave what it promises."""
 
 
+class EvaluationError(GraphPruneError, RuntimeError):
+    """An operation cannot be evaluated: nothing runs it, or what should do so fails."""
+
+
 class BudgetError(GraphPruneError):
     """The budget cannot be met.
 

@@ -18,7 +18,7 @@ import torch
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from graphprune.core.errors import VerifyError
+from graphprune.core.errors import EvaluationError, VerifyError
 from graphprune.core.graph import Op
 from graphprune.engine.engine import Engine
 from graphprune.frontends.onnx.arguments import as_operand
@@ -102,7 +102,7 @@ def evaluate(
     if evaluator(op.source.proto) is not None:
         return own_results(op.source.proto, operands, changed, dtype)
     if why := lacks(op):
-        raise RuntimeError(why)
+        raise EvaluationError(why)
     node, feeds = prepared(op, operands, changed, dtype)
     found = run_node(node, op.source.source.opsets, feeds, dtype)
     return [as_value(item) for item in found]

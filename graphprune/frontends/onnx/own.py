@@ -15,7 +15,7 @@ import onnx
 import torch
 from onnx import NodeProto, TypeProto, helper
 
-from graphprune.core.errors import named_line
+from graphprune.core.errors import EvaluationError, named_line
 from graphprune.engine.granted import stand_in
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch, dtype_name
 from graphprune.rules.registry import evaluation, is_known
@@ -98,7 +98,7 @@ def types_by_run(
         known: Gives the elements of operands that are constants.
 
     Raises:
-        RuntimeError: It does not run; the message names the node.
+        EvaluationError: It does not run; the message names the node.
     """
     operands: list[torch.Tensor | None] = []
     for name in node.input:
@@ -153,7 +153,7 @@ def results(
         dtype: Floating-point type of the results; None: as they come.
 
     Raises:
-        RuntimeError: It does not run, or does not give tensors; the message names the node.
+        EvaluationError: It does not run, or does not give tensors; the message names the node.
     """
     run = evaluator(node)
     assert run is not None
@@ -162,12 +162,14 @@ def results(
         found = run(*operands, **{**_attributes(node), **(changed or {})})
     except Exception as error:  # the caller's code: any error at all
         shapes = ", ".join("-" if x is None else str(list(x.shape)) for x in operands)
-        raise RuntimeError(f"{where} fails on the shapes {shapes}: {named_line(error)}") from error
+        raise EvaluationError(
+            f"{where} fails on the shapes {shapes}: {named_line(error)}"
+        ) from error
     given = list(found) if isinstance(found, list | tuple) else [found]
     made = [torch.from_numpy(np.asarray(x)) if isinstance(x, np.ndarray) else x for x in given]
     if not all(isinstance(x, torch.Tensor) for x in made) or len(made) < len(node.output):
         kinds = ", ".join(type(x).__name__ for x in given)
-        raise RuntimeError(f"{where} must give {len(node.output)} tensors, not {kinds}")
+        raise EvaluationError(f"{where} must give {len(node.output)} tensors, not {kinds}")
     return [
         x.detach() if dtype is None or not x.is_floating_point() else x.detach().to(dtype)
         for x in made[: len(node.output)]

@@ -17,6 +17,7 @@ import onnx
 from onnx import NodeProto, TensorProto, TypeProto, helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
+from graphprune.core.errors import EvaluationError
 from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.own import Stated, evaluator, is_own, types_by_run
 from graphprune.frontends.onnx.tensors import INTEGERS, Array
@@ -147,7 +148,7 @@ def _own_types(
         return found
     try:
         return {**types_by_run(node, trace.types, lambda n: _held(source, n, trace)), **found}
-    except RuntimeError as error:
+    except EvaluationError as error:
         raise Misfit(str(error)) from error
 
 
