@@ -113,9 +113,9 @@ class Run:
     def step(self, op: Op, watch: Watch | None = None) -> None:
         """Run one operation, for those who run two graphs side by side."""
         if self._granted is not None and self._lacks(op):
-            found = self._granted(op)
+            results = self._granted(op)
             for env in self._envs:
-                env.update(zip(op.outputs, found, strict=True))
+                env.update(zip(op.outputs, results, strict=True))
             return
         changed = self._attrs.get(op, {})
         held = self._held(op)

@@ -38,7 +38,7 @@ def test_errors_have_one_base() -> None:
     kinds = [
         k for k in vars(errors).values() if inspect.isclass(k) and k.__module__ == errors.__name__
     ]
-    assert len(kinds) == 8
+    assert len(kinds) == 9
     assert all(issubclass(kind, graphprune.GraphPruneError) for kind in kinds)
 
 
