@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from graphprune.choice.solve import TOLERANCE
+from graphprune.choice.constants import RATIO_TOLERANCE
 from graphprune.core.errors import GraphPruneError, OptionError, first_line, nearest
 from graphprune.core.files import check_target, write_whole
 from graphprune.costs.registry import Counting
@@ -106,7 +106,7 @@ def shrink_in_steps(
         options["data"] = read_batches(options["data"], model)  # a generator serves once
     for number in range(done + 1, steps + 1):
         left = 1 - (1 - ratios[number - 1]) / (1 - spent)
-        asked = left if left > TOLERANCE / 2 else 0.0
+        asked = left if left > RATIO_TOLERANCE / 2 else 0.0
         share = number / steps
         options["ratios"] = {
             layer: SCHEDULES[schedule](0.0, f, share) for layer, f in fixed.items()

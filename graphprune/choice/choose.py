@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+from graphprune.choice.constants import LARGE_WEIGHT, LEARNING_ROUNDS
 from graphprune.choice.request import Request
 from graphprune.choice.select import Selection, fixed_only, select
 from graphprune.choice.threshold import threshold
@@ -22,9 +23,7 @@ from graphprune.core.program import Expressed, Program
 from graphprune.core.relations import Relation, Ties
 from graphprune.importance import Scores
 
-_ROUNDS = 8  # how often lengths that the code equates are learned and the choice is made again
-_NAMED = 2  # weights that an error names
-_LARGE = 0.1  # share of the parameters from which on a weight is named
+_NAMED = 2  # most weights that an error names
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Chooser:
         learned: list[Relation] = []
         wished: list[Relation] = []
         best: Choice | None = None
-        for _ in range(_ROUNDS):
+        for _ in range(LEARNING_ROUNDS):
             ties: list[Ties] = []
             if request.allocation in ("auto", "loss"):
                 ties = preferences(self.deps, learned, self.program.alike, wished)
@@ -150,7 +149,7 @@ def _whole_weights(deps: Dependencies) -> list[str]:
     out = []
     for value in sorted(sizes, key=lambda v: -sizes[v])[:_NAMED]:
         axes = [axis for dim in deps.dims[value] for axis in atoms(dim)]
-        if sizes[value] / total > _LARGE and not free.intersection(axes):
+        if sizes[value] / total > LARGE_WEIGHT and not free.intersection(axes):
             reasons = dict.fromkeys(axis.reason for axis in axes if axis.reason)
             why = ", ".join(reasons) or "each index differs"
             share = sizes[value] / total

@@ -1,10 +1,12 @@
-"""descend: single steps towards the budget, while any brings it nearer.
+"""descend: greedy single steps towards the budget, until none brings the cost nearer.
 
 1. Every pass looks at each group once, those whose step changes the costs most first.
-2. A step is kept where it brings the slack nearer to zero; the costs follow exactly.
+2. A step is kept if it brings the slack (removed minus asked ratio) nearer to zero. Costs are
+   exact, not estimated.
 
-Costs that are polynomials in the counts are compiled: a step touches only the monomials that hold
-a group, whose values are kept. Costs are whole numbers, so that both ways find the same counts.
+Costs that are polynomials in the counts (parameters, MACs) run compiled: a step only evaluates the
+monomials in which the group occurs. These costs are whole numbers, so the compiled and the plain
+way find the same counts.
 """
 
 from __future__ import annotations
@@ -16,13 +18,11 @@ from typing import Any
 import numba
 import numpy as np
 
+from graphprune.choice.constants import COMPILED_FROM_GROUPS, DESCENT_PASSES
 from graphprune.core.groups import Counts
 from graphprune.costs.budget import Budget
 from graphprune.costs.counted import Polynomial
 from graphprune.importance import Scores
-
-_MOST_PASSES = 64  # of single steps towards the budget
-COMPILED = 64  # groups; for fewer, calls of NumPy take less than loading what was compiled
 
 
 class Ladder:
@@ -43,7 +43,7 @@ class Ladder:
 
     def up_to(self, level: float) -> Counts:
         """For each group the number of levels that are not above this one."""
-        if len(self._levels) >= COMPILED:
+        if len(self._levels) >= COMPILED_FROM_GROUPS:
             found: Counts = _up_to(self._flat, self._starts, level)
             return found
         found = np.array([np.searchsorted(held, level, side="right") for held in self._levels])
@@ -106,7 +106,7 @@ def descend(counts: Counts, moves: Moves, budget: Budget) -> Counts:
     """
     exact = all(isinstance(target.cost, Polynomial) for target in budget.targets)
     nested = any(i in moves.followers for held in moves.followers.values() for i in held)
-    work = compiled if exact and not nested and len(moves.sizes) >= COMPILED else plain
+    work = compiled if exact and not nested and len(moves.sizes) >= COMPILED_FROM_GROUPS else plain
     return work(counts, moves, budget)
 
 
@@ -123,7 +123,7 @@ def plain(counts: Counts, moves: Moves, budget: Budget) -> Counts:
     counts = counts.copy()
     changes_of = _changes(budget, moves)
     spent = budget.spent(counts)
-    for _ in range(_MOST_PASSES):
+    for _ in range(DESCENT_PASSES):
         slack = budget.slack_of(spent)
         to, able = moves.possible(counts, -1.0 if slack < 0 else 1.0)
         changes = {i: changes_of(counts, i, to[i]) for i in able}
@@ -158,7 +158,7 @@ def compiled(counts: Counts, moves: Moves, budget: Budget) -> Counts:
     form = _Form(budget, moves.sizes, moves.followers)
     counts = np.append(counts, 1.0)  # what the products are padded with
     values, spent = form.spent(counts)
-    for _ in range(_MOST_PASSES):
+    for _ in range(DESCENT_PASSES):
         sign = -1.0 if budget.slack_of(list(spent)) < 0 else 1.0
         to, found = moves.possible(counts[:-1], sign)
         able = np.array(found, dtype=np.int64)

@@ -1,7 +1,8 @@
-"""exchange: counts that lose less at the same costs.
+"""exchange: less loss at the same cost, by pairwise interchange.
 
-One group takes a step back, for another one's step forward, as long as less is lost by it: pairwise
-interchange, as in knapsacks (Martello & Toth, Knapsack Problems, 1990).
+One group keeps a step more and another one a step less, as long as the sum of the losses falls and
+the budget is still met (Martello & Toth, Knapsack Problems, 1990). Example: group a loses 0.2 less
+with 8 channels more, group b loses 0.1 more with 8 channels less: a gain of 0.1.
 """
 
 from __future__ import annotations
@@ -10,12 +11,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from graphprune.choice.constants import EXCHANGE_PAIRS, EXCHANGE_ROUNDS
 from graphprune.choice.descend import Moves, follow
 from graphprune.core.groups import Counts
 from graphprune.importance import Scores
-
-_ROUNDS = 100  # at most
-_TRIED = 50  # pairs of steps, of those that promise most
 
 
 def exchange(
@@ -31,7 +30,7 @@ def exchange(
         met: Whether counts keep to the budget.
     """
     curves = [np.append(0.0, curve)[::-1] for curve in losses]  # by how many stay
-    for _ in range(_ROUNDS):
+    for _ in range(EXCHANGE_ROUNDS):
         found = _better(counts, curves, moves, met)
         if found is None:
             break
@@ -51,7 +50,9 @@ def _better(
     gained = lost(counts, more) - lost(up, more)
     given = lost(down, fewer) - lost(counts, fewer)
     net = np.subtract.outer(gained, given).ravel()
-    best = np.argpartition(-net, _TRIED)[:_TRIED] if len(net) > _TRIED else np.arange(len(net))
+    best = np.arange(len(net))
+    if len(net) > EXCHANGE_PAIRS:
+        best = np.argpartition(-net, EXCHANGE_PAIRS)[:EXCHANGE_PAIRS]
     for at in best[np.argsort(-net[best], kind="stable")]:
         i, j = more[at // len(fewer)], fewer[at % len(fewer)]
         if net[at] <= 0:

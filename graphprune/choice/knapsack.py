@@ -1,10 +1,10 @@
-"""knapsack: counts for a cost that is a staircase, at the steps where it falls.
+"""knapsack: kept counts under a cost that is a staircase, such as latency.
 
-1. Every group may stop at a few counts only, the ends of steps.
-2. Again and again the move that saves the most for what it loses is made, over all groups and
-   over several steps of one at once, so that plateaus are crossed (Shen et al., HALP, 2022).
-3. What a group loses is the mean of the levels of the indices that go, or what its loss curve
-   says.
+1. Each group may stop only at a few counts, the ends of the steps.
+2. Greedily, the move with the largest Δcost / Δloss over all groups is made. A move may span
+   several steps of one group, so that plateaus are crossed (Shen et al., HALP, NeurIPS 2022).
+3. The loss of a group is that of its loss curve, or the sum of the scores that go, divided by its
+   size.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from graphprune.core.groups import Counts
 from graphprune.importance import Scores
 
 Move = tuple[float, int, float]
+"""What a move is worth (negative: the heap is ascending), its group, and the count after it."""
+
+_TINY = 1e-12  # keeps a move without loss from dividing by zero
 
 
 def knapsack(
@@ -48,7 +51,7 @@ def knapsack(
             gain = saved(counts, i, to)
             loss = losses[i][int(size - to)] - losses[i][int(size - now)]
             if gain > 0:
-                moves.append((-gain / (loss + 1e-12), i, to))
+                moves.append((-gain / (loss + _TINY), i, to))
         return min(moves, default=None)
 
     counts: Counts = start.copy()

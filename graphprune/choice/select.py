@@ -1,9 +1,9 @@
-"""select: which indices go, for an exact budget.
+"""select: which indices go under an exact budget.
 
-What is tried first keeps counts in proportion where the model's code is likely to take one length
-for another (`tie`), every group near its level, and widths round; what meets the budget is taken.
-Lengths that the code was seen to take for one another stay in proportion where that is possible
-within the whole tolerance.
+Attempts run from the most to the least wanted: counts tied where the model's own code equates two
+lengths (`tie`), each group near the count that its scores ask for, widths that are multiples of 8.
+The first attempt that meets the budget is taken.
+Lengths that the code was seen to equate stay in proportion wherever the whole tolerance allows it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TypeAlias
 
 import numpy as np
 
+from graphprune.choice.constants import LOPSIDED_PART, RATIO_TOLERANCE, REACHES
 from graphprune.choice.request import Request
-from graphprune.choice.solve import TOLERANCE, Problem
+from graphprune.choice.solve import Problem
 from graphprune.core.axes import Axis
 from graphprune.core.errors import BudgetError
 from graphprune.core.groups import Counts, Dependencies
@@ -23,8 +24,7 @@ from graphprune.core.indices import Indices
 from graphprune.core.relations import Ties
 from graphprune.importance import Scores
 
-_SHOWN = 5  # reasons that an error lists
-_REACHES = (1 / 16, 1 / 4, 1 / 2, 1.0)  # how far a group may move from its level for the budget
+_SHOWN = 5  # most reasons for locks that an error lists
 
 Attempt: TypeAlias = tuple[float, Ties, int]
 
@@ -87,7 +87,7 @@ def select(
     preferences = [*map(problem.without, ties), Ties()]
     best: tuple[float, Counts, int] | None = None
     needed: tuple[float, Counts, int] | None = None
-    free = problem.solve(1, _REACHES[0]) if ties else problem.sizes
+    free = problem.solve(1, REACHES[0]) if ties else problem.sizes
     for reach, preferred, step in _attempts(preferences, rounding):
         if needed is not None and not preferred.needed:
             best = needed
@@ -101,7 +101,7 @@ def select(
             best = (slack, counts, step)
         if problem.met(slack):
             break
-        near = preferred.needed and problem.met(slack, TOLERANCE)
+        near = preferred.needed and problem.met(slack, RATIO_TOLERANCE)
         if near and (needed is None or problem.budget.better(slack, needed[0])):
             needed = (slack, counts, step)
     assert best is not None
@@ -116,15 +116,15 @@ def select(
 def _attempts(preferences: Sequence[Ties], rounding: Sequence[int]) -> Iterator[Attempt]:
     """What to try, the best first: ties, little deviation from the levels, round widths."""
     *tied, free = preferences
-    near = [(ties, _REACHES[:-1]) for ties in tied] + [(free, _REACHES[:2])]
-    for ties, reaches in [*near, *((ties, _REACHES[-1:]) for ties in preferences)]:
+    near = [(ties, REACHES[:-1]) for ties in tied] + [(free, REACHES[:2])]
+    for ties, reaches in [*near, *((ties, REACHES[-1:]) for ties in preferences)]:
         for reach in reaches:
             yield from ((reach, ties, step) for step in rounding)
 
 
 def _lopsided(counts: Counts, free: Counts) -> bool:
     """Whether some group keeps less than a third of what it would keep if nothing were tied."""
-    return bool((counts < np.floor(free / 3)).any())
+    return bool((counts < np.floor(free / LOPSIDED_PART)).any())
 
 
 def _nothing(deps: Dependencies) -> str:

@@ -18,6 +18,12 @@ from math import ceil, gcd, lcm
 import numpy as np
 
 from graphprune.choice.allocate import bounds, fixed, levels
+from graphprune.choice.constants import (
+    AUTO_ROUNDING,
+    RATIO_TOLERANCE,
+    ROUNDED_FROM_STEPS,
+    STAIRCASE_STOPS,
+)
 from graphprune.choice.descend import Ladder, Moves, descend, follow
 from graphprune.choice.exchange import exchange
 from graphprune.choice.knapsack import knapsack
@@ -34,11 +40,8 @@ from graphprune.costs.registry import cost_of
 from graphprune.importance import Scores
 from graphprune.importance.kernels import NEEDED
 
-TOLERANCE = 0.01
-_AUTO_ROUNDING = (8, 4, 2, 1)
-_HALVINGS = 30  # of the interval in which a shift is sought
-_NAMED = 5  # groups that an error lists
-_MOST_STOPS = 16  # at which a group may stop on a staircase
+_HALVINGS = 30  # bisection steps: the interval shrinks by 2**30
+_NAMED = 5  # most groups that an error names
 
 
 class Problem:
@@ -86,10 +89,10 @@ class Problem:
         if self.exact is not None:
             return (self.exact,)
         if self.staircase is None:
-            return _AUTO_ROUNDING
-        return (self.staircase.step, *(s for s in _AUTO_ROUNDING if s < self.staircase.step))
+            return AUTO_ROUNDING
+        return (self.staircase.step, *(s for s in AUTO_ROUNDING if s < self.staircase.step))
 
-    def met(self, slack: float, tolerance: float = TOLERANCE / 2) -> bool:
+    def met(self, slack: float, tolerance: float = RATIO_TOLERANCE / 2) -> bool:
         """Whether a slack is near enough to what was asked."""
         return abs(slack) <= tolerance and (slack >= 0 or not self.budget.strict)
 
@@ -129,7 +132,7 @@ class Problem:
 
     def _exchanged(self, counts: Counts, steps: Counts, free: Sequence[int]) -> Counts:
         """Counts that lose less, where the budget is met."""
-        if abs(self.budget.slack(counts)) > TOLERANCE / 2:
+        if abs(self.budget.slack(counts)) > RATIO_TOLERANCE / 2:
             return counts
         losses, _ = joined(self.levels, self.sizes, self.ties.followers)
         moves = self._moves(steps, free, self.least, self.most)
@@ -159,7 +162,7 @@ class Problem:
         bound = self.ties.frozen.union(*self.ties.followers.values())
         stops = {}
         for i in (i for i in range(len(self.groups)) if i not in bound):
-            width = steps[i] * max(self.sizes[i] // (_MOST_STOPS * steps[i]), 1)
+            width = steps[i] * max(self.sizes[i] // (STAIRCASE_STOPS * steps[i]), 1)
             points = np.arange(width, self.sizes[i], width)
             stops[i] = np.append(points[points >= self.least[i]], self.least[i])
         counts = knapsack(
@@ -194,10 +197,10 @@ class Problem:
     def _steps(self, step: int) -> Counts:
         if self.exact is not None:
             return self._exact_steps(step)
-        steps = np.where(self.sizes >= 4 * step, float(step), 1.0)
+        steps = np.where(self.sizes >= ROUNDED_FROM_STEPS * step, float(step), 1.0)
         for width, multiple in self.ties.steps.items():
             both = lcm(multiple, step)
-            steps[width] = both if self.sizes[width] >= 4 * both else multiple
+            steps[width] = both if self.sizes[width] >= ROUNDED_FROM_STEPS * both else multiple
         return np.lcm(steps.astype(np.int64), self.grains).astype(np.float64)
 
     def _exact_steps(self, step: int) -> Counts:
@@ -251,7 +254,7 @@ class Problem:
         target = self.budget.binding(counts)
         achieved, ratio = target.removed(counts), target.ratio
         forced = target.removed(self.most)
-        if forced > ratio + TOLERANCE and not self.budget.strict:
+        if forced > ratio + RATIO_TOLERANCE and not self.budget.strict:
             names = [self.groups[i].name for i in sorted(self.bound) if counts[i] < self.sizes[i]]
             raise BudgetError(
                 f"ratio {ratio:g} of {target.name} cannot be met: what ratios= and limits= take "
@@ -269,7 +272,7 @@ class Problem:
                 closest=nearest,
             )
         most = target.removed(self.least)
-        if achieved < ratio - TOLERANCE and achieved >= most - TOLERANCE:
+        if achieved < ratio - RATIO_TOLERANCE and achieved >= most - RATIO_TOLERANCE:
             raise BudgetError(
                 f"ratio {ratio:g} of {target.name} cannot be reached: what is locked or needed "
                 f"leaves {achieved:.3f} at most",

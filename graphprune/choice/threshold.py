@@ -12,6 +12,7 @@ from math import ceil
 import numpy as np
 
 from graphprune.choice.allocate import bounds, fixed
+from graphprune.choice.constants import THRESHOLD_DEVIATIONS
 from graphprune.choice.request import Request
 from graphprune.choice.select import Selection
 from graphprune.choice.solve import rounded
@@ -20,8 +21,6 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.relations import Ties
 from graphprune.costs.registry import cost_of
 from graphprune.importance import Scores
-
-DEVIATIONS = 2.0
 
 
 def threshold(
@@ -52,7 +51,7 @@ def threshold(
     counts = sizes.copy()
     keep = {}
     for group, found in zip(deps.groups, scores, strict=True):
-        gone = int((found < found.mean() - DEVIATIONS * found.std()).sum())
+        gone = int((found < found.mean() - THRESHOLD_DEVIATIONS * found.std()).sum())
         if group.id in counted:
             gone = group.size - int(counted[group.id])
         elif group.id in bound or group.grain > 1:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphprune.choice.descend import COMPILED, Ladder, Moves, compiled, descend, plain
+from graphprune.choice.constants import COMPILED_FROM_GROUPS
+from graphprune.choice.descend import Ladder, Moves, compiled, descend, plain
 from graphprune.costs.budget import Budget
 from graphprune.costs.counted import Monomials, Polynomial
 
@@ -44,7 +45,7 @@ def test_both_ways_find_the_same_counts(seed: int) -> None:
 
 def test_large_problems_are_compiled_and_other_costs_are_not() -> None:
     rng = np.random.default_rng(0)
-    groups = COMPILED + 6
+    groups = COMPILED_FROM_GROUPS + 6
     sizes = np.full(groups, 64.0)
     polynomial = _polynomial(rng, groups, 2)
 
@@ -63,7 +64,7 @@ def test_large_problems_are_compiled_and_other_costs_are_not() -> None:
     np.testing.assert_array_equal(*found)
 
 
-@pytest.mark.parametrize("groups", [3, COMPILED + 3])
+@pytest.mark.parametrize("groups", [3, COMPILED_FROM_GROUPS + 3])
 def test_a_ladder_counts_levels(groups: int) -> None:
     rng = np.random.default_rng(1)
     levels = [np.sort(rng.integers(0, 9, rng.integers(1, 20)) / 8.0) for _ in range(groups)]

@@ -54,7 +54,7 @@ class Counted(Timer):
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GRAPHPRUNE_CACHE", str(tmp_path))
-    monkeypatch.setattr("graphprune.choice.aim._ROUNDS", 2)
+    monkeypatch.setattr("graphprune.choice.aim.AIM_ROUNDS", 2)
     monkeypatch.setattr("graphprune.costs.latency.timing._once", _work)
     return tmp_path
 
@@ -307,8 +307,9 @@ def test_compiled_modules_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     net = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64))
     x = torch.randn(64, 64)
     expected = net(x)
-    monkeypatch.setattr(aim, "_ROUNDS", 1)
-    monkeypatch.setattr(aim, "_NEAR", 1.0)  # no choice has to be compiled beside the first
+    monkeypatch.setattr(aim, "AIM_ROUNDS", 1)
+    # No second choice has to be compiled.
+    monkeypatch.setattr(aim, "MEASUREMENT_NOISE", 1.0)
     options = {"example_inputs": x, "backend": "compiled", "compensate": False}
     try:
         plan = graphprune.plan(net, 0.4, "latency", **options)
@@ -345,7 +346,7 @@ def test_where_less_work_is_faster_than_the_table_knows_it_is_taken(
         return [1e-6 * model[0].weight.numel() for model in models]
 
     monkeypatch.setattr("graphprune.choice.aim.forward_seconds", clock)
-    monkeypatch.setattr("graphprune.choice.aim._ROUNDS", 1)
+    monkeypatch.setattr("graphprune.choice.aim.AIM_ROUNDS", 1)
     monkeypatch.setattr("graphprune.choice.aim.Timer", Wrong)
     options = {"example_inputs": X, "compensate": False}
     plan = graphprune.plan(net, 0.3, "latency", **options)
