@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphprune.choice.aim import meet
-from graphprune.choice.solve import TOLERANCE
+from graphprune.choice.constants import RATIO_TOLERANCE
 from graphprune.core.edits import Keep, cut_by
 from graphprune.core.errors import PassError
 from graphprune.pipeline import Outcome, Pass, Work
@@ -40,7 +40,7 @@ class Select(Pass):
     def _told(work: Work) -> None:
         """Say where widths of the caller's step do not come near the ratio."""
         found, request = work.selection, work.asked.request
-        if request.step() and abs(found.achieved - found.asked) > TOLERANCE:
+        if request.step() and abs(found.achieved - found.asked) > RATIO_TOLERANCE:
             work.program.warnings.append(
                 f"round_to={request.step()}: {found.achieved:.1%} of {found.of} is as near to the "
                 f"{found.asked:.1%} asked for as multiples of it come"

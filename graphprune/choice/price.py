@@ -21,7 +21,7 @@ from graphprune.choice.constants import FLAT_RISE, PRICE_ROUNDS
 from graphprune.choice.descend import Ladder
 from graphprune.core.groups import Counts
 from graphprune.importance import Scores
-from graphprune.importance.kernels import NEEDED
+from graphprune.importance.constants import NEEDED
 
 _TINY = 1e-300  # in place of a price of zero, which would divide by zero
 

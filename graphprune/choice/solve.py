@@ -38,7 +38,7 @@ from graphprune.costs.budget import Budget
 from graphprune.costs.counted import Polynomial, Staircase
 from graphprune.costs.registry import cost_of
 from graphprune.importance import Scores
-from graphprune.importance.kernels import NEEDED
+from graphprune.importance.constants import NEEDED
 
 _HALVINGS = 30  # bisection steps: the interval shrinks by 2**30
 _NAMED = 5  # most groups that an error names

@@ -31,7 +31,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.indices import holdings
 from graphprune.engine.run import Run
 from graphprune.importance import Scores
-from graphprune.importance.kernels import NEEDED
+from graphprune.importance.constants import NEEDED
 from graphprune.statistics.moments import Moments, observed
 from graphprune.statistics.samples import Samples, walk
 

@@ -21,14 +21,14 @@ from graphprune.core.errors import GraphPruneError, named_line
 from graphprune.core.graph import Value
 from graphprune.core.progress import tracked
 from graphprune.engine.state import preserved
+from graphprune.importance.constants import HESSIAN_PROBES
 from graphprune.importance.context import Context, Parts, by_slice, summing
 from graphprune.importance.kernels import ABSOLUTE, SIGNED
 from graphprune.importance.registry import criterion
 
 Tensors = dict[Value, torch.Tensor]
 
-_IGNORED = -100  # the label that cross-entropy leaves out
-_PROBES = 4  # random signs for each batch in Hutchinson's estimate of the Hessian's diagonal
+_IGNORED = -100  # PyTorch's ignore_index: cross-entropy leaves these labels out
 
 
 @criterion("taylor")
@@ -90,12 +90,12 @@ def obd(context: Context) -> Parts:
     total: Tensors = {}
     with _runs(context, twice=True) as run:
         for batch in _batches(context):
-            signs = [run.signs(generator) for _ in range(_PROBES)]
+            signs = [run.signs(generator) for _ in range(HESSIAN_PROBES)]
             for probe, product in zip(signs, run.products(batch, signs), strict=True):
                 for value, held in product.items():
                     held = held * probe[value]
                     total[value] = total[value].add_(held) if value in total else held
-        share = 0.5 / (_PROBES * len(context.batches))
+        share = 0.5 / (HESSIAN_PROBES * len(context.batches))
         for value, h in total.items():
             h.mul_(share).clamp_(min=0).mul_(run.weights[value].detach().square())
     return by_slice(context.deps, summing(SIGNED), total)

@@ -18,16 +18,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from graphprune.importance.constants import COMPILED_FROM, ROWS_FROM, THREADS_FROM
+
 Scores: TypeAlias = npt.NDArray[np.float64]
 
 ABSOLUTE, SQUARED, SIGNED = 0, 1, 2
 """What is summed: |w|, w² or w."""
 
-_SMALL = 1 << 12  # elements; below, a call of PyTorch is as fast
-_THREADED = 1 << 19  # elements; below, starting threads costs more than it saves
-_DEEP = 32  # elements of a column in a row, from which on they are summed first
-_BLOCK = 1 << 20  # elements converted at a time
-_FAST = {"reassoc", "contract", "nsz"}
+_BLOCK = 1 << 20  # elements that are converted at a time: 4 MiB of float32
+_FAST = {"reassoc", "contract", "nsz"}  # what vectorises sums; NaN and infinity still count
 
 
 @lru_cache(maxsize=3)
@@ -87,7 +86,7 @@ def slice_sums(data: torch.Tensor, kind: int) -> list[Scores]:
         One array for a vector, else two.
     """
     data = data.detach()
-    if data.dim() < 2 or data.device.type != "cpu" or data.numel() < _SMALL:
+    if data.dim() < 2 or data.device.type != "cpu" or data.numel() < COMPILED_FROM:
         return [_plain(data, dim, kind) for dim in range(min(data.dim(), 2))]
     rows: list[Scores] = []
     columns = np.zeros(data.shape[1])
@@ -103,7 +102,7 @@ def slice_sum(data: torch.Tensor, dim: int, kind: int) -> Scores:
     data = data.detach()
     if dim < 2 and data.dim() > 1:
         return slice_sums(data, kind)[dim]
-    if data.device.type != "cpu" or data.numel() < _SMALL:
+    if data.device.type != "cpu" or data.numel() < COMPILED_FROM:
         return _plain(data, dim, kind)
     total = np.zeros(data.shape[dim])
     for block in _blocks(data if dim else data[None]):
@@ -144,7 +143,7 @@ def _compiled(array: npt.NDArray[Any], kind: int) -> tuple[Scores, Scores]:
     inside would cost more. Else every column of every row is a row of its own.
     """
     rows, columns, inner = array.shape
-    if inner < _DEEP:
+    if inner < ROWS_FROM:
         by_row, by_element = _matrix(array.reshape(rows, -1), kind)
         return by_row, by_element if inner == 1 else by_element.reshape(columns, inner).sum(1)
     each = _matrix(array.reshape(-1, inner), kind)[0].reshape(rows, columns)
@@ -156,7 +155,7 @@ def _matrix(array: npt.NDArray[Any], kind: int) -> tuple[Scores, Scores]:
     rows, columns = array.shape
     sums = _kernel(kind)
     by_row = np.empty(rows)
-    threads = min(torch.get_num_threads(), rows) if array.size >= _THREADED else 1
+    threads = min(torch.get_num_threads(), rows) if array.size >= THREADS_FROM else 1
     if threads == 1:
         by_column = np.zeros(columns)
         sums(array, 0, rows, by_row, by_column)
@@ -175,7 +174,3 @@ def _matrix(array: npt.NDArray[Any], kind: int) -> tuple[Scores, Scores]:
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "graphprune")
-
-
-NEEDED = 10.0
-"""Levels of loss curves from here on mean that hardly anything would be left."""

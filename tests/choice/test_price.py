@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.choice.price import NEEDED, joined, priced, slopes
+from graphprune.choice.price import joined, priced, slopes
 from graphprune.choice.request import Request
 from graphprune.choice.select import select
 from graphprune.costs.registry import cost_of
+from graphprune.importance.constants import NEEDED
 
 
 def test_slopes_are_those_of_the_convex_hull() -> None:

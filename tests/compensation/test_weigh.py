@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.choice.price import NEEDED
 from graphprune.choice.request import Request
 from graphprune.choice.select import select
 from graphprune.compensation.systems import Systems
 from graphprune.compensation.weigh import weigh
+from graphprune.importance.constants import NEEDED
 from graphprune.statistics.samples import split
 from tests.blocks import BLOCKS
 

@@ -144,8 +144,8 @@ def _is_timed(report: Report) -> None:
 
 @pytest.mark.parametrize("name", ["residual", "dense", "attention", "llama", "shuffle"])
 def test_any_graph_can_be_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphprune.costs.latency.timing._FEWEST", 2)
-    monkeypatch.setattr("graphprune.costs.latency.timing._MOST", 2)
+    monkeypatch.setattr("graphprune.costs.latency.timing.LEAST_RUNS", 2)
+    monkeypatch.setattr("graphprune.costs.latency.timing.ENOUGH_RUNS", 2)
     build, inputs = blocks.BLOCKS[name]
     deps = graphprune.analyze(build(), inputs())
     cost = Latency(deps, Eager())

@@ -48,7 +48,7 @@ def test_a_calm_machine_runs_an_operation_a_few_times(clock: Clock) -> None:
     told = clock(chain([5.0], repeat(2.0)))
     timer = Timer()
     assert _seconds(timer) == 0.002
-    assert timing._FEWEST < len(told) < timing._MOST
+    assert timing.LEAST_RUNS < len(told) < timing.ENOUGH_RUNS
     assert not timer.disturbed
 
 
@@ -64,7 +64,7 @@ def test_what_was_disturbed_is_not_kept(clock: Clock, tmp_path: Path) -> None:
     told = clock(_busy())
     timer = Timer()
     _seconds(timer, "conv")
-    assert len(told) < timing._LONGEST
+    assert len(told) < timing.BUSY_RUNS
     clock(repeat(3.0))
     _seconds(timer, "relu")
     assert timer.disturbed == {"conv"}

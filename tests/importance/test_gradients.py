@@ -76,7 +76,7 @@ def test_grasp_is_the_product_with_the_hessian_times_the_gradient() -> None:
 
 def test_obd_estimates_the_diagonal_of_the_hessian(monkeypatch: pytest.MonkeyPatch) -> None:
     # At the minimum of (y - 11)²/2 the diagonal is (B_i x_j)² for A and h_i² for B.
-    monkeypatch.setattr("graphprune.importance.gradients._PROBES", 32)
+    monkeypatch.setattr("graphprune.importance.gradients.HESSIAN_PROBES", 32)
     expected = [0.5 * (9 + 36 + 81), 0.5 * (4 + 0 + 4)]
     np.testing.assert_allclose(scores("obd", quadratic, [X] * 100), expected, rtol=0.2)
 

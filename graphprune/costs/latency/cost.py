@@ -22,15 +22,12 @@ from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Counts, Dependencies
 from graphprune.core.indices import kept_length
 from graphprune.core.progress import tracked
+from graphprune.costs.constants import FLAT, FRACTIONS, PROBED, STEPS
 from graphprune.costs.counted import Polynomial, monomials
 from graphprune.costs.latency.backend import Backend
 from graphprune.costs.latency.table import Array, Table
 from graphprune.costs.latency.timing import Timer, steady
 from graphprune.rules.facts import shared_memory
-
-_FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
-_STEPS = (16, 8, 4)
-_PROBED = 4  # kinds of operations that are probed for the steps of the staircase
 
 Sizes = Mapping[Axis, int]
 
@@ -154,7 +151,7 @@ class Latency:
             kind = (op.type, *(shape[2:] for shape in shapes))
             if self._work(op) > (self._work(found[kind]) if kind in found else 0.0):
                 found[kind] = op
-        return sorted(found.values(), key=self._work)[-_PROBED:]
+        return sorted(found.values(), key=self._work)[-PROBED:]
 
     def _free(self, op: Op) -> list[Dim]:
         """What of an operation's dimensions can become shorter.
@@ -188,13 +185,13 @@ class Latency:
         """The largest step such that lengths short of a multiple take the multiple's time."""
         dim = max(self._free(op), key=length)
         size = max(leaf.size for leaf in dim)
-        for step in _STEPS:
+        for step in STEPS:
             top = size // step * step
             if top < 4 * step:
                 continue
             whole = self._seconds(op, self._counts([(dim, top / size)]))
             short = self._seconds(op, self._counts([(dim, (top - step // 4 - 1) / size)]))
-            if whole is not None and short is not None and short > whole * 0.99:
+            if whole is not None and short is not None and short > whole * FLAT:
                 return step
         return 1
 
@@ -240,7 +237,7 @@ class Latency:
         size = max(leaf.size for leaf in dim)
         step = self.step if size >= 4 * self.step else 1
         out = {}
-        for fraction in _FRACTIONS:
+        for fraction in FRACTIONS:
             kept = size if fraction == 1 else max(round(size * fraction / step) * step, step)
             found = kept / size
             if kept <= size:

@@ -18,20 +18,25 @@ import torch
 
 from graphprune.core.errors import GraphPruneError
 from graphprune.core.files import write_whole
+from graphprune.costs.constants import (
+    AGREEMENT,
+    BUSY_PASS_SECONDS,
+    BUSY_RUNS,
+    BUSY_SECONDS,
+    ENOUGH_RUNS,
+    ENOUGH_SECONDS,
+    LEAST_RUNS,
+    LONGER,
+    PASS_SECONDS,
+    PASSES,
+    RATIO_ERROR,
+    WARM_UP,
+)
 
 Call = Callable[[], Any]
 """Something that is ready to run."""
 
-_FEWEST, _MOST, _ENOUGH = 3, 7, 0.01  # runs of one operation, and seconds that are enough
-_AGREE = 0.1  # two fastest runs of an operation that differ by less were left alone, as a share
-_LONGEST, _PATIENCE = 20, 0.3  # runs of one operation, and seconds, where the machine is busy
-_MORE = 4  # times longer for operations that were disturbed at the last attempt
-_WARM, _ROUNDS = 2, 15  # forward passes that do not count, and those that do at least
-_LONG = 2.0  # seconds for the forward passes of short models
-_SURE = 0.01  # standard error of a ratio of two models that needs no more runs
-_PATIENT = 10.0  # seconds for the forward passes where the machine is busy
-
-_SCRATCH = 1 << 22  # floats written between runs of one operation, as its neighbours would
+_SCRATCH = 1 << 22  # floats written between runs: empties the caches as other operations do
 _MMAP, _TRIM = -3, -1  # parameters of glibc's mallopt
 _FREE = 1 << 30  # bytes that the allocator may hold
 _LARGEST, _TRIMMED = 32 << 20, 64 << 20  # where glibc's own adaptive thresholds end
@@ -115,7 +120,7 @@ class Timer:
         """Forget the calls that were disturbed, so that they are measured anew, and for longer."""
         self._known = self._lasting()
         self.disturbed.clear()
-        self._patience *= _MORE
+        self._patience *= LONGER
 
     def save(self) -> None:
         """Keep what was measured undisturbed.
@@ -138,7 +143,7 @@ def _least(call: Call, device: torch.device, patience: int) -> tuple[float, bool
     spent: list[float] = []
     with torch.no_grad():
         call()  # the first call chooses kernels and lays out weights
-        while len(spent) < _FEWEST or not _settled(spent, patience):
+        while len(spent) < LEAST_RUNS or not _settled(spent, patience):
             used.add_(1)  # what fills the caches in a model is not this operation's own
             spent.append(_once(call, device))
     return min(spent), _calm(spent)
@@ -147,14 +152,14 @@ def _least(call: Call, device: torch.device, patience: int) -> tuple[float, bool
 def _settled(spent: Sequence[float], patience: int) -> bool:
     """Whether more runs of an operation would tell no more, or have taken long enough."""
     if _calm(spent):
-        return len(spent) >= _MOST or sum(spent) >= _ENOUGH
-    return len(spent) >= patience * _LONGEST or sum(spent) >= patience * _PATIENCE
+        return len(spent) >= ENOUGH_RUNS or sum(spent) >= ENOUGH_SECONDS
+    return len(spent) >= patience * BUSY_RUNS or sum(spent) >= patience * BUSY_SECONDS
 
 
 def _calm(spent: Sequence[float]) -> bool:
     """Whether the two fastest runs agree: what other programs take is never the same."""
     first, second = sorted(spent)[:2]
-    return second <= (1 + _AGREE) * first
+    return second <= (1 + AGREEMENT) * first
 
 
 def _once(call: Call, device: torch.device) -> float:
@@ -173,8 +178,8 @@ def _once(call: Call, device: torch.device) -> float:
 def in_turns(
     calls: Sequence[Call],
     device: torch.device,
-    least: int = _ROUNDS,
-    patience: float = _PATIENT,
+    least: int = PASSES,
+    patience: float = BUSY_PASS_SECONDS,
 ) -> list[float]:
     """Seconds of several calls, taken in turns.
 
@@ -190,25 +195,25 @@ def in_turns(
     """
     times: list[list[float]] = [[] for _ in calls]
     with torch.no_grad(), steady():
-        while len(times[0]) < max(least, 2) + _WARM or _more(times, least, patience):
+        while len(times[0]) < max(least, 2) + WARM_UP or _more(times, least, patience):
             for spent, call in zip(times, calls, strict=True):
                 spent.append(_once(call, device))
-    first, *_ = (spent[_WARM:] for spent in times)
+    first, *_ = (spent[WARM_UP:] for spent in times)
     return [median(first), *(median(first) * median(ratios) for ratios in _ratios(times))]
 
 
 def _ratios(times: Sequence[Sequence[float]]) -> list[list[float]]:
     """Of each call but the first its ratios to the first in the same turn."""
-    first, *others = (spent[_WARM:] for spent in times)
+    first, *others = (spent[WARM_UP:] for spent in times)
     return [[b / a for a, b in zip(first, other, strict=True)] for other in others]
 
 
 def _more(times: Sequence[Sequence[float]], least: int, patience: float) -> bool:
     """Whether more turns pay: the calls are short, or the ratios not sure yet."""
     total = sum(map(sum, times))
-    if len(times[0]) < 4 * least and total < _LONG:
+    if len(times[0]) < 4 * least and total < PASS_SECONDS:
         return True
-    return total < patience and any(_error(ratios) > _SURE for ratios in _ratios(times))
+    return total < patience and any(_error(ratios) > RATIO_ERROR for ratios in _ratios(times))
 
 
 def _error(ratios: Sequence[float]) -> float:
