@@ -30,7 +30,8 @@ def given(model: Any) -> Any:
     if isinstance(model, str | os.PathLike) and not readable(model):
         return load_model(os.fspath(model))
     if isinstance(model, str | os.PathLike) and not Path(model).is_file():
-        raise GraphPruneError(f"there is no file {os.fspath(model)}")
+        name = os.fspath(model)
+        raise GraphPruneError(f"cannot read {name}: there is no file {name}")
     return model
 
 
