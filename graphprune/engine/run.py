@@ -62,10 +62,11 @@ class Run:
         engine: What runs the operations, in place of the graph's own engine.
         granted: Gives the results of operations that the engine lacks; None: they are errors.
 
-    Examples:
-        >>> run = Run(graph, lambda value: value.tensor, [dict(zip(graph.inputs, inputs))])
-        >>> for op in run.steps():
-        ...     print(op.name, run.values(op.outputs[0]))
+    Example::
+
+        run = Run(graph, lambda value: value.tensor, [dict(zip(graph.inputs, inputs))])
+        for op in run.steps():
+            print(op.name, run.values(op.outputs[0]))
     """
 
     def __init__(

@@ -212,11 +212,12 @@ def test_plans_of_the_first_format_still_load(net: nn.Module, tmp_path: object) 
     folder = Path(str(tmp_path))
     plan = graphprune.plan(net, 0.5, example_inputs=X, compensate=False)
     data = plan.as_dict()
-    groups = [{k: e[k] for k in ("name", "size", "keep")} for e in data.pop("edits")]
+    groups = [{k: e[k] for k in ("name", "size", "keep")} for e in data.pop("groups")]
+    data.pop("edits")
     (folder / "old.json").write_text(json.dumps({**data, "format": 1, "groups": groups}))
     small = graphprune.load_plan(folder / "old.json").apply(net)
     assert small[0].out_features == plan.apply()[0].out_features
-    (folder / "new.json").write_text(json.dumps({**data, "format": 3, "edits": []}))
+    (folder / "new.json").write_text(json.dumps({**data, "format": 3, "groups": groups}))
     with pytest.raises(PlanError, match="format 3; this version reads 1 and 2"):
         graphprune.load_plan(folder / "new.json")
 

@@ -59,7 +59,7 @@ def test_locked_on_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
     results, _ = infer(op, dims)
     assert is_known("my.riddle")
     assert registry.locked_types()["my.riddle"] == "no one knows"
-    assert _reasons(results[0]) == {"no one knows at call"}
+    assert _reasons(results[0]) == {"no one knows: my.riddle at call"}
 
 
 def test_the_public_name() -> None:

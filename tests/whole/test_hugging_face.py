@@ -81,7 +81,10 @@ def test_a_config_learns_the_new_sizes_so_that_the_model_reloads(tmp_path: Any) 
 
 def test_a_config_that_cannot_tell_the_widths_is_a_warning_with_a_way_out(tmp_path: Any) -> None:
     plan = graphprune.plan(
-        _model("LlamaForCausalLM", _GROUPED), 0.5, ratios={"*layers.1.mlp*": 0.7}, compensate=False
+        _model("LlamaForCausalLM", _GROUPED),
+        0.5,
+        ratios={"*layers.1.mlp.gate_proj": 0.7},
+        compensate=False,
     )
     small = plan.apply()
     assert "the config cannot tell the new widths" in plan.report.warnings[-1]

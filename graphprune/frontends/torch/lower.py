@@ -75,7 +75,8 @@ def _generate(
 
     What a module calls goes first, for its parent may then call it as before.
     """
-    if not original.calls.get(""):
+    known = original.calls.get("")
+    if not known or _has_tensors(known[0]):  # an exported program's own call is not followed
         original.calls[""] = [_whole(program)]
     todo = dict(offenders)
     while todo:
@@ -119,6 +120,11 @@ def more_generated(
     if not blame.keys() <= lowered.replaced.keys():
         return found, lower(program, found, {**lowered.replaced, **blame})
     return found, lower(program, found, {"": why}, inline=True)
+
+
+def _has_tensors(call: Call) -> bool:
+    """Whether a call takes or returns tensors that are no values of the graph."""
+    return any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves((call.args, call.result)))
 
 
 def _whole(program: TorchProgram) -> Call:
