@@ -52,7 +52,12 @@ def become(module: nn.Module, graph: fx.Graph) -> None:
 
 
 def _own(kind: type) -> type:
-    """The class that a generated one is derived from: the caller's."""
+    """The class that a generated one is derived from: the caller's.
+
+    Not that of an `fx.GraphModule`, of which others run the graph in place of `forward`.
+    """
+    if issubclass(kind, fx.GraphModule):
+        return nn.Module
     return next(k for k in kind.__mro__ if not issubclass(k, GeneratedModule))
 
 
