@@ -22,6 +22,9 @@ METHODS = [
 ]
 
 
+pytestmark = pytest.mark.slow  # it trains a network
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("accuracy")
@@ -37,7 +40,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, dict[s
     return done.stdout, {cell["method"]: cell for cell in map(json.loads, lines)}
 
 
-@pytest.mark.slow
 def test_compensation_beats_plain_removal(run: tuple[str, dict[str, dict[str, Any]]]) -> None:
     scores = {name: cell["scores"] for name, cell in run[1].items()}
     dense, kept = scores["dense"]["none"], scores["graphprune, 256 inputs"]["none"]
