@@ -5,29 +5,8 @@ from __future__ import annotations
 from math import prod
 
 from graphprune.core.effect import Dims
-from graphprune.rules.notation import parse
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
-
-
-@axis_rule("DeformConv")
-def deform_conv(op: Site) -> list[Dims]:
-    """Deformable convolution (Dai et al. 2017): input, weight, offsets, bias, mask."""
-    groups, offsets = op.attr("group", default=1), op.attr("offset_group", default=1)
-    fixed = ""
-    if offsets == 1:
-        x, taken, kept = f"(g={groups} i)", "i", f"(g={groups} o)"
-        op.resize("group", "g")
-    elif offsets % groups == 0:
-        inner = f"p={offsets // groups} i"
-        x, taken, kept, fixed = f"(g={groups} {inner})", f"({inner})", f"(g={groups} o)", "g p"
-    elif groups % offsets == 0:
-        outer = f"p={offsets} q={groups // offsets}"
-        x, taken, kept, fixed = f"({outer} i)", "i", f"({outer} o)", "p q"
-    else:
-        return op.opaque("groups of channels and of offsets do not divide")
-    text = f"n {x} *, {kept} {taken} *k, n *, {kept}, n * -> n {kept} *s"
-    return op.apply(parse(text), locks=fixed)
 
 
 @axis_rule("SwiGLU")

@@ -10,16 +10,33 @@ from graphprune.rules.site import Site
 
 @axis_rule("torchvision.deform_conv2d")
 def deform_conv2d(op: Site) -> list[Dims]:
+    """Deformable convolution: input, weight, offsets, mask, bias."""
+    return _deformed(op, "groups", "offset_groups", "n *, n *, {kept}")
+
+
+@axis_rule("DeformConv")
+def deform_conv(op: Site) -> list[Dims]:
+    """Deformable convolution as ONNX has it: input, weight, offsets, bias, mask."""
+    return _deformed(op, "group", "offset_group", "n *, {kept}, n *")
+
+
+def _deformed(op: Site, groups_name: str, offsets_name: str, behind: str) -> list[Dims]:
     """Deformable convolution (Dai et al. 2017; with a mask, Zhu et al. 2019).
 
-    Operands are input, weight, offsets, mask and bias. Offsets and mask hold a place for each tap
-    of each offset group, of which none can go; input channels come in groups of both kinds.
+    Offsets and mask hold a place for each tap of each offset group, of which none can go; input
+    channels come in groups of both kinds.
+
+    Args:
+        op: The operation.
+        groups_name: The attribute that holds the groups of the channels.
+        offsets_name: The attribute that holds the groups of the offsets.
+        behind: Patterns of the operands behind the weight; `{kept}` stands for the outputs.
     """
-    groups, offsets = op.attr("groups", default=1), op.attr("offset_groups", default=1)
+    groups, offsets = op.attr(groups_name, default=1), op.attr(offsets_name, default=1)
     fixed = ""
     if offsets == 1:
         x, taken, kept = f"(g={groups} i)", "i", f"(g={groups} o)"
-        op.resize("groups", "g")
+        op.resize(groups_name, "g")
     elif offsets % groups == 0:
         inner = f"p={offsets // groups} i"
         x, taken, kept, fixed = f"(g={groups} {inner})", f"({inner})", f"(g={groups} o)", "g p"
@@ -28,7 +45,7 @@ def deform_conv2d(op: Site) -> list[Dims]:
         x, taken, kept, fixed = f"({outer} i)", "i", f"({outer} o)", "p q"
     else:
         return op.opaque("groups of channels and of offsets do not divide")
-    text = f"n {x} *, {kept} {taken} *k, n *, n *, {kept} -> n {kept} *s"
+    text = f"n {x} *, {kept} {taken} *k, {behind.format(kept=kept)} -> n {kept} *s"
     return op.apply(parse(text), locks=fixed)
 
 
