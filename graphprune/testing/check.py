@@ -25,7 +25,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.indices import Indices, kept_indices
 from graphprune.engine.run import Run, given_inputs
 from graphprune.engine.tensors import cut_tensor, difference
-from graphprune.frontends.torch.lift import TorchProgram, lift
+from graphprune.frontends.torch.lift import CapturedModule, lift
 from graphprune.rules.facts import is_blank, is_random, is_recurrent
 from graphprune.rules.registry import infer, is_known
 
@@ -56,8 +56,8 @@ def check_rule(function: Callable[..., Any], *tensors: torch.Tensor, seed: int =
         >>> check_rule(lambda x: x.relu().flatten(1), torch.randn(2, 3, 4))
         ['aten.relu', 'aten.flatten']
     """
-    program = captured(function, *tensors)
-    return check_graph(program.graph, program.flat_inputs(), program.graph.engine, seed)
+    made = captured(function, *tensors)
+    return check_graph(made.graph, made.flat_inputs(), made.graph.engine, seed)
 
 
 def check_graph(
@@ -103,8 +103,8 @@ def missed(function: Callable[..., Any], *tensors: torch.Tensor, seed: int = 0) 
     Returns:
         One line for each dimension: the operation, the dimension, and the rule's reason.
     """
-    program = captured(function, *tensors)
-    return missed_in_graph(program.graph, program.flat_inputs(), seed)
+    made = captured(function, *tensors)
+    return missed_in_graph(made.graph, made.flat_inputs(), seed)
 
 
 def missed_in_graph(graph: Graph, inputs: Sequence[torch.Tensor], seed: int = 0) -> list[str]:
@@ -145,7 +145,7 @@ class _Call(nn.Module):
         return self.function(*tensors)
 
 
-def captured(function: Callable[..., Any], *tensors: torch.Tensor) -> TorchProgram:
+def captured(function: Callable[..., Any], *tensors: torch.Tensor) -> CapturedModule:
     """A function of tensors, or a module, as a graph with its inputs.
 
     Args:

@@ -29,5 +29,5 @@ def check_model(model: Any, engine: Engine = REFERENCE, seed: int = 0) -> list[s
         VerifyError: A rule is wrong; names the operation, the axis and the largest difference.
         AxisError: An operation has no rule, or its rule does not fit the shapes.
     """
-    program = lift(read_model(model), {})
-    return check_graph(program.graph, program.flat_inputs(seed), engine, seed)
+    lifted = lift(read_model(model), {})
+    return check_graph(lifted.graph, lifted.flat_inputs(seed), engine, seed)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from graphprune.frontends.torch.lift import TorchProgram
+from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.testing.check import captured, check_graph, missed_in_graph
 
 
@@ -61,19 +61,19 @@ def each(cases: Sequence[Case]) -> pytest.MarkDecorator:
 
 
 @cache
-def _program(case: Case) -> TorchProgram:
+def _captured(case: Case) -> CapturedModule:
     """A case as a graph; capturing takes longer than all that is done with it."""
     return captured(case.function, *case.tensors)
 
 
 def types(case: Case) -> tuple[str, ...]:
     """The types of the operations that a case performs."""
-    return tuple(op.type for op in _program(case).graph.ops)
+    return tuple(op.type for op in _captured(case).graph.ops)
 
 
 def check(case: Case) -> None:
     """The rules of a case are neither wrong nor stricter than need be."""
-    program = _program(case)
-    check_graph(program.graph, program.flat_inputs(), program.graph.engine)
-    found = missed_in_graph(program.graph, program.flat_inputs())
+    made = _captured(case)
+    check_graph(made.graph, made.flat_inputs(), made.graph.engine)
+    found = missed_in_graph(made.graph, made.flat_inputs())
     assert bool(found) == case.missed, found

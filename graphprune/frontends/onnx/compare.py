@@ -21,7 +21,7 @@ from graphprune.frontends.onnx.execute import (
     runs,
     stop_at_foreign,
 )
-from graphprune.frontends.onnx.lift import OnnxProgram
+from graphprune.frontends.onnx.lift import LiftedFile
 from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.objects import apart, as_fed
 from graphprune.frontends.onnx.sizes import inputs_for
@@ -37,7 +37,7 @@ _MARGIN = 16.0  # times the rounding that was seen: a fault is not of its size
 _FEW = 1024  # bytes of a tensor that can be a shape
 
 
-def compare(program: OnnxProgram, cuts: Cuts, lowered: Lowered, seed: int = 0) -> float:
+def compare(lifted: LiftedFile, cuts: Cuts, lowered: Lowered, seed: int = 0) -> float:
     """Run the smaller model, weights perturbed as for the check of the graph.
 
     Returns:
@@ -48,15 +48,15 @@ def compare(program: OnnxProgram, cuts: Cuts, lowered: Lowered, seed: int = 0) -
             shapes than the original's at the second sizes of dynamic dimensions.
     """
     valid(lowered)
-    dtype = program.graph.engine.dtype
-    read = perturbed(program.graph, seed, dtype)
-    held = _as_stored(program)
+    dtype = lifted.graph.engine.dtype
+    read = perturbed(lifted.graph, seed, dtype)
+    held = _as_stored(lifted)
     values = {
         value: cut_tensor(
             as_dtype(value.tensor, dtype) if value in held else read(value),
             cuts.weights.get(value, ()),
         )
-        for value in program.graph.weights.values()
+        for value in lifted.graph.weights.values()
         if value.tensor is not None
     }
     replaced = {
@@ -64,18 +64,18 @@ def compare(program: OnnxProgram, cuts: Cuts, lowered: Lowered, seed: int = 0) -
         for value, tensor in values.items()
         if value not in held
     }
-    model = lower(program, cuts, replaced).proto()
-    known = _granted(program, cuts, program.traces.first)
-    wanted = _results(program, model, known)
-    first, second = program.traces.inputs
-    given = inputs_for(first, program.examples, seed)
+    model = lower(lifted, cuts, replaced).proto()
+    known = _granted(lifted, cuts, lifted.traces.first)
+    wanted = _results(lifted, model, known)
+    first, second = lifted.traces.inputs
+    given = inputs_for(first, lifted.examples, seed)
     found = run_model(model, given, known)
-    expected = _run(program, cuts, values, program.flat_inputs(seed), wanted)
+    expected = _run(lifted, cuts, values, lifted.flat_inputs(seed), wanted)
     worst = 0.0
     for value, item in zip(wanted, found, strict=True):
         gap = apart(as_fed(expected[value]), item)
         if gap > _TOLERANCES.get(value.dtype, _SINGLE):
-            rounding = _rounding(program, cuts, values, value, seed)
+            rounding = _rounding(lifted, cuts, values, value, seed)
             if _beyond(as_fed(expected[value]), item, rounding):
                 raise VerifyError(
                     f"the smaller model differs from the narrowed graph at output {value.name}: "
@@ -86,21 +86,21 @@ def compare(program: OnnxProgram, cuts: Cuts, lowered: Lowered, seed: int = 0) -
         else:
             worst = max(worst, gap)
     if first != second:
-        _other_sizes(program, cuts, model, seed)
+        _other_sizes(lifted, cuts, model, seed)
     return worst
 
 
-def _results(program: OnnxProgram, model: onnx.ModelProto, known: Collection[str]) -> list[Value]:
+def _results(lifted: LiftedFile, model: onnx.ModelProto, known: Collection[str]) -> list[Value]:
     """What can be compared of a model: its outputs are these from now on.
 
     They are the results, or what operations read of which nothing here knows what they give.
     """
     stop_at_foreign(model, known)
-    wanted = dict.fromkeys(program.graph.outputs)
-    for op in program.graph.ops:
+    wanted = dict.fromkeys(lifted.graph.outputs)
+    for op in lifted.graph.ops:
         if not op.outputs:
             wanted.update((v, None) for v in op.inputs if v is not None and v.kind == "result")
-    if len(wanted) != len(model.graph.output) or len(wanted) != len(program.graph.outputs):
+    if len(wanted) != len(model.graph.output) or len(wanted) != len(lifted.graph.outputs):
         made = {name for node in model.graph.node for name in node.output}
         made.update(item.name for item in model.graph.input)
         wanted = {value: None for value in wanted if value.name in made}
@@ -112,7 +112,7 @@ def _results(program: OnnxProgram, model: onnx.ModelProto, known: Collection[str
 
 
 def _rounding(
-    program: OnnxProgram,
+    lifted: LiftedFile,
     cuts: Cuts,
     values: Mapping[Value, torch.Tensor],
     value: Value,
@@ -125,13 +125,13 @@ def _rounding(
     """
     found = [0.0]
     for number in range(_DRAWS):
-        given = program.flat_inputs(seed + number)
-        rough = _run(program, cuts, values, given, [value])[value]
+        given = lifted.flat_inputs(seed + number)
+        rough = _run(lifted, cuts, values, given, [value])[value]
         try:
-            fine = _run(program, cuts, values, given, [value], reference_engine())[value]
+            fine = _run(lifted, cuts, values, given, [value], reference_engine())[value]
         except RuntimeError:
             moved = [_moved(x, number) for x in given]
-            fine = _run(program, cuts, values, moved, [value])[value]
+            fine = _run(lifted, cuts, values, moved, [value])[value]
         if rough.shape == fine.shape and rough.is_floating_point():
             found.append(float((rough.double() - fine.double()).abs().max()))
         elif not torch.equal(rough, fine):  # a label that hangs on rounding
@@ -155,11 +155,11 @@ def _beyond(expected: object, found: object, rounding: float) -> bool:
     return bool((np.abs(first.astype(float) - second.astype(float)) > _MARGIN * rounding).any())
 
 
-def _granted(program: OnnxProgram, cuts: Cuts | None, trace: Trace) -> dict[str, Array]:
+def _granted(lifted: LiftedFile, cuts: Cuts | None, trace: Trace) -> dict[str, Array]:
     """What stands for the results of operations that nothing here runs, by name."""
     out = {}
-    for op in program.graph.ops:
-        for value in op.outputs if program.graph.engine.lacks(op) else ():
+    for op in lifted.graph.ops:
+        for value in op.outputs if lifted.graph.engine.lacks(op) else ():
             shape = trace.shape(value.name)
             if shape is not None:
                 whole = stand_in(value.name, shape, value.dtype)
@@ -169,10 +169,10 @@ def _granted(program: OnnxProgram, cuts: Cuts | None, trace: Trace) -> dict[str,
     return out
 
 
-def _as_stored(program: OnnxProgram) -> set[Value]:
+def _as_stored(lifted: LiftedFile) -> set[Value]:
     """Weights that keep their elements: constants, and what subgraphs use by its own name."""
-    held = {value for value in program.graph.weights.values() if value.kind == "constant"}
-    for op in program.graph.ops:
+    held = {value for value in lifted.graph.weights.values() if value.kind == "constant"}
+    for op in lifted.graph.ops:
         if op.source is not None:
             inner = op.inputs[len(op.source.proto.input) :]
             held.update(value for value in inner if value is not None)
@@ -203,7 +203,7 @@ def valid(lowered: Lowered) -> None:
 
 
 def _run(
-    program: OnnxProgram,
+    lifted: LiftedFile,
     cuts: Cuts,
     values: Mapping[Value, torch.Tensor],
     tensors: list[torch.Tensor],
@@ -211,7 +211,7 @@ def _run(
     engine: Evaluator | None = None,
 ) -> dict[Value, torch.Tensor]:
     """Values of the narrowed graph, operation by operation."""
-    graph = program.graph
+    graph = lifted.graph
     engine = engine or graph.engine
     given = given_inputs(graph, tensors, engine.dtype)
     uses = LastUses(graph.ops, set(wanted))
@@ -230,18 +230,18 @@ def _run(
     return {value: run.values(value)[0] for value in wanted}
 
 
-def _other_sizes(program: OnnxProgram, cuts: Cuts, model: onnx.ModelProto, seed: int) -> None:
+def _other_sizes(lifted: LiftedFile, cuts: Cuts, model: onnx.ModelProto, seed: int) -> None:
     """The smaller model runs at the second sizes, with results of the original's shapes."""
-    given = inputs_for(program.traces.inputs[1], program.examples, seed)
-    stated = {item.name for item in program.source.model.graph.output}
+    given = inputs_for(lifted.traces.inputs[1], lifted.examples, seed)
+    stated = {item.name for item in lifted.source.model.graph.output}
     try:
-        found = run_model(model, given, _granted(program, cuts, program.traces.second))
+        found = run_model(model, given, _granted(lifted, cuts, lifted.traces.second))
     except VerifyError:
-        if not runs(program.source, given, _granted(program, None, program.traces.second)):
+        if not runs(lifted.source, given, _granted(lifted, None, lifted.traces.second)):
             return  # nor does the original: these sizes were only a guess
         raise
     for item, array in zip(model.graph.output, found, strict=True):
-        wanted = program.traces.second.shape(item.name)
+        wanted = lifted.traces.second.shape(item.name)
         if item.name not in stated or wanted is None or not isinstance(array, np.ndarray):
             continue
         if array.shape != wanted:

@@ -29,7 +29,7 @@ from graphprune.frontends.onnx.tensors import (
 
 
 @dataclass
-class OnnxProgram:
+class LiftedFile:
     """A lifted model.
 
     Attributes:
@@ -91,7 +91,7 @@ class OnnxProgram:
         return [tensor for tensor in tensors if tensor is not None]
 
 
-def lift(source: Source, examples: Mapping[str, Array]) -> OnnxProgram:
+def lift(source: Source, examples: Mapping[str, Array]) -> LiftedFile:
     """Turn a model into the neutral graph.
 
     Args:
@@ -119,4 +119,4 @@ def lift(source: Source, examples: Mapping[str, Array]) -> OnnxProgram:
         if not all(name in traces.first.folded for name in node.output if name):
             reader.read(node)
     reader.finish()
-    return OnnxProgram(source, traces, reader.graph, reader.values, examples)
+    return LiftedFile(source, traces, reader.graph, reader.values, examples)

@@ -22,7 +22,7 @@ from graphprune.core.errors import LiftError
 from graphprune.core.graph import Op, Value
 from graphprune.frontends.onnx.arguments import Node, as_operand
 from graphprune.frontends.onnx.functions import closed
-from graphprune.frontends.onnx.lift import OnnxProgram
+from graphprune.frontends.onnx.lift import LiftedFile
 from graphprune.frontends.onnx.model import Source, captured, without_initializers
 from graphprune.frontends.onnx.recompute import recompute
 from graphprune.frontends.onnx.stored import Lowered, Stored, cut_array
@@ -31,26 +31,24 @@ from graphprune.frontends.onnx.tensors import Array
 _APART = 4  # the first version of the format in which initializers are not inputs as well
 
 
-def lower(
-    program: OnnxProgram, cuts: Cuts, replaced: Mapping[Value, Array] | None = None
-) -> Lowered:
+def lower(lifted: LiftedFile, cuts: Cuts, replaced: Mapping[Value, Array] | None = None) -> Lowered:
     """Make the smaller model.
 
     Args:
-        program: The lifted model.
+        lifted: The lifted model.
         cuts: The narrowed graph.
         replaced: Other elements, already cut, for some weights.
 
     Raises:
         LiftError: A value that depends on the inputs' sizes would have to be fixed.
     """
-    return _Writer(program, cuts, replaced or {}).write()
+    return _Writer(lifted, cuts, replaced or {}).write()
 
 
 class _Writer:
-    def __init__(self, program: OnnxProgram, cuts: Cuts, replaced: Mapping[Value, Array]) -> None:
-        self.program, self.cuts, self.replaced = program, cuts, replaced
-        self.source: Source = program.source
+    def __init__(self, lifted: LiftedFile, cuts: Cuts, replaced: Mapping[Value, Array]) -> None:
+        self.lifted, self.cuts, self.replaced = lifted, cuts, replaced
+        self.source: Source = lifted.source
         self.out = Lowered(without_initializers(self.source.model))
         self.nodes = {name: n for n in self.out.frame.graph.node for name in n.output if name}
         self.new: dict[str, Stored] = {}
@@ -61,8 +59,8 @@ class _Writer:
         self.copies: dict[tuple[str, bytes], str] = {}
 
     def write(self) -> Lowered:
-        found = recompute(self.program, self.cuts)
-        ops = [op for op in self.program.graph.ops if op.source is not None]
+        found = recompute(self.lifted, self.cuts)
+        ops = [op for op in self.lifted.graph.ops if op.source is not None]
         alike = self._alike(ops)
         for op in ops:
             node, source = self._node(op), op.source
@@ -95,8 +93,8 @@ class _Writer:
             for place, origin in op.source.operands.items():
                 ways.setdefault(origin, set()).add(self._way(op.inputs[place]))
         for node in self.source.nodes:
-            known = [n for n in node.input if n in self.program.traces.first.folded]
-            folded = any(n in self.program.traces.first.folded for n in node.output) or known
+            known = [n for n in node.input if n in self.lifted.traces.first.folded]
+            folded = any(n in self.lifted.traces.first.folded for n in node.output) or known
             fixed.update(captured(node))
             if folded:
                 fixed.update(n for n in node.input if n in self.source.constants)
@@ -167,17 +165,17 @@ class _Writer:
     ) -> None:
         """A value that shapes determine, among the data."""
         if value.kind == "result":
-            wanted = self.program.traces.first.known[name]
+            wanted = self.lifted.traces.first.known[name]
         else:
             kept = self.cuts.weights.get(value) or [None] * len(value.shape)
-            wanted = cut_array(self.program.traces.first.known[name], kept)
+            wanted = cut_array(self.lifted.traces.first.known[name], kept)
         self._settle(node, place, name, wanted, found)
 
     def _argument(
         self, op: Op, node: NodeProto, place: int, attr: str, found: Mapping[str, Array]
     ) -> None:
         name = op.source.proto.input[place]
-        present = self.program.traces.first.known.get(name)
+        present = self.lifted.traces.first.known.get(name)
         changed = self.cuts.attrs.get(op, {})
         if present is None:
             present = self.source.array(name)
@@ -192,12 +190,12 @@ class _Writer:
         self, node: NodeProto, place: int, name: str, wanted: Array, found: Mapping[str, Array]
     ) -> None:
         """Make an operand hold the wanted numbers, computed as before where that gives them."""
-        present = found.get(name, self.program.traces.first.known.get(name))
+        present = found.get(name, self.lifted.traces.first.known.get(name))
         if present is None:
             present = self.source.array(name)
         if present.shape == wanted.shape and np.array_equal(present, wanted):
             return
-        if name in self.source.constants or self.program.traces.fixed(name):
+        if name in self.source.constants or self.lifted.traces.fixed(name):
             node.input[place] = self._constant(name, wanted)
             return
         if present.shape != wanted.shape:
@@ -206,7 +204,7 @@ class _Writer:
                 "that would change; pass keep= with the layers around it"
             )
         wrong = present != wanted
-        if (wrong & ~self.program.traces.steady(name)).any():
+        if (wrong & ~self.lifted.traces.steady(name)).any():
             self._scale(node, place, name, np.where(wrong, wanted, 1), np.where(wrong, present, 1))
         else:
             mask = self._constant(name, wrong)
@@ -215,7 +213,7 @@ class _Writer:
 
     def _scale(self, node: NodeProto, place: int, name: str, new: Array, old: Array) -> None:
         """Products of a width and of sizes that vary: the width's part changes, the rest stays."""
-        dtype = self.program.traces.first.known[name].dtype
+        dtype = self.lifted.traces.first.known[name].dtype
         if dtype.kind == "i":
             common = np.gcd(new, old)
             new, old = new // common, old // common
@@ -325,8 +323,8 @@ class _Writer:
         for item in (*graph.input, *graph.output, *graph.value_info):
             if not item.type.tensor_type.HasField("shape"):
                 continue
-            if item.name in self.program.values:
-                self._reshape(item, self.program.values[item.name])
+            if item.name in self.lifted.values:
+                self._reshape(item, self.lifted.values[item.name])
             elif self.source.origins.get(item.name) in self.cut:
                 new = self.cut[self.source.origins[item.name]]
                 for dim, size in zip(item.type.tensor_type.shape.dim, new, strict=False):

@@ -22,7 +22,7 @@ from graphprune.frontends.backends import backend
 from graphprune.frontends.onnx.compare import compare, valid
 from graphprune.frontends.onnx.data import read_data
 from graphprune.frontends.onnx.execute import forget, has_runtime
-from graphprune.frontends.onnx.lift import OnnxProgram
+from graphprune.frontends.onnx.lift import LiftedFile
 from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.sizes import inputs_for
 from graphprune.frontends.onnx.speed import speed
@@ -65,7 +65,7 @@ class FileProgram:
         assumed: Sizes of the inputs in words, where the caller gave none.
     """
 
-    lifted: OnnxProgram
+    lifted: LiftedFile
     warnings: list[str] = field(default_factory=list)
     assumed: str = ""
 
@@ -211,16 +211,16 @@ def _lowered(lowered: Lowered) -> LoweredFile:
     return lowered
 
 
-def _signals(program: OnnxProgram) -> bool:
+def _signals(lifted: LiftedFile) -> bool:
     """Whether inputs are rows of any length or of many numbers, such as sound.
 
     No file tells their scale. Noise stands in for images, and for short rows of features. With
     what it made of sound, smaller models agreed less with the original than without compensation.
     """
-    if any(is_batch_norm(op) for op in program.graph.ops):
+    if any(is_batch_norm(op) for op in lifted.graph.ops):
         return False
-    given = {item.name: item.type.tensor_type.shape.dim for item in program.source.inputs}
-    for value in program.graph.inputs:
+    given = {item.name: item.type.tensor_type.shape.dim for item in lifted.source.inputs}
+    for value in lifted.graph.inputs:
         if 1 < len(value.shape) < 4 and "float" in value.dtype:
             of_any_length = any(not dim.HasField("dim_value") for dim in given[value.name][1:])
             if of_any_length or prod(value.shape[1:]) >= _LONG:

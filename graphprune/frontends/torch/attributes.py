@@ -13,7 +13,7 @@ from graphprune.core.axes import Axis, Dim, leaves, length
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op
 from graphprune.core.indices import kept_length
-from graphprune.frontends.torch.lift import TorchProgram
+from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.tagged import Place, container, put
 
 _WIDTH = re.compile(r"dim|channels|chs|features|hidden_size|planes|embed")
@@ -28,7 +28,7 @@ def apply_edits(model: nn.Module, edits: Mapping[Place, int]) -> None:
         put(container(model, place), place, value)
 
 
-def described(program: TorchProgram, cuts: Cuts) -> dict[Place, int]:
+def described(captured: CapturedModule, cuts: Cuts) -> dict[Place, int]:
     """Attributes that agree with a length of the module's own layers, before and after.
 
     An attribute is taken for a length if its name reads like one and every dimension (for a
@@ -40,8 +40,8 @@ def described(program: TorchProgram, cuts: Cuts) -> dict[Place, int]:
     """
     edits: dict[Place, int] = {}
     counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
-    convolutions = list(_convolutions(program))
-    for path, module in program.model.named_modules():
+    convolutions = list(_convolutions(captured))
+    for path, module in captured.model.named_modules():
         if type(module).__module__.startswith("torch.nn."):
             continue
         names = [
@@ -53,8 +53,8 @@ def described(program: TorchProgram, cuts: Cuts) -> dict[Place, int]:
             continue
         prefix = f"{path}." if path else ""
         below = [op for op in convolutions if f"{op.module}.".startswith(prefix)]
-        near = list(_dims(program, cuts, prefix, _NEAR))
-        far = [*_dims(program, cuts, prefix), *_channels(cuts, below)]
+        near = list(_dims(captured, cuts, prefix, _NEAR))
+        far = [*_dims(captured, cuts, prefix), *_channels(cuts, below)]
         for attr, held in names:
             factors = bool(_COUNT.search(attr)) and not attr.endswith(("dim", "size"))
             found = _regrouped(cuts, below, held) if factors and "group" in attr else set()
@@ -73,19 +73,19 @@ def described(program: TorchProgram, cuts: Cuts) -> dict[Place, int]:
 
 
 def _dims(
-    program: TorchProgram, cuts: Cuts, prefix: str, steps: int | None = None
+    captured: CapturedModule, cuts: Cuts, prefix: str, steps: int | None = None
 ) -> Iterator[Dim]:
     """Dimensions of the weights below a module, or of those that are so many steps below."""
-    for name, value in program.graph.weights.items():
+    for name, value in captured.graph.weights.items():
         below = name.startswith(prefix)
         if below and (steps is None or name[len(prefix) :].count(".") <= steps):
             yield from cuts.deps.dims[value]
 
 
-def _convolutions(program: TorchProgram) -> Iterator[Op]:
+def _convolutions(captured: CapturedModule) -> Iterator[Op]:
     """The operations of convolution layers."""
-    modules = dict(program.model.named_modules(remove_duplicate=False))
-    return (op for op in program.graph.ops if isinstance(modules.get(op.module), _ConvNd))
+    modules = dict(captured.model.named_modules(remove_duplicate=False))
+    return (op for op in captured.graph.ops if isinstance(modules.get(op.module), _ConvNd))
 
 
 def _channels(cuts: Cuts, convolutions: Iterable[Op]) -> Iterator[Dim]:

@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from graphprune.frontends.torch.lift import TorchProgram
+from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.tagged import Tagged
 
 # Functions that PyTorch follows in Python where tensors have no values, a millisecond a call; each
@@ -27,7 +27,7 @@ _SLOW = frozenset(
 
 
 def without_values(
-    program: TorchProgram,
+    captured: CapturedModule,
 ) -> tuple[AbstractContextManager[Any], Callable[[torch.Tensor], torch.Tensor]]:
     """What makes new tensors such that have no values, and what turns others into such.
 
@@ -35,9 +35,9 @@ def without_values(
     known of values that the code looks at.
 
     Args:
-        program: The captured model, which tells whether its code runs on meta tensors.
+        captured: The captured model, which tells whether its code runs on meta tensors.
     """
-    if program.on_meta:
+    if captured.on_meta:
         return torch.device("meta"), lambda x: x.detach().to("meta")
     fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
     return fake, lambda x: fake.from_tensor(x, static_shapes=True)

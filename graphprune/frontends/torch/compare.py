@@ -19,13 +19,13 @@ from graphprune.engine.run import LastUses, Run, final_values, given_inputs
 from graphprune.engine.state import preserved
 from graphprune.engine.tensors import cut_tensor, difference
 from graphprune.frontends.torch.findings import Findings
-from graphprune.frontends.torch.lift import TorchProgram
+from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.lowered import Lowered
 from graphprune.frontends.torch.parts import same_draws
 from graphprune.frontends.torch.scale import folded
 
 
-def compare(program: TorchProgram, cuts: Cuts, lowered: Lowered) -> float:
+def compare(captured: CapturedModule, cuts: Cuts, lowered: Lowered) -> float:
     """Run the lowered module and the rewritten graph on the example inputs.
 
     Gains and statistics are perturbed in both alike: a branch that starts at zero would hide a
@@ -37,12 +37,12 @@ def compare(program: TorchProgram, cuts: Cuts, lowered: Lowered) -> float:
     Raises:
         VerifyError: They differ by more than rounding, or in shape.
     """
-    values = _perturbed(program, cuts)
+    values = _perturbed(captured, cuts)
     with same_draws():
-        expected = _run(program, cuts, values)
+        expected = _run(captured, cuts, values)
     model = lowered.model
     swap = _swapped(model, values, lowered)
-    args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, program.inputs)
+    args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, captured.inputs)
     with preserved(model, fused=True), torch.no_grad(), same_draws():
         model.eval()
         try:
@@ -53,7 +53,7 @@ def compare(program: TorchProgram, cuts: Cuts, lowered: Lowered) -> float:
             ) from error
     tensors = [x for x in pytree.tree_leaves(found) if isinstance(x, torch.Tensor)]
     worst = 0.0
-    for value, wanted, tensor in zip(program.graph.outputs, expected, tensors, strict=False):
+    for value, wanted, tensor in zip(captured.graph.outputs, expected, tensors, strict=False):
         gap = difference(wanted.double(), tensor.double())
         if gap > _tolerance(wanted):
             raise VerifyError(
@@ -67,7 +67,7 @@ def compare(program: TorchProgram, cuts: Cuts, lowered: Lowered) -> float:
 
 
 def blamed(
-    program: TorchProgram, cuts: Cuts, lowered: Lowered, original: Findings
+    captured: CapturedModule, cuts: Cuts, lowered: Lowered, original: Findings
 ) -> dict[str, str]:
     """The modules whose own code is to blame where a lowered module computes something else.
 
@@ -75,7 +75,7 @@ def blamed(
     one module's fault does not pass for another's.
 
     Args:
-        program: The captured model.
+        captured: The captured model.
         cuts: The narrowed graph.
         lowered: The smaller module.
         original: Every call of a module of the original, in terms of the graph's values.
@@ -83,13 +83,13 @@ def blamed(
     Returns:
         Their paths, and what is wrong.
     """
-    values = _perturbed(program, cuts)
+    values = _perturbed(captured, cuts)
     model = lowered.model
     swap = _swapped(model, values, lowered)
     watch = _Blame(original)
     with same_draws():
-        _run(program, cuts, values, watch.known)
-    args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, program.inputs)
+        _run(captured, cuts, values, watch.known)
+    args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, captured.inputs)
     with preserved(model), torch.no_grad(), same_draws(), suppress(Exception):
         model.eval()
         for path, module in list(model.named_modules()):
@@ -175,11 +175,11 @@ def check_runs(model: nn.Module, inputs: Inputs) -> None:
             ) from error
 
 
-def _perturbed(program: TorchProgram, cuts: Cuts) -> dict[Value, torch.Tensor]:
+def _perturbed(captured: CapturedModule, cuts: Cuts) -> dict[Value, torch.Tensor]:
     """The narrowed weights, vectors and weights near zero moved off their start."""
     out: dict[Value, torch.Tensor] = {}
     generator = torch.Generator().manual_seed(0)
-    for value in program.graph.weights.values():
+    for value in captured.graph.weights.values():
         tensor = cut_tensor(value.tensor.detach(), cuts.weights.get(value, ()))
         stored = value.kind != "constant"  # what the code makes of literals cannot be swapped
         if stored and tensor.is_floating_point() and (tensor.dim() < 2 or not bool(tensor.any())):
@@ -201,7 +201,7 @@ def _swapped(
 
 
 def _run(
-    program: TorchProgram,
+    captured: CapturedModule,
     cuts: Cuts,
     values: Mapping[Value, torch.Tensor],
     known: Mapping[Value, list[torch.Tensor]] | None = None,
@@ -209,14 +209,14 @@ def _run(
     """Results of the rewritten graph for the example inputs.
 
     Args:
-        program: The captured model.
+        captured: The captured model.
         cuts: The narrowed graph.
         values: Its weights.
         known: Where to note some of its values: as they are made, and as operations that write in
             place leave them.
     """
-    graph = program.graph
-    given = given_inputs(graph, program.flat_inputs())
+    graph = captured.graph
+    given = given_inputs(graph, captured.flat_inputs())
     if known is None:
         found = final_values(graph, values.__getitem__, given, cuts.attrs)
         return [found[value] for value in graph.outputs if value in found]

@@ -32,11 +32,11 @@ from graphprune.frontends.torch.generated import (
     only_size,
     only_types,
 )
-from graphprune.frontends.torch.lift import TorchProgram
+from graphprune.frontends.torch.lift import CapturedModule
 
 
 def emit(
-    program: TorchProgram,
+    captured: CapturedModule,
     cuts: Cuts,
     path: str,
     original: Findings,
@@ -46,7 +46,7 @@ def emit(
     """Give one submodule generated code.
 
     Args:
-        program: The captured model.
+        captured: The captured model.
         cuts: The narrowed graph.
         path: The submodule's path; "" for the whole model.
         original: Every call of a module of the original, in terms of the graph's values.
@@ -60,7 +60,7 @@ def emit(
     calls = original.calls.get(path)
     if not calls:
         raise LiftError(f"{path or 'the model'} is never called as a module")
-    emitter = _Emitter(program, cuts, path, original, root)
+    emitter = _Emitter(captured, cuts, path, original, root)
     become(root, emitter.emitted(calls[0], inline))
     if hasattr(root, "_qkv_same_embed_dim"):
         # Tells nn.TransformerEncoderLayer not to pass the weights to its fused kernel, which
@@ -70,9 +70,9 @@ def emit(
 
 class _Emitter:
     def __init__(
-        self, program: TorchProgram, cuts: Cuts, path: str, original: Findings, root: nn.Module
+        self, captured: CapturedModule, cuts: Cuts, path: str, original: Findings, root: nn.Module
     ) -> None:
-        self._program = program
+        self._captured = captured
         self._cuts = cuts
         self._path = path
         self._original = original
@@ -80,7 +80,7 @@ class _Emitter:
         self._whose = path or f"the model ({type(root).__name__})"
         self._graph = fx.Graph()
         self._nodes: dict[Value, fx.Node] = {}
-        self._names = _local_names(program, path)
+        self._names = _local_names(captured, path)
         self._places: dict[Value, fx.Node] = {}
         self._lengths: dict[tuple[Value, int], fx.Node] = {}
         self._flags: dict[str, fx.Node] = {}
@@ -98,7 +98,7 @@ class _Emitter:
         inner = {} if inline else self._called(needed, wanted)
         called = set(inner.values())
         self._follows = follow(
-            self._program,
+            self._captured,
             self._path,
             call,
             self._own(called),
@@ -218,7 +218,7 @@ class _Emitter:
         """The operations of one call of the module, but for those of modules that it calls."""
         inside = [
             op
-            for op in self._program.graph.ops
+            for op in self._captured.graph.ops
             if not self._path or op.module == self._path or _below(self._path, op.module)
         ]
         own = [op for op in inside if called.isdisjoint(_below(self._path, op.module))]
@@ -293,7 +293,7 @@ class _Emitter:
         An operation that writes in place belongs if what it writes to shares memory with
         anything needed.
         """
-        ops = self._program.graph.ops
+        ops = self._captured.graph.ops
         makers = {value: op for op in ops for value in op.outputs}
         needed: set[Op] = set()
         todo = list(wanted)
@@ -441,11 +441,11 @@ def _base(value: Value, makers: Mapping[Value, Op]) -> Value:
     return _base(op.inputs[0], makers) if shares and op.inputs[0] is not None else value
 
 
-def _local_names(program: TorchProgram, path: str) -> dict[Value, str]:
+def _local_names(captured: CapturedModule, path: str) -> dict[Value, str]:
     prefix = f"{path}." if path else ""
     return {
         value: name.removeprefix(prefix)
-        for value in program.graph.weights.values()
+        for value in captured.graph.weights.values()
         for name in (*value.aliases, value.name)
         if name.startswith(prefix)
     }

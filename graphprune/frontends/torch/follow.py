@@ -25,7 +25,7 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.findings import Call
-from graphprune.frontends.torch.lift import TorchProgram
+from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.reader import bound_arguments
 
 _POWERS = (1, -1, 0.5, -0.5, 2, -2)
@@ -112,7 +112,7 @@ class _Size(NamedTuple):
 
 
 def follow(
-    program: TorchProgram,
+    captured: CapturedModule,
     path: str,
     call: Call,
     ops: Sequence[Op],
@@ -123,7 +123,7 @@ def follow(
     """Find out what a module's own code follows.
 
     Args:
-        program: The captured model.
+        captured: The captured model.
         path: The module's path.
         call: The call of it, in terms of the graph's values.
         ops: The operations of its own code, in order.
@@ -134,7 +134,7 @@ def follow(
     found = Follows()
     if not needed:
         return found
-    alone = _Alone(program, path, call, called, cuts)
+    alone = _Alone(captured, path, call, called, cuts)
     sizes = list(_sizes(call, cuts))
     base = alone.traced({})
     if base is None or not _same(ops, base) or not set(needed) <= set(ops):
@@ -388,14 +388,14 @@ class _Alone:
     """A module by itself, to be captured with other inputs."""
 
     def __init__(
-        self, program: TorchProgram, path: str, call: Call, called: set[str], cuts: Cuts
+        self, captured: CapturedModule, path: str, call: Call, called: set[str], cuts: Cuts
     ) -> None:
-        self._module = program.model.get_submodule(path)
+        self._module = captured.model.get_submodule(path)
         self._device = next((x.device for x in self._module.parameters()), None)
         self._dims = cuts.deps.dims
         self._call = call
         prefix = f"{path}." if path else ""
-        weights = program.graph.weights.items()
+        weights = captured.graph.weights.items()
         self._weights = [v for name, v in weights if name.startswith(prefix)]
         self._called = tuple(f"inner.{name.removeprefix(prefix)}" for name in called)
 

@@ -42,18 +42,18 @@ from graphprune.frontends.torch.findings import (
     weights_by_id,
 )
 from graphprune.frontends.torch.known import Known
-from graphprune.frontends.torch.lift import TorchProgram, exporting, is_layer
+from graphprune.frontends.torch.lift import CapturedModule, exporting, is_layer
 from graphprune.frontends.torch.packed import is_packed
 from graphprune.frontends.torch.tagged import Place, Tagged, Unequal, assign, tag
 
 
 def guide(
-    program: TorchProgram, model: nn.Module, cuts: Cuts, known: Findings | None = None
+    captured: CapturedModule, model: nn.Module, cuts: Cuts, known: Findings | None = None
 ) -> Findings:
     """Run a model on tensors without values and compare what it does with what the graph says.
 
     Args:
-        program: The captured original.
+        captured: The captured original.
         model: The original itself, or a blank copy of it, narrowed or not.
         cuts: What was narrowed: nothing, for the original.
         known: Findings on the original, to step over modules that fail on their own.
@@ -61,15 +61,15 @@ def guide(
     Raises:
         Exception: Whatever the model raises where `known` is not given.
     """
-    mode = _Guide(program, model, cuts, known)
-    without, blank = without_values(program)
-    args, kwargs = pytree.tree_map_only(torch.Tensor, blank, program.inputs)
+    mode = _Guide(captured, model, cuts, known)
+    without, blank = without_values(captured)
+    args, kwargs = pytree.tree_map_only(torch.Tensor, blank, captured.inputs)
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    for value, tensor in zip(program.graph.inputs, tensors, strict=True):
+    for value, tensor in zip(captured.graph.inputs, tensors, strict=True):
         mode.label(tensor, value)
     values: AbstractContextManager[None] = nullcontext()
-    if program.valued:
-        values = Known(model, program.inputs, program.model).following()
+    if captured.valued:
+        values = Known(model, captured.inputs, captured.model).following()
     with preserved(model), torch.enable_grad(), quiet(), exporting(), without:
         model.eval()
         with values, mode.tags(), mode.watched(), mode:
@@ -84,7 +84,7 @@ def guide(
 
 class _Guide(TorchFunctionMode):
     def __init__(
-        self, program: TorchProgram, model: nn.Module, cuts: Cuts, known: Findings | None
+        self, captured: CapturedModule, model: nn.Module, cuts: Cuts, known: Findings | None
     ) -> None:
         super().__init__()
         self.findings = Findings()
@@ -95,12 +95,12 @@ class _Guide(TorchFunctionMode):
         self._counters: Counter[Any] = Counter()
         self._uses: dict[Place, tuple[int, Dim | None]] = {}
         self._values: dict[int, tuple[torch.Tensor, Value]] = {}
-        self._weights = weights_by_id(program.graph, model)
+        self._weights = weights_by_id(captured.graph, model)
         self._stack: list[tuple[str, nn.Module]] = []
         self._unequal: Unequal = []
-        self._ops = calls(program.graph.ops)
-        self._constants = constants(program.graph.ops)
-        self._unread = unread(program.graph)
+        self._ops = calls(captured.graph.ops)
+        self._constants = constants(captured.graph.ops)
+        self._unread = unread(captured.graph)
 
     # --- torch functions --------------------------------------------------------------------
 

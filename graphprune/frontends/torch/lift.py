@@ -50,7 +50,7 @@ DISTRIBUTED = ("torch.distributed", "torch.nn.parallel.distributed")
 
 
 @dataclass
-class TorchProgram:
+class CapturedModule:
     """A captured model.
 
     Attributes:
@@ -134,7 +134,7 @@ def exporting() -> Iterator[None]:
             setattr(torch.compiler, name, held)
 
 
-def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
+def lift(model: nn.Module, inputs: Inputs) -> CapturedModule:
     """Capture a module.
 
     Args:
@@ -149,7 +149,7 @@ def lift(model: nn.Module, inputs: Inputs) -> TorchProgram:
         return _with_training(_lifted(model, without_cache(model, inputs)))
 
 
-def lift_guessed(model: nn.Module, inputs: Inputs) -> TorchProgram | None:
+def lift_guessed(model: nn.Module, inputs: Inputs) -> CapturedModule | None:
     """Capture a module with inputs that may be wrong, which the capture itself tells.
 
     Args:
@@ -163,31 +163,31 @@ def lift_guessed(model: nn.Module, inputs: Inputs) -> TorchProgram | None:
     with preserved(model):
         model.eval()
         try:
-            program = _program(model, inputs, _traced_on_trial)
+            captured = _program(model, inputs, _traced_on_trial)
         except Exception:
             return None
-    return None if program.builds else program
+    return None if captured.builds else captured
 
 
-def completed(program: TorchProgram) -> TorchProgram:
+def completed(captured: CapturedModule) -> CapturedModule:
     """Add what only training mode reaches to a guessed capture, whose inputs it accepts."""
-    with preserved(program.model):
-        return _with_training(program)
+    with preserved(captured.model):
+        return _with_training(captured)
 
 
-def _with_training(program: TorchProgram) -> TorchProgram:
+def _with_training(captured: CapturedModule) -> CapturedModule:
     """Add what only training mode reaches to a capture in eval mode."""
-    model, graph = program.model, program.graph
-    if program.original is None and unreached(model, graph):
+    model, graph = captured.model, captured.graph
+    if captured.original is None and unreached(model, graph):
         model.train()
-        capture = partial(_program, model, program.inputs, _export)
-        add_training(model, graph, program.warnings, capture)
+        capture = partial(_program, model, captured.inputs, _export)
+        add_training(model, graph, captured.warnings, capture)
     graph.fixed_dims = dict.fromkeys(ranks(graph), WHY)
     graph.outside = sum(model.get_parameter(name).numel() for name in unreached(model, graph))
-    return program
+    return captured
 
 
-def _lifted(model: nn.Module, inputs: Inputs) -> TorchProgram:
+def _lifted(model: nn.Module, inputs: Inputs) -> CapturedModule:
     """Capture a module whole, else in parts.
 
     Whether it is the module or the inputs that are to blame, a pass tells that the parts need too.
@@ -218,21 +218,21 @@ def _register(results: Any) -> bool:
     return bool(kinds)
 
 
-def _in_parts(model: nn.Module, inputs: Inputs, error: LiftError, seen: Seen) -> TorchProgram:
+def _in_parts(model: nn.Module, inputs: Inputs, error: LiftError, seen: Seen) -> CapturedModule:
     """Capture what can be captured of a model that cannot be captured whole."""
     with preserved(model), quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         parts = find_parts(model, inputs, seen)
     if not parts.calls:
         raise nothing_found(error, parts) from error
     view, arguments = in_parts(model, parts)
-    program = _program(view, arguments, _export)
-    program.original, program.given, program.parts = model, inputs, parts
-    program.warnings.append(f"{described(parts)}\nreason: {error}")
-    program.graph.fixed = fixed(program.graph, parts)
-    return program
+    captured = _program(view, arguments, _export)
+    captured.original, captured.given, captured.parts = model, inputs, parts
+    captured.warnings.append(f"{described(parts)}\nreason: {error}")
+    captured.graph.fixed = fixed(captured.graph, parts)
+    return captured
 
 
-def _batched(model: nn.Module, inputs: Inputs) -> TorchProgram:
+def _batched(model: nn.Module, inputs: Inputs) -> CapturedModule:
     """Capture with a batch of two where one is given: a length of one could be anything."""
     tensors = [x for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor)]
     if tensors and all(x.dim() > 0 and x.shape[0] == 1 for x in tensors):
@@ -244,30 +244,30 @@ def _batched(model: nn.Module, inputs: Inputs) -> TorchProgram:
     return _captured(model, inputs)
 
 
-def _captured(model: nn.Module, inputs: Inputs) -> TorchProgram:
+def _captured(model: nn.Module, inputs: Inputs) -> CapturedModule:
     """Capture a module as it is after a first call: used or not, it is captured alike.
 
     Code that makes tables at its first call, or asks for numbers that tensors hold, is run once and
     traced again with the values of what it stores at hand.
     """
     failed: LiftError | None = None
-    program: TorchProgram | None = None
+    captured: CapturedModule | None = None
     try:
-        program = _program(model, inputs, _export)
+        captured = _program(model, inputs, _export)
     except LiftError as error:
         failed = error
-    if program is not None and not program.builds:
-        return program
+    if captured is not None and not captured.builds:
+        return captured
     try:
         with preserved(model):
             _call_once(model, inputs)
-            program = _program(model, inputs, _export_known)
-            program.valued = failed is not None
-            return program
+            captured = _program(model, inputs, _export_known)
+            captured.valued = failed is not None
+            return captured
     except Exception as error:
-        if program is None:
+        if captured is None:
             raise failed or error from None
-        return program
+        return captured
 
 
 def _call_once(model: nn.Module, inputs: Inputs) -> None:
@@ -281,7 +281,7 @@ def _call_once(model: nn.Module, inputs: Inputs) -> None:
 
 def _program(
     model: nn.Module, inputs: Inputs, capture: Callable[[nn.Module, Inputs], Any]
-) -> TorchProgram:
+) -> CapturedModule:
     start = time.perf_counter()
     with preserved(model), kept_tensors(model) as kept:
         exported = capture(model, inputs)
@@ -290,7 +290,7 @@ def _program(
     reader = Reader(model, exported, TORCH)
     for node in exported.graph_module.graph.nodes:
         reader.read(node)
-    return TorchProgram(
+    return CapturedModule(
         model=model,
         inputs=inputs,
         graph=reader.graph,

@@ -21,7 +21,7 @@ from graphprune.frontends.torch.attributes import apply_edits
 from graphprune.frontends.torch.compare import blamed
 from graphprune.frontends.torch.emit import emit
 from graphprune.frontends.torch.findings import Call, Findings
-from graphprune.frontends.torch.lift import TorchProgram
+from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.lowered import Lowered
 from graphprune.frontends.torch.rebuild import rebuild
 from graphprune.frontends.torch.scale import fold_into
@@ -30,7 +30,7 @@ from graphprune.frontends.torch.tagged import Place
 
 
 def lower(
-    program: TorchProgram,
+    captured: CapturedModule,
     found: Survey,
     offenders: Mapping[str, str] | None = None,
     inline: bool = False,
@@ -38,7 +38,7 @@ def lower(
     """Make the smaller module.
 
     Args:
-        program: The captured model.
+        captured: The captured model.
         found: What its code can express.
         offenders: Modules to replace whatever the survey says, with the reason.
         inline: Whether generated code repeats what modules do instead of calling them: where it
@@ -47,13 +47,13 @@ def lower(
     Raises:
         LiftError: The model cannot be copied, or not even generated code can replace it.
     """
-    out = Lowered(rebuild(program, found.cuts), folds=found.folds)
+    out = Lowered(rebuild(captured, found.cuts), folds=found.folds)
     fold_into(out.model, found.folds)
     apply_edits(out.model, found.edits)
     out.edits = {_text(place): value for place, value in found.edits.items()}
     offenders = {**found.offenders, **(offenders or {})}
     if offenders:
-        _generate(program, found, out, offenders, calls_of(program, found), inline)
+        _generate(captured, found, out, offenders, calls_of(captured, found), inline)
     return out
 
 
@@ -64,7 +64,7 @@ def _text(place: Place) -> str:
 
 
 def _generate(
-    program: TorchProgram,
+    captured: CapturedModule,
     found: Survey,
     out: Lowered,
     offenders: Mapping[str, str],
@@ -77,7 +77,7 @@ def _generate(
     """
     known = original.calls.get("")
     if not known or _has_tensors(known[0]):  # an exported program's own call is not followed
-        original.calls[""] = [_whole(program)]
+        original.calls[""] = [_whole(captured)]
     todo = dict(offenders)
     while todo:
         path = max(todo, key=lambda p: p.count(".") + bool(p))
@@ -86,7 +86,7 @@ def _generate(
             continue
         try:
             root = out.model.get_submodule(path)
-            emit(program, found.cuts, path, original, root, inline)
+            emit(captured, found.cuts, path, original, root, inline)
         except (LiftError, TypeError) as error:
             if not path:
                 raise LiftError(f"the model cannot be generated either: {error}") from error
@@ -96,7 +96,7 @@ def _generate(
 
 
 def more_generated(
-    program: TorchProgram, found: Survey, lowered: Lowered, why: str
+    captured: CapturedModule, found: Survey, lowered: Lowered, why: str
 ) -> tuple[Survey, Lowered]:
     """Lower again where a lowered module computes something else.
 
@@ -104,7 +104,7 @@ def more_generated(
     and where they are not found, the whole.
 
     Args:
-        program: The captured model.
+        captured: The captured model.
         found: What its code can express.
         lowered: The module that computes something else.
         why: What a comparison says.
@@ -113,13 +113,13 @@ def more_generated(
         The survey, anew where no scales are folded, and the smaller module.
     """
     if lowered.folds:
-        found = survey(program, found.cuts, False, found.original)
-        return found, lower(program, found)
-    known = calls_of(program, found)
-    blame = blamed(program, found.cuts, lowered, known)
+        found = survey(captured, found.cuts, False, found.original)
+        return found, lower(captured, found)
+    known = calls_of(captured, found)
+    blame = blamed(captured, found.cuts, lowered, known)
     if not blame.keys() <= lowered.replaced.keys():
-        return found, lower(program, found, {**lowered.replaced, **blame})
-    return found, lower(program, found, {"": why}, inline=True)
+        return found, lower(captured, found, {**lowered.replaced, **blame})
+    return found, lower(captured, found, {"": why}, inline=True)
 
 
 def _has_tensors(call: Call) -> bool:
@@ -127,19 +127,19 @@ def _has_tensors(call: Call) -> bool:
     return any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves((call.args, call.result)))
 
 
-def _whole(program: TorchProgram) -> Call:
+def _whole(captured: CapturedModule) -> Call:
     """The call of the whole model, in terms of the graph's values."""
-    args, kwargs = program.inputs
-    with preserved(program.model), torch.no_grad(), quiet():
-        program.model.eval()
-        result = program.model(*args, **kwargs)
+    args, kwargs = captured.inputs
+    with preserved(captured.model), torch.no_grad(), quiet():
+        captured.model.eval()
+        result = captured.model(*args, **kwargs)
     found = [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]
-    values = program.graph.outputs[: len(found)]
+    values = captured.graph.outputs[: len(found)]
     if [v.shape for v in values] != [tuple(x.shape) for x in found]:
         raise LiftError("the model returns tensors that are not in the graph")
-    taken, made = iter(program.graph.inputs), iter(values)
+    taken, made = iter(captured.graph.inputs), iter(values)
     return Call(
-        pytree.tree_map_only(torch.Tensor, lambda _: next(taken), program.inputs),
+        pytree.tree_map_only(torch.Tensor, lambda _: next(taken), captured.inputs),
         pytree.tree_map_only(torch.Tensor, lambda _: next(made), result),
         Counter(),
     )

@@ -22,7 +22,7 @@ from graphprune.engine.state import preserved
 from graphprune.engine.tensors import shapes_of
 from graphprune.frontends.torch.inference import ordinary_inputs
 from graphprune.frontends.torch.inputs import candidates, find_inputs, trained
-from graphprune.frontends.torch.lift import TorchProgram, completed, lift, lift_guessed
+from graphprune.frontends.torch.lift import CapturedModule, completed, lift, lift_guessed
 from graphprune.frontends.torch.program import ModuleProgram
 from graphprune.frontends.torch.refuse import check
 from graphprune.frontends.torch.training import unreached
@@ -108,7 +108,7 @@ def _try_bytes(model: nn.Module, inputs: Inputs | None) -> None:
         ) from error
 
 
-def _captured(model: nn.Module, inputs: Inputs | None, seconds: dict[str, float]) -> TorchProgram:
+def _captured(model: nn.Module, inputs: Inputs | None, seconds: dict[str, float]) -> CapturedModule:
     """Capture a model on the caller's inputs, or on those that are found.
 
     The first guess is mostly right: to capture with it costs less than to try it before.

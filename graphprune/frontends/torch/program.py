@@ -23,7 +23,7 @@ from graphprune.frontends.backends import backend
 from graphprune.frontends.torch.compare import check_runs, compare
 from graphprune.frontends.torch.config import UNTOLD, Fit, describe, fit_config, has_config
 from graphprune.frontends.torch.findings import Findings
-from graphprune.frontends.torch.lift import TorchProgram
+from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.lower import lower, more_generated
 from graphprune.frontends.torch.lowered import Lowered as LoweredModule
 from graphprune.frontends.torch.parts import whole
@@ -80,7 +80,7 @@ class ModuleProgram:
         assumed: The example inputs in words, where they were found rather than given.
     """
 
-    captured: TorchProgram
+    captured: CapturedModule
     back: Callable[[Any, Inputs], Any] = lambda model, _: model
     warnings: list[str] = field(default_factory=list)
     assumed: str = ""

@@ -16,17 +16,17 @@ from graphprune.core.cuts import Cuts, Kept
 from graphprune.core.errors import LiftError
 from graphprune.core.indices import kept_length
 from graphprune.engine.tensors import cut_tensor
-from graphprune.frontends.torch.lift import TorchProgram
+from graphprune.frontends.torch.lift import CapturedModule
 
 
-def rebuild(program: TorchProgram, cuts: Cuts, blank: bool = False) -> nn.Module:
+def rebuild(captured: CapturedModule, cuts: Cuts, blank: bool = False) -> nn.Module:
     """Copy the model, its narrowed tensors in place of the full ones.
 
     Ties, `requires_grad`, buffers, hooks, device, dtype and train/eval mode carry over. The
     full tensors that shrink are never copied.
 
     Args:
-        program: The captured model.
+        captured: The captured model.
         cuts: The narrowed graph.
         blank: Whether tensors only need the right shapes; they then take no memory, and are on the
             meta device where the model's code runs there.
@@ -36,10 +36,10 @@ def rebuild(program: TorchProgram, cuts: Cuts, blank: bool = False) -> nn.Module
     """
     memo: dict[int, Any] = {}
     kept = {id(value.tensor): (value.tensor, found) for value, found in cuts.weights.items()}
-    for old in _tensors(program) if blank else (old for old, _ in kept.values()):
+    for old in _tensors(captured) if blank else (old for old, _ in kept.values()):
         dims: Kept = kept[id(old)][1] if id(old) in kept else [None] * old.dim()
         if blank:
-            new = _blank(old, dims, program.on_meta)
+            new = _blank(old, dims, captured.on_meta)
         else:
             new = laid_out(cut_tensor(old.detach(), dims), old)
         memo[id(old)] = (
@@ -47,16 +47,16 @@ def rebuild(program: TorchProgram, cuts: Cuts, blank: bool = False) -> nn.Module
             if isinstance(old, nn.Parameter)
             else new
         )
-    for module in program.model.modules():
+    for module in captured.model.modules():
         for held in module.__dict__.values():
             # What old-style weight_norm leaves behind: recomputed at the next forward pass.
             if isinstance(held, torch.Tensor) and held.grad_fn is not None:
                 memo.setdefault(id(held), held.detach().clone())
     try:
-        model = copy.deepcopy(program.model, memo)
+        model = copy.deepcopy(captured.model, memo)
     except Exception as error:
         raise LiftError(
-            f"{type(program.model).__name__} cannot be deep-copied: {error}\nGive it a "
+            f"{type(captured.model).__name__} cannot be deep-copied: {error}\nGive it a "
             "__deepcopy__, or remove the attribute that cannot be copied"
         ) from error
     modes = [(module, module.training) for module in model.modules()]
@@ -69,7 +69,7 @@ def rebuild(program: TorchProgram, cuts: Cuts, blank: bool = False) -> nn.Module
     for module, mode in modes:
         module.training = mode
     if not blank:
-        _take_over(program.model, model)
+        _take_over(captured.model, model)
     return model
 
 
@@ -97,12 +97,12 @@ def laid_out(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous()
 
 
-def _tensors(program: TorchProgram) -> Iterator[torch.Tensor]:
+def _tensors(captured: CapturedModule) -> Iterator[torch.Tensor]:
     """The tensors that the graph knows; where all are to be on one device, the others too."""
-    yield from (value.tensor for value in program.graph.weights.values())
-    if program.on_meta:
-        yield from program.model.parameters()
-        yield from program.model.buffers()
+    yield from (value.tensor for value in captured.graph.weights.values())
+    if captured.on_meta:
+        yield from captured.model.parameters()
+        yield from captured.model.buffers()
 
 
 def _blank(old: torch.Tensor, kept: Kept, on_meta: bool) -> torch.Tensor:

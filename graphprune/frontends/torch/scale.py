@@ -18,7 +18,7 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.core.indices import kept_length
 from graphprune.frontends.torch.execute import evaluate
-from graphprune.frontends.torch.lift import TorchProgram
+from graphprune.frontends.torch.lift import CapturedModule
 
 _MOVES = frozenset(
     {
@@ -50,7 +50,7 @@ class Fold:
         return out
 
 
-def find_folds(program: TorchProgram, cuts: Cuts) -> tuple[list[Fold], Cuts]:
+def find_folds(captured: CapturedModule, cuts: Cuts) -> tuple[list[Fold], Cuts]:
     """Where a scale can be folded.
 
     Returns:
@@ -59,7 +59,7 @@ def find_folds(program: TorchProgram, cuts: Cuts) -> tuple[list[Fold], Cuts]:
     counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
     folds: list[Fold] = []
     attrs = dict(cuts.attrs)
-    tracer = _Tracer(program, cuts)
+    tracer = _Tracer(captured, cuts)
     for op, changed in cuts.attrs.items():
         pin = cuts.deps.effects[op].pins.get("scale")
         if pin is None or "scale" not in changed:
@@ -75,12 +75,12 @@ def find_folds(program: TorchProgram, cuts: Cuts) -> tuple[list[Fold], Cuts]:
 
 
 def fold_numbers(
-    program: TorchProgram, cuts: Cuts, numbers: Mapping[Op, tuple[str, float]]
+    captured: CapturedModule, cuts: Cuts, numbers: Mapping[Op, tuple[str, float]]
 ) -> tuple[list[Fold], Cuts]:
     """Where numbers that the code derives from widths can be made up for in the queries.
 
     Args:
-        program: The captured model.
+        captured: The captured model.
         cuts: The narrowed graph.
         numbers: Attributes of operations, and the number that the narrowed code gives them.
 
@@ -89,7 +89,7 @@ def fold_numbers(
     """
     folds: list[Fold] = []
     attrs = dict(cuts.attrs)
-    tracer = _Tracer(program, cuts)
+    tracer = _Tracer(captured, cuts)
     for op, (attr, given) in numbers.items():
         found = tracer.scaled_rows(op, attr)
         number = attrs.get(op, {}).get(attr, op.attrs[attr])
@@ -127,11 +127,11 @@ def folded(
 class _Tracer:
     """Follows queries back to the rows of the linear layer that makes them."""
 
-    def __init__(self, program: TorchProgram, cuts: Cuts) -> None:
+    def __init__(self, captured: CapturedModule, cuts: Cuts) -> None:
         self._cuts = cuts
-        self._makers = {value: op for op in program.graph.ops for value in op.outputs}
+        self._makers = {value: op for op in captured.graph.ops for value in op.outputs}
         self._users: dict[Value, list[Op]] = {}
-        for op in program.graph.ops:
+        for op in captured.graph.ops:
             for value in op.inputs:
                 if value is not None:
                     self._users.setdefault(value, []).append(op)

@@ -19,7 +19,7 @@ from graphprune.core.relations import Mismatch
 from graphprune.frontends.torch.attributes import apply_edits, described
 from graphprune.frontends.torch.findings import Findings
 from graphprune.frontends.torch.guide import guide
-from graphprune.frontends.torch.lift import TorchProgram
+from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.rebuild import rebuild
 from graphprune.frontends.torch.scale import Fold, find_folds, fold_numbers
 from graphprune.frontends.torch.tagged import Place, container, get
@@ -60,7 +60,7 @@ class _NotOnMetaError(Exception):
 
 
 def survey(
-    program: TorchProgram,
+    captured: CapturedModule,
     cuts: Cuts,
     fold: bool = True,
     original: Findings | None = None,
@@ -69,7 +69,7 @@ def survey(
     """Find out what a model's code can express.
 
     Args:
-        program: The captured model.
+        captured: The captured model.
         cuts: The narrowed graph.
         fold: Whether scales may be folded into weights; if not, attention whose scale depends
             on a length that changes counts as an offender.
@@ -78,13 +78,13 @@ def survey(
             and modules fail.
     """
     try:
-        return _survey(program, cuts, fold, original, guessing)
+        return _survey(captured, cuts, fold, original, guessing)
     except _NotOnMetaError as error:
-        return _survey(program, cuts, fold, error.original, guessing)
+        return _survey(captured, cuts, fold, error.original, guessing)
 
 
 def _survey(
-    program: TorchProgram,
+    captured: CapturedModule,
     cuts: Cuts,
     fold: bool,
     original: Findings | None,
@@ -92,25 +92,25 @@ def _survey(
 ) -> Survey:
     out = Survey(cuts, original=original)
     if fold:
-        out.folds, out.cuts = find_folds(program, cuts)
-    guesses = described(program, out.cuts)
-    if not any(_takes_lengths(op, program, out.cuts) for op in program.graph.ops):
+        out.folds, out.cuts = find_folds(captured, cuts)
+    guesses = described(captured, out.cuts)
+    if not any(_takes_lengths(op, captured, out.cuts) for op in captured.graph.ops):
         out.edits = guesses  # widths follow from the weights alone
         out.follows = True
         return out
-    model = rebuild(program, out.cuts, blank=True)
-    first = _settle(program, out, model, {} if guessing is False else guesses)
+    model = rebuild(captured, out.cuts, blank=True)
+    first = _settle(captured, out, model, {} if guessing is False else guesses)
     if fold and first.numbers:
-        folds, out.cuts = fold_numbers(program, out.cuts, first.numbers)
+        folds, out.cuts = fold_numbers(captured, out.cuts, first.numbers)
         if folds:
             out.folds += folds
-            first = _settle(program, out, model, out.edits)
+            first = _settle(captured, out, model, out.edits)
     if first.offenders and guesses and guessing is None:
         # Attributes that agree with a module's weights are set first; where modules fail all
         # the same, it is tried without them, and the better outcome counts.
         kept = out.edits
-        apply_edits(model, {p: get(container(program.model, p), p) for p in kept})
-        second = _settle(program, out, model, {})
+        apply_edits(model, {p: get(container(captured.model, p), p) for p in kept})
+        second = _settle(captured, out, model, {})
         out.guessing = len(second.offenders) >= len(first.offenders)
         if not out.guessing:
             first = second
@@ -120,9 +120,9 @@ def _survey(
     return out
 
 
-def _takes_lengths(op: Op, program: TorchProgram, cuts: Cuts) -> bool:
+def _takes_lengths(op: Op, captured: CapturedModule, cuts: Cuts) -> bool:
     """Whether Python code may give an operation a number that depends on a width."""
-    if op.module in program.layers:
+    if op.module in captured.layers:
         return False
     effect = cuts.deps.effects[op]
     made = op.type.startswith("aten.lift_fresh")
@@ -137,27 +137,27 @@ def _is_number(attr: tuple[str, Any]) -> bool:
     return isinstance(given, float) or (isinstance(given, int) and abs(given) > 1)
 
 
-def calls_of(program: TorchProgram, found: Survey) -> Findings:
+def calls_of(captured: CapturedModule, found: Survey) -> Findings:
     """Every module call of the original model, in terms of the graph's values."""
     if found.original is None:
-        found.original = _calls(program, Cuts(found.cuts.deps, {}))
+        found.original = _calls(captured, Cuts(found.cuts.deps, {}))
     return found.original
 
 
-def _calls(program: TorchProgram, nothing: Cuts) -> Findings:
-    if program.on_meta:
+def _calls(captured: CapturedModule, nothing: Cuts) -> Findings:
+    if captured.on_meta:
         try:
-            return guide(program, rebuild(program, nothing, blank=True), nothing)
+            return guide(captured, rebuild(captured, nothing, blank=True), nothing)
         except Exception:
-            program.on_meta = False
+            captured.on_meta = False
     try:
-        return guide(program, program.model, nothing)
+        return guide(captured, captured.model, nothing)
     except Exception:  # it ran for real, but not on fake tensors: nothing is known of its calls
         return Findings()
 
 
 def _settle(
-    program: TorchProgram, out: Survey, model: nn.Module, edits: dict[Place, int]
+    captured: CapturedModule, out: Survey, model: nn.Module, edits: dict[Place, int]
 ) -> Findings:
     """Guided passes until no attribute changes any more."""
     out.edits = dict(edits)
@@ -165,7 +165,7 @@ def _settle(
     new: dict[Place, int] = {}
     for _ in range(3):
         apply_edits(model, out.edits)
-        found = _guided(program, out, model)
+        found = _guided(captured, out, model)
         ones |= found.ones
         new = {p: value for p, value in found.edits.items() if out.edits.get(p) != value}
         if not new:
@@ -173,15 +173,17 @@ def _settle(
         out.edits.update(new)
     for path, attr, _index in new:
         found.offenders.setdefault(path, f"{attr} would need two values at once")
-    _single(program, out, found, ones)
+    _single(captured, out, found, ones)
     return found
 
 
-def _single(program: TorchProgram, out: Survey, found: Findings, ones: Mapping[Place, Dim]) -> None:
+def _single(
+    captured: CapturedModule, out: Survey, found: Findings, ones: Mapping[Place, Dim]
+) -> None:
     """Keep counts that fell to one where the code then fails, or has a branch for one."""
     if not ones:
         return
-    known = calls_of(program, out)
+    known = calls_of(captured, out)
     for (path, attr, _), dim in ones.items():
         before, after = ([c.counters for c in held.calls[path]] for held in (known, found))
         if before and before != after:
@@ -190,14 +192,14 @@ def _single(program: TorchProgram, out: Survey, found: Findings, ones: Mapping[P
             found.mismatches.append(Mismatch(dim, length(dim), ()))
 
 
-def _guided(program: TorchProgram, out: Survey, model: nn.Module) -> Findings:
-    on_meta = program.on_meta
+def _guided(captured: CapturedModule, out: Survey, model: nn.Module) -> Findings:
+    on_meta = captured.on_meta
     if out.original is None:
         try:
-            return guide(program, model, out.cuts)
+            return guide(captured, model, out.cuts)
         except Exception:  # once more, stepping over what fails
             pass
-    known = calls_of(program, out)
-    if program.on_meta != on_meta:
+    known = calls_of(captured, out)
+    if captured.on_meta != on_meta:
         raise _NotOnMetaError(known)
-    return guide(program, model, out.cuts, known)
+    return guide(captured, model, out.cuts, known)
