@@ -6,54 +6,21 @@ Examples:
     >>> small = graphprune.shrink(net, ratio=0.5)
 """
 
-from graphprune.api import analyze, plan, shrink
-from graphprune.core.errors import (
-    AxisError,
-    BudgetError,
-    EvaluationError,
-    GraphPruneError,
-    LiftError,
-    OptionError,
-    PassError,
-    PlanError,
-    VerifyError,
-)
-from graphprune.core.groups import Dependencies
-from graphprune.costs.registry import cost
-from graphprune.frontends.opening import frontend
-from graphprune.importance import criterion
-from graphprune.pipeline import Pass, Pipeline
-from graphprune.planning import DEFAULT
-from graphprune.plans import Plan, load_plan
-from graphprune.recalibration import recalibrate
-from graphprune.report.report import Report
-from graphprune.rules import axis_rule
-from graphprune.version import __version__
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "DEFAULT",
-    "AxisError",
-    "BudgetError",
-    "Dependencies",
-    "EvaluationError",
-    "GraphPruneError",
-    "LiftError",
-    "OptionError",
-    "Pass",
-    "PassError",
-    "Pipeline",
-    "Plan",
-    "PlanError",
-    "Report",
-    "VerifyError",
-    "__version__",
-    "analyze",
-    "axis_rule",
-    "cost",
-    "criterion",
-    "frontend",
-    "load_plan",
-    "plan",
-    "recalibrate",
-    "shrink",
-]
+if TYPE_CHECKING:
+    from graphprune.public import *  # noqa: F403
+else:  # PyTorch takes seconds to import, which `graphprune --help` has no use for
+
+    def __getattr__(name: str) -> Any:
+        if not name.startswith("_") or name in ("__all__", "__version__"):
+            found = vars(import_module("graphprune.public"))
+            names = found.get("__all__", ())  # none while it is being imported
+            globals().update({key: found[key] for key in names}, __all__=names)
+            if name in globals():
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -32,8 +32,10 @@ iterative
 inspecting
 api
 demo
-cli
+public
 __init__
+commands
+cli
 __main__
 """.split()
 """The rooms, lowest first: folders of the package, and the modules beside them."""

@@ -10,11 +10,12 @@ import sys
 import pytest
 
 import graphprune
+from graphprune import public
 from graphprune.core import errors
 
 
 def _public() -> list[str]:
-    found = vars(graphprune).items()
+    found = vars(public).items()
     return [n for n, held in found if not n.startswith("_") and not inspect.ismodule(held)]
 
 
@@ -51,6 +52,22 @@ def test_the_version_is_that_of_the_package() -> None:
 
 def test_importing_is_light() -> None:
     heavy = ["timm", "torchvision", "transformers", "onnxruntime", "sklearn", "onnx"]
-    code = f"import sys, graphprune; print([m for m in {heavy} if m in sys.modules])"
+    code = (
+        f"import sys, graphprune; graphprune.plan; print([m for m in {heavy} if m in sys.modules])"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_help_imports_no_pytorch() -> None:
+    code = (
+        "import sys, graphprune.cli; sys.argv = ['graphprune', 'shrink', '--help']\n"
+        "try: graphprune.cli.main()\n"
+        "except SystemExit: sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
+def test_names_that_do_not_exist_are_errors() -> None:
+    assert not hasattr(graphprune, "nothing") and not hasattr(graphprune, "_nothing")
+    assert set(graphprune.__all__) <= set(dir(graphprune))

@@ -1,0 +1,53 @@
+"""All public names, imported: what `graphprune` hands out when one of them is first asked for."""
+
+from graphprune.api import analyze, plan, shrink
+from graphprune.core.errors import (
+    AxisError,
+    BudgetError,
+    EvaluationError,
+    GraphPruneError,
+    LiftError,
+    OptionError,
+    PassError,
+    PlanError,
+    VerifyError,
+)
+from graphprune.core.groups import Dependencies
+from graphprune.costs.registry import cost
+from graphprune.frontends.opening import frontend
+from graphprune.importance import criterion
+from graphprune.pipeline import Pass, Pipeline
+from graphprune.planning import DEFAULT
+from graphprune.plans import Plan, load_plan
+from graphprune.recalibration import recalibrate
+from graphprune.report.report import Report
+from graphprune.rules import axis_rule
+from graphprune.version import __version__
+
+__all__ = [
+    "DEFAULT",
+    "AxisError",
+    "BudgetError",
+    "Dependencies",
+    "EvaluationError",
+    "GraphPruneError",
+    "LiftError",
+    "OptionError",
+    "Pass",
+    "PassError",
+    "Pipeline",
+    "Plan",
+    "PlanError",
+    "Report",
+    "VerifyError",
+    "__version__",
+    "analyze",
+    "axis_rule",
+    "cost",
+    "criterion",
+    "frontend",
+    "load_plan",
+    "plan",
+    "recalibrate",
+    "shrink",
+]
