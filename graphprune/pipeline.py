@@ -93,6 +93,7 @@ class Work:
         batches: Calibration data.
         edits: What the plan changes.
         solved: Weights that make up for what was removed; None where there are none.
+        left: What stays although its kind could go, by name, with the reason.
         verification: What was proven; None where nothing was checked.
         latency: Seconds of a forward pass before and after, where they were measured.
         predicted: The speed-up that the table of operations predicted.
@@ -106,6 +107,7 @@ class Work:
         self.asked = asked
         self.batches = batches
         self.edits: list[Edit] = []
+        self.left: dict[str, str] = {}
         self._statistics: Calibration | None = None
         self.solved: Compensation | None = None
         self.verification: Verification | None = None
@@ -230,7 +232,7 @@ class Work:
         """
         other = Work(self.program, self.asked, batches)
         other._found = dict(self._found)
-        other.edits = self.edits
+        other.edits, other.left = self.edits, self.left
         other.pipeline = self.pipeline
         other.asked = replace(self.asked, options=options)
         return other
@@ -246,6 +248,7 @@ class Pass:
         name: Its name in pipelines, reports and on the command line.
         requires: What must have been found: names in `FINDINGS`.
         ensures: What is found afterwards.
+        prepares: Whether it puts another program in the work, of which nothing is found yet.
         makes: Whether it makes the smaller model, rather than decide what goes.
 
     Example::
@@ -264,6 +267,7 @@ class Pass:
     name: ClassVar[str] = ""
     requires: ClassVar[tuple[str, ...]] = ()
     ensures: ClassVar[tuple[str, ...]] = ()
+    prepares: ClassVar[bool] = False
     makes: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
@@ -342,7 +346,7 @@ class Pipeline:
             raise PassError(f"passes are a list of passes or of their names, not {passes!r}")
         self.passes = tuple(_pass(item) for item in passes)
         known: set[str] = set()
-        making = ""
+        making = before = ""
         for step in self.passes:
             missing = [word for word in step.requires if word not in known]
             if missing:
@@ -350,12 +354,18 @@ class Pipeline:
                     f"pass {step.name!r} requires {', '.join(missing)}, which no pass before it "
                     "ensures"
                 )
+            if step.prepares and known:
+                raise PassError(
+                    f"pass {step.name!r} changes the model: put it before {before!r}, which finds "
+                    f"{', '.join(sorted(known))}"
+                )
             if making and not step.makes:
                 raise PassError(
                     f"pass {step.name!r} decides what goes: put it before {making!r}, which makes "
                     "the smaller model"
                 )
             making = making or (step.name if step.makes else "")
+            before = before or (step.name if step.ensures else "")
             known.update(step.ensures)
 
     def __iter__(self) -> Iterator[Pass]:
@@ -367,6 +377,12 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"Pipeline({[step.name for step in self.passes]})"
+
+    def prepare(self, work: Work) -> None:
+        """Run the passes that change the model before anything is found of it."""
+        for step in self.passes:
+            if step.prepares:
+                run(step, work)
 
     def decide(self, work: Work) -> None:
         """Run the passes that decide what goes."""

@@ -20,6 +20,7 @@ from graphprune.importance.registry import DECIDED
 from graphprune.models import given
 from graphprune.passes.compensate import Compensate
 from graphprune.passes.couple import Couple, couple
+from graphprune.passes.fold_norms import FoldNorms
 from graphprune.passes.lower import Lower
 from graphprune.passes.measure import Measure
 from graphprune.passes.score import Score
@@ -29,6 +30,9 @@ from graphprune.pipeline import Asked, Pass, Pipeline, Work
 
 DEFAULT = Pipeline([Couple, Score, Select, Lower, Verify, Compensate, Measure])
 """What `shrink` runs."""
+
+FOLDING = (FoldNorms,)
+"""Passes that leave every result as it is and the model smaller; they go before all others."""
 
 _SEEDS = 2**32  # what NumPy's and PyTorch's generators both take
 

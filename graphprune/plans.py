@@ -185,6 +185,8 @@ class Plan(Generic[M]):
             self.options = self.options.reading(opened.batches)
         asked = Asked(options=self.options, keep=self.keep, inputs=self.inputs)
         work = worked(opened, asked)
+        if self.pipeline is not None:
+            self.pipeline.prepare(work)
         Pipeline(["couple"]).decide(work)
         if len(work.deps.groups) > len(self.groups):
             extra = work.deps.groups[len(self.groups)]

@@ -11,7 +11,9 @@ import torch
 from graphprune.core.batch import Batch
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Graph, Value
+from graphprune.core.groups import Dependencies
 from graphprune.core.relations import Mismatch
+from graphprune.core.rewrites import Draft, Rewrite
 
 Inputs: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
 """Positional and keyword arguments of a model."""
@@ -122,6 +124,25 @@ class Program(Protocol):
 
     def replayed(self, batches: Sequence[Batch]) -> Sequence[Batch]:
         """Data as the graph takes it, where parts of the model were captured."""
+
+    def refuses(self, rewrite: Rewrite, draft: Draft) -> str:
+        """Why a rewrite cannot be made of the model, or nothing.
+
+        Args:
+            rewrite: What is to be changed.
+            draft: The graph that it was found on.
+        """
+
+    def rewritten(self, draft: Draft, deps: Dependencies) -> Program:
+        """A captured copy of the model that computes what a draft of its graph says.
+
+        Args:
+            draft: The graph, rewritten in ways that were not refused.
+            deps: The analysis of the graph as it was.
+
+        Raises:
+            LiftError: The copy cannot be made, or cannot be captured.
+        """
 
     def express(self, cuts: Cuts, hints: Expressed | None = None) -> Expressed:
         """What the model's own code can express of a choice.

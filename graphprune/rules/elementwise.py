@@ -22,7 +22,7 @@ _DROPPED = "dropout feature_dropout alpha_dropout feature_alpha_dropout"
 _DRAWN = "normal uniform randint_like bernoulli rand_like randn_like native_dropout"
 
 _BROADCAST = """
-    sub subtract rsub div divide true_divide floor_divide remainder fmod pow
+    floor_divide remainder fmod pow
     float_power maximum minimum fmax fmin atan2 hypot arctan2 logaddexp2 greater greater_equal
     less less_equal not_equal eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and
     bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__
@@ -37,7 +37,7 @@ _ONNX_UNARY = """
 """
 
 _ONNX_BROADCAST = """
-    Sub Div Pow Mod Max Min Mean And Or Xor Equal Greater Less GreaterOrEqual
+    Pow Mod Max Min Mean And Or Xor Equal Greater Less GreaterOrEqual
     LessOrEqual BitShift BitwiseAnd BitwiseOr BitwiseXor Where PRelu
 """
 
@@ -64,6 +64,8 @@ def unary(op: Site) -> list[Dims]:
 
 @axis_rule("aten.add", "Add", "Sum", elementwise=True, does="add")
 @axis_rule("aten.mul", "aten.multiply", "Mul", elementwise=True, does="multiply")
+@axis_rule("aten.sub", "aten.subtract", "aten.rsub", "Sub", elementwise=True, does="subtract")
+@axis_rule(*_aten("div divide true_divide"), "Div", elementwise=True, does="divide")
 @axis_rule(*_aten(_BROADCAST), *_ONNX_BROADCAST.split(), elementwise=True)
 def broadcast(op: Site) -> list[Dims]:
     """Operands aligned from the right share their dimensions."""

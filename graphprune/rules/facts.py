@@ -39,6 +39,7 @@ class Reading:
         product: Whether both operands may be computed, as in q kᵀ.
         windows: Whether W has dimensions behind the first two.
         ends: Whether y is the operation's result, with no activation behind it.
+        bias_at: The operand that b is or, where there is none, could be; None where it cannot.
     """
 
     source: Value
@@ -51,6 +52,23 @@ class Reading:
     product: bool = False
     windows: bool = False
     ends: bool = True
+    bias_at: int | None = None
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Operands of `y = s x + t`, element by element, where s and t are stored.
+
+    Attributes:
+        source: x.
+        place: Which operand x is.
+        channel: The dimension of y along which s and t vary, from the front; None where they are
+            numbers.
+    """
+
+    source: Value
+    place: int
+    channel: int | None
 
 
 @dataclass(frozen=True)
@@ -230,9 +248,21 @@ def _read(bound: Bound, ends: bool) -> Reading | str | None:
         return "something else is added to it"
     bias = bound.operands[biases[0]] if biases else None
     windows = _runs(w_pattern) == _STAR
+    taken = (x_at, w_at)
+    bias_at = biases[0] if biases else _bias_at(bound, taken, kept)
     return Reading(
-        x, weight, bias, channel, inner, output, groups, product=product, windows=windows, ends=ends
-    )
+        x, weight, bias, channel, inner, output, groups, product=product, windows=windows,
+        ends=ends, bias_at=bias_at,
+    )  # fmt: skip
+
+
+def _bias_at(bound: Bound, taken: tuple[int, int], kept: tuple[str, ...]) -> int | None:
+    """Where a bias could be given that is not: its pattern ends with the letters of the outputs."""
+    for place, pattern in enumerate(bound.signature.inputs):
+        absent = place >= len(bound.operands) or bound.operands[place] is None
+        if place not in taken and absent and pattern and pattern[-1].names == kept:
+            return place
+    return None
 
 
 def _weight_layout(
@@ -336,6 +366,41 @@ def is_batch_norm(op: Op) -> bool:
 def epsilon(op: Op) -> float:
     """What a batch norm adds to the variance."""
     return float(op.attrs["eps"] if "eps" in op.attrs else op.attrs["epsilon"])
+
+
+# --- scales and shifts --------------------------------------------------------------------------
+
+_AFFINE = ("add", "multiply", "subtract", "divide")
+
+
+def scaling(op: Op) -> Scaling | None:
+    """What an operation multiplies by stored numbers and adds stored numbers to, if that is all.
+
+    A batch norm with stored statistics does, and so do sums and products with one computed operand.
+    A number that is an attribute counts as stored. Whether a quotient has x above the line is told
+    by its numbers, not here.
+    """
+    if is_batch_norm(op):
+        x = op.inputs[0]
+        at = norm_channel(op)
+        return None if x is None or at is None else Scaling(x, 0, at % len(x.shape))
+    if stated(op).does not in _AFFINE or len(op.outputs) != 1:
+        return None
+    computed = [i for i, v in enumerate(op.inputs) if v is not None and not v.is_weight]
+    y = op.outputs[0]
+    if len(computed) != 1 or "float" not in y.dtype:
+        return None
+    x = op.inputs[computed[0]]
+    if x is None or x.shape != y.shape or x.dtype != y.dtype:
+        return None
+    varied: set[int] = set()
+    for value in op.inputs:
+        if value is not None and value.is_weight:
+            first = len(y.shape) - len(value.shape)
+            varied |= {first + i for i, size in enumerate(value.shape) if size > 1}
+    if len(varied) > 1:
+        return None
+    return Scaling(x, computed[0], varied.pop() if varied else None)
 
 
 # --- what is stated -----------------------------------------------------------------------------

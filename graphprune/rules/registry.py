@@ -14,7 +14,7 @@ from graphprune.rules.notation import Signature, parse
 from graphprune.rules.site import Site
 
 RuleFunction: TypeAlias = "Callable[[Site], str | list[Dims]]"
-Does: TypeAlias = Literal["add", "multiply", "join", "copy", "look up"]
+Does: TypeAlias = Literal["add", "subtract", "multiply", "divide", "join", "copy", "look up"]
 F = TypeVar("F", bound=RuleFunction)
 
 _OURS = "graphprune."
@@ -31,9 +31,9 @@ class Stated:
         view: Whether the results are the first operand's elements, in its memory (`reshape` and
             `contiguous`: as a rule; `dropout`: in inference).
         elementwise: Whether each element of a result depends on the elements at its own place.
-        does: What it does with its operands, if it is one of these: `"add"` or `"multiply"` them,
-            `"join"` them along a dimension, `"copy"` the first (its type may change), `"look up"`
-            the rows of the first that the second names.
+        does: What it does with its operands, if it is one of these: `"add"`, `"subtract"`,
+            `"multiply"` or `"divide"` them, `"join"` them along a dimension, `"copy"` the first
+            (its type may change), `"look up"` the rows of the first that the second names.
         norm: Whether it normalises, and then multiplies by a gain that it is given.
         statistics: Operands of a norm that hold the stored mean and variance.
         random: Whether its results are drawn, or can be: two runs differ.

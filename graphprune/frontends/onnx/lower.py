@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from graphprune.core.cuts import Cuts
 from graphprune.core.errors import LiftError
@@ -23,12 +23,16 @@ from graphprune.core.graph import Op, Value
 from graphprune.frontends.onnx.arguments import Node, as_operand
 from graphprune.frontends.onnx.functions import closed
 from graphprune.frontends.onnx.lift import LiftedFile
-from graphprune.frontends.onnx.model import Source, captured, without_initializers
+from graphprune.frontends.onnx.model import (
+    APART,
+    Source,
+    captured,
+    used_names,
+    without_initializers,
+)
 from graphprune.frontends.onnx.recompute import recompute
 from graphprune.frontends.onnx.stored import Lowered, Stored, cut_array
 from graphprune.frontends.onnx.tensors import Array
-
-_APART = 4  # the first version of the format in which initializers are not inputs as well
 
 
 def lower(lifted: LiftedFile, cuts: Cuts, replaced: Mapping[Value, Array] | None = None) -> Lowered:
@@ -269,7 +273,7 @@ class _Writer:
         graph = self.out.frame.graph
         self._drop()
         self._in_place()
-        used = _used(graph)
+        used = used_names(graph)
         for proto in self.source.model.graph.initializer:
             if proto.name not in used:
                 _remove(graph.input, proto.name)
@@ -279,7 +283,7 @@ class _Writer:
             else:
                 self.out.tensors.append(self._kept(proto))
         self.out.tensors += (tensor for name, tensor in self.new.items() if name in used)
-        if self.out.frame.ir_version < _APART:
+        if self.out.frame.ir_version < APART:
             given = {item.name for item in graph.input}
             graph.input.extend(
                 helper.make_tensor_value_info(tensor.name, tensor.elem_type, tensor.shape)
@@ -291,7 +295,7 @@ class _Writer:
         """Drop nodes that nothing uses, those that never were used among them."""
         graph = self.out.frame.graph
         while True:
-            used = _used(graph)
+            used = used_names(graph)
             dead = [node for node in graph.node if not used.intersection(node.output)]
             for node in dead:
                 graph.node.remove(node)
@@ -337,12 +341,6 @@ class _Writer:
         for dim, kept in zip(dims, self.cuts.kept(value), strict=True):
             if kept is not None:
                 dim.dim_value = len(kept)
-
-
-def _used(graph: GraphProto) -> set[str]:
-    """Names that nodes, subgraphs or the outputs use."""
-    used = {name for node in graph.node for name in (*node.input, *captured(node)) if name}
-    return used | {item.name for item in graph.output}
 
 
 def _remove(items: Any, name: str) -> None:

@@ -24,6 +24,7 @@ from graphprune.core.errors import LiftError
 from graphprune.frontends.onnx.slim import OwnFile, is_inside
 from graphprune.frontends.onnx.tensors import Array, external_path, read
 
+APART = 4  # the first version of the format in which initializers are not inputs as well
 OLDEST = 7  # the first opset with today's broadcasting, and with shape inference for its operators
 
 
@@ -117,10 +118,20 @@ def read_model(model: Any) -> Source:
         if source.model.functions:
             source.whole = source.model
             source.model = onnx.inliner.inline_local_functions(source.model)
-        _check(source)
-        _index(source)
+        indexed(source)
     except (UnicodeDecodeError, DecodeError) as error:
         raise LiftError(f"{source.label} holds names that are not text: {error}") from error
+    return source
+
+
+def indexed(source: Source) -> Source:
+    """A source whose model was set: checked, its nodes sorted and its constants collected.
+
+    Raises:
+        LiftError: The graph is not sound.
+    """
+    _check(source)
+    _index(source)
     return source
 
 
@@ -288,6 +299,12 @@ def captured(node: NodeProto) -> list[str]:
             own.update(inner.output)
         found.update(dict.fromkeys(item.name for item in body.output if item.name not in own))
     return [name for name in found if name]
+
+
+def used_names(graph: GraphProto) -> set[str]:
+    """Names that nodes, subgraphs or the outputs use."""
+    used = {name for node in graph.node for name in (*node.input, *captured(node)) if name}
+    return used | {item.name for item in graph.output}
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:

@@ -14,8 +14,10 @@ import torch
 from graphprune.core.batch import Batch
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Graph, Value
+from graphprune.core.groups import Dependencies
 from graphprune.core.program import Expressed, Inputs, Lowered
 from graphprune.core.relations import Mismatch
+from graphprune.core.rewrites import Draft, Rewrite
 from graphprune.costs.latency.backend import Backend
 from graphprune.engine.tensors import shapes_of
 from graphprune.frontends.backends import backend
@@ -24,6 +26,7 @@ from graphprune.frontends.onnx.data import read_data
 from graphprune.frontends.onnx.execute import forget, has_runtime
 from graphprune.frontends.onnx.lift import LiftedFile
 from graphprune.frontends.onnx.lower import lower
+from graphprune.frontends.onnx.rewrites import refuses, rewritten
 from graphprune.frontends.onnx.sizes import inputs_for
 from graphprune.frontends.onnx.speed import speed
 from graphprune.frontends.onnx.stored import Lowered as LoweredFile
@@ -124,6 +127,15 @@ class FileProgram:
     def replayed(self, batches: Sequence[Batch]) -> Sequence[Batch]:
         """The batches themselves: files are captured whole."""
         return batches
+
+    def refuses(self, rewrite: Rewrite, draft: Draft) -> str:
+        """Why a rewrite cannot be made of the file, or nothing."""
+        return refuses(self.lifted, rewrite, draft)
+
+    def rewritten(self, draft: Draft, deps: Dependencies) -> FileProgram:
+        """The lifted copy of the file that computes what a draft says."""
+        forget()
+        return FileProgram(rewritten(self.lifted, draft), assumed=self.assumed)
 
     def express(self, cuts: Cuts, hints: Expressed | None = None) -> ExpressedFile:
         """A file can express any choice."""

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from graphprune.core.cuts import Cuts
 from graphprune.core.errors import LiftError
 from graphprune.core.graph import Op, Value
+from graphprune.core.rewrites import Draft
 from graphprune.engine.tensors import cut_tensor
 from graphprune.frontends.torch.execute import rewritten
 from graphprune.frontends.torch.findings import Call, Findings
@@ -42,6 +43,7 @@ def emit(
     original: Findings,
     root: nn.Module,
     inline: bool = False,
+    draft: Draft | None = None,
 ) -> None:
     """Give one submodule generated code.
 
@@ -52,6 +54,8 @@ def emit(
         original: Every call of a module of the original, in terms of the graph's values.
         root: Its narrowed copy, which gets the new code.
         inline: Whether what the modules inside do is repeated instead of calling them.
+        draft: The graph as rewrites leave it, where the code is to compute that; the calls are
+            then in terms of the values that are left.
 
     Raises:
         LiftError: The call's arguments or results are not all values of the graph.
@@ -60,7 +64,7 @@ def emit(
     calls = original.calls.get(path)
     if not calls:
         raise LiftError(f"{path or 'the model'} is never called as a module")
-    emitter = _Emitter(captured, cuts, path, original, root)
+    emitter = _Emitter(captured, cuts, path, original, root, draft)
     become(root, emitter.emitted(calls[0], inline))
     if hasattr(root, "_qkv_same_embed_dim"):
         # Tells nn.TransformerEncoderLayer not to pass the weights to its fused kernel, which
@@ -70,9 +74,18 @@ def emit(
 
 class _Emitter:
     def __init__(
-        self, captured: CapturedModule, cuts: Cuts, path: str, original: Findings, root: nn.Module
+        self,
+        captured: CapturedModule,
+        cuts: Cuts,
+        path: str,
+        original: Findings,
+        root: nn.Module,
+        draft: Draft | None = None,
     ) -> None:
         self._captured = captured
+        self._ops = captured.graph.ops if draft is None else draft.ops
+        known = {op.name: op for op in captured.graph.ops}
+        self._origins = {op: known[op.name] for op in self._ops}
         self._cuts = cuts
         self._path = path
         self._original = original
@@ -80,13 +93,15 @@ class _Emitter:
         self._whose = path or f"the model ({type(root).__name__})"
         self._graph = fx.Graph()
         self._nodes: dict[Value, fx.Node] = {}
-        self._names = _local_names(captured, path)
+        weights = [*captured.graph.weights.values(), *_new(draft)]
+        self._names = _local_names(weights, path)
         self._places: dict[Value, fx.Node] = {}
         self._lengths: dict[tuple[Value, int], fx.Node] = {}
         self._flags: dict[str, fx.Node] = {}
         self._device: fx.Node | None = None
         self._follows = Follows()
         self._before: fx.Node | None = None
+        self._available: set[Value] = set()
 
     def emitted(self, call: Call, inline: bool) -> fx.Graph:
         """The code of one call."""
@@ -95,6 +110,8 @@ class _Emitter:
         self._inputs(call)
         wanted = [v for v in pytree.tree_leaves(call.result) if isinstance(v, Value)]
         needed = self._needed(wanted)
+        self._available = {*self._nodes, *self._captured.graph.weights.values()}
+        self._available.update(value for op in needed for value in op.outputs)
         inner = {} if inline else self._called(needed, wanted)
         called = set(inner.values())
         self._follows = follow(
@@ -102,7 +119,7 @@ class _Emitter:
             self._path,
             call,
             self._own(called),
-            [op for op in needed if op not in inner],
+            [self._origins[op] for op in needed if op not in inner],
             called,
             self._cuts,
         )
@@ -244,7 +261,7 @@ class _Emitter:
         made = {v for v in pytree.tree_leaves(result) if isinstance(v, Value)}
         taken = {v for v in given if isinstance(v, Value)}
         own = {value for op in ops for value in op.outputs}
-        if taken & own or not made:
+        if taken & own or not made or not taken <= self._available:
             return False
         inputs = {v for op in ops for v in op.inputs if v is not None} - own
         prefix = f"{path}."
@@ -293,7 +310,7 @@ class _Emitter:
         An operation that writes in place belongs if what it writes to shares memory with
         anything needed.
         """
-        ops = self._captured.graph.ops
+        ops = self._ops
         makers = {value: op for op in ops for value in op.outputs}
         needed: set[Op] = set()
         todo = list(wanted)
@@ -316,7 +333,7 @@ class _Emitter:
 
     def _operation(self, op: Op) -> None:
         operands = [None if value is None else self._node(value) for value in op.inputs]
-        follows = self._follows
+        outputs, op, follows = op.outputs, self._origins[op], self._follows
         self._gradients(op not in follows.without_gradients)
         changed = dict(self._cuts.attrs.get(op, {}))
         for attr, lengths in follows.lengths.get(op, {}).items():
@@ -336,7 +353,7 @@ class _Emitter:
             dropped = (node, follows.dropouts[op], self._mode(""))
             node = self._graph.call_function(torch.ops.aten.dropout.default, dropped)
         several = isinstance(op.source.meta.get("val"), list | tuple)
-        for i, value in enumerate(op.outputs):
+        for i, value in enumerate(outputs):
             self._nodes[value] = (
                 self._graph.call_function(operator.getitem, (node, i)) if several else node
             )
@@ -441,11 +458,16 @@ def _base(value: Value, makers: Mapping[Value, Op]) -> Value:
     return _base(op.inputs[0], makers) if shares and op.inputs[0] is not None else value
 
 
-def _local_names(captured: CapturedModule, path: str) -> dict[Value, str]:
+def _new(draft: Draft | None) -> list[Value]:
+    """The values of new numbers."""
+    return [] if draft is None else [v for v in draft.operands.values() if v is not None]
+
+
+def _local_names(weights: Sequence[Value], path: str) -> dict[Value, str]:
     prefix = f"{path}." if path else ""
     return {
         value: name.removeprefix(prefix)
-        for value in captured.graph.weights.values()
+        for value in weights
         for name in (*value.aliases, value.name)
         if name.startswith(prefix)
     }

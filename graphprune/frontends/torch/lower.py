@@ -77,7 +77,7 @@ def _generate(
     """
     known = original.calls.get("")
     if not known or _has_tensors(known[0]):  # an exported program's own call is not followed
-        original.calls[""] = [_whole(captured)]
+        original.calls[""] = [whole_call(captured)]
     todo = dict(offenders)
     while todo:
         path = max(todo, key=lambda p: p.count(".") + bool(p))
@@ -127,7 +127,7 @@ def _has_tensors(call: Call) -> bool:
     return any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves((call.args, call.result)))
 
 
-def _whole(captured: CapturedModule) -> Call:
+def whole_call(captured: CapturedModule) -> Call:
     """The call of the whole model, in terms of the graph's values."""
     args, kwargs = captured.inputs
     with preserved(captured.model), torch.no_grad(), quiet():

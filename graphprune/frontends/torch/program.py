@@ -16,8 +16,10 @@ from graphprune.core.batch import Batch
 from graphprune.core.cuts import Cuts
 from graphprune.core.errors import VerifyError
 from graphprune.core.graph import Graph, Value
+from graphprune.core.groups import Dependencies
 from graphprune.core.program import Expressed, Inputs, Lowered
 from graphprune.core.relations import Mismatch
+from graphprune.core.rewrites import Draft, Rewrite
 from graphprune.costs.latency.backend import Backend
 from graphprune.frontends.backends import backend
 from graphprune.frontends.torch.compare import check_runs, compare
@@ -27,6 +29,7 @@ from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.lower import lower, more_generated
 from graphprune.frontends.torch.lowered import Lowered as LoweredModule
 from graphprune.frontends.torch.parts import whole
+from graphprune.frontends.torch.rewrites import refuses, rewritten
 from graphprune.frontends.torch.saving import save_model
 from graphprune.frontends.torch.survey import Survey, survey
 from graphprune.statistics.batches import read_batches
@@ -143,6 +146,18 @@ class ModuleProgram:
     def replayed(self, batches: Sequence[Batch]) -> Sequence[Batch]:
         """Data as the graph takes it: where parts were captured, what they take."""
         return self.captured.replayed(batches)
+
+    def refuses(self, rewrite: Rewrite, draft: Draft) -> str:
+        """Why a rewrite cannot be made of the module, or nothing."""
+        return refuses(self.captured, rewrite, draft)
+
+    def rewritten(self, draft: Draft, deps: Dependencies) -> ModuleProgram:
+        """The captured copy of the module that computes what a draft says."""
+        made = ModuleProgram(rewritten(self.captured, draft, deps), self.back)
+        known = made.warnings
+        made.warnings[:] = [*self.warnings, *(w for w in known if w not in self.warnings)]
+        made.assumed = self.assumed
+        return made
 
     def express(self, cuts: Cuts, hints: Expressed | None = None) -> ExpressedModule:
         """Run the module's code on narrowed weights and see what it can express."""
