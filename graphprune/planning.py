@@ -195,6 +195,13 @@ def worked(opened: Opened, asked: Asked) -> Work:
 
 def analyzed(model: Any, example_inputs: Any, keep: Any) -> Dependencies:
     """The coupled groups of a model; the arguments are those of `graphprune.analyze`."""
+    return opened_and_coupled(model, example_inputs, keep)[1]
+
+
+def opened_and_coupled(
+    model: Any, example_inputs: Any, keep: Any = ()
+) -> tuple[Opened, Dependencies]:
+    """A captured model and its coupled groups; the arguments are those of `graphprune.analyze`."""
     load_installed()
     opened = open_model(given(model), as_inputs(example_inputs))
-    return couple(opened.program.graph, opened.patterns(keep, "keep"))
+    return opened, couple(opened.program.graph, opened.patterns(keep, "keep"))

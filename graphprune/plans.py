@@ -234,9 +234,21 @@ def load_plan(path: str | Path) -> Plan[Any]:
     except ValueError as error:
         raise PlanError(f"{path} is not a graphprune plan: {error}") from error
     try:
+        return plan_of(data)
+    except GraphPruneError as error:
+        raise PlanError(f"{path}: {error}") from error
+
+
+def plan_of(data: Mapping[str, Any]) -> Plan[Any]:
+    """The plan that `Plan.as_dict` made plain data of, in this version or an earlier one.
+
+    Raises:
+        PlanError: The data are no plan; the message says why.
+    """
+    try:
         if data["format"] not in _READS:
             raise PlanError(
-                f"{path} is a plan of format {data['format']}; this version reads "
+                f"a plan of format {data['format']}; this version reads "
                 f"{' and '.join(map(str, _READS))}"
             )
         inputs = None if data["inputs"] is None else restore(data["inputs"])
@@ -246,10 +258,8 @@ def load_plan(path: str | Path) -> Plan[Any]:
         pipeline = None if passes is None else Pipeline(passes)
         of, ratio = cost_name(data["of"]), float(data["ratio"])
         return Plan(edits, inputs, data["keep"], of, ratio, options=options, pipeline=pipeline)
-    except GraphPruneError as error:
-        raise PlanError(f"{path}: {error}") from error
     except (AttributeError, IndexError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise PlanError(f"{path} is not a graphprune plan: {error!r}") from error
+        raise PlanError(f"not a graphprune plan: {error!r}") from error
 
 
 def _edits(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -24,6 +24,21 @@ def remember(small: nn.Module, work: Work) -> None:
     _made[small] = work
 
 
+def made_from(small: nn.Module) -> Work:
+    """The work that made a model.
+
+    Raises:
+        GraphPruneError: The model was not made in this process.
+    """
+    work = _made.get(small)
+    if work is None:
+        raise GraphPruneError(
+            f"this {type(small).__name__} was not made by graphprune in this process: apply its "
+            "plan to the original again, graphprune.load_plan(path).apply(model, data=data)"
+        )
+    return work
+
+
 @outside_inference_mode
 def recalibrate(small: M, data: Iterable[Any]) -> M:
     """Fit a smaller model to other data, after a domain shift.
@@ -42,12 +57,7 @@ def recalibrate(small: M, data: Iterable[Any]) -> M:
     Raises:
         GraphPruneError: It is not known what `small` was made from, or the data do not fit.
     """
-    work = _made.get(small)
-    if work is None:
-        raise GraphPruneError(
-            f"this {type(small).__name__} was not made by graphprune in this process: apply its "
-            "plan to the original again, graphprune.load_plan(path).apply(model, data=data)"
-        )
+    work = made_from(small)
     options = replace(work.asked.options, compensate=True)
     batches = read_batches(data, small, options.samples())
     again = work.again(batches, options.reading(batches))

@@ -31,6 +31,7 @@ plans
 iterative
 inspecting
 api
+training
 demo
 public
 __init__

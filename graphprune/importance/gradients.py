@@ -23,7 +23,7 @@ from graphprune.core.progress import tracked
 from graphprune.engine.state import preserved
 from graphprune.importance.constants import HESSIAN_PROBES
 from graphprune.importance.context import Context, Parts, by_slice, summing
-from graphprune.importance.kernels import ABSOLUTE, SIGNED
+from graphprune.importance.kernels import SIGNED
 from graphprune.importance.registry import criterion
 
 Tensors = dict[Value, torch.Tensor]
@@ -52,10 +52,14 @@ def taylor(context: Context) -> Parts:
 @criterion("snip")
 def snip(context: Context) -> Parts:
     """Connection sensitivity |g·w| (Lee et al., SNIP, ICLR 2019); serves before training too."""
+    return by_slice(context.deps, summing(SIGNED), sensitivities(context))
+
+
+def sensitivities(context: Context) -> Tensors:
+    """SNIP's |g·w| of every single weight, g the gradient of the mean loss."""
     with _runs(context) as run:
         gradients = _mean_gradients(context, run)
-        changes = {v: g.mul_(run.weights[v].detach()) for v, g in gradients.items()}
-    return by_slice(context.deps, summing(ABSOLUTE), changes)
+        return {v: g.mul_(run.weights[v].detach()).abs_() for v, g in gradients.items()}
 
 
 @criterion("fisher")
@@ -107,6 +111,11 @@ def grasp(context: Context) -> Parts:
 
     The paper removes the highest -w·(Hg): weights whose removal raises the gradient norm.
     """
+    return by_slice(context.deps, summing(SIGNED), preservations(context))
+
+
+def preservations(context: Context) -> Tensors:
+    """GraSP's w·(Hg) of every single weight; the lowest go first."""
     total: Tensors = {}
     with _runs(context, twice=True) as run:
         gradients = _mean_gradients(context, run)
@@ -115,7 +124,7 @@ def grasp(context: Context) -> Parts:
                 total[value] = total[value].add_(held) if value in total else held
         for value, held in total.items():
             held.mul_(run.weights[value].detach()).div_(len(context.batches))
-    return by_slice(context.deps, summing(SIGNED), total)
+    return total
 
 
 @criterion("synflow")
@@ -124,6 +133,11 @@ def synflow(context: Context) -> Parts:
 
     One round; with `steps=` the flow is computed anew after each step, as the paper does.
     """
+    return by_slice(context.deps, summing(SIGNED), flows(context))
+
+
+def flows(context: Context) -> Tensors:
+    """SynFlow's |w|·∂R/∂|w| of every single weight, the largest scaled to 1."""
 
     def total(output: Any, _: Any) -> torch.Tensor:
         floats = [x for x in _tensors(output) if x.is_floating_point()]
@@ -133,9 +147,9 @@ def synflow(context: Context) -> Parts:
     flow = Context(context.deps, context.network(), loss=total, name=context.name)
     with _runs(flow, change=lambda w: w.double().abs()) as run:
         gradients = run.gradients(Batch(args, kwargs))
-        flows = {v: g.mul_(run.weights[v].detach()) for v, g in gradients.items()}
-    scale = max((float(x.abs().max()) for x in flows.values()), default=0.0) or 1.0
-    return by_slice(context.deps, summing(SIGNED), {v: x / scale for v, x in flows.items()})
+        found = {v: g.mul_(run.weights[v].detach()) for v, g in gradients.items()}
+    scale = max((float(x.abs().max()) for x in found.values()), default=0.0) or 1.0
+    return {v: x / scale for v, x in found.items()}
 
 
 def _ones(x: torch.Tensor) -> torch.Tensor:

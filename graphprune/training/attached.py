@@ -1,0 +1,135 @@
+"""What all methods share: they ride on an optimizer's steps.
+
+A step of the optimizer is the unit of time of every method here. Before it, gradients are complete:
+accumulated over micro-batches, unscaled by a `GradScaler`, averaged over processes. After it,
+weights are new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import Self
+
+from graphprune.core.errors import GraphPruneError, OptionError
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The module inside `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers.
+
+    Raises:
+        OptionError: It is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"model is a torch.nn.Module here, not a {type(model).__name__}")
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(
+            model, nn.DataParallel | nn.parallel.DistributedDataParallel
+        ):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+class Attached:
+    """A method that works at each step of an optimizer.
+
+    Subclasses define `before` (gradients are complete) and `after` (weights are new).
+
+    Attributes:
+        steps: Optimizer steps seen so far.
+    """
+
+    kind: ClassVar[str] = "method"
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._handles: list[RemovableHandle] = []
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer that it is attached to.
+
+        Raises:
+            GraphPruneError: It is attached to none.
+        """
+        if self._optimizer is None:
+            raise GraphPruneError(
+                f"{type(self).__name__} is attached to no optimizer: call .attach(optimizer) first"
+            )
+        return self._optimizer
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> Self:
+        """Work at every step of an optimizer from now on.
+
+        Args:
+            optimizer: Any `torch.optim.Optimizer`; its steps may come from a `GradScaler`, from
+                `accelerate`, Lightning or `transformers.Trainer`.
+
+        Returns:
+            The method itself.
+
+        Raises:
+            OptionError: This is no optimizer.
+            GraphPruneError: The method is attached already.
+        """
+        inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+        if not isinstance(inner, torch.optim.Optimizer):
+            raise OptionError(f"attach takes a torch.optim.Optimizer, not {optimizer!r}")
+        if self._optimizer is not None:
+            raise GraphPruneError(
+                f"this {type(self).__name__} is attached already: call .detach() first"
+            )
+        self._optimizer = inner
+        self._handles = [
+            inner.register_step_pre_hook(self._before),
+            inner.register_step_post_hook(self._after),
+        ]
+        self.attached()
+        return self
+
+    def detach(self) -> None:
+        """Take no part in further steps; what was done stays."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._optimizer = None
+
+    def attached(self) -> None:
+        """Called once the optimizer is known."""
+
+    def before(self) -> None:
+        """Called before each step, gradients complete."""
+
+    def after(self) -> None:
+        """Called after each step, weights new."""
+
+    def _before(self, *_: Any) -> None:
+        self.before()
+
+    def _after(self, *_: Any) -> None:
+        self.steps += 1
+        self.after()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on: tensors and plain data."""
+        return {"kind": self.kind, "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state.
+
+        Raises:
+            GraphPruneError: It is the state of another method.
+        """
+        if state.get("kind") != self.kind:
+            raise GraphPruneError(
+                f"this is no state of {type(self).__name__}: it holds kind {state.get('kind')!r}"
+            )
+        self.steps = int(state["steps"])

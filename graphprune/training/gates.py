@@ -1,0 +1,407 @@
+"""Gates: each index of each coupled group gets a number in [0, 1] that is learned.
+
+A gate z_i multiplies the weights that *read* index i, so that z_i = 0 computes what the network
+without the index computes. Where no weight reads it (the product q·kᵀ of attention), it multiplies
+what writes it. The expected cost is a polynomial of the gates' chances to be open, so that a budget
+is part of what is learned.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+from typing_extensions import Self
+
+from graphprune.api import plan
+from graphprune.core.axes import atoms
+from graphprune.core.errors import GraphPruneError, OptionError, nearest
+from graphprune.core.groups import Dependencies
+from graphprune.costs.registry import Counting
+from graphprune.plans import Plan
+from graphprune.rules.facts import reading
+from graphprune.training.attached import Attached
+from graphprune.training.coupled import Coupled, Owned
+from graphprune.training.spent import Spent
+
+BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+"""Temperature and stretch of the hard concrete distribution (Louizos et al., 2018, section 4)."""
+
+OPEN = 2.2
+"""log α of a fresh gate: open with a chance of σ(2.2 + 1.6) = 0.98. A trained network starts with
+its outputs nearly as they were."""
+
+GATE_RATE = 0.05
+"""Learning rate of log α. It has some 4 to travel from open to closed: 80 Adam steps."""
+
+PRESSURE = 10.0
+"""ρ of the augmented Lagrangian. The cost is a share in [0, 1]: at a tenth too much the pull is 1,
+of the size of a cross-entropy. Not measured."""
+
+ATTRIBUTE = "graphprune_gates"
+"""Where the gates live in the model, so that its optimizer, state dict and device hold them too."""
+
+
+class _Gate(nn.Module):
+    """The gates of one group.
+
+    Attributes:
+        log_alpha: One number for each index; the larger, the more open.
+        noise: Uniform numbers in (0, 1), drawn once for each forward pass; all weights of the
+            group see the same.
+    """
+
+    log_alpha: nn.Parameter
+    noise: torch.Tensor
+
+    def __init__(self, size: int, like: torch.Tensor) -> None:
+        super().__init__()
+        kept = {"device": like.device, "dtype": torch.float32}
+        self.log_alpha = nn.Parameter(torch.full((size,), OPEN, **kept))
+        self.register_buffer("noise", torch.full((size,), 0.5, **kept), persistent=False)
+
+    def draw(self) -> None:
+        """Draw for another forward pass."""
+        # Not in place: the pass before may still wait for its backward.
+        self.noise = torch.rand_like(self.noise).clamp(1e-6, 1 - 1e-6)
+
+    def chance(self) -> torch.Tensor:
+        """The chance that each gate is open."""
+        return torch.sigmoid(self.log_alpha)
+
+    def sample(self) -> torch.Tensor:
+        """z in training."""
+        raise NotImplementedError
+
+    def fixed(self) -> torch.Tensor:
+        """z in eval mode."""
+        raise NotImplementedError
+
+    def forward(self) -> torch.Tensor:
+        """z, one number for each index."""
+        return self.sample() if self.training else self.fixed()
+
+
+class _HardConcrete(_Gate):
+    """z = min(1, max(0, s·(ζ − γ) + γ)), s = σ((log u − log(1 − u) + log α)/β)."""
+
+    def chance(self) -> torch.Tensor:
+        return torch.sigmoid(self.log_alpha - BETA * _log(-GAMMA / ZETA))
+
+    def sample(self) -> torch.Tensor:
+        u = self.noise
+        s = torch.sigmoid((u.log() - (1 - u).log() + self.log_alpha) / BETA)
+        return (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+    def fixed(self) -> torch.Tensor:
+        return (torch.sigmoid(self.log_alpha) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+
+class _Bernoulli(_Gate):
+    """z is 1 with chance σ(log α), else 0; the gradient is that of the chance."""
+
+    def sample(self) -> torch.Tensor:
+        chance = self.chance()
+        drawn = (self.noise < chance).to(chance)
+        return drawn + chance - chance.detach()  # straight through: Bengio et al., 2013
+
+    def fixed(self) -> torch.Tensor:
+        chance = self.chance()
+        return (chance > 0.5).to(chance)
+
+
+class _Gaussian(_Gate):
+    """z = p + √(p·(1 − p))·ε: a normal variable with a Bernoulli's mean and variance.
+
+    Multiplicative Gaussian noise in the place of the Bernoulli's (Wang & Manning, Fast Dropout,
+    2013), reparameterised.
+    """
+
+    def sample(self) -> torch.Tensor:
+        chance = self.chance()
+        normal = torch.special.ndtri(self.noise)
+        return chance + (chance * (1 - chance)).clamp(min=1e-8).sqrt() * normal
+
+    def fixed(self) -> torch.Tensor:
+        return self.chance()
+
+
+KINDS: dict[str, type[_Gate]] = {
+    "hard_concrete": _HardConcrete,
+    "bernoulli": _Bernoulli,
+    "gaussian": _Gaussian,
+}
+"""How gates are drawn."""
+
+
+class _Gated(nn.Module):
+    """A parametrization: a weight whose slices are multiplied by gates.
+
+    The gate belongs to the model, not to each weight that sees it: the tuple hides it from the
+    list of submodules.
+    """
+
+    def __init__(self, gate: _Gate, owned: Owned) -> None:
+        super().__init__()
+        self._gate = (gate,)
+        self._owned = owned
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return self._owned.scale(weight, self._gate[0]())
+
+
+class Gates(Attached):
+    """Learn which indices of every coupled group stay, at a budget.
+
+    The loss gets the term m·(c − t) + ρ/2·(c − t)² while the expected share c of the cost is above
+    its target t; the multiplier m rises with what is too much (augmented Lagrangian: Nocedal &
+    Wright, Numerical Optimization, ch. 17). t falls from 1 to 1 − ratio during `warmup` steps.
+
+    Args:
+        model: The model that is trained. It is changed: weights that read gated indices are
+            parametrized (`torch.nn.utils.parametrize`), the gates live in it. `remove` undoes it.
+        ratio: Fraction of the cost to remove.
+        of: The cost, a polynomial: `"params"`, `"macs"`, `"channels"` or a registered one.
+        kind: `"hard_concrete"` (Louizos et al., L0 Regularization, ICLR 2018), `"bernoulli"`
+            (straight-through) or `"gaussian"`.
+        example_inputs: As for `graphprune.shrink`.
+        keep: What gets no gates: as for `graphprune.shrink`.
+        warmup: Optimizer steps until the target is the ratio.
+        rate: Learning rate of the gates.
+        mixed: Whether indices that a layer norm mixes get gates too. Their statistics go on
+            counting what is closed, so that removing it changes the outputs.
+
+    Raises:
+        OptionError: A value is none that could be meant, or nothing can have gates.
+
+    Example::
+
+        gates = Gates(model, ratio=0.8, example_inputs=x, warmup=500).attach(optimizer)
+        ...                                     # train as ever
+        small = gates.plan().apply()
+    """
+
+    kind: ClassVar[str] = "gates"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ratio: float = 0.5,
+        of: str | Counting = "params",
+        *,
+        kind: str = "hard_concrete",
+        example_inputs: Any = None,
+        keep: Any = (),
+        warmup: int = 1000,
+        rate: float = GATE_RATE,
+        mixed: bool = False,
+    ) -> None:
+        super().__init__()
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+            raise OptionError(f"ratio is the fraction to remove, 0 <= ratio < 1, not {ratio!r}")
+        if kind not in KINDS:
+            raise OptionError(f"no kind of gates {kind!r}: {nearest(kind, KINDS)}")
+        if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
+            raise OptionError(f"warmup is a number of optimizer steps, not {warmup!r}")
+        self.ratio, self.warmup, self.rate = float(ratio), warmup, float(rate)
+        self.coupled = Coupled(model, example_inputs, keep)
+        self._given = (example_inputs, keep)
+        root = self.coupled.model
+        if hasattr(root, ATTRIBUTE):
+            raise OptionError("the model has gates already: call .remove() on the others first")
+        self._spent = Spent(self.coupled.deps, of)
+        places = _places(self.coupled, mixed)
+        if not places:
+            raise OptionError(
+                "nothing of this model can have gates: a layer norm mixes all that may go; pass "
+                "mixed=True"
+            )
+        like = next(root.parameters())
+        made = {number: KINDS[kind](self.coupled.groups[number].size, like) for number in places}
+        holder = nn.ModuleDict({str(number): gate for number, gate in made.items()})
+        holder.train(root.training)
+        root.add_module(ATTRIBUTE, holder)
+        self._parametrized: list[tuple[nn.Module, str]] = []
+        for number, owned in ((n, o) for n, held in places.items() for o in held):
+            path, _, name = owned.name.rpartition(".")
+            module = root.get_submodule(path)
+            # unsafe: the check would run the gates, and the shape stays as it is.
+            parametrize.register_parametrization(
+                module, name, _Gated(made[number], owned), unsafe=True
+            )
+            if (module, name) not in self._parametrized:
+                self._parametrized.append((module, name))
+        self._gates = made
+        self._multiplier = 0.0
+        self._hook = root.register_forward_pre_hook(self._draw)
+
+    def _draw(self, module: nn.Module, _: Any) -> None:
+        if module.training:
+            for gate in getattr(module, ATTRIBUTE).values():
+                gate.draw()
+
+    def attached(self) -> None:
+        """Give the gates a parameter group of their own: no weight decay, their own rate."""
+        own = [gate.log_alpha for gate in self._gates.values()]
+        ids = {id(parameter) for parameter in own}
+        for group in self.optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if id(p) not in ids]
+        self.optimizer.add_param_group({"params": own, "lr": self.rate, "weight_decay": 0.0})
+
+    def left(self) -> torch.Tensor:
+        """The expected share of the cost that is left, a scalar with gradients."""
+        sizes = []
+        for group in self.coupled.groups:
+            gate = self._gates.get(group.id)
+            full = torch.tensor(float(group.size), dtype=torch.float64)
+            sizes.append(full if gate is None else gate.chance().double().sum().cpu())
+        return self._spent(torch.stack(sizes))
+
+    def target(self) -> float:
+        """The share of the cost that should be left now."""
+        share = min(1.0, self.steps / self.warmup) if self.warmup else 1.0
+        return 1 - self.ratio * share
+
+    def loss(self) -> torch.Tensor:
+        """m·(c − t) + ρ/2·(c − t)², for those who add it to the loss themselves."""
+        over = self.left() - self.target()
+        return self._multiplier * over + PRESSURE / 2 * over * over
+
+    def before(self) -> None:
+        """Add the constraint's gradient to the gates, and raise the multiplier."""
+        own = [gate.log_alpha for gate in self._gates.values()]
+        with torch.enable_grad():
+            value = self.loss()
+        for weight, gradient in zip(own, torch.autograd.grad(value, own), strict=True):
+            weight.grad = gradient if weight.grad is None else weight.grad + gradient
+        over = float(self.left().detach()) - self.target()
+        step = PRESSURE * self.rate
+        self._multiplier = max(0.0, self._multiplier + step * over)
+
+    @torch.no_grad()
+    def open(self) -> dict[str, torch.Tensor]:
+        """For each gated group by name, the chance that each index is open."""
+        groups = self.coupled.groups
+        return {groups[n].name: gate.chance().cpu() for n, gate in self._gates.items()}
+
+    def remove(self) -> None:
+        """Take the gates out of the model; its weights are multiplied by what the gates are."""
+        root = self.coupled.model
+        self._hook.remove()
+        self.detach()
+        _strip(root)
+
+    def plan(self, ratio: float | None = None, **options: Any) -> Plan[Any]:
+        """What the gates say should go, for a copy of the model without gates.
+
+        Args:
+            ratio: Fraction of the cost to remove; that of the gates where not given.
+            **options: As for `graphprune.plan`.
+
+        Returns:
+            A plan whose `apply()` gives the smaller model.
+        """
+        source = copy.deepcopy(self.coupled.model)
+        source._forward_pre_hooks.clear()
+        _strip(source)
+        scores = []
+        for group in self.coupled.groups:
+            gate = self._gates.get(group.id)
+            # What has no gate stays: as open as can be.
+            score = torch.full((group.size,), 1.0) if gate is None else gate.chance().detach()
+            scores.append([score.double().cpu().numpy()])
+        free = [self.coupled.groups[n].name for n in self._gates]
+        locked = [g.first.rpartition("[")[0] for g in self.coupled.groups if g.name not in free]
+        inputs, keep = self._given
+        given: dict[str, Any] = {
+            "example_inputs": inputs, "keep": keep, "importance": lambda context: scores,
+            "allocation": "global", "normalize": "none", **options,
+        }  # fmt: skip
+        if locked:
+            given["limits"] = {**{name: 1.0 for name in locked}, **(given.get("limits") or {})}
+        found: Plan[Any] = plan(source, self.ratio if ratio is None else ratio, self._spent.of,
+                                **given)  # fmt: skip
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps and multiplier; the gates themselves are in the model's own state dict."""
+        return {**super().state_dict(), "multiplier": self._multiplier}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        super().load_state_dict(state)
+        self._multiplier = float(state["multiplier"])
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> Self:
+        """As every method; the gates get a parameter group of their own.
+
+        Raises:
+            GraphPruneError: The gates were removed.
+        """
+        if not hasattr(self.coupled.model, ATTRIBUTE):
+            raise GraphPruneError("these gates were removed from the model: make new ones")
+        return super().attach(optimizer)
+
+
+def _log(x: float) -> float:
+    return float(torch.tensor(x, dtype=torch.float64).log())
+
+
+def _strip(root: nn.Module) -> None:
+    """Take all gates out of a model."""
+    for module in list(root.modules()):
+        if not parametrize.is_parametrized(module):
+            continue
+        held = module.parametrizations
+        assert isinstance(held, nn.ModuleDict)
+        for name, chain in list(held.items()):
+            if any(isinstance(step, _Gated) for step in chain):  # type: ignore[union-attr]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    delattr(root, ATTRIBUTE)
+
+
+def _places(coupled: Coupled, mixed: bool) -> dict[int, list[Owned]]:
+    """For each group that gets gates, what they multiply."""
+    deps = coupled.deps
+    readers, others, mixes = _readers(deps)
+    out: dict[int, list[Owned]] = {}
+    for group in coupled.groups:
+        if group.axis in mixes and not mixed:
+            continue
+        held = coupled.owned(group)
+        read = [owned for owned in held if (owned.name, owned.dim) in readers.get(group.id, ())]
+        if read and group.axis not in others:
+            out[group.id] = read
+        else:
+            out[group.id] = [owned for owned in held if owned not in read] or held
+    return out
+
+
+def _readers(deps: Dependencies) -> tuple[dict[int, set[tuple[str, int]]], set[Any], set[Any]]:
+    """Which weights read each group, along which dimension; axes read otherwise, axes mixed."""
+    ids = {group.axis: group.id for group in deps.groups}
+    readers: dict[int, set[tuple[str, int]]] = {}
+    others: set[Any] = set()
+    mixes: set[Any] = set()
+    for op in deps.source.ops:
+        effect = deps.effects[op]
+        mixes.update(axis for dim in effect.mixes for axis in atoms(dim))
+        summed = {axis for dim in effect.contracts for axis in atoms(dim)} & ids.keys()
+        if not summed:
+            continue
+        found = reading(op)
+        for axis in summed:
+            if found is None or isinstance(found, str) or found.weight.kind != "parameter":
+                others.add(axis)
+            elif axis in atoms(deps.dims[found.weight][found.inner]):
+                for name in (found.weight.name, *found.weight.aliases):
+                    readers.setdefault(ids[axis], set()).add((name, found.inner))
+            else:
+                others.add(axis)
+    return readers, others, mixes
+
+

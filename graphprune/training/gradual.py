@@ -1,0 +1,147 @@
+"""Remove channels step by step while a network trains; the optimizer's state is cut along."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from graphprune.api import plan
+from graphprune.choice.constants import RATIO_TOLERANCE
+from graphprune.core.errors import BudgetError, GraphPruneError, OptionError
+from graphprune.costs.registry import Counting, cost_name
+from graphprune.plans import Plan, plan_of
+from graphprune.training.attached import Attached, bare
+from graphprune.training.carry import become, carry
+from graphprune.training.schedule import Schedule
+
+
+class Gradual(Attached):
+    """Remove channels physically while the network trains.
+
+    At each step that the schedule names, the least useful channels go: the model object becomes
+    the smaller network (it stays the same object), and the optimizer's state loses the same
+    slices. Training goes on as if the channels had been masked (test: step for step, in float64).
+
+    Args:
+        model: The model that is trained; changed in place.
+        schedule: When, and how much.
+        of: The cost that the schedule speaks of.
+        example_inputs: As for `graphprune.shrink`.
+        **options: As for `graphprune.plan`. `compensate` is off and `importance` is
+            `"group_norm"` where not given: training itself makes up for what goes.
+
+    Attributes:
+        plans: What was removed so far, step by step.
+        removed: The fraction of the original cost that is gone.
+
+    Raises:
+        OptionError: A value is none that could be meant, or the model is wrapped in
+            `DistributedDataParallel`, which holds on to its parameters.
+
+    Example::
+
+        schedule = Schedule(initial=0.3, final=0.8, begin=100, end=1000, every=100)
+        gradual = Gradual(model, schedule, example_inputs=x).attach(optimizer)
+        ...                                     # train as ever
+    """
+
+    kind: ClassVar[str] = "gradual"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        schedule: Schedule,
+        of: str | Counting = "params",
+        *,
+        example_inputs: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            raise OptionError(
+                "DistributedDataParallel holds on to the parameters it was made with: use "
+                "SparseTraining, Gates or GroupLasso with it, or prune the module that it holds "
+                "between two wrappings"
+            )
+        if not isinstance(schedule, Schedule):
+            raise OptionError(f"schedule is a graphprune.training.Schedule, not {schedule!r}")
+        self.model = bare(model)
+        self.schedule = schedule
+        self.of = cost_name(of)
+        self.plans: list[dict[str, Any]] = []
+        self.removed = 0.0
+        self._options: dict[str, Any] = {
+            "compensate": False, "importance": "group_norm", "example_inputs": example_inputs,
+            **options,
+        }  # fmt: skip
+
+    def after(self) -> None:
+        """Remove channels where the schedule says so."""
+        if self.schedule.due(self.steps):
+            self.remove(self.schedule.at(self.steps))
+
+    def remove(self, ratio: float) -> bool:
+        """Remove channels until a fraction of the original cost is gone.
+
+        Args:
+            ratio: That fraction.
+
+        Returns:
+            Whether anything went.
+
+        Raises:
+            BudgetError: So much cannot go.
+        """
+        left = 1 - (1 - ratio) / (1 - self.removed)
+        if left <= RATIO_TOLERANCE / 2:
+            return False
+        try:
+            found: Plan[Any] = plan(self.model, left, self.of, **self._options)
+        except BudgetError:
+            if ratio >= self.schedule.final:
+                raise
+            return False  # less than one channel's worth: the next step takes it along
+        self._take(found)
+        assert found.report is not None
+        self.removed = 1 - (1 - self.removed) * (1 - found.report.achieved)
+        return True
+
+    def _take(self, found: Plan[Any], source: nn.Module | None = None) -> None:
+        """Let the model become what a plan makes of it."""
+        training = {name: module.training for name, module in self.model.named_modules()}
+        before = dict(self.model.named_parameters())
+        small = found.apply(source)
+        kept = found.kept
+        after = dict(small.named_parameters())
+        if self._optimizer is not None:
+            carry(self._optimizer, before, after, kept)
+        for name, parameter in after.items():
+            if name in before:
+                parameter.requires_grad_(before[name].requires_grad)
+        self.plans.append(found.as_dict())
+        found.work = None  # the larger model may go
+        become(self.model, small)
+        for name, module in self.model.named_modules():
+            module.training = training.get(name, self.model.training)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was removed so far."""
+        return {**super().state_dict(), "removed": self.removed, "plans": copy.deepcopy(self.plans)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state: a fresh model of full size becomes the smaller one first.
+
+        Call it before the model's and the optimizer's own `load_state_dict`.
+
+        Raises:
+            GraphPruneError: This object removed something already, or the model is another.
+        """
+        if self.plans:
+            raise GraphPruneError("load a state into a fresh Gradual, whose model is still whole")
+        super().load_state_dict(state)
+        for data in state["plans"]:
+            self._take(plan_of(data), self.model)
+        self.removed = float(state["removed"])

@@ -1,0 +1,444 @@
+"""Recover a smaller model's accuracy: distillation from the model it was made of."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from graphprune.compensation.calibration import Calibration, Options
+from graphprune.core.batch import Batch
+from graphprune.core.errors import GraphPruneError, OptionError
+from graphprune.core.progress import progress
+from graphprune.importance import Loss
+from graphprune.planning import opened_and_coupled
+from graphprune.recalibration import made_from
+from graphprune.rules.facts import reading
+from graphprune.statistics.batches import read_batches
+from graphprune.training.attached import bare
+
+M = TypeVar("M", bound=nn.Module)
+
+TEMPERATURE = 2.0
+"""T of the softened class probabilities. Hinton et al. (Distilling the Knowledge in a Neural
+Network, 2015) use 1 to 20 and find 2.5 to 4 best for small students; not measured here."""
+
+LABELLED = 0.1
+"""Weight of the loss on labels beside that of the teacher: small, as in the same paper (section 2),
+where the soft targets do most."""
+
+HELD_OUT = 8
+"""One batch in so many is held out to judge by, at least one."""
+
+PATIENCE = 3
+"""Looks at the held-out batches without gain after which training stops. Not measured."""
+
+SAMPLES = 65536
+"""Samples that are read of the data at most; they stay in memory."""
+
+
+@dataclass
+class Recovery:
+    """What `recover` did.
+
+    Attributes:
+        before: Loss on the held-out batches before it.
+        after: Loss on them afterwards, of the weights that were kept: the best.
+        steps: Optimizer steps taken.
+        seconds: Time taken.
+        losses: Loss of each step.
+    """
+
+    before: float
+    after: float
+    steps: int
+    seconds: float
+    losses: list[float] = field(default_factory=list, repr=False)
+
+
+Callback = Callable[[int, float], Any]
+"""Called after each step with its number and its loss; training stops where it returns False."""
+
+
+def distillation(
+    student: Any, teacher: Any, labels: Any = None, *, loss: Loss | None = None,
+    temperature: float = TEMPERATURE,
+) -> torch.Tensor:  # fmt: skip
+    """How far a student's outputs are from its teacher's.
+
+    Class scores (floating-point outputs of at least two dimensions) are compared as
+    T²·KL(softmax(teacher/T) ‖ softmax(student/T)) along the last dimension (along the first behind
+    the batch for pictures of scores), others by their mean squared difference relative to the
+    teacher's mean square; all are added.
+
+    Args:
+        student: Outputs of the smaller model, of any structure.
+        teacher: Outputs of the model it was made of.
+        labels: Labels, or None.
+        loss: A function (outputs, labels) -> scalar, whose value counts `LABELLED` beside the
+            teacher's; labels count only where it is given.
+        temperature: T.
+
+    Raises:
+        GraphPruneError: The two are not of one structure, or hold no floating-point tensor.
+    """
+    own, other = _floats(student), _floats(teacher)
+    if len(own) != len(other) or not own:
+        raise GraphPruneError(
+            f"the student gives {len(own)} floating-point tensors, the teacher {len(other)}: "
+            "pass loss= for what should be compared"
+        )
+    total = own[0].new_zeros(())
+    for a, b in zip(own, other, strict=True):
+        if a.shape != b.shape:
+            raise GraphPruneError(
+                f"the student gives {tuple(a.shape)} where the teacher gives {tuple(b.shape)}"
+            )
+        total = total + _apart(a.float(), b.detach().float(), temperature)
+    if loss is not None and labels is not None:
+        total = total + LABELLED * loss(student, labels)
+    return total
+
+
+def _apart(a: torch.Tensor, b: torch.Tensor, temperature: float) -> torch.Tensor:
+    relative = (a - b).square().mean() / b.square().mean().clamp(min=1e-12)
+    if a.dim() not in (2, 3, 4) or a.shape[1 if a.dim() == 4 else -1] < 2:
+        return relative
+    dim = 1 if a.dim() == 4 else -1
+    soft = F.log_softmax(a / temperature, dim)
+    hard = F.log_softmax(b / temperature, dim)
+    kl = F.kl_div(soft, hard, log_target=True, reduction="none").sum(dim).mean()
+    return temperature**2 * kl + relative
+
+
+def _floats(output: Any) -> list[torch.Tensor]:
+    if hasattr(output, "to_tuple"):
+        output = output.to_tuple()
+    found = [x for x in pytree.tree_leaves(output) if isinstance(x, torch.Tensor)]
+    return [x for x in found if x.is_floating_point()]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer whose output the smaller model should match.
+
+    Attributes:
+        path: The module, in both models.
+        dim: The dimension of its output that holds its channels.
+        kept: Channels of the original that stay, sorted; None where all do.
+    """
+
+    path: str
+    dim: int
+    kept: torch.Tensor | None
+
+
+def layer_map(small: nn.Module) -> list[Layer]:
+    """Which channels of the original each layer of a smaller model still has.
+
+    Args:
+        small: A model that `shrink` or `Plan.apply` made in this process.
+
+    Returns:
+        One entry for each module that is one linear layer, in the order in which they run.
+
+    Raises:
+        GraphPruneError: It is not known what `small` was made of.
+    """
+    work = made_from(small)
+    modules = dict(small.named_modules())
+    calls: dict[str, int] = {}
+    found: dict[str, Layer] = {}
+    for op in work.deps.source.ops:
+        calls[op.module] = calls.get(op.module, 0) + 1
+        read = reading(op)
+        if read is None or isinstance(read, str) or not op.module or op.module not in modules:
+            continue
+        kept = work.cuts.kept(op.outputs[0])[read.output]
+        held = None if kept is None else torch.as_tensor(kept)
+        found[op.module] = Layer(op.module, read.output, held)
+    return [layer for path, layer in found.items() if calls[path] == 1]
+
+
+@contextmanager
+def _watched(model: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str, torch.Tensor]]:
+    """What some layers give, by path, anew in every forward pass."""
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor):
+                seen[path] = output
+
+        return hook
+
+    handles = [model.get_submodule(x.path).register_forward_hook(keep(x.path)) for x in layers]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def feature_loss(
+    layers: Sequence[Layer], student: dict[str, torch.Tensor], teacher: dict[str, torch.Tensor]
+) -> torch.Tensor | float:
+    """Mean squared difference of what layers give, relative to the teacher's mean square.
+
+    Args:
+        layers: The layers, as `layer_map` gives them.
+        student: What they give in the smaller model, by path.
+        teacher: What they give in the original; its lost channels are left out.
+    """
+    total: torch.Tensor | float = 0.0
+    number = 0
+    for layer in layers:
+        own, other = student.get(layer.path), teacher.get(layer.path)
+        if own is None or other is None:
+            continue
+        if layer.kept is not None:
+            other = other.index_select(layer.dim, layer.kept.to(other.device))
+        if own.shape != other.shape:
+            continue
+        other = other.detach().float()
+        square = other.square().mean().clamp(min=1e-12)
+        total = total + (own.float() - other).square().mean() / square
+        number += 1
+    return total / number if number else total
+
+
+def recover(
+    small: M,
+    teacher: nn.Module,
+    data: Any = None,
+    *,
+    epochs: int = 10,
+    rate: float = 1e-3,
+    batch_size: int = 64,
+    loss: Loss | None = None,
+    features: bool = True,
+    temperature: float = TEMPERATURE,
+    seconds: float | None = None,
+    callback: Callback | None = None,
+    seed: int = 0,
+) -> M:
+    """Train a smaller model to give what the model it was made of gives.
+
+    The loss is `distillation` of the outputs, plus the mean squared difference of what up to
+    `FEATURES` layers give (`feature_loss`), plus the loss on labels where `loss` is given. AdamW,
+    the learning rate falling along a cosine. The held-out part of the data decides when to stop
+    and which weights are kept; where nothing beats those at the start, they stay.
+
+    Args:
+        small: The smaller model; not modified.
+        teacher: The model that it was made of; not modified.
+        data: Inputs, as for `graphprune.shrink`; labels count only with `loss`. None: inputs are
+            made, as for compensation.
+        epochs: Passes over the data, at most.
+        rate: Highest learning rate.
+        batch_size: Samples for a step.
+        loss: A function (outputs, labels) -> scalar for the labels.
+        features: Whether layers are compared too; only where `small` was made in this process.
+        temperature: T of `distillation`.
+        seconds: Stop after so many.
+        callback: Called after each step with its number and loss; False stops.
+        seed: For the order of the data.
+
+    Returns:
+        A trained copy of `small`, in eval mode, on the same device. Its attribute
+        `graphprune_recovery` tells what was done (`Recovery`).
+
+    Raises:
+        OptionError: A value is none that could be meant.
+        GraphPruneError: The data do not fit, no inputs can be made, or the loss is not finite.
+
+    Example::
+
+        small = graphprune.shrink(model, ratio=0.8)
+        small = recover(small, teacher=model, data=loader)
+    """
+    for what, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise OptionError(f"{what} is a whole number of at least 1, not {value!r}")
+    if not 0 < rate < float("inf"):
+        raise OptionError(f"rate is a number above 0, not {rate!r}")
+    teacher = bare(teacher)
+    layers = _compared(small, teacher) if features else []
+    student = copy.deepcopy(bare(small))
+    batches = _batches(teacher, data, seed)
+    if loss is not None and any(batch.labels is None for batch in batches):
+        raise GraphPruneError("loss= needs labels: pass data as batches of (inputs, labels)")
+    pieces = [piece for batch in batches for piece in _pieces(batch, batch_size)]
+    training, held = _divided(pieces, seed)
+    modes = {module: module.training for module in teacher.modules()}
+    teacher.eval()
+    try:
+        trainer = _Trainer(student, teacher, layers, loss, temperature)
+        trainer.run(training, held, epochs, rate, seconds, callback, seed)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    student.eval()
+    student.graphprune_recovery = trainer.done
+    return student  # type: ignore[return-value]
+
+
+FEATURES = 8
+"""Layers that are compared at most, evenly spaced: each costs the memory of its outputs."""
+
+
+def _compared(small: nn.Module, teacher: nn.Module) -> list[Layer]:
+    """Layers to compare; none where it is not known what the smaller model was made of."""
+    try:
+        found = layer_map(small)
+    except GraphPruneError:
+        return []
+    paths = {path for path, _ in teacher.named_modules()}
+    found = [layer for layer in found if layer.path in paths]
+    step = max(1, -(-len(found) // FEATURES))
+    return found[::step]
+
+
+def _batches(teacher: nn.Module, data: Any, seed: int) -> list[Batch]:
+    """The caller's data, or inputs that are made."""
+    if data is not None:
+        return read_batches(data, teacher, SAMPLES)
+    opened, deps = opened_and_coupled(teacher, None)
+    program = opened.program
+    args, kwargs = program.example()
+    leaves, structure = pytree.tree_flatten((args, kwargs))
+    tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+    calibration = Calibration(program, deps, Options(compensate=True, seed=seed))
+    samples = calibration.samples()
+    if samples is None or program.original is not None or len(tensors) != len(samples.chunks[0]):
+        raise GraphPruneError("no inputs can be made for this model: pass data=")
+    out = []
+    for chunk in samples.chunks:
+        new = iter(chunk)
+        filled = [next(new) if isinstance(x, torch.Tensor) else x for x in leaves]
+        given, named = pytree.tree_unflatten(filled, structure)
+        out.append(Batch(given, named, None, samples.size))
+    return out
+
+
+def _pieces(batch: Batch, size: int) -> Iterator[Batch]:
+    """A batch in parts of at most so many samples."""
+    for start in range(0, batch.samples, size):
+        yield batch.part(start, start + size)
+
+
+def _divided(pieces: list[Batch], seed: int) -> tuple[list[Batch], list[Batch]]:
+    """What is trained on, and what is held out."""
+    if len(pieces) < 2:
+        pieces = [half for piece in pieces for half in _pieces(piece, -(-piece.samples // 2))]
+    if len(pieces) < 2:
+        raise GraphPruneError("recover needs at least two samples: one of them is held out")
+    order = torch.randperm(len(pieces), generator=torch.Generator().manual_seed(seed)).tolist()
+    number = max(1, len(pieces) // HELD_OUT)
+    return [pieces[i] for i in order[number:]], [pieces[i] for i in order[:number]]
+
+
+class _Trainer:
+    """The loop of `recover`.
+
+    Attributes:
+        done: What it did.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        layers: Sequence[Layer],
+        loss: Loss | None,
+        temperature: float,
+    ) -> None:
+        self.student, self.teacher, self.layers = student, teacher, layers
+        self._loss, self._temperature = loss, temperature
+        self.done = Recovery(0.0, 0.0, 0, 0.0)
+
+    def run(
+        self,
+        training: list[Batch],
+        held: list[Batch],
+        epochs: int,
+        rate: float,
+        seconds: float | None,
+        callback: Callback | None,
+        seed: int,
+    ) -> None:
+        """Train; the best weights on the held-out batches stay in the student."""
+        start = time.monotonic()
+        optimizer = torch.optim.AdamW(self.student.parameters(), lr=rate)
+        total = epochs * len(training)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+        generator = torch.Generator().manual_seed(seed)
+        best = self.done.before = self._judge(held)
+        kept, worse = copy.deepcopy(self.student.state_dict()), 0
+        with progress("recovering") as advance:
+            for _ in range(epochs):
+                going = True
+                for i in torch.randperm(len(training), generator=generator).tolist():
+                    going = self._step(training[i], optimizer, callback)
+                    schedule.step()
+                    advance(self.done.steps / total)
+                    if seconds is not None and time.monotonic() - start > seconds:
+                        going = False
+                    if not going:
+                        break
+                found = self._judge(held)
+                if found < best:
+                    best, worse = found, 0
+                    kept = copy.deepcopy(self.student.state_dict())
+                else:
+                    worse += 1
+                if not going or worse >= PATIENCE:
+                    break
+        self.student.load_state_dict(kept)
+        self.done.after = best
+        self.done.seconds = time.monotonic() - start
+
+    def _step(
+        self, batch: Batch, optimizer: torch.optim.Optimizer, callback: Callback | None
+    ) -> bool:
+        """One step; whether training goes on."""
+        self.student.train()
+        optimizer.zero_grad()
+        value = self._apart(batch)
+        if not bool(torch.isfinite(value.detach())):
+            raise GraphPruneError(
+                f"the loss of step {self.done.steps + 1} is not finite: pass a lower rate="
+            )
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        self.done.steps += 1
+        self.done.losses.append(float(value.detach()))
+        going = callback is None or callback(self.done.steps, self.done.losses[-1]) is not False
+        return bool(going)
+
+    @torch.no_grad()
+    def _judge(self, held: Sequence[Batch]) -> float:
+        """Mean loss on the held-out batches, in eval mode."""
+        self.student.eval()
+        return sum(float(self._apart(batch)) for batch in held) / len(held)
+
+    def _apart(self, batch: Batch) -> torch.Tensor:
+        """How far the student is from its teacher on a batch."""
+        with torch.no_grad(), _watched(self.teacher, self.layers) as aims:
+            wanted = self.teacher(*batch.args, **batch.kwargs)
+        with _watched(self.student, self.layers) as seen:
+            output = self.student(*batch.args, **batch.kwargs)
+        total = distillation(
+            output, wanted, batch.labels, loss=self._loss, temperature=self._temperature
+        )
+        if self.layers:
+            total = total + feature_loss(self.layers, seen, aims)
+        return total
