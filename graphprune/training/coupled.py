@@ -115,7 +115,7 @@ def _owned(deps: Dependencies, model: nn.Module) -> dict[int, list[Owned]]:
             for axis, positions, indices in holdings(held):
                 if axis in ids:
                     owners = torch.full((value.shape[dim],), -1, dtype=torch.int64)
-                    owners[torch.as_tensor(positions)] = torch.as_tensor(indices)
+                    owners[torch.tensor(positions)] = torch.tensor(indices)
                     found[ids[axis]].append(Owned(name, dim, owners))
     lacking = [group.name for group in deps.groups if not found[group.id]]
     if lacking:

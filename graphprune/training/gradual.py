@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import nn
@@ -30,6 +30,8 @@ class Gradual(Attached):
         schedule: When, and how much.
         of: The cost that the schedule speaks of.
         example_inputs: As for `graphprune.shrink`.
+        also: Further modules of the same class and widths that lose the same channels: averages of
+            the weights (the `module` of `torch.optim.swa_utils.AveragedModel`).
         **options: As for `graphprune.plan`. `compensate` is off and `importance` is
             `"group_norm"` where not given: training itself makes up for what goes.
 
@@ -57,6 +59,7 @@ class Gradual(Attached):
         of: str | Counting = "params",
         *,
         example_inputs: Any = None,
+        also: Sequence[nn.Module] = (),
         **options: Any,
     ) -> None:
         super().__init__()
@@ -70,6 +73,7 @@ class Gradual(Attached):
             raise OptionError(f"schedule is a graphprune.training.Schedule, not {schedule!r}")
         self.model = bare(model)
         self.schedule = schedule
+        self.also = [bare(module) for module in also]
         self.of = cost_name(of)
         self.plans: list[dict[str, Any]] = []
         self.removed = 0.0
@@ -109,11 +113,12 @@ class Gradual(Attached):
         self.removed = 1 - (1 - self.removed) * (1 - found.report.achieved)
         return True
 
-    def _take(self, found: Plan[Any], source: nn.Module | None = None) -> None:
+    def _take(self, found: Plan[Any]) -> None:
         """Let the model become what a plan makes of it."""
         training = {name: module.training for name, module in self.model.named_modules()}
         before = dict(self.model.named_parameters())
-        small = found.apply(source)
+        others = [found.apply(module) for module in self.also]
+        small = found.apply(self.model)
         kept = found.kept
         after = dict(small.named_parameters())
         if self._optimizer is not None:
@@ -123,6 +128,9 @@ class Gradual(Attached):
                 parameter.requires_grad_(before[name].requires_grad)
         self.plans.append(found.as_dict())
         found.work = None  # the larger model may go
+        for module, other in zip(self.also, others, strict=True):
+            other.requires_grad_(any(p.requires_grad for p in module.parameters()))
+            become(module, other)
         become(self.model, small)
         for name, module in self.model.named_modules():
             module.training = training.get(name, self.model.training)
@@ -143,5 +151,5 @@ class Gradual(Attached):
             raise GraphPruneError("load a state into a fresh Gradual, whose model is still whole")
         super().load_state_dict(state)
         for data in state["plans"]:
-            self._take(plan_of(data), self.model)
+            self._take(plan_of(data))
         self.removed = float(state["removed"])

@@ -146,7 +146,7 @@ class GroupLasso(Penalty):
 
     Args:
         proximal: Shrink after each step instead of adding a gradient:
-            w_{g,i} ← w_{g,i}·max(0, 1 − η·λ·√n_g/‖w_{g,i}‖), η the learning rate; exact zeros
+            w_{g,i} ← w_{g,i}·max(0, 1 - η·λ·√n_g/‖w_{g,i}‖), η the learning rate; exact zeros
             come of it (Parikh & Boyd, Proximal Algorithms, 2014). A weight with two coupled
             dimensions is shrunk along one after the other.
 
@@ -216,7 +216,9 @@ class L1(Penalty):
 
 
 class ScaleL1(Penalty):
-    """L1 on the scales of normalisation layers: R = Σ |γ| (Liu et al., Network Slimming, ICCV 2017).
+    """L1 on the scales of normalisation layers, R = Σ |gamma|.
+
+    Liu et al., Network Slimming, ICCV 2017.
 
     An index is closed where all scales that it owns are. The arguments are those of `Penalty`.
 
@@ -238,7 +240,7 @@ class ScaleL1(Penalty):
             )
 
     def __call__(self) -> torch.Tensor:
-        """λ·Σ |γ|."""
+        """λ·Σ |gamma|."""
         terms = [weight.abs().sum() for weight in self._weights()]
         return self.strength * torch.stack([term.to(terms[0]) for term in terms]).sum()
 

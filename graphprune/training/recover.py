@@ -287,9 +287,12 @@ def recover(
         for module, mode in modes.items():
             module.training = mode
     student.eval()
-    student.graphprune_recovery = trainer.done
+    student.__dict__[RECOVERY] = trainer.done
     return student  # type: ignore[return-value]
 
+
+RECOVERY = "graphprune_recovery"
+"""The attribute of a recovered model that tells what was done."""
 
 FEATURES = 8
 """Layers that are compared at most, evenly spaced: each costs the memory of its outputs."""

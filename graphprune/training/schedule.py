@@ -13,7 +13,7 @@ class Schedule:
     """The fraction to remove at each optimizer step.
 
     `polynomial` is the cubic of Zhu & Gupta (To Prune, or Not to Prune, 2017):
-    s(t) = final + (initial − final)·(1 − (t − begin)/(end − begin))³.
+    s(t) = final + (initial - final)·(1 - (t - begin)/(end - begin))³.
 
     Attributes:
         initial: Removed at step `begin`.
@@ -61,6 +61,8 @@ class Schedule:
         """The fraction that is gone after a step; 0 before `begin`."""
         if step < self.begin:
             return 0.0
+        if step == self.begin and self.end > self.begin:
+            return self.initial
         if step >= self.end:
             return self.final
         share = (step - self.begin) / (self.end - self.begin)

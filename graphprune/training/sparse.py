@@ -1,4 +1,4 @@
-"""Train with most single weights at zero: gradual magnitude, RigL, SET, or masks fixed at the start.
+"""Train with most single weights at zero: gradual magnitude, RigL, SET, or fixed masks.
 
 The weights stay dense tensors that hold zeros: fewer bytes when compressed, no speed-up without
 sparse kernels.
@@ -37,8 +37,8 @@ SPREADS = ("erk", "uniform", "global")
 """How the open weights are spread over the layers."""
 
 MOVED = 0.3
-"""Fraction α of the open weights that RigL and SET move at first; it falls as α/2·(1 + cos(πt/T))
-to 0 at the schedule's end. The RigL paper's value (section 4)."""
+"""Fraction f of the open weights that RigL and SET move at first; it falls as f/2·(1 + cos(πt/T))
+to 0 at the end of the schedule. The RigL paper's value (section 4)."""
 
 
 class SparseTraining(Attached):
@@ -52,10 +52,10 @@ class SparseTraining(Attached):
         method: A name in `METHODS`.
         start: A name in `STARTS`; `"random"` for RigL and SET, else `"magnitude"`, where not given.
         spread: `"erk"`: layer l keeps a share proportional to (Σ n)/(Π n) over its dimensions
-            (Erdős–Rényi kernel; Evci et al.); `"uniform"`: the same share of each; `"global"`: the
+            (Erdős-Rényi kernel; Evci et al.); `"uniform"`: the same share of each; `"global"`: the
             scores decide. ERK for RigL and SET, else global, where not given.
         pattern: `"unstructured"`, or `"n:m"` such as `"2:4"`: of each m neighbours along the
-            inputs n stay; the sparsity is then 1 − n/m, whatever the schedule says.
+            inputs n stay; the sparsity is then 1 - n/m, whatever the schedule says.
         example_inputs: As for `graphprune.shrink`.
         data: For `"snip"` and `"grasp"`: batches of (inputs, labels).
         loss: For `"snip"` and `"grasp"`: as for `graphprune.shrink`.
@@ -120,11 +120,12 @@ class SparseTraining(Attached):
     def sparsity(self) -> float:
         """The fraction of the masked layers' weights that are masked."""
         whole = sum(mask.numel() for mask in self.masks.values())
-        return 1 - sum(int(mask.sum()) for mask in self.masks.values()) / whole
+        kept = sum(int(mask.sum()) for mask in self.masks.values())
+        return 1 - kept / whole
 
     @torch.no_grad()
     def before(self) -> None:
-        """Zero the gradients of masked weights; keep them for RigL where masks are about to move."""
+        """Zero the gradients of masked weights; RigL keeps them where masks are about to move."""
         due = self.method == "rigl" and self._moves(self.steps + 1)
         self._growth = {}
         for name, mask in self.masks.items():
@@ -201,7 +202,9 @@ class SparseTraining(Attached):
         found = {value.name: scores for value, scores in kinds[start](context).items()}
         return {name: found[name] for name in self._layers}
 
-    def _chosen(self, scores: Mapping[str, torch.Tensor], sparsity: float) -> dict[str, Any]:
+    def _chosen(
+        self, scores: Mapping[str, torch.Tensor], sparsity: float
+    ) -> dict[str, torch.Tensor]:
         """Masks that keep the highest scores."""
         if self._block:
             return {name: _n_of_m(held, *self._block) for name, held in scores.items()}
@@ -285,7 +288,7 @@ def _layers(model: nn.Module, example_inputs: Any, keep: Any) -> dict[str, Value
 
 
 def _block(pattern: str) -> tuple[int, int] | None:
-    """n and m of a pattern `"n:m"`."""
+    """N and m of a pattern `"n:m"`."""
     if pattern == "unstructured":
         return None
     match = re.fullmatch(r"(\d+):(\d+)", pattern) if isinstance(pattern, str) else None
@@ -305,7 +308,7 @@ def _global(scores: Mapping[str, torch.Tensor], sparsity: float) -> dict[str, to
     """Masks of the highest scores of all layers together."""
     flat = torch.cat([held.flatten().float().cpu() for held in scores.values()])
     mask = _top(flat, round((1 - sparsity) * flat.numel()))
-    parts = mask.split([held.numel() for held in scores.values()])
+    parts = torch.split(mask, [held.numel() for held in scores.values()])
     return {
         name: part.reshape(held.shape).to(held.device)
         for (name, held), part in zip(scores.items(), parts, strict=True)

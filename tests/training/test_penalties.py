@@ -1,0 +1,137 @@
+"""Penalties that close coupled groups while a network trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import graphprune
+from graphprune import OptionError
+from graphprune.core.errors import GraphPruneError
+from graphprune.training import L1, GroupLasso, ScaleL1
+from tests.training.nets import INPUTS, LABELS, cnn, train
+
+
+def _numbers(model: nn.Sequential, index: int) -> list[torch.Tensor]:
+    """All that one channel of the first convolution owns."""
+    conv, norm, reader = model[0], model[1], model[3]
+    held = [conv.weight[index], conv.bias[index], norm.weight[index], norm.bias[index]]
+    return [x.flatten() for x in (*held, reader.weight[:, index])]
+
+
+def test_the_group_lasso_is_the_sum_of_norms_of_what_indices_own() -> None:
+    model = cnn().double()
+    penalty = GroupLasso(model, 0.5, example_inputs=INPUTS[:2].double())
+    group = penalty.coupled.groups[0]
+    norms = torch.stack([torch.cat(_numbers(model, i)).norm() for i in range(12)])
+    assert torch.allclose(penalty.norms(group), norms)
+    width = len(torch.cat(_numbers(model, 0)))
+    second = penalty.coupled.groups[1]
+    rest = penalty.coupled.width(second) ** 0.5 * penalty.norms(second).detach().sum()
+    assert float(penalty().detach()) == pytest.approx(
+        float(0.5 * (width**0.5 * norms.detach().sum() + rest))
+    )
+
+
+@pytest.mark.parametrize("kind", [GroupLasso, L1, ScaleL1])
+def test_attached_it_is_the_same_as_in_the_loss(kind: Any) -> None:
+    by_hook, by_hand = cnn(), cnn()
+    one, two = (torch.optim.SGD(m.parameters(), 0.1) for m in (by_hook, by_hand))
+    kind(by_hook, 1e-2, example_inputs=INPUTS[:2]).attach(one)
+    penalty = kind(by_hand, 1e-2, example_inputs=INPUTS[:2])
+    for _ in range(3):
+        train(by_hook, one, 1)
+        two.zero_grad()
+        (nn.functional.cross_entropy(by_hand.train()(INPUTS), LABELS) + penalty()).backward()
+        two.step()
+    for a, b in zip(by_hook.parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_the_proximal_step_makes_exact_zeros_that_go_for_nothing() -> None:
+    model = cnn()
+    with torch.no_grad():
+        for index in range(5):
+            for held in (model[0].weight[index], model[1].weight[index : index + 1],
+                         model[3].weight[:, index]):  # fmt: skip
+                held.mul_(0.05)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    penalty = GroupLasso(
+        model, 0.01, proximal=True, target=0.2, every=5, example_inputs=INPUTS[:2]
+    ).attach(optimizer)
+    train(model, optimizer, 60)
+    closed = penalty.closed()
+    assert penalty.met and penalty.strength > 0.01
+    zeros = int((model[0].weight.flatten(1).norm(dim=1) == 0).sum())
+    assert zeros == closed["0.weight[0]"] > 0
+    keep = [12 - zeros, 16 - closed["3.weight[0]"]]
+    model.eval()
+    plan = graphprune.plan(
+        model, importance="group_norm", example_inputs=INPUTS[:2], compensate=False,
+        ratios={"0": zeros / 12, "3": closed["3.weight[0]"] / 16}, round_to=1,
+    )  # fmt: skip
+    small = plan.apply()
+    assert [small[0].out_channels, small[3].out_channels] == keep
+    assert torch.allclose(small(INPUTS), model(INPUTS), atol=1e-5)
+
+
+def test_scales_alone_are_driven_to_zero() -> None:
+    model = cnn()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    before = model[1].weight.abs().sum()
+    ScaleL1(model, 0.5, example_inputs=INPUTS[:2]).attach(optimizer)
+    train(model, optimizer, 20)
+    assert model[1].weight.abs().sum() < 0.7 * before
+
+
+def test_gradients_of_micro_batches_and_scaled_ones_meet_the_penalty_once() -> None:
+    """Accumulation and a `GradScaler`: the penalty is added to complete, unscaled gradients."""
+    plain, scaled = cnn(), cnn()
+    for model in (plain, scaled):
+        model.eval()  # no batch statistics: halves of a batch give the same gradient
+    one, two = (torch.optim.SGD(m.parameters(), 0.1) for m in (plain, scaled))
+    for model, optimizer in ((plain, one), (scaled, two)):
+        GroupLasso(model, 1e-2, example_inputs=INPUTS[:2]).attach(optimizer)
+    nn.functional.cross_entropy(plain(INPUTS), LABELS).backward()
+    one.step()
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    for part in (slice(0, 16), slice(16, 32)):
+        loss = nn.functional.cross_entropy(scaled(INPUTS[part]), LABELS[part]) / 2
+        scaler.scale(loss).backward()
+    scaler.step(two)
+    scaler.update()
+    for a, b in zip(plain.parameters(), scaled.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_a_state_goes_on_and_another_is_refused() -> None:
+    model = cnn()
+    penalty = GroupLasso(model, 1e-3, target=0.5, every=1, example_inputs=INPUTS[:2])
+    penalty.attach(torch.optim.SGD(model.parameters(), 0.1))
+    train(model, penalty.optimizer, 2)
+    fresh = GroupLasso(model, 1e-3, target=0.5, every=1, example_inputs=INPUTS[:2])
+    fresh.load_state_dict(penalty.state_dict())
+    assert fresh.strength == penalty.strength > 1e-3 and fresh.steps == 2
+    with pytest.raises(GraphPruneError, match="no state of L1"):
+        L1(model, 1e-3, example_inputs=INPUTS[:2]).load_state_dict(penalty.state_dict())
+
+
+def test_values_that_cannot_be_meant_are_refused() -> None:
+    model = cnn()
+    for options, words in (
+        ({"strength": -1.0}, "strength"),
+        ({"strength": 1.0, "target": 1.5}, "target"),
+        ({"strength": 1.0, "every": 0}, "every"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            GroupLasso(model, example_inputs=INPUTS[:2], **options)  # type: ignore[arg-type]
+    plain = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(OptionError, match="GroupLasso"):
+        ScaleL1(plain, 1.0)
+    with pytest.raises(GraphPruneError, match="no channel"):
+        GroupLasso(nn.Linear(4, 4), 1.0)
+    with pytest.raises(OptionError, match="falls in steps"):
+        GroupLasso(model, 1.0, target=0.5, of="memory", example_inputs=INPUTS[:2])

@@ -1,0 +1,113 @@
+"""Distillation from the model that a smaller one was made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import graphprune
+from graphprune import OptionError
+from graphprune.core.errors import GraphPruneError
+from graphprune.training import distillation, recover
+from graphprune.training.recover import feature_loss, layer_map
+from tests.training.nets import INPUTS, LABELS, cnn, train
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Any, Any]:
+    """A trained network, and what is left of it without compensation."""
+    model = cnn()
+    train(model, torch.optim.Adam(model.parameters(), 1e-2), 60)
+    model.eval()
+    return model, graphprune.shrink(model, 0.6, example_inputs=INPUTS[:2], compensate=False)
+
+
+def test_outputs_come_nearer_and_nothing_given_changes(pair: tuple[Any, Any]) -> None:
+    model, small = pair
+    states = [{k: v.clone() for k, v in m.state_dict().items()} for m in pair]
+    seen: list[float] = []
+    better = recover(
+        small, model, INPUTS, epochs=15, batch_size=8, rate=5e-3,
+        callback=lambda step, loss: seen.append(loss),
+    )  # fmt: skip
+    done = better.graphprune_recovery
+    assert done.after < 0.6 * done.before and done.steps == len(seen) == len(done.losses)
+    before = nn.functional.mse_loss(small(INPUTS), model(INPUTS))
+    assert nn.functional.mse_loss(better(INPUTS), model(INPUTS)) < 0.7 * before
+    for held, state in zip(pair, states, strict=True):
+        assert all(torch.equal(v, state[k]) for k, v in held.state_dict().items())
+    assert type(better) is type(small) and not better.training
+
+
+def test_labels_count_where_a_loss_is_given(pair: tuple[Any, Any]) -> None:
+    model, small = pair
+    calls = []
+
+    def loss(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        calls.append(len(labels))
+        return nn.functional.cross_entropy(output, labels)
+
+    recover(small, model, (INPUTS, LABELS), epochs=1, batch_size=16, loss=loss)
+    assert calls
+    with pytest.raises(GraphPruneError, match="needs labels"):
+        recover(small, model, INPUTS, loss=loss)
+
+
+def test_without_gain_the_weights_stay(pair: tuple[Any, Any]) -> None:
+    model, small = pair
+    same = recover(small, model, INPUTS, epochs=2, rate=3.0, features=False)
+    assert same.graphprune_recovery.after == same.graphprune_recovery.before
+    assert torch.equal(same[0].weight, small[0].weight)
+
+
+def test_a_callback_and_seconds_end_it(pair: tuple[Any, Any]) -> None:
+    model, small = pair
+    once = recover(small, model, INPUTS, batch_size=8, callback=lambda step, loss: step < 2)
+    assert once.graphprune_recovery.steps == 2
+    brief = recover(small, model, INPUTS, batch_size=8, seconds=0.0)
+    assert brief.graphprune_recovery.steps == 1
+
+
+def test_layers_are_matched_at_the_channels_that_stay(pair: tuple[Any, Any]) -> None:
+    model, small = pair
+    layers = layer_map(small)
+    assert [layer.path for layer in layers] == ["0", "3", "8"]
+    first = layers[0]
+    assert first.kept is not None and first.dim == 1
+    aim = model[0](INPUTS)
+    own = small[0](INPUTS)
+    assert feature_loss([first], {"0": own}, {"0": aim}) < 1e-10
+    assert feature_loss([first], {"0": own + 1}, {"0": aim}) > 0.1
+    with pytest.raises(GraphPruneError, match="was not made by graphprune"):
+        layer_map(cnn())
+
+
+def test_the_loss_of_outputs() -> None:
+    a, b = torch.randn(8, 5), torch.randn(8, 5)
+    assert distillation(a, a) == 0
+    soft = [torch.log_softmax(x / 4, -1) for x in (a, b)]
+    kl = (soft[1].exp() * (soft[1] - soft[0])).sum(-1).mean()
+    apart = (a - b).square().mean() / b.square().mean()
+    assert torch.isclose(distillation(a, b, temperature=4.0), 16 * kl + apart)
+    one = torch.randn(8, 1)
+    assert torch.isclose(distillation(one, 2 * one), torch.tensor(0.25))
+    assert distillation({"x": a, "n": torch.arange(3)}, {"x": a, "n": torch.arange(3)}) == 0
+    with pytest.raises(GraphPruneError, match="where the teacher gives"):
+        distillation(a, b[:, :4])
+    with pytest.raises(GraphPruneError, match="floating-point tensors"):
+        distillation([a], [a, b])
+
+
+def test_values_that_cannot_be_meant_are_refused(pair: tuple[Any, Any]) -> None:
+    model, small = pair
+    with pytest.raises(OptionError, match="epochs"):
+        recover(small, model, INPUTS, epochs=0)
+    with pytest.raises(OptionError, match="rate"):
+        recover(small, model, INPUTS, rate=0)
+    with pytest.raises(GraphPruneError, match="not finite"):
+        recover(small, model, INPUTS, rate=1e30, epochs=3)
+    with pytest.raises(GraphPruneError, match="at least two samples"):
+        recover(small, model, INPUTS[:1])
