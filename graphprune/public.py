@@ -22,6 +22,7 @@ from graphprune.plans import Plan, load_plan
 from graphprune.recalibration import recalibrate
 from graphprune.report.report import Report
 from graphprune.rules import axis_rule
+from graphprune.training import recover
 from graphprune.version import __version__
 
 __all__ = [
@@ -49,5 +50,6 @@ __all__ = [
     "load_plan",
     "plan",
     "recalibrate",
+    "recover",
     "shrink",
 ]

@@ -9,6 +9,7 @@ prune. So gradient accumulation, mixed precision, `torch.compile` and `Distribut
 work as without them.
 """
 
+from graphprune.training.callbacks import for_lightning, for_trainer
 from graphprune.training.gates import Gates
 from graphprune.training.gradual import Gradual
 from graphprune.training.penalties import L1, GroupLasso, ScaleL1
@@ -25,5 +26,7 @@ __all__ = [
     "Schedule",
     "SparseTraining",
     "distillation",
+    "for_lightning",
+    "for_trainer",
     "recover",
 ]

@@ -1,0 +1,138 @@
+"""Methods of training inside other people's loops: `transformers.Trainer` and Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from graphprune.core.errors import GraphPruneError, OptionError
+from graphprune.training.attached import Attached
+
+Maker = Callable[[nn.Module], Attached]
+"""Makes a method for a model: `lambda model: GroupLasso(model, 1e-4, example_inputs=x)`."""
+
+
+class _Methods:
+    """Methods that are made and attached when training starts, with their state.
+
+    Attributes:
+        methods: The methods; empty until training starts.
+    """
+
+    def __init__(self, makers: Sequence[Maker]) -> None:
+        for maker in makers:
+            if not callable(maker):
+                raise OptionError(
+                    f"a function of the model is needed, that makes a method, not {maker!r}: "
+                    "lambda model: GroupLasso(model, 1e-4)"
+                )
+        self.makers = tuple(makers)
+        self.methods: list[Attached] = []
+        self._states: list[dict[str, Any]] = []
+
+    def start(self, model: nn.Module, optimizer: Any) -> None:
+        """Make and attach the methods; where a state was loaded, go on from it."""
+        if self.methods:
+            return
+        for maker in self.makers:
+            method = maker(model)
+            if not isinstance(method, Attached):
+                raise OptionError(f"{maker!r} made {method!r}, which is no method of training")
+            self.methods.append(method.attach(optimizer))
+        for method, state in zip(self.methods, self._states, strict=False):
+            method.load_state_dict(state)
+
+    def state(self) -> dict[str, Any]:
+        """The state of all methods."""
+        return {"methods": [method.state_dict() for method in self.methods]}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state once training starts, or at once where it has started."""
+        self._states = list(state["methods"])
+        for method, held in zip(self.methods, self._states, strict=False):
+            method.load_state_dict(held)
+
+
+def for_trainer(*makers: Maker) -> Any:
+    """A callback for `transformers.Trainer`.
+
+    Args:
+        *makers: Each makes a method for the model, once its optimizer exists.
+
+    Returns:
+        A `transformers.TrainerCallback` with the attribute `methods`.
+
+    Raises:
+        GraphPruneError: transformers is not installed.
+
+    Example::
+
+        lasso = for_trainer(lambda model: GroupLasso(model, 1e-4, example_inputs=batch))
+        Trainer(model, arguments, train_dataset=data, callbacks=[lasso]).train()
+    """
+    try:
+        from transformers import TrainerCallback
+    except ImportError:
+        raise GraphPruneError("for_trainer needs transformers: pip install transformers") from None
+
+    class GraphPruneCallback(TrainerCallback):  # type: ignore[misc]
+        """Attaches methods of training to the Trainer's optimizer."""
+
+        def __init__(self) -> None:
+            self._held = _Methods(makers)
+
+        @property
+        def methods(self) -> list[Attached]:
+            return self._held.methods
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self._held.start(kwargs["model"], kwargs["optimizer"])
+
+    return GraphPruneCallback()
+
+
+def for_lightning(*makers: Maker) -> Any:
+    """A callback for Lightning's `Trainer`; its state travels in Lightning's checkpoints.
+
+    Args:
+        *makers: Each makes a method for the `LightningModule`, whose `example_input_array` or the
+            maker's own `example_inputs=` tells what it takes.
+
+    Returns:
+        A `lightning.pytorch.Callback` with the attribute `methods`.
+
+    Raises:
+        GraphPruneError: lightning is not installed.
+
+    Example::
+
+        lasso = for_lightning(lambda module: GroupLasso(module.net, 1e-4, example_inputs=x))
+        lightning.Trainer(callbacks=[lasso]).fit(module, loader)
+    """
+    try:
+        from lightning.pytorch import Callback
+    except ImportError:
+        raise GraphPruneError("for_lightning needs lightning: pip install lightning") from None
+
+    class GraphPruneCallback(Callback):  # type: ignore[misc]
+        """Attaches methods of training to the Trainer's first optimizer."""
+
+        def __init__(self) -> None:
+            self._held = _Methods(makers)
+
+        @property
+        def methods(self) -> list[Attached]:
+            return self._held.methods
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self._held.start(pl_module, trainer.optimizers[0])
+
+        def state_dict(self) -> dict[str, Any]:
+            return self._held.state()
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self._held.load(state_dict)
+
+    return GraphPruneCallback()
