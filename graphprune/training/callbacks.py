@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from torch import nn
@@ -73,11 +74,11 @@ def for_trainer(*makers: Maker) -> Any:
         Trainer(model, arguments, train_dataset=data, callbacks=[lasso]).train()
     """
     try:
-        from transformers import TrainerCallback
+        base: Any = import_module("transformers").TrainerCallback
     except ImportError:
         raise GraphPruneError("for_trainer needs transformers: pip install transformers") from None
 
-    class GraphPruneCallback(TrainerCallback):  # type: ignore[misc]
+    class GraphPruneCallback(base):  # type: ignore[misc]
         """Attaches methods of training to the Trainer's optimizer."""
 
         def __init__(self) -> None:
@@ -112,11 +113,11 @@ def for_lightning(*makers: Maker) -> Any:
         lightning.Trainer(callbacks=[lasso]).fit(module, loader)
     """
     try:
-        from lightning.pytorch import Callback
+        base: Any = import_module("lightning.pytorch").Callback
     except ImportError:
         raise GraphPruneError("for_lightning needs lightning: pip install lightning") from None
 
-    class GraphPruneCallback(Callback):  # type: ignore[misc]
+    class GraphPruneCallback(base):  # type: ignore[misc]
         """Attaches methods of training to the Trainer's first optimizer."""
 
         def __init__(self) -> None:
