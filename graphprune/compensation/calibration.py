@@ -21,7 +21,8 @@ from graphprune.core.program import Program
 from graphprune.core.progress import progress
 from graphprune.importance import Scores
 from graphprune.importance.score import score
-from graphprune.statistics.made.sample import sample, sample_parts, seconds
+from graphprune.statistics.estimate import seconds
+from graphprune.statistics.made.sample import sample, sample_parts
 from graphprune.statistics.samples import Samples, affordable
 from graphprune.statistics.supplied import read
 
@@ -123,7 +124,7 @@ class Calibration:
         if self._wanted and self._samples is None:
             self._samples = self._read() if self.options.data is not None else self._made()
             if self._samples is not None:
-                self.note = f"statistics from {self._samples.source}"
+                self.note = f"statistics from {self._samples.origin}"
         return self._samples if self._wanted else None
 
     def _read(self) -> Samples:

@@ -36,8 +36,9 @@ from graphprune.rules.facts import (
     norm_channel,
     reading,
 )
+from graphprune.statistics.constants import QUADRATURE_NODES
 from graphprune.statistics.moments import Moments
-from graphprune.statistics.normal import NODES, Flow, Normal, correlated, flow_of, moments_of
+from graphprune.statistics.normal import Flow, Normal, correlated, flow_of, moments_of
 from graphprune.statistics.samples import Samples
 
 _ALIKE = 0.9  # correlation of the channels of pictures
@@ -244,7 +245,7 @@ class _Followed:
     def _pointwise(self, op: Op, flows: Sequence[Flow]) -> Flow:
         """The operation, run on the tables of its operands."""
         at, number = flows[0].at, flows[0].table.shape[1]
-        shape = [NODES, *([1] * (len(op.outputs[0].shape) - 1))]
+        shape = [QUADRATURE_NODES, *([1] * (len(op.outputs[0].shape) - 1))]
         shape[at] = number
         rest = iter(flows)
         operands = [
@@ -256,7 +257,7 @@ class _Followed:
             for v in op.inputs
         ]
         found = self._results(op, operands)[0]
-        return Flow(flows[0].base, found.expand(shape).reshape(NODES, number), at)
+        return Flow(flows[0].base, found.expand(shape).reshape(QUADRATURE_NODES, number), at)
 
     def _results(self, op: Op, operands: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
         with torch.no_grad():

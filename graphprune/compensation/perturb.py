@@ -16,7 +16,7 @@ from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk, Run, given_inputs, resized
 from graphprune.rules.facts import output_channel
-from graphprune.statistics.made.sample import macs_of
+from graphprune.statistics.estimate import macs_of
 from graphprune.statistics.samples import Samples
 
 _SHARE = 0.1  # of what varies, by which a channel is changed

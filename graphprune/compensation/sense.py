@@ -26,7 +26,7 @@ from graphprune.engine.run import Chunk
 from graphprune.engine.tensors import as_dtype
 from graphprune.engine.trial import Trial
 from graphprune.rules.facts import output_channel
-from graphprune.statistics.made.sample import elements_of, macs_of
+from graphprune.statistics.estimate import elements_of, macs_of
 from graphprune.statistics.samples import Samples, captured, recut, walk
 
 _ENOUGH, _FEWEST, _WORK = 64, 8, 5e10  # samples; multiply-accumulates of a pass over them

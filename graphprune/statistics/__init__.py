@@ -1,1 +1,1 @@
-"""Inputs that statistics are taken from, given or made, and the moments of what layers read."""
+"""Samples, read or made, and the moments of the values that they give."""

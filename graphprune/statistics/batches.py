@@ -1,4 +1,4 @@
-"""Reading calibration data: whatever holds batches becomes a list of them on the model's device."""
+"""Read calibration data of any form into a list of batches on the model's device."""
 
 from __future__ import annotations
 
@@ -15,17 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError
+from graphprune.statistics.constants import BATCH_SIZE, SAMPLES
 
-SAMPLES = 256
-"""Samples that are read where the caller names no number: more hardly changes a statistic."""
-
-_SIZE = 32  # samples in a batch where the data is one tensor or a data set
 LABELS = ("labels", "label")
-"""Names that labels go by in a batch that is a dict."""
+"""Keys of the labels in a batch that is a dict."""
 
 
 def counted(batch: Batch) -> Batch:
-    """A batch that knows how many samples its first tensor holds."""
+    """The batch with its number of samples: the length of its first tensor."""
     leaves = pytree.tree_leaves((batch.args, batch.kwargs))
     first = next(x for x in leaves if isinstance(x, torch.Tensor) and x.dim())
     return replace(batch, samples=len(first))
@@ -37,16 +34,17 @@ def read_batches(data: Any, model: nn.Module, samples: int = SAMPLES) -> list[Ba
     Args:
         data: A tensor of inputs; a pair of tensors, inputs and labels; a data set; or an
             iterable of batches (a `DataLoader`, a list): each a tensor, a dict of keyword
-            arguments (`labels` apart), a tuple of positional arguments, or a pair of inputs and
-            labels.
-        model: Tells the device, the floating-point type and the number of arguments.
-        samples: Stop after that many samples.
+            arguments (labels under `LABELS`), a tuple of positional arguments, or a pair of inputs
+            and labels.
+        model: Its device, floating-point type and `forward` say how batches are read.
+        samples: Stop after this many samples.
 
     Returns:
         At least one batch, in the order of the data.
 
     Raises:
-        GraphPruneError: There are no batches, or one of them is not of these kinds.
+        GraphPruneError: There are no batches, one of them is of another kind, or one holds NaN or
+            infinity.
     """
     arguments = _arguments(model)
     out: list[Batch] = []
@@ -65,23 +63,23 @@ def read_batches(data: Any, model: nn.Module, samples: int = SAMPLES) -> list[Ba
 
 
 def _named(batch: Batch, model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """A batch's inputs with their names; those inside of containers go by the container's."""
+    """A batch's arguments with their names in `forward`."""
     names = [*inspect.signature(model.forward).parameters, *map(str, range(len(batch.args)))]
     yield from zip(names, batch.args, strict=False)
     yield from batch.kwargs.items()
 
 
 def check_finite(number: int, inputs: Mapping[str, Any]) -> None:
-    """Refuse data that would spoil every statistic.
+    """Refuse NaN and infinity, which would spoil every statistic.
 
-    Masks that are added (zeros and minus infinity, nothing else) are as they must be.
+    Additive attention masks, of zeros and minus infinity alone, are allowed.
 
     Args:
-        number: Of the batch.
-        inputs: What it holds, by name.
+        number: The number of the batch, for the error.
+        inputs: The batch's arguments by name.
 
     Raises:
-        GraphPruneError: An input holds NaN or infinity; names it and the batch.
+        GraphPruneError: An argument holds NaN or infinity; names it, the batch and the place.
     """
     for name, held in inputs.items():
         for x in pytree.tree_leaves(held):
@@ -102,12 +100,12 @@ def _items(data: Any) -> Iterable[Any]:
     if isinstance(data, np.ndarray):
         data = torch.from_numpy(data)
     if isinstance(data, torch.Tensor):
-        return torch.split(data, _SIZE)
+        return torch.split(data, BATCH_SIZE)
     if isinstance(data, tuple) and len(data) == 2 and all(is_array(x) for x in data):
-        pair = [torch.split(torch.as_tensor(x), _SIZE) for x in data]
+        pair = [torch.split(torch.as_tensor(x), BATCH_SIZE) for x in data]
         return zip(*pair, strict=False)
     if isinstance(data, Dataset) and hasattr(data, "__getitem__"):
-        return DataLoader(data, batch_size=_SIZE)
+        return DataLoader(data, batch_size=BATCH_SIZE)
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
         return data
     raise GraphPruneError(
@@ -117,7 +115,7 @@ def _items(data: Any) -> Iterable[Any]:
 
 
 def is_array(x: Any) -> bool:
-    """Whether calibration data is an array by itself."""
+    """Whether calibration data is a tensor or a NumPy array."""
     return isinstance(x, torch.Tensor | np.ndarray)
 
 
@@ -165,14 +163,14 @@ def _are_numbers(labels: Any) -> bool:
 
 
 def _labelled(item: Any, arguments: int) -> bool:
-    """Whether a pair holds all the arguments and the labels, rather than two arguments."""
+    """Whether a pair is (arguments, labels), of a model that takes two arguments."""
     first = item[0]
     whole = isinstance(first, list | tuple) and len(first) == arguments
     return len(item) == 2 and arguments == 2 and whole and all(map(is_array, first))
 
 
 def _placed(batch: Batch, model: nn.Module) -> Batch:
-    """The batch as tensors on the model's device, floats in the model's type."""
+    """The batch as tensors on the model's device, floating-point ones in the model's type."""
     weights = next((p for p in model.parameters() if p.is_floating_point()), None)
 
     def placed(x: Any) -> Any:
@@ -187,7 +185,7 @@ def _placed(batch: Batch, model: nn.Module) -> Batch:
     if is_array(labels) or _are_numbers(labels):
         labels = torch.as_tensor(labels)
         labels = labels.to(weights.device) if weights is not None else labels
-    else:  # whatever the caller's loss understands: boxes, strings
+    else:  # labels of the caller's own kind: boxes, strings
         labels = pytree.tree_map(placed, labels)
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     if not tensors or not tensors[0].dim():
@@ -198,12 +196,12 @@ def _placed(batch: Batch, model: nn.Module) -> Batch:
 def inputs_of(
     model: nn.Module, batches: list[Batch]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Example inputs: the first two samples of the data, or None where there is none."""
+    """Example inputs for the capture: the first two samples, or None where there are no batches."""
     if not batches:
         return None
     first = batches[0].head(2)
     kwargs = dict(first.kwargs)
     names = inspect.signature(model.forward).parameters
     if "use_cache" in names and hasattr(getattr(model, "config", None), "use_cache"):
-        kwargs.setdefault("use_cache", False)  # a cache is no tensor that could be captured
+        kwargs.setdefault("use_cache", False)  # a cache object cannot be captured
     return first.args, kwargs

@@ -1,4 +1,4 @@
-"""Means and covariances, accumulated chunk by chunk."""
+"""First and second moments, accumulated chunk by chunk."""
 
 from __future__ import annotations
 
@@ -6,34 +6,45 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-_ROWS = 32  # rows that are looked at for each channel; more tell little
-_FEWEST = 8192
-_SCARCE = 0.15
-_SMALL = 1e-30
+from graphprune.statistics.constants import (
+    ROWS_ENOUGH,
+    ROWS_PER_CHANNEL,
+    ROWS_TOGETHER,
+    SCARCITY,
+    TINY,
+)
 
 
 def thinned(rows: torch.Tensor, share: float) -> torch.Tensor:
-    """Evenly spaced rows of `groups x rows x channels`."""
+    """Evenly spaced rows.
+
+    Args:
+        rows: `groups x rows x channels`.
+        share: Which share of the rows is enough: 0.25 takes every fourth.
+    """
     step = max(int(1 / share), 1)
     return rows[:, ::step] if step > 1 else rows
 
 
 def share_of(rows: int, width: int) -> float:
-    """Which share of the rows is enough to estimate a covariance of a certain width."""
-    return min(max(_ROWS * width, _FEWEST) / max(rows, 1), 1.0)
+    """The share of the rows that is enough to estimate the covariance of `width` channels."""
+    return min(max(ROWS_PER_CHANNEL * width, ROWS_ENOUGH) / max(rows, 1), 1.0)
 
 
 class Moments:
-    """First and second moments of two sets of channels observed together.
+    """Means and covariances of targets y and inputs x that are observed together.
 
-    Products are taken in the operands' precision about a first estimate of the means, and summed
-    in float64.
+    For least squares of y on x. Products are taken in the precision of the rows, about a first
+    estimate of the means (so that large means do not cancel digits), and summed in float64.
+
+    Where rows are few, an estimate can be improved by correlations that are known otherwise
+    (`expect`), and a ridge is needed (`scarcity`).
 
     Args:
-        worth: What a row tells, as a share of one of the kind that is to be foretold.
+        worth: What one row tells, as a share of a row of real data; 1 for real data.
 
     Attributes:
-        rows: Number of rows seen.
+        rows: Number of rows added.
     """
 
     def __init__(self, worth: float = 1.0) -> None:
@@ -48,18 +59,23 @@ class Moments:
         self._expected: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def sampled(self, inputs: torch.Tensor, size: int) -> None:
-        """Take note of how much samples differ; of all rows, those not added too.
+        """Record the mean of each sample's rows, from which `scarcity` counts independent rows.
 
         Args:
-            inputs: `groups x rows x channels`, the rows of one sample behind each other.
-            size: How many samples they are of.
+            inputs: All rows, added or not: `groups x rows x channels`, sample after sample.
+            size: Number of samples.
         """
         groups, rows, channels = inputs.shape
         if rows and rows % size == 0:
             self._samples.append(inputs.reshape(groups, size, -1, channels).mean(2))
 
     def add(self, targets: torch.Tensor, inputs: torch.Tensor) -> None:
-        """Add rows: `groups x rows x targets` and `groups x rows x inputs`."""
+        """Add rows.
+
+        Args:
+            targets: y, `groups x rows x targets`.
+            inputs: x, `groups x rows x inputs`; the same tensor where only Cov(x) is wanted.
+        """
         if self._shift is None:
             self._shift = targets.mean(1, keepdim=True), inputs.mean(1, keepdim=True)
         same = targets is inputs
@@ -82,14 +98,24 @@ class Moments:
             self._cross += cross
 
     def scarcity(self) -> torch.Tensor:
-        """By which share of their mean the inputs' variances are raised for want of rows.
+        """The ridge that a fit to these rows needs, as a share of the inputs' mean variance.
 
-        What is fitted to few rows foretells little of others. The share grows with inputs per
-        row, of which those of one sample count the less the more alike they are (the design
-        effect: Kish, Survey Sampling, 1965).
+            scarcity = SCARCITY * channels / (independent rows * worth)
+
+        Rows of one sample resemble each other, so they count less than rows of different samples
+        (the design effect: Kish, Survey Sampling, 1965):
+
+            independent rows = samples * (variance of rows) / (variance of sample means),
+
+        between the number of samples and the number of rows.
+
+        Example:
+            64 channels seen at 10 x 10 positions of 8 images. If each image is flat, there are 8
+            independent rows, and the scarcity is 0.15 * 64 / 8 = 1.2. If positions are independent,
+            there are 800, and it is 0.012.
 
         Returns:
-            One number for each group.
+            One number for each group; zero where samples were not told apart.
         """
         assert self._own is not None and self._sums is not None
         groups, channels, _ = self._own.shape
@@ -100,11 +126,11 @@ class Moments:
         inside = (power - (self._sums[1] / self.rows).square()).mean(1)
         between = means.var(1, unbiased=False).mean(1)
         samples = means.shape[1]
-        effective = (samples * inside / between.clamp_min(_SMALL)).clamp(samples, self.rows)
-        return _SCARCE * channels / (effective * self._worth)
+        effective = (samples * inside / between.clamp_min(TINY)).clamp(samples, self.rows)
+        return SCARCITY * channels / (effective * self._worth)
 
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Means of targets and inputs, `groups x channels`."""
+        """E[y] and E[x], `groups x channels` each."""
         assert self._shift is not None and self._sums is not None
         first, second = (
             shift[:, 0].double() + total / self.rows
@@ -113,26 +139,34 @@ class Moments:
         return first, second
 
     def power(self, central: bool) -> torch.Tensor:
-        """E[y²] of each target, `groups x channels`, about its mean or about zero."""
+        """The variance of each target, or its second moment E[y²]: `groups x targets`.
+
+        Args:
+            central: Whether moments are about the means.
+        """
         assert self._sums is not None and self._squares is not None
         found = self._squares / self.rows - (self._sums[0] / self.rows).square()
         return found if central else found + self.means()[0].square()
 
     def expect(self, correlations: torch.Tensor, kept: torch.Tensor | None = None) -> None:
-        """Let correlations that are known otherwise count for what rows are short of.
+        """Give correlations that are known without rows; `second` blends them in.
 
         Args:
             correlations: Of the targets, `groups x targets x targets`.
-            kept: Which of the targets the inputs stand for; None where they are the same.
+            kept: Positions of the inputs among the targets; None where they are the same.
         """
         own = correlations if kept is None else correlations[:, kept][:, :, kept]
         self._expected = (correlations if kept is None else correlations[:, :, kept]), own
 
     def second(self, central: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """E[y xᵀ] and E[x xᵀ], `groups x channels x channels`.
+        """Cov(y, x) and Cov(x), or E[y xᵀ] and E[x xᵀ].
 
         Args:
-            central: About the means (covariances), or about zero.
+            central: Whether moments are about the means.
+
+        Returns:
+            `groups x targets x inputs` and `groups x inputs x inputs`; one tensor twice where
+            targets and inputs are the same.
         """
         assert self._sums is not None and self._own is not None and self._cross is not None
         dy, dx = (total / self.rows for total in self._sums)
@@ -152,7 +186,11 @@ class Moments:
         return cross, own
 
     def _drawn(self, cross: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Covariances, drawn towards those of the expected correlations for want of rows."""
+        """Covariances, shrunk towards the expected correlations where rows are few.
+
+        With s the scarcity, the expected ones get the share s / (1 + s); variances stay as
+        observed (shrinkage towards a target: Ledoit & Wolf, 2004).
+        """
         assert self._expected is not None
         scarcity = self.scarcity()
         share = (scarcity / (1 + scarcity))[:, None, None]
@@ -167,12 +205,15 @@ class Moments:
 def observed(
     pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], size: int, into: Moments
 ) -> Moments:
-    """Moments of pairs of rows, thinned where there are plenty.
+    """Add rows to moments, evenly spaced ones where there are more than needed.
 
     Args:
-        pairs: Rows of targets and of inputs, chunk by chunk.
-        size: Samples in a chunk.
-        into: What they are added to, and what is returned.
+        pairs: Targets and inputs of each chunk, `groups x rows x channels`.
+        size: Number of samples in a chunk.
+        into: The moments they are added to.
+
+    Returns:
+        `into`.
     """
     pairs = list(pairs)
     total = sum(y.shape[1] for y, _ in pairs)
@@ -182,7 +223,7 @@ def observed(
         into.sampled(inputs, size)
         fewer = thinned(inputs, share)
         held.append((fewer if targets is inputs else thinned(targets, share), fewer))
-        if number == len(pairs) or sum(x.shape[1] for _, x in held) >= _FEWEST:
+        if number == len(pairs) or sum(x.shape[1] for _, x in held) >= ROWS_TOGETHER:
             into.add(*_joined(held))
             held = []
     return into
@@ -191,7 +232,7 @@ def observed(
 def _joined(
     pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One pair of rows; few rows at a time cost more than the products."""
+    """Several pairs as one: a product of many rows is faster than many products of few."""
     if len(pairs) == 1:
         return pairs[0]
     inputs = torch.cat([x for _, x in pairs], 1)

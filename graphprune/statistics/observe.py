@@ -1,4 +1,4 @@
-"""Watching the intermediate values of a captured model while calibration data passes through."""
+"""Look at intermediate values of a captured model while calibration data passes through it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Visit = Callable[[Value, torch.Tensor], None]
 def observe(
     deps: Dependencies, batches: Sequence[Batch], wanted: Collection[Value], visit: Visit
 ) -> Iterator[Batch]:
-    """Run the captured graph on data and show its values.
+    """Run the captured graph on data and call `visit` with intermediate values.
 
-    The graph was captured for a batch of its own size. Where its shape attributes tell which of
-    them hold that size, the data runs in its own batches, else in parts of the captured size.
+    The graph was captured at one batch size. Where the analysis knows which shape attributes hold
+    that size, batches run as they are; otherwise in parts of the captured size.
 
     Args:
         deps: The analysis of the graph; its weights are used as they are.
         batches: The data.
-        wanted: Values to show.
-        visit: Called with each of them and its tensor.
+        wanted: Values to look at.
+        visit: Called with each wanted value and its tensor.
 
     Yields:
         Each batch after it has run.
@@ -59,10 +59,10 @@ def observe(
 
 
 def tensors(deps: Dependencies, batch: Batch) -> list[torch.Tensor]:
-    """The tensors of a batch in the order of the graph's inputs.
+    """The tensors of a batch, in the order of the graph's inputs.
 
     Raises:
-        GraphPruneError: Their number or their shapes are others than those captured.
+        GraphPruneError: Number or shapes differ from those captured.
     """
     wanted = deps.source.inputs
     named = {name.lower(): x for name, x in batch.kwargs.items()}
@@ -84,10 +84,9 @@ def _flat(tree: Any) -> list[torch.Tensor]:
 
 
 def _resized(deps: Dependencies, batch: Batch) -> Attrs | None:
-    """Attributes for another batch size, or None where the analysis cannot tell them.
+    """Shape attributes for another batch size; None where the analysis cannot tell them.
 
-    A larger batch is a choice of more indices than there are: shape attributes follow as they
-    do when indices go.
+    A batch size is a length of the batch axis, so attributes follow from it as they do from a cut.
     """
     if batch.samples == deps.source.inputs[0].shape[0]:
         return {}
@@ -104,7 +103,7 @@ def _resized(deps: Dependencies, batch: Batch) -> Attrs | None:
 
 
 def _needed(deps: Dependencies, wanted: Collection[Value]) -> list[Op]:
-    """The operations that run: nothing does behind the last value wanted."""
+    """The operations up to the last one that reads or makes a wanted value."""
     stop = 0
     for number, op in enumerate(deps.source.ops):
         if any(value in wanted for value in (*op.inputs, *op.outputs) if value is not None):
@@ -128,7 +127,7 @@ def _run(deps: Dependencies, batch: Batch, ops: Sequence[Op], visit: Visit) -> N
 
 
 def _runs(deps: Dependencies, batch: Batch, ops: Sequence[Op]) -> bool:
-    """Whether the graph runs on a batch of this size, every result as long as it should be."""
+    """Whether the graph runs at this batch size, each value of as many dimensions as captured."""
     fits = True
 
     def check(value: Value, tensor: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Samples: the inputs that statistics are taken from, in chunks."""
+"""Samples: the inputs that statistics are taken from, in chunks that fit into memory."""
 
 from __future__ import annotations
 
@@ -24,13 +24,18 @@ from graphprune.engine.run import (
     resized,
     sampled,
 )
+from graphprune.statistics.constants import (
+    CHUNK_BYTES,
+    MEMORY_LEAST,
+    MEMORY_MOST,
+    MEMORY_PART,
+    SAME_ABSOLUTE,
+    SAME_RELATIVE,
+    UNTRIED_RUNS,
+)
 
-_MEMORY = 1 << 31, 6 << 30  # least and most bytes that the values of both graphs may take at once
-_SHARE = 4  # part of the machine's memory that they may take in between
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")  # "max", or bytes (Linux, cgroup v2)
 _POSIX = hasattr(os, "sysconf")
-_CHUNK = 1 << 26  # bytes of one chunk's values
-_FEW = 8  # runs take less time than to find out whether the graph runs on more at once
 
 
 @dataclass
@@ -39,36 +44,37 @@ class Samples:
 
     Attributes:
         chunks: Tensors for the graph's inputs, for each chunk.
-        size: Samples in each chunk.
-        source: Where they come from, for the report.
-        norms: Batch norms that should meet the samples with the samples' own statistics, by the
-            value that they normalise: where the samples are not of the kind that the stored
-            statistics were taken from.
-        statistics: Those statistics, as far as the samples have passed through the original.
-        worth: What a sample tells, as a share of one of the kind that the model was trained on.
-        expected: Correlations of what consumers read, in closed form, once they are needed: by
-            value and the dimension of its channels.
+        size: Number of samples in each chunk.
+        origin: Where they come from, for the report: "256 inputs from data".
+        norms: Batch norms that use the samples' own mean and variance in place of the stored ones,
+            by the value that they normalise. For samples unlike the training data: painted
+            pictures, noise.
+        statistics: Those means and variances, by the buffer that they stand in for; filled while
+            the samples pass through the original.
+        worth: What one sample tells, as a share of a sample of the training data: between 0 and 1.
+        expected: Correlations in closed form of what linear operations read, by value and the
+            dimension of its channels; None until they are computed.
     """
 
     chunks: list[Chunk]
     size: int
-    source: str
+    origin: str
     norms: dict[Value, list[Op]] = field(default_factory=dict)
     statistics: dict[Value, torch.Tensor] = field(default_factory=dict)
     worth: float = 1.0
     expected: dict[tuple[Value, int], torch.Tensor] | None = None
 
     def weight(self, value: Value) -> torch.Tensor:
-        """A weight of the original as the samples should meet it."""
+        """A weight of the original; of `norms`, the samples' own statistics once they are known."""
         found = self.statistics.get(value)
         return value.tensor.detach() if found is None else found
 
     def meet(self, values: Iterable[Value | None], run: Run) -> None:
-        """Take the statistics of batch norms that normalise any of these values.
+        """Compute the statistics of the batch norms that normalise any of these values.
 
         Args:
-            values: What was just computed.
-            run: A run of the original that holds them.
+            values: Values that were just computed.
+            run: The run of the original that holds their tensors.
         """
         for value in values:
             if value is None or value not in self.norms:
@@ -91,15 +97,15 @@ class Samples:
 def walk(
     deps: Dependencies, samples: Samples, dtype: torch.dtype = torch.float32
 ) -> Iterator[tuple[Op, Run]]:
-    """Run the original over the samples.
+    """Run the original graph over the samples, all chunks in step.
 
     Args:
         deps: The analysis.
-        samples: The samples; batch norms take their statistics on the way.
+        samples: The samples; their `statistics` are filled on the way.
         dtype: Floating-point type to compute in.
 
     Yields:
-        Every operation once it has run, and the run, which has not freed its operands yet.
+        Each operation after it has run, with the run, which still holds its operands.
     """
     graph, attrs = deps.source, resized(deps, {}, samples.size)
     given = [given_inputs(graph, chunk, dtype) for chunk in samples.chunks]
@@ -111,7 +117,7 @@ def walk(
 
 
 def _spread(chunks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of every channel over chunks of equal size."""
+    """Mean and variance of every channel, dimension 1, over chunks of equal size."""
     dims = [dim for dim in range(chunks[0].dim()) if dim != 1]
     pairs = [torch.var_mean(x, dims, correction=0) for x in chunks]
     means = torch.stack([mean for _, mean in pairs]).double()
@@ -120,13 +126,13 @@ def _spread(chunks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def captured(deps: Dependencies) -> int:
-    """Samples in the inputs that the graph was captured with."""
+    """The batch size that the graph was captured with."""
     axis = batch_axis(deps)
     return axis.size if axis is not None else 1
 
 
 def live_bytes(deps: Dependencies) -> float:
-    """Most bytes that the values of one sample take at any time, in float32."""
+    """Peak bytes of one sample's values in a run, in float32."""
     graph = deps.source
     uses = LastUses(graph.ops)
     held, most = 0.0, 0.0
@@ -138,23 +144,28 @@ def live_bytes(deps: Dependencies) -> float:
 
 
 def affordable(deps: Dependencies, wanted: int) -> int:
-    """How many samples fit into memory, at most `wanted` and at least what was captured."""
+    """How many samples fit into memory: a multiple of the captured batch size.
+
+    Args:
+        deps: The analysis.
+        wanted: The most that are needed.
+    """
     batch = captured(deps)
     tensors = (value.tensor for value in deps.source.weights.values())
     devices = {tensor.device for tensor in tensors if tensor is not None}
-    granted = min(map(_granted, devices), default=_MEMORY[0])
+    granted = min(map(_granted, devices), default=MEMORY_LEAST)
     most = int(granted / max(2 * live_bytes(deps), 1.0))
     return max(min(wanted, most) // batch, 1) * batch
 
 
 def _granted(device: torch.device) -> int:
     """Bytes that values may take: a part of what the device, or the container, has."""
-    least, most = _MEMORY
-    return max(min(min(_memory(device), default=0) // _SHARE, most), least)
+    part = min(_memory(device), default=0) // MEMORY_PART
+    return max(min(part, MEMORY_MOST), MEMORY_LEAST)
 
 
 def _memory(device: torch.device) -> list[int]:
-    """Bytes of memory, as far as they are told."""
+    """Bytes of memory of the machine, and of the container where it has a limit."""
     if device.type == "cuda":
         return [int(torch.cuda.get_device_properties(device).total_memory)]
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if _POSIX else []
@@ -164,29 +175,32 @@ def _memory(device: torch.device) -> list[int]:
     return found
 
 
-def split(deps: Dependencies, tensors: Sequence[torch.Tensor], source: str) -> Samples:
-    """Samples in chunks of a size at which the captured graph runs.
+def split(deps: Dependencies, tensors: Sequence[torch.Tensor], origin: str) -> Samples:
+    """Cut inputs into chunks of equal size, at which the captured graph runs.
+
+    The largest size that fits `CHUNK_BYTES` is tried on one chunk; where it fails, or gives other
+    results, chunks have the captured batch size.
 
     Args:
         deps: The analysis.
         tensors: One for each input of the graph, samples first.
-        source: Where they come from.
+        origin: Where they come from, for the report.
     """
     batch, which = captured(deps), sampled(deps)
     if not any(which):
-        return Samples([tuple(tensors)], batch, source)
+        return Samples([tuple(tensors)], batch, origin)
     number = len(tensors[which.index(True)])
-    most = max(int(_CHUNK / max(live_bytes(deps), 1.0)), 1)
+    most = max(int(CHUNK_BYTES / max(live_bytes(deps), 1.0)), 1)
     size = next(size for size in range(min(most, number), 0, -1) if number % size == 0)
-    if number <= _FEW * batch:
-        size = batch  # which needs no trial
+    if number <= UNTRIED_RUNS * batch:
+        size = batch  # this size needs no trial
     elif size != batch and not _runs(deps, next(iter(chunked(tensors, size, which))), size):
         size = batch
-    return Samples(list(chunked(tensors, size, which)), size, source)
+    return Samples(list(chunked(tensors, size, which)), size, origin)
 
 
 def recut(deps: Dependencies, samples: Samples, size: int) -> Iterator[Chunk]:
-    """The samples, so many at a time."""
+    """The samples in chunks of another size."""
     if size == samples.size:
         return iter(samples.chunks)
     which = sampled(deps)
@@ -194,7 +208,7 @@ def recut(deps: Dependencies, samples: Samples, size: int) -> Iterator[Chunk]:
 
 
 def _runs(deps: Dependencies, chunk: Chunk, size: int) -> bool:
-    """Whether the captured graph runs on another number of samples, with the same results."""
+    """Whether the captured graph gives the same results at another batch size."""
     batch = captured(deps)
     first = next(iter(chunked(chunk, batch, sampled(deps))), None)
     if first is None:
@@ -209,18 +223,20 @@ def _runs(deps: Dependencies, chunk: Chunk, size: int) -> bool:
         b = found[value]
         if a.shape[:1] == (batch,) and b.shape[:1] == (size,):
             b = b[:batch]
-        if a.shape == b.shape and not torch.allclose(a, b, rtol=1e-2, atol=1e-3, equal_nan=True):
+        if a.shape == b.shape and not torch.allclose(
+            a, b, rtol=SAME_RELATIVE, atol=SAME_ABSOLUTE, equal_nan=True
+        ):
             return False
     return True
 
 
 def results(deps: Dependencies, chunk: Chunk, attrs: Attrs) -> dict[Value, torch.Tensor]:
-    """What the original's graph returns, in float32.
+    """The results of the original graph on one chunk, in float32.
 
     Args:
         deps: The analysis.
         chunk: Tensors for the graph's inputs.
-        attrs: Attributes for as many samples.
+        attrs: Shape attributes for this batch size.
     """
     graph = deps.source
     given = given_inputs(graph, chunk, torch.float32)

@@ -1,4 +1,4 @@
-"""Samples from data that a caller supplies, as the captured graph takes them."""
+"""Samples from the caller's data, arranged as the captured graph takes them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from graphprune.statistics.samples import Samples, captured, split
 
 
 def read(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -> Samples:
-    """Samples from the caller's data.
+    """Read samples from the caller's data.
 
     Args:
         program: The captured model.
         deps: The analysis.
-        data: Any iterable of inputs: tensors with samples first, tuples whose first elements are
-            the model's inputs (labels behind them are ignored), or dicts of keyword arguments.
-        most: Read no more than this many samples.
+        data: Any iterable of batches: tensors with samples first, tuples that begin with the
+            model's inputs (labels after them are ignored), or dicts of keyword arguments.
+        most: Largest number of samples to read.
 
     Raises:
         GraphPruneError: There are no samples, or they do not fit the model.
@@ -38,7 +38,8 @@ def read(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -
     given = iter([data] if isinstance(data, torch.Tensor) else data)
     first = list(islice(given, 1))
     given = chain(first, given)
-    # Samples that lie along several axes (those of tokens, of their mask) stay as many as captured.
+    # Where the inputs' batch dimensions are different axes (tokens and a mask), only the captured
+    # batch size is known to run.
     if not any(which) or (not all(which) and any(len(_pieces(program, x)) > 1 for x in first)):
         return _whole(program, deps, given, most)
     at, batch = which.index(True), captured(deps)
@@ -55,19 +56,19 @@ def read(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -
     ]
     number = len(joined[at])
     whole = max(number // batch, 1) * batch
-    index = torch.arange(whole) % number  # fewer than were captured: some serve twice
+    index = torch.arange(whole) % number  # fewer than the captured batch: some are repeated
     tensors = [t[index.to(t.device)] if cut else t for t, cut in zip(joined, which, strict=True)]
     return split(deps, tensors, f"{number} inputs from data")
 
 
 def of_parts(program: Program, deps: Dependencies, batches: Sequence[Batch], most: int) -> Samples:
-    """Samples for a model that was captured in parts: what they take while the whole runs.
+    """Samples for a model captured in parts: what its parts are called with while it runs.
 
     Args:
         program: The captured model.
         deps: The analysis.
-        batches: As the whole takes them.
-        most: Read no more than this many samples.
+        batches: Inputs of the whole model.
+        most: Largest number of samples to read.
 
     Raises:
         GraphPruneError: No batch leads to calls of the parts as they were captured.
@@ -77,7 +78,7 @@ def of_parts(program: Program, deps: Dependencies, batches: Sequence[Batch], mos
 
 
 def _whole(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -> Samples:
-    """Samples for a model whose inputs have no dimension of samples: each item is one."""
+    """Samples for a model whose inputs have no batch dimension: each item is one sample."""
     which = sampled(deps)
     items = islice(chain.from_iterable(_pieces(program, item) for item in data), most)
     chunks = [tuple(_tensors(program, item, number, which)) for number, item in enumerate(items)]
@@ -87,7 +88,7 @@ def _whole(program: Program, deps: Dependencies, data: Iterable[Any], most: int)
 
 
 def _pieces(program: Program, item: Any) -> list[Any]:
-    """An item in parts of as many samples as the model takes; as it is where that is unclear."""
+    """Cut an item into parts of the captured batch size; return it whole where that is unclear."""
     likes = program.flat_inputs()
     if isinstance(item, Mapping):
         item = [item[name] for name in program.inputs[1] if name in item]
@@ -102,7 +103,17 @@ def _pieces(program: Program, item: Any) -> list[Any]:
 
 
 def _tensors(program: Program, item: Any, number: int, which: Sequence[bool]) -> list[torch.Tensor]:
-    """The graph's inputs in one item of the caller's data."""
+    """The graph's input tensors in one item of the caller's data.
+
+    Args:
+        program: The captured model.
+        item: The item.
+        number: Its number, for the error.
+        which: For each input whether its first dimension is the batch.
+
+    Raises:
+        GraphPruneError: Number or shapes of the tensors differ from those captured.
+    """
     if isinstance(item, Mapping):
         item = [item[name] for name in program.inputs[1] if name in item]
     likes = program.flat_inputs()

@@ -16,7 +16,7 @@ from graphprune.compensation.compensate import Compensation, compensate
 from graphprune.compensation.polish import polish
 from graphprune.core.allowance import Allowance
 from graphprune.core.cuts import Cuts, narrow
-from graphprune.statistics.made.sample import seconds
+from graphprune.statistics.estimate import seconds
 from graphprune.statistics.samples import Samples, split
 
 

@@ -31,7 +31,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
         patch.setenv("COLUMNS", "100")
         patch.setattr(calibration, "_DESCENT", 4.0)  # seconds; a tenth, for everybody is waiting
-        patch.setattr(sample, "LONGEST", 4.0)
+        patch.setattr(sample, "LONGEST_SECONDS", 4.0)
         patch.setattr(sys, "argv", ["graphprune", "demo", "--out", str(folder), "--epochs", "1"])
         try:
             cli.main()

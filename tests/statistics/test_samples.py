@@ -144,7 +144,7 @@ def test_a_container_limits_how_many_samples_are_held(
     deps = graphprune.analyze(model, torch.randn(1, 1, 512, 512))
     limit = tmp_path / "memory.max"
     monkeypatch.setattr(samples, "_CONTAINER", limit)
-    monkeypatch.setattr(samples, "_SHARE", 1)
+    monkeypatch.setattr(samples, "MEMORY_PART", 1)
     found = []
     for content in ("3221225472\n", "2147483648\n", "1000\n"):
         limit.write_text(content, encoding="ascii")

@@ -1,1 +1,1 @@
-"""Inputs that are made where there are no data."""
+"""Inputs for statistics, made where the caller gives no data."""

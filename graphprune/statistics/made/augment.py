@@ -1,9 +1,9 @@
-"""augment: many inputs out of few, for a descent that meets each of them again and again.
+"""augment: change samples at random, for a descent that passes over them many times.
 
-Of three passes over the samples the first takes them as they are, the second blends each with
-another one (Zhang et al., mixup, 2018), the third pastes a box of another one into it (Yun et al.,
-CutMix, 2019); all are rolled a little along their dimensions of space or time. What comes out needs
-no label: the original answers for it.
+Three kinds of passes follow each other: samples as they are; each blended with another (Zhang et
+al., mixup, ICLR 2018); each with a box of another pasted in (Yun et al., CutMix, ICCV 2019). All
+are shifted a little along dimensions of space or time, cyclically. No labels are needed: the target
+is what the original network computes from the same changed samples.
 """
 
 from __future__ import annotations
@@ -13,23 +13,21 @@ from collections.abc import Callable, Sequence
 import torch
 
 from graphprune.engine.run import Chunk
-
-_ROLLED = 8  # at most this part of a dimension
-_LEAST, _MOST = 0.15, 0.85  # of a dimension that a box covers
+from graphprune.statistics.constants import BLENDED_MOST, BOX_LEAST, BOX_MOST, ROLLED_PART
 
 
 def augmented(chunk: Chunk, which: Sequence[bool], round_: int, seed: int) -> Chunk:
-    """Other inputs made of a chunk of them.
+    """Change the samples of a chunk at random.
 
     Args:
         chunk: Tensors for the graph's inputs, samples first: `n c ...`.
-        which: Those that hold samples; others stay as they are.
-        round_: How often all samples were met before.
-        seed: The same for the same inputs.
+        which: For each tensor whether it holds samples; others stay as they are.
+        round_: Number of the pass over all samples, from 0; chooses the kind of change.
+        seed: The same seed gives the same change.
 
     Returns:
-        As many, of the same shapes; the chunk itself where samples are whole numbers, which have
-        nothing between them.
+        As many samples, of the same shapes; the chunk itself where samples are integers (tokens),
+        which cannot be blended.
     """
     own = [x for x, cut in zip(chunk, which, strict=True) if cut]
     if not own or not all(x.is_floating_point() for x in own):
@@ -41,9 +39,9 @@ def augmented(chunk: Chunk, which: Sequence[bool], round_: int, seed: int) -> Ch
 
 
 def _blend(number: int, generator: torch.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Every sample with up to half of another one."""
+    """Blend every sample with another: `(1 - a) x + a x'` with a uniform in [0, `BLENDED_MOST`]."""
     other = torch.randperm(number, generator=generator)
-    share = torch.rand(number, generator=generator) / 2
+    share = torch.rand(number, generator=generator) * BLENDED_MOST
 
     def change(x: torch.Tensor) -> torch.Tensor:
         part = share.to(x).reshape(-1, *[1] * (x.dim() - 1))
@@ -55,10 +53,13 @@ def _blend(number: int, generator: torch.Generator) -> Callable[[torch.Tensor], 
 def _paste(
     own: Sequence[torch.Tensor], generator: torch.Generator
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Every sample with a box of another one: the same share of whatever has the dimension."""
+    """Paste a box of another sample into every sample.
+
+    Inputs of a model that share a dimension get the same part of it.
+    """
     number, dims = len(own[0]), max(x.dim() for x in own)
     other = torch.randperm(number, generator=generator)
-    covered = _LEAST + (_MOST - _LEAST) * torch.rand(dims, number, 1, generator=generator)
+    covered = BOX_LEAST + (BOX_MOST - BOX_LEAST) * torch.rand(dims, number, 1, generator=generator)
     start = (1 - covered) * torch.rand(dims, number, 1, generator=generator)
 
     def change(x: torch.Tensor) -> torch.Tensor:
@@ -79,12 +80,12 @@ def _paste(
 def _roll(
     own: Sequence[torch.Tensor], generator: torch.Generator
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """All samples moved by the same share of each dimension."""
+    """Shift all samples cyclically by the same random share of each dimension."""
     dims = max(x.dim() for x in own)
     share = (torch.rand(dims, generator=generator) * 2 - 1).tolist()
 
     def change(x: torch.Tensor) -> torch.Tensor:
-        by = {d: round(share[d] * (x.shape[d] // _ROLLED + 0.5)) for d in range(2, x.dim())}
+        by = {d: round(share[d] * (x.shape[d] // ROLLED_PART + 0.5)) for d in range(2, x.dim())}
         return torch.roll(x, list(by.values()), list(by)) if any(by.values()) else x
 
     return change

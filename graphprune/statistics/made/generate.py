@@ -1,11 +1,14 @@
-"""generate: token inputs that a language model writes itself.
+"""generate: token inputs that a causal language model writes itself.
 
-What a model predicts to come next, drawn as often as it predicts it, is much nearer to what it was
-trained on than random tokens are (data-free: Liu et al., LLM-QAT, 2023). One run foretells the
-token behind every position, so that all are drawn at once, in several rounds. With the same noise
-in each (the Gumbel-max trick), k rounds settle at least the first k tokens into what drawing them
-one by one would have written, and the others nearly (Jacobi iteration: Santilli et al.,
-Accelerating Transformer Inference for Translation via Parallel Decoding, 2023).
+Text sampled from a model's own predictions is much nearer to its training data than random tokens
+are (Liu et al., LLM-QAT, 2023). Sampling token by token takes a run for each token. Here all
+positions are sampled at once, in a few rounds, with the same Gumbel noise in every round:
+
+    token[t + 1] = argmax over words of (logits[t] + noise[t])
+
+After k rounds at least the first k tokens are those that sampling one by one would give; the others
+are close to that (Jacobi decoding: Santilli et al., Accelerating Transformer Inference for
+Translation via Parallel Decoding, ACL 2023).
 """
 
 from __future__ import annotations
@@ -19,16 +22,17 @@ from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Attrs, Chunk, resized, sampled
 from graphprune.rules.facts import copies, looked_up
+from graphprune.statistics.constants import SAME_LOGITS
 from graphprune.statistics.samples import Samples, results
 
 
 @dataclass(frozen=True, eq=False)
 class Writer:
-    """What a model reads and foretells.
+    """The tokens that a language model reads, and the logits that it predicts.
 
     Attributes:
-        at: Which of the graph's inputs holds the tokens, `samples x tokens`.
-        logits: What it foretells, `samples x tokens x vocabulary`.
+        at: Number of the graph's input that holds the tokens, `samples x tokens`.
+        logits: The output, `samples x tokens x vocabulary`.
     """
 
     at: int
@@ -36,7 +40,12 @@ class Writer:
 
 
 def table_rows(deps: Dependencies, value: Value) -> int | None:
-    """How many rows the table holds that an input's numbers are looked up in, if they are."""
+    """Rows of the embedding that an input's integers index: the smallest; None where there is none.
+
+    Args:
+        deps: The analysis.
+        value: An input of the graph.
+    """
     names, sizes = {value}, []
     for op in deps.source.ops:
         if not names.intersection(op.inputs):
@@ -50,7 +59,12 @@ def table_rows(deps: Dependencies, value: Value) -> int | None:
 
 
 def find_writer(deps: Dependencies) -> Writer | None:
-    """What a model reads and foretells, if it gives every token of its vocabulary a number."""
+    """The tokens and logits of a language model.
+
+    Returns:
+        None where no output has one number for each input token and each row of its embedding, or
+        where several inputs could be the tokens.
+    """
     found = [
         Writer(at, out)
         for at, value in enumerate(deps.source.inputs)
@@ -70,19 +84,18 @@ def generate(
     seed: int,
     advance: Callable[[float], None] = lambda _: None,
 ) -> Samples | None:
-    """Let a model write.
+    """Let a causal language model write its inputs.
 
     Args:
         deps: The analysis.
-        writer: What the model reads and foretells.
-        samples: Inputs with random tokens, the first of which stay.
-        rounds: How often all other tokens are drawn.
-        seed: The same tokens for the same seed.
+        writer: Its tokens and logits.
+        samples: Inputs with random tokens. The first token of each stays; the others are replaced.
+        rounds: Number of rounds in which all tokens are sampled anew.
+        seed: The same seed gives the same text.
         advance: Called with the share of the work that is done.
 
     Returns:
-        The inputs with the tokens it has written; None where what it foretells depends on the
-        tokens behind.
+        The inputs with the text; None where the model is not causal.
     """
     attrs = resized(deps, {}, samples.size)
     if not _causal(deps, writer, samples.chunks[0], attrs):
@@ -93,7 +106,7 @@ def generate(
         noise: torch.Tensor | None = None
         for done in range(rounds):
             logits = results(deps, chunk, attrs)[writer.logits][:, :-1]
-            if noise is None:  # of Gumbel's distribution
+            if noise is None:  # Gumbel noise: -log of an exponential variable
                 noise = torch.empty(logits.shape).exponential_(generator=generator).log_().neg_()
                 noise = noise.to(logits)
             tokens = chunk[writer.at]
@@ -103,21 +116,22 @@ def generate(
             if torch.equal(drawn, tokens):
                 break
         written.append(chunk)
-    source = f"{samples.number} inputs that the model wrote itself"
-    return replace(samples, chunks=written, source=source, worth=1.0)
+    origin = f"{samples.number} inputs that the model wrote itself"
+    return replace(samples, chunks=written, origin=origin, worth=1.0)
 
 
 def _causal(deps: Dependencies, writer: Writer, chunk: Chunk, attrs: Attrs) -> bool:
-    """Whether what is foretold before the last token is the same whatever that is."""
+    """Whether changing the last token changes the logits of the last position alone."""
     tokens = chunk[writer.at]
     other = tokens.clone()
     other[:, -1] = (other[:, -1] + 1) % writer.logits.shape[-1]
     first, second = (
         results(deps, _with(chunk, writer.at, x), attrs)[writer.logits] for x in (tokens, other)
     )
-    same = torch.allclose(first[:, :-1], second[:, :-1], rtol=1e-3, atol=1e-3)
+    same = torch.allclose(first[:, :-1], second[:, :-1], rtol=SAME_LOGITS, atol=SAME_LOGITS)
     return same and not torch.equal(first[:, -1], second[:, -1])
 
 
 def _with(chunk: Chunk, at: int, tensor: torch.Tensor) -> Chunk:
+    """A chunk with another tensor for one of the graph's inputs."""
     return (*chunk[:at], tensor, *chunk[at + 1 :])

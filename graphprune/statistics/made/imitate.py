@@ -1,8 +1,8 @@
 """imitate: batches like the example inputs, for a model that was captured in parts.
 
-What the parts take is known once the whole model has run. It runs on pictures of random shapes in
-the place of the example's pictures, on noise in that of its other numbers, and on random tokens, of
-those between the least and the most that the example holds. Masks stay as they are.
+The inputs of the parts are known once the whole model has run. It runs on batches of the example's
+structure, in which pictures of random shapes replace pictures, noise replaces other floating-point
+tensors, and random integers of the same range replace tokens. Masks and single numbers stay.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from torch.utils import _pytree as pytree
 
 from graphprune.core.batch import Batch
 from graphprune.statistics.batches import counted
+from graphprune.statistics.constants import PICTURE_MIDDLE, PICTURE_RANGES, PICTURE_SPREAD
 from graphprune.statistics.made.paint import paintable, painted
 from graphprune.statistics.made.synthesize import half_smooth, noise
 
-_COLOURS = (1, 3, 4)  # channels of a picture that is given by itself
-_RANGES = (1.0, 255.0)  # that pictures have, from zero on, where a model scales them itself
-_MIDDLE, _SPREAD = 0.5, 0.25  # of such a range, that pictures have
+_COLOURS = (1, 3, 4)
+"""Channels of a single picture without a batch dimension: grey, RGB, RGBA."""
 
 
 def imitate(given: tuple[tuple[Any, ...], dict[str, Any]], batches: int, seed: int) -> list[Batch]:
-    """Make batches.
+    """Make batches of the structure and shapes of example inputs.
 
     Args:
-        given: Example inputs, positional and by name.
-        batches: How many.
-        seed: The same for the same seed.
+        given: The example inputs, positional and by name.
+        batches: Number of batches.
+        seed: The same seed gives the same batches.
 
     Returns:
-        As many of the example's structure and shapes; none where it holds nothing but masks.
+        The batches; none where the example holds nothing but masks and single numbers.
     """
     tensors = [x for x in pytree.tree_leaves(given) if isinstance(x, torch.Tensor)]
     if not any(map(_varies, tensors)):
@@ -43,7 +43,7 @@ def imitate(given: tuple[tuple[Any, ...], dict[str, Any]], batches: int, seed: i
 
 
 def _varies(x: torch.Tensor) -> bool:
-    """Whether a tensor holds numbers, or tokens, not one number or a mask."""
+    """Whether a tensor is to be replaced: not a single number, a mask, or empty."""
     if not x.dim() or not x.numel() or x.is_complex():
         return False
     return x.is_floating_point() or int(x.max()) > 1
@@ -54,7 +54,7 @@ def _like(seeds: Iterator[int]) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _made(like: torch.Tensor, seed: int) -> torch.Tensor:
-    """A tensor like another one: samples first, or one picture by itself."""
+    """A tensor of another's shape and kind: a batch, or a single picture."""
     if not like.is_floating_point():
         generator = torch.Generator().manual_seed(seed)
         low, high = int(like.min()), int(like.max()) + 1
@@ -67,7 +67,9 @@ def _made(like: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def _ranged(found: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """In the range that another tensor seems to be of, if it is one of pictures."""
+    """Painted pictures, scaled to [0, 1] or [0, 255] where the example seems to lie in it."""
     least, most = float(like.min()), float(like.max())
-    top = next((top for top in _RANGES if 0.0 <= least < most <= top), None)
-    return found if top is None else top * (_MIDDLE + _SPREAD * found).clamp(0.0, 1.0)
+    top = next((top for top in PICTURE_RANGES if 0.0 <= least < most <= top), None)
+    if top is None:
+        return found
+    return top * (PICTURE_MIDDLE + PICTURE_SPREAD * found).clamp(0.0, 1.0)

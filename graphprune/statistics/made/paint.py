@@ -1,9 +1,9 @@
-"""paint: pictures for networks that see, where there are no data and no time to make better inputs.
+"""paint: pictures of random shapes, for networks that read images where there is nothing better.
 
-Shapes of all sizes that cover one another have what photographs have and noise has not: edges, even
-areas, and the same look at every scale (Lee, Mumford & Huang, Occlusion models for natural images,
-2001; Baradad et al., Learning to see by looking at noise, 2021). Each has a colour that changes
-slowly, and grain or stripes.
+Shapes of all sizes that cover one another ("dead leaves") have statistics of photographs that noise
+lacks: edges, even areas, and no preferred scale (Lee, Mumford & Huang, Occlusion models for natural
+images, IJCV 2001; Baradad et al., Learning to see by looking at noise, NeurIPS 2021). Each shape is
+an ellipse or a rectangle, with a colour, a gradient of brightness, grain, and in part stripes.
 """
 
 from __future__ import annotations
@@ -15,43 +15,46 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-Array: TypeAlias = npt.NDArray[np.float32]
+from graphprune.statistics.constants import (
+    BEYOND,
+    COLOURS_MOST,
+    GRAIN_MOST,
+    RADII,
+    SHAPES,
+    SHAPES_LARGE,
+    SIDE_LEAST,
+    STRIPED,
+    TINT,
+    WAVES,
+)
 
-_COLOURS = 4  # most channels of a picture
-_LEAST = 8  # pixels that a side has, for shapes to be seen
-_SHAPES, _LARGE = 60, 20  # in a picture, the large ones below the others
-_RADII = (0.03, 0.5)  # of the picture
-_BEYOND = 0.1  # of the picture, in which centres may lie around it
-_TINT = 0.5  # standard deviation of channels around the brightness they share
-_GRAIN = 1.5  # most, of a brightness of deviation 1; little is more frequent
-_STRIPED = 0.3  # of the shapes
-_WAVES = (2.0, 60.0)  # of stripes in a picture
+Array: TypeAlias = npt.NDArray[np.float32]
 
 
 def paintable(shape: Sequence[int]) -> bool:
-    """Whether a sample of this shape can be a picture or a film.
+    """Whether a sample of this shape can be a picture, `c h w`, or a film, `c t h w`.
 
-    It is `c h w` or `c t h w`, or has its few colours last.
+    Channels may be last: where the last dimension has at most `COLOURS_MOST`.
     """
     sides = shape[-3:-1] if _colours_last(shape) else shape[-2:]
-    return len(shape) >= 3 and min(sides) >= _LEAST
+    return len(shape) >= 3 and min(sides) >= SIDE_LEAST
 
 
 def _colours_last(shape: Sequence[int]) -> bool:
-    return len(shape) >= 3 and shape[-1] <= _COLOURS and shape[0] >= _LEAST
+    return len(shape) >= 3 and shape[-1] <= COLOURS_MOST and shape[0] >= SIDE_LEAST
 
 
 def painted(number: int, shape: Sequence[int], seed: int) -> torch.Tensor:
     """Pictures of random shapes.
 
     Args:
-        number: How many.
-        shape: Of one: channels, height and width, frames between them if there are any; or
-            the channels last.
-        seed: The same pictures for the same seed.
+        number: Number of pictures.
+        shape: The shape of one: `c h w`, `c t h w`, or with channels last.
+        seed: The same seed gives the same pictures.
 
     Returns:
-        `number x shape`, each channel of mean 0 and variance 1 over all of them.
+        `number x shape`. Each channel has mean 0 and variance 1 over all pictures. Frames of a film
+        show one picture moving diagonally.
     """
     if _colours_last(shape):
         return painted(number, (shape[-1], *shape[:-1]), seed).movedim(1, -1).contiguous()
@@ -71,22 +74,29 @@ def painted(number: int, shape: Sequence[int], seed: int) -> torch.Tensor:
 
 
 def _paint(picture: Array, generator: np.random.Generator) -> None:
-    """Fill a picture, `c x h x w`, in place."""
-    low, high = _RADII
+    """Paint a picture, `c x h x w`, in place."""
+    low, high = RADII
     picture[:] = generator.standard_normal((len(picture), 1, 1))
-    share = generator.random(_SHAPES)
-    # Of radii of all scales an equal area each: their density falls with the third power.
+    share = generator.random(SHAPES)
+    # The density of radii r falls as r⁻³: each scale covers an equal area, as in photographs.
     radii = (high**-2 + (low**-2 - high**-2) * share) ** -0.5
-    radii[:_LARGE] = low + (high - low) * share[:_LARGE]
+    radii[:SHAPES_LARGE] = low + (high - low) * share[:SHAPES_LARGE]
     for radius in radii:
         _cover(picture, float(radius), generator)
 
 
 def _cover(picture: Array, radius: float, generator: np.random.Generator) -> None:
-    """Paint one ellipse or rectangle of random place, turn, colour and texture."""
+    """Paint one ellipse or rectangle of random place, rotation, proportions, colour and texture.
+
+    Args:
+        picture: `c x h x w`, changed in place.
+        radius: Half of its mean width, as a share of the picture.
+        generator: The source of randomness.
+    """
     channels, height, width = picture.shape
-    y, x = generator.uniform(-_BEYOND, 1 + _BEYOND, 2)
+    y, x = generator.uniform(-BEYOND, 1 + BEYOND, 2)
     turn, slender = generator.uniform(0, np.pi), generator.uniform(0.5, 1.5)
+    # No shape reaches beyond √2 radii (a rectangle's corner) times its proportions.
     reach = 1.5 * radius * max(slender, 1 / slender)
     top, bottom = max(int((y - reach) * height), 0), min(int((y + reach) * height) + 1, height)
     left, right = max(int((x - reach) * width), 0), min(int((x + reach) * width) + 1, width)
@@ -98,7 +108,7 @@ def _cover(picture: Array, radius: float, generator: np.random.Generator) -> Non
     aside = (across * np.cos(turn) - down * np.sin(turn)) / slender
     round_ = generator.random() < 0.5
     far = np.hypot(along, aside) if round_ else np.maximum(abs(along), abs(aside))
-    colour = generator.standard_normal() + _TINT * generator.standard_normal((channels, 1, 1))
+    colour = generator.standard_normal() + TINT * generator.standard_normal((channels, 1, 1))
     slope = generator.standard_normal(2)
     texture = slope[0] * down + slope[1] * across + _texture(along, generator)
     part = picture[:, top:bottom, left:right]
@@ -106,11 +116,11 @@ def _cover(picture: Array, radius: float, generator: np.random.Generator) -> Non
 
 
 def _texture(along: Array, generator: np.random.Generator) -> Array:
-    """Grain, and stripes across a direction in some shapes."""
-    grain = _GRAIN * generator.random() ** 3
+    """Grain, and in `STRIPED` of the shapes stripes across the direction `along`."""
+    grain = GRAIN_MOST * generator.random() ** 3  # the cube: mostly weak
     out: Array = np.float32(grain) * generator.standard_normal(along.shape, dtype=np.float32)
-    if generator.random() < _STRIPED:
-        waves = np.exp(generator.uniform(*np.log(_WAVES)))
+    if generator.random() < STRIPED:
+        waves = np.exp(generator.uniform(*np.log(WAVES)))
         phase = generator.uniform(0, 2 * np.pi)
         out += generator.random() * np.sin(2 * np.pi * waves * along + phase)
     return out

@@ -1,13 +1,19 @@
-"""sample: inputs to take statistics from, where the caller gives none.
+"""sample: make inputs for statistics where the caller gives no data.
 
-1. Batch norms with learned statistics: images that match them (`synthesize`).
-2. A classifier without: images of its classes.
-3. Causal language models: text that they write themselves (`generate`); other token models:
-   random tokens; networks that see: pictures of random shapes; others: noise.
-4. Models that were captured in parts: what the parts take while the whole runs on such (`imitate`).
-Where making them would take long, `effort="auto"` makes fewer of them, or takes pictures of
-random shapes some steps towards the statistics, or settles for the last: at a batch norm they are
-normalised by their own statistics, so that what follows sees what it was trained for.
+| model | inputs | made by |
+|---|---|---|
+| batch norms with learned statistics | images that match these statistics | `synthesize` |
+| other classifiers | inputs of its classes | `synthesize` |
+| causal language models | text that they write themselves | `generate` |
+| other models of tokens | random tokens | here |
+| other models of images | pictures of random shapes | `paint` |
+| any other | noise, half of it smooth | `synthesize.noise` |
+| captured in parts | what the parts read while the whole runs on the last three | `imitate` |
+
+The first three take time. Where the estimate exceeds `LONGEST_SECONDS`, `effort="auto"` makes
+fewer; or takes painted pictures a few steps towards the stored statistics; or uses painted pictures
+as they are. Batch norms then normalise them by their own statistics, so that the layers after a
+batch norm read values of the mean and variance that they were trained on.
 """
 
 from __future__ import annotations
@@ -15,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import lcm, prod
+from math import lcm
 from typing import TypeAlias
 
 import numpy as np
@@ -23,14 +29,34 @@ import torch
 
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
-from graphprune.costs.registry import cost_of
 from graphprune.engine.run import Chunk, sampled
-from graphprune.rules.facts import Reading, reading
+from graphprune.statistics.constants import (
+    BACKWARD_FACTOR,
+    DESCENT_BYTES,
+    FEWEST_MADE,
+    LONGEST_SECONDS,
+    PARTS_SYNTHESISED,
+    PICTURES_STEPPED,
+    PICTURES_TOGETHER,
+    QUICK_FEWEST,
+    QUICK_MACS,
+    QUICK_MACS_FAST,
+    QUICK_PASSES,
+    STEPS,
+    STEPS_BEST,
+    STEPS_INVERTING,
+    STEPS_PICTURES,
+    STEPS_TYPICAL,
+    WORTH_PLAIN,
+    WORTH_STEPPED,
+    WRITING_ROUNDS,
+)
+from graphprune.statistics.estimate import elements_of, macs_of, seconds, synthesis_seconds
 from graphprune.statistics.made.generate import find_writer, generate, table_rows
 from graphprune.statistics.made.imitate import imitate
 from graphprune.statistics.made.paint import paintable, painted
 from graphprune.statistics.made.synthesize import (
-    Descent,
+    Matching,
     half_smooth,
     invert_classes,
     match_norms,
@@ -40,26 +66,11 @@ from graphprune.statistics.made.synthesize import (
 from graphprune.statistics.samples import Samples, affordable, captured, split
 from graphprune.statistics.supplied import of_parts
 
-LONGEST = 120.0  # seconds that `effort="auto"` may take for synthesis
-_STEPS = {"best": 1000}
-_INVERTING = 60  # a longer descent makes images of a class alike
-_TYPICAL = 100  # steps that a descent usually takes
-_QUICK, _PASSES, _FEWEST = (1.2e12, 5e9), 4, 4  # multiply-accumulates without and with "fast"
-_PARTS = (2, 1, 1 / 2, 1 / 4)  # of the number of real inputs that would be read
-_BRIEF = 20, 60  # least and most steps that pictures take
-_FEW, _LEAST = 24, 16  # of them, which are given as many steps as that; at least
-_TOGETHER = 8  # in a chunk, of which there are as many as it takes
-_ROUNDS = 4  # in which a model writes; more inputs bring more than more rounds
-_BACKWARDS = 3  # times as long as forwards alone a run takes with gradients
-_WORTH, _HALF_WAY = 0.1, 0.3  # of inputs that nothing in the model has shaped, or some steps
-_MEMORY = 1 << 30  # bytes that the values of a descent may take, all of which are kept
-_LANES = 16  # channels that a gradient takes as much time for as for one
-_PER_MAC, _PER_ELEMENT, _PER_OP = 4e-11, 3.5e-9, 2e-4  # seconds, forwards and backwards, one core
-
 Synthesis: TypeAlias = Callable[
-    [Dependencies, Sequence[torch.Tensor], int, Descent, Callable[[float], None]],
+    [Dependencies, Sequence[torch.Tensor], int, Matching, Callable[[float], None]],
     tuple[Chunk, float],
 ]
+"""`match_norms` or `invert_classes`."""
 
 
 def sample(
@@ -71,32 +82,36 @@ def sample(
     advance: Callable[[float], None] = lambda _: None,
     granted: float | None = None,
 ) -> Samples:
-    """Make inputs.
+    """Make inputs for a model that was captured as a whole.
 
     Args:
         deps: The analysis.
         likes: Example inputs.
-        wanted: How many.
+        wanted: Number of real samples that would be read; about as many are made.
         effort: `"fast"`, `"balanced"`, `"best"`, or `"auto"`.
-        seed: Inputs are the same for the same seed.
+        seed: The same seed gives the same inputs.
         advance: Called with the share of the work that is done.
-        granted: Seconds that it may take by the clock, with `effort="auto"`; where none are named,
-            counts alone decide.
+        granted: Seconds of wall time it may take; None: as the estimates of `effort` allow.
+
+    Returns:
+        The samples, with their `worth`, and with `norms` where they are unlike training data.
     """
-    longest = LONGEST if granted is None else granted
+    longest = LONGEST_SECONDS if granted is None else granted
     make = _synthesis(deps, likes)
     if make is not None and effort != "fast":
-        steps = _INVERTING if make is invert_classes else _STEPS.get(effort, 200)
+        steps = STEPS_BEST if effort == "best" else STEPS
+        if make is invert_classes:
+            steps = STEPS_INVERTING
         number = _synthesised(deps, wanted, steps, effort, longest)
         most = math.inf if granted is None else granted
-        how = Descent(steps, seed, seconds=most)
+        how = Matching(steps, seed, seconds=most)
         if not number and make is match_norms and paintable(likes[0].shape[1:]):
             number, steps = _briefly(deps, wanted, longest)
-            how = Descent(steps, seed, from_pictures=True, seconds=most)
+            how = Matching(steps, seed, from_pictures=True, seconds=most)
         if number:
             try:
                 return _optimised(deps, likes, make, number, how, advance)
-            except RuntimeError:  # no gradient reaches the inputs, or it does not run on so many
+            except RuntimeError:  # no gradient reaches the inputs, or this batch size fails
                 pass
     return _written(deps, likes, wanted, effort, seed, advance, longest) or _plain(
         deps, likes, _quick(deps, affordable(deps, wanted), effort), seed
@@ -112,17 +127,21 @@ def _written(
     advance: Callable[[float], None],
     longest: float,
 ) -> Samples | None:
-    """Inputs that the model writes, as many as time allows; None where it does not or too few."""
+    """Text that a causal language model writes, as much as time allows.
+
+    Returns:
+        None where the model is no causal language model, or time allows too few inputs.
+    """
     writer = find_writer(deps)
     if writer is None or effort == "fast":
         return None
-    number, rounds = affordable(deps, wanted), _ROUNDS
+    number, rounds = affordable(deps, wanted), WRITING_ROUNDS
     if effort == "best":
         rounds = writer.logits.shape[1]
     elif effort == "auto":
-        each = seconds(deps, 1, rounds) / _BACKWARDS
+        each = seconds(deps, 1, rounds) / BACKWARD_FACTOR
         number = min(number, int(longest / each)) // captured(deps) * captured(deps)
-    if number < _LEAST:
+    if number < FEWEST_MADE:
         return None
     return generate(deps, writer, _plain(deps, likes, number, seed), rounds, seed, advance)
 
@@ -132,11 +151,11 @@ def _optimised(
     likes: Sequence[torch.Tensor],
     make: Synthesis,
     number: int,
-    how: Descent,
+    how: Matching,
     advance: Callable[[float], None],
 ) -> Samples:
-    """Inputs from a descent, as many at a time as memory has room for their gradients."""
-    most = max(int(_MEMORY / (4 * elements_of(deps))), 1)
+    """Synthesised inputs, in as many descents as their gradients need memory for."""
+    most = max(int(DESCENT_BYTES / (4 * elements_of(deps))), 1)
     times = -(-number // most)
     made: list[torch.Tensor] = []
     losses: list[float] = []
@@ -147,45 +166,49 @@ def _optimised(
         made.extend(found)
         losses.append(left)
     kind = "class labels" if make is invert_classes else "batch-norm statistics"
-    source = f"{number} inputs synthesised from {kind} (loss {np.mean(losses):.2g})"
-    out = split(deps, [torch.cat(made)], source)
+    origin = f"{number} inputs synthesised from {kind} (loss {np.mean(losses):.2g})"
+    out = split(deps, [torch.cat(made)], origin)
     if how.from_pictures:
-        out.worth = _HALF_WAY
+        out.worth = WORTH_STEPPED
     return out
 
 
 def _within(advance: Callable[[float], None], at: int, of: int) -> Callable[[float], None]:
-    """Progress of one of several parts."""
+    """The progress of the whole while part `at` of `of` parts runs."""
     return lambda share: advance((at + share) / of)
 
 
 def _synthesised(deps: Dependencies, wanted: int, steps: int, effort: str, longest: float) -> int:
-    """How many inputs are synthesised, as time allows: twice as many as of real ones, or fewer."""
-    for number in (affordable(deps, round(part * wanted)) for part in _PARTS):
-        if effort != "auto" or synthesis_seconds(deps, number, min(steps, _TYPICAL)) <= longest:
+    """How many inputs to synthesise: the largest of `PARTS_SYNTHESISED` that time allows, or 0."""
+    for number in (affordable(deps, round(part * wanted)) for part in PARTS_SYNTHESISED):
+        usual = min(steps, STEPS_TYPICAL)
+        if effort != "auto" or synthesis_seconds(deps, number, usual) <= longest:
             return number
     return 0
 
 
 def _briefly(deps: Dependencies, wanted: int, longest: float) -> tuple[int, int]:
-    """How many pictures can take how many steps in that time; none where they would be too few.
+    """Number of painted pictures, and of steps they take, that fit into `longest` seconds.
 
-    A few that are near the statistics tell more than many that are not.
+    Steps come first: a few pictures near the stored statistics tell more than many far from them.
+
+    Returns:
+        Zero pictures where fewer than `FEWEST_MADE` would fit.
     """
-    whole = lcm(_TOGETHER, captured(deps))
-    steps = int(np.clip(longest / synthesis_seconds(deps, _FEW, 1), *_BRIEF))
+    whole = lcm(PICTURES_TOGETHER, captured(deps))
+    steps = int(np.clip(longest / synthesis_seconds(deps, PICTURES_STEPPED, 1), *STEPS_PICTURES))
     number = affordable(deps, wanted) // whole * whole
-    while number >= _LEAST and synthesis_seconds(deps, number, steps) > longest:
+    while number >= FEWEST_MADE and synthesis_seconds(deps, number, steps) > longest:
         number -= whole
-    return (number if number >= _LEAST else 0), steps
+    return (number if number >= FEWEST_MADE else 0), steps
 
 
 def _plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed: int) -> Samples:
-    """Random tokens, pictures of random shapes, or noise."""
-    source = f"{number} {_kind(likes)}"
+    """Random tokens, pictures of random shapes, or noise, as each input's example suggests."""
+    origin = f"{number} {_kind(likes)}"
     highs = [table_rows(deps, value) for value in deps.source.inputs]
     batched = sampled(deps)
-    whole = not any(batched)  # inputs without a dimension of samples: each is one
+    whole = not any(batched)  # no batch dimension: each input is one sample
     tensors = [
         _made(like, number * (len(like) if whole else 1), high, seed + i)
         if like.dim() and (whole or cut)
@@ -197,9 +220,9 @@ def _plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed:
             torch.split(made, len(like)) if like.dim() else [made] * number
             for made, like in zip(tensors, likes, strict=True)
         ]
-        out = Samples(list(zip(*parts, strict=True)), captured(deps), source)
+        out = Samples(list(zip(*parts, strict=True)), captured(deps), origin)
     else:
-        out = split(deps, tensors, source)
+        out = split(deps, tensors, origin)
     return _unshaped(deps, out)
 
 
@@ -211,28 +234,29 @@ def sample_parts(
     Args:
         program: The captured model.
         deps: The analysis.
-        wanted: How many.
+        wanted: Number of samples.
         effort: As for `sample`.
-        seed: Inputs are the same for the same seed.
+        seed: The same seed gives the same inputs.
 
     Returns:
-        What the parts take while the whole runs; None where no inputs can be made for that.
+        What the parts read while the whole model runs; None where its example inputs are masks and
+        single numbers alone.
 
     Raises:
-        GraphPruneError: No such run calls the parts as they were captured.
+        GraphPruneError: No run calls the parts as they were captured.
     """
     number = _quick(deps, affordable(deps, wanted), effort)
     batches = imitate(program.given, max(number // captured(deps), 1), seed)
     if not batches:
         return None
     out = of_parts(program, deps, batches, number)
-    out.source = f"what the captured parts take in {len(out.chunks)} passes over made inputs"
+    out.origin = f"what the captured parts take in {len(out.chunks)} passes over made inputs"
     return _unshaped(deps, out)
 
 
 def _unshaped(deps: Dependencies, samples: Samples) -> Samples:
-    """Inputs that nothing in the model has shaped: batch norms meet them with their statistics."""
-    samples.worth = _WORTH
+    """Mark samples as unlike training data: worth little, and batch norms use their statistics."""
+    samples.worth = WORTH_PLAIN
     for op in norms(deps):
         if op.inputs[0] is not None:
             samples.norms.setdefault(op.inputs[0], []).append(op)
@@ -240,7 +264,11 @@ def _unshaped(deps: Dependencies, samples: Samples) -> Samples:
 
 
 def _synthesis(deps: Dependencies, likes: Sequence[torch.Tensor]) -> Synthesis | None:
-    """How inputs of these shapes can be made from what the weights remember, if they can."""
+    """How to synthesise inputs for this model; None where no way applies.
+
+    It takes gradients and a single floating-point input with a batch dimension, besides learned
+    batch norms or one output of class scores.
+    """
     if not deps.source.engine.differentiable:
         return None
     if len(likes) != 1 or not likes[0].is_floating_point() or not any(sampled(deps)):
@@ -252,55 +280,16 @@ def _synthesis(deps: Dependencies, likes: Sequence[torch.Tensor]) -> Synthesis |
     return invert_classes if classifies else None
 
 
-def seconds(deps: Dependencies, number: int, steps: int = _TYPICAL) -> float:
-    """Estimated time of a descent, from counts alone, so that no choice depends on a clock.
-
-    Args:
-        deps: The analysis.
-        number: How many inputs.
-        steps: Of the descent.
-    """
-    each = macs_of(deps) * _PER_MAC + elements_of(deps) * _PER_ELEMENT
-    step = number * each
-    return steps * (step + len(deps.source.ops) * _PER_OP)
-
-
-def synthesis_seconds(deps: Dependencies, number: int, steps: int = _TYPICAL) -> float:
-    """As `seconds`, for a descent of the inputs: what reads few channels has a slow gradient.
-
-    Args as for `seconds`.
-    """
-    extra = 0.0
-    for op in deps.source.ops:
-        read = reading(op)
-        if isinstance(read, Reading) and read.windows and read.groups == 1:
-            channels = read.source.shape[read.channel]
-            macs = prod(op.outputs[0].shape) * prod(read.weight.shape[2:]) * channels
-            extra += macs * max(_LANES / channels - 1.0, 0.0)
-    return seconds(deps, number, steps) + steps * number * extra / captured(deps) * _PER_MAC
-
-
-def elements_of(deps: Dependencies) -> float:
-    """Numbers in all values that a run over one sample makes."""
-    elements = sum(prod(value.shape) for op in deps.source.ops for value in op.outputs)
-    return elements / captured(deps)
-
-
-def macs_of(deps: Dependencies) -> float:
-    """Multiply-accumulates of one sample."""
-    sizes = np.array([group.size for group in deps.groups], dtype=np.float64)
-    return cost_of(deps, "macs")(sizes) / captured(deps)
-
-
 def _quick(deps: Dependencies, number: int, effort: str) -> int:
-    """As many of the inputs as the passes over them can take in little time, at least a few."""
+    """How many inputs the passes over them have time for, at least `QUICK_FEWEST`."""
     batch = captured(deps)
-    most = int(_QUICK[effort == "fast"] / max(_PASSES * macs_of(deps), 1.0))
-    return min(number, max(most, _FEWEST) // batch * batch or batch)
+    allowed = QUICK_MACS_FAST if effort == "fast" else QUICK_MACS
+    most = int(allowed / max(QUICK_PASSES * macs_of(deps), 1.0))
+    return min(number, max(most, QUICK_FEWEST) // batch * batch or batch)
 
 
 def _kind(likes: Sequence[torch.Tensor]) -> str:
-    """What inputs that are not optimised are, for the report."""
+    """The kind of inputs that `_plain` makes, for the report."""
     floating = [like for like in likes if like.is_floating_point()]
     if not floating:
         return "random token inputs"
@@ -309,13 +298,21 @@ def _kind(likes: Sequence[torch.Tensor]) -> str:
 
 
 def _made(like: torch.Tensor, number: int, high: int | None, seed: int) -> torch.Tensor:
+    """Inputs of an example's shape and type.
+
+    Args:
+        like: The example.
+        number: How many.
+        high: Rows of the table that tokens are looked up in; None where there is none.
+        seed: The same seed gives the same inputs.
+    """
     if like.is_floating_point() and paintable(like.shape[1:]):
         return painted(number, like.shape[1:], seed).to(like)
     if like.is_floating_point():
         return half_smooth(noise(like, number, seed)).to(like.dtype)
     if high is None:
         high = int(like.max()) + 1 if like.numel() else 2
-        if high <= 2:  # a mask: nothing is hidden
+        if high <= 2:  # a mask of zeros and ones: nothing is hidden
             return torch.ones(number, *like.shape[1:], dtype=like.dtype, device=like.device)
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(high, (number, *like.shape[1:]), generator=generator).to(like)

@@ -1,10 +1,15 @@
-"""synthesize: inputs for statistics where there are no data, made from what the weights remember.
+"""synthesize: inputs by gradient descent, from what the weights remember of the training data.
 
-1. With batch norm: images whose statistics at every batch norm are those that it has stored
-   (Yin et al., Dreaming to Distill, 2020). The descent stops on the loss: what is left of it
-   costs accuracy later.
-2. Without, for a classifier: images that it assigns to random classes, kept smooth. Few steps:
-   a long descent makes them all alike.
+1. `match_norms`: inputs whose mean μ and standard deviation s at every batch norm are the stored
+   ones (Yin et al., Dreaming to Distill, CVPR 2020). The loss, summed over batch norms, is
+
+       mean over channels of ((μ - μ_bn)² + (s - s_bn)²) / s_bn²
+
+   The descent ends on the loss, not on a number of steps: what remains of it costs accuracy.
+2. `invert_classes`: inputs that a classifier assigns to random classes, by cross-entropy. Few
+   steps: a long descent makes all inputs of a class alike.
+
+Both add the total variation, as images are smoother than noise.
 """
 
 from __future__ import annotations
@@ -23,33 +28,39 @@ from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk
 from graphprune.engine.trial import Trial
 from graphprune.rules.facts import epsilon, is_batch_norm
+from graphprune.statistics.constants import (
+    MATCHED,
+    MATCHED_NEARLY,
+    PATIENCE,
+    PROGRESS,
+    SMOOTHNESS,
+    STEPS,
+    SYNTHESIS_BETAS,
+    SYNTHESIS_RATE,
+)
 from graphprune.statistics.made.paint import painted
-
-ENOUGH = 0.02  # of the loss over all batch norms
-_PATIENCE = 30  # steps that must bring a tenth, once the loss is near
-_RATE, _BETAS = 0.1, (0.5, 0.9)
-_SMOOTH = 0.1  # weight of the total variation
 
 
 @dataclass(frozen=True)
-class Descent:
-    """How far inputs are optimised.
+class Matching:
+    """How a synthesis starts and when it ends.
 
     Attributes:
         steps: Most steps.
-        seed: For the inputs that it starts from.
-        from_pictures: Whether those are pictures, not noise: they need fewer steps.
-        seconds: That it may take; then it ends as it would after the last step.
+        seed: For the inputs it starts from.
+        from_pictures: Whether it starts from painted pictures; from noise otherwise, which takes
+            more steps.
+        seconds: Wall time it may take. The learning rate falls with the time spent, too.
     """
 
-    steps: int = 200
+    steps: int = STEPS
     seed: int = 0
     from_pictures: bool = False
     seconds: float = math.inf
 
 
 def norms(deps: Dependencies) -> list[Op]:
-    """Batch norms whose stored statistics were learned."""
+    """The batch norms; none where all of them hold the statistics they were initialised with."""
     found = [op for op in deps.source.ops if is_batch_norm(op)]
     return found if any(_trained(op) for op in found) else []
 
@@ -63,20 +74,20 @@ def match_norms(
     deps: Dependencies,
     like: Sequence[torch.Tensor],
     batch: int,
-    how: Descent,
+    how: Matching,
     advance: Callable[[float], None] = lambda _: None,
 ) -> tuple[Chunk, float]:
     """Inputs whose statistics at every batch norm are the stored ones.
 
     Args:
         deps: The analysis.
-        like: Example inputs; the first floating-point one is synthesised.
-        batch: How many inputs.
-        how: How far.
+        like: The example input, `batch x channels x ...`, by itself in a sequence.
+        batch: Number of inputs.
+        how: Start and end of the descent.
         advance: Called with the share of the work that is done.
 
     Returns:
-        The inputs, and the loss that is left.
+        The inputs, and the loss that remains.
     """
     watched = set(norms(deps))
     trial = Trial(deps, batch)
@@ -93,12 +104,13 @@ def match_norms(
         trial.run(inputs, watch)
         return torch.stack(loss).sum()
 
-    return _descend(step, like[0], batch, how, ENOUGH, advance)
+    return _descend(step, like[0], batch, how, MATCHED, advance)
 
 
 def _mismatch(
     x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, eps: float
 ) -> torch.Tensor:
+    """The loss at one batch norm (see above); `x` is `batch x channels x ...`."""
     found, spread = _Spread.apply(x)
     scale = variance + eps
     off = (found - mean).square() / scale
@@ -107,7 +119,7 @@ def _mismatch(
 
 
 class _Spread(torch.autograd.Function):
-    """Mean and variance of every channel, several times as fast as `Tensor.var`."""
+    """Mean and variance of every channel, dimension 1: several times as fast as `Tensor.var`."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,12 +145,12 @@ def invert_classes(
     deps: Dependencies,
     like: Sequence[torch.Tensor],
     batch: int,
-    how: Descent,
+    how: Matching,
     advance: Callable[[float], None] = lambda _: None,
 ) -> tuple[Chunk, float]:
     """Inputs that a classifier assigns to random classes.
 
-    Args and returns as for `match_norms`.
+    Arguments and result as for `match_norms`; the loss is the cross-entropy.
     """
     trial = Trial(deps, batch)
     classes = deps.source.outputs[0].shape[-1]
@@ -156,30 +168,43 @@ def _descend(
     step: Callable[[Sequence[torch.Tensor]], torch.Tensor],
     like: torch.Tensor,
     batch: int,
-    how: Descent,
+    how: Matching,
     enough: float,
     advance: Callable[[float], None],
 ) -> tuple[Chunk, float]:
+    """Adam on the inputs, at a learning rate that falls to zero as a cosine.
+
+    Args:
+        step: The loss of inputs.
+        like: The example input.
+        batch: Number of inputs.
+        how: Start and end.
+        enough: The loss at which the descent ends. It also ends near it where it is slow.
+        advance: Called with the share of the work that is done.
+
+    Returns:
+        The inputs, and the loss that remains.
+    """
     if how.from_pictures:
         x = painted(batch, like.shape[1:], how.seed).to(like)
     else:
         x = half_smooth(noise(like, batch, how.seed))
     x.requires_grad_()
-    optimizer = torch.optim.Adam([x], _RATE, _BETAS)
+    optimizer = torch.optim.Adam([x], SYNTHESIS_RATE, SYNTHESIS_BETAS)
     left, losses = math.inf, list[float]()
     allowed = Allowance(how.seconds)
     for done in range(how.steps):
         share = max(done / how.steps, allowed.spent)
         if share >= 1:
             break
-        optimizer.param_groups[0]["lr"] = _RATE * (1 + math.cos(math.pi * share)) / 2
+        optimizer.param_groups[0]["lr"] = SYNTHESIS_RATE * (1 + math.cos(math.pi * share)) / 2
         with torch.enable_grad():
             loss = step([x * 1.0])
-            (gradient,) = torch.autograd.grad(loss + _SMOOTH * _variation(x), x)
+            (gradient,) = torch.autograd.grad(loss + SMOOTHNESS * _variation(x), x)
         left = float(loss.detach())
         losses.append(left)
-        slow = len(losses) > _PATIENCE and left > 0.9 * losses[-_PATIENCE]
-        if left <= enough or (slow and left < 10 * enough):
+        slow = len(losses) > PATIENCE and left > PROGRESS * losses[-PATIENCE]
+        if left <= enough or (slow and left < MATCHED_NEARLY * enough):
             break
         x.grad = torch.nan_to_num(gradient)
         optimizer.step()
@@ -188,18 +213,21 @@ def _descend(
 
 
 def _variation(x: torch.Tensor) -> torch.Tensor:
-    """Total variation: images are smoother than noise."""
+    """Total variation: the mean absolute difference of neighbours, summed over dimensions."""
     return sum((x.diff(dim=dim).abs().mean() for dim in range(2, x.dim())), x.new_zeros(()))
 
 
 def noise(like: torch.Tensor, batch: int, seed: int) -> torch.Tensor:
-    """Standard normal inputs of the shape of an example."""
+    """Standard normal inputs, `batch` of an example's shape."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, *like.shape[1:], generator=generator).to(like.device)
 
 
 def half_smooth(x: torch.Tensor) -> torch.Tensor:
-    """Half of the inputs with neighbours that are alike, of the same variance."""
+    """Smooth the second half of the inputs, keeping their variance.
+
+    Each position becomes the sum of itself and its two neighbours over √3, dimension by dimension.
+    """
     rest, smooth = x.tensor_split([len(x) // 2])
     for dim in range(2, x.dim()):
         smooth = (smooth.roll(1, dim) + smooth + smooth.roll(-1, dim)) / 3**0.5

@@ -171,7 +171,7 @@ def test_tokens_come_from_the_whole_table_and_masks_hide_nothing() -> None:
     model.graph.output[0].type.tensor_type.elem_type = 1
     plan = graphprune.plan(model, 0.3)
     samples = plan.live().statistics().samples()
-    assert samples is not None and samples.source == "256 random token inputs"
+    assert samples is not None and samples.origin == "256 random token inputs"
     ids, masks = (torch.cat(parts) for parts in zip(*samples.chunks, strict=True))
     assert int(ids.max()) == 49
     assert bool((masks == 1).all())

@@ -60,7 +60,7 @@ def test_a_model_that_sees_what_follows_does_not_write():
     assert writer is not None
     assert generate(deps, writer, samples(tokens), 2, seed=0) is None
     made = sample(deps, [tokens], 32, "auto", 0)
-    assert made.source == "32 random token inputs"
+    assert made.origin == "32 random token inputs"
 
 
 def test_tokens_are_drawn_as_often_as_they_are_foretold():
@@ -70,7 +70,7 @@ def test_tokens_are_drawn_as_often_as_they_are_foretold():
         model.head.bias.copy_(torch.arange(VOCABULARY).float().mul(0.3))
     deps, _ = analysed(model)
     made = sample(deps, [torch.zeros(2, LENGTH, dtype=torch.long)], 4096, "balanced", 0)
-    assert "that the model wrote itself" in made.source
+    assert "that the model wrote itself" in made.origin
     drawn = torch.cat([chunk[0] for chunk in made.chunks])[:, 1:]
     share = torch.bincount(drawn.flatten(), minlength=VOCABULARY) / drawn.numel()
     wanted = model.head.bias.detach().softmax(0)

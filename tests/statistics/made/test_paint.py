@@ -52,5 +52,5 @@ def test_networks_that_see_get_pictures_where_synthesis_takes_long() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
     like = torch.randn(2, 3, 16, 16)
     found = sample(graphprune.analyze(model, like), [like], 8, "fast", 0)
-    assert found.source == "8 pictures of random shapes"
+    assert found.origin == "8 pictures of random shapes"
     assert torch.equal(torch.cat([chunk[0] for chunk in found.chunks]), painted(8, (3, 16, 16), 0))

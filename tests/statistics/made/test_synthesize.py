@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphprune
+from graphprune.statistics.constants import LONGEST_SECONDS, MATCHED
+from graphprune.statistics.estimate import elements_of, seconds, synthesis_seconds
 from graphprune.statistics.made import sample as module
-from graphprune.statistics.made.sample import LONGEST, sample, seconds, synthesis_seconds
+from graphprune.statistics.made.sample import sample
 from graphprune.statistics.made.synthesize import (
-    ENOUGH,
-    Descent,
+    Matching,
     _Spread,
     half_smooth,
     invert_classes,
@@ -44,8 +45,8 @@ def test_images_have_the_statistics_that_the_norms_remember() -> None:
     model = _trained()
     like = torch.randn(2, 2, 10, 10)
     deps = graphprune.analyze(model, like)
-    (images,), left = match_norms(deps, [like], 64, Descent(200))
-    assert left <= ENOUGH
+    (images,), left = match_norms(deps, [like], 64, Matching(200))
+    assert left <= MATCHED
     before = {name: b.clone() for name, b in model.named_buffers()}
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         norm.momentum = 1.0
@@ -66,8 +67,8 @@ def test_spread_is_mean_and_variance_with_their_gradients() -> None:
 
 def test_noise_is_not_enough_for_that() -> None:
     like = torch.randn(2, 2, 10, 10)
-    _, left = match_norms(graphprune.analyze(_trained(), like), [like], 64, Descent(1))
-    assert left > 10 * ENOUGH
+    _, left = match_norms(graphprune.analyze(_trained(), like), [like], 64, Matching(1))
+    assert left > 10 * MATCHED
 
 
 def test_a_classifier_is_inverted() -> None:
@@ -75,8 +76,8 @@ def test_a_classifier_is_inverted() -> None:
     model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 5)).eval()
     like = torch.randn(2, 10)
     deps = graphprune.analyze(model, like)
-    (inputs,), left = invert_classes(deps, [like], 50, Descent(60))
-    _, start = invert_classes(deps, [like], 50, Descent(1))
+    (inputs,), left = invert_classes(deps, [like], 50, Matching(60))
+    _, start = invert_classes(deps, [like], 50, Matching(1))
     assert left < 0.5 * start
     assert len(model(inputs).argmax(1).unique()) == 5
 
@@ -89,11 +90,11 @@ def test_fresh_norms_remember_nothing() -> None:
 def test_where_inputs_come_from() -> None:
     image, tokens = torch.randn(2, 2, 10, 10), torch.tensor([[1, 2, 7], [3, 4, 5]])
     with_norms = graphprune.analyze(_trained(), image)
-    assert "batch-norm" in sample(with_norms, [image], 8, "auto", 0).source
-    assert sample(with_norms, [image], 8, "fast", 0).source == "8 pictures of random shapes"
+    assert "batch-norm" in sample(with_norms, [image], 8, "auto", 0).origin
+    assert sample(with_norms, [image], 8, "fast", 0).origin == "8 pictures of random shapes"
     model = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 6), nn.Linear(6, 3))
     found = sample(graphprune.analyze(model, tokens), [tokens], 8, "auto", 0)
-    assert found.source == "8 random token inputs"
+    assert found.origin == "8 random token inputs"
     ids = torch.cat([chunk[0] for chunk in found.chunks])
     assert ids.shape == (8, 3)
     assert set(ids.flatten().tolist()) <= set(range(10))
@@ -103,7 +104,7 @@ def test_large_networks_are_not_synthesised_unasked() -> None:
     import torchvision
 
     deps = graphprune.analyze(torchvision.models.resnet18(), torch.randn(2, 3, 224, 224))
-    assert seconds(deps, 256) > LONGEST
+    assert seconds(deps, 256) > LONGEST_SECONDS
     assert seconds(deps, 256, 50) == pytest.approx(seconds(deps, 256, 100) / 2)
 
 
@@ -129,8 +130,8 @@ def test_as_many_are_synthesised_as_time_allows(monkeypatch: pytest.MonkeyPatch)
     deps = graphprune.analyze(_trained(), like)
 
     def source(longest: float) -> str:
-        monkeypatch.setattr(module, "LONGEST", longest)
-        return sample(deps, [like], 16, "auto", 0).source
+        monkeypatch.setattr(module, "LONGEST_SECONDS", longest)
+        return sample(deps, [like], 16, "auto", 0).origin
 
     for number in (32, 16, 8, 4):
         assert source(synthesis_seconds(deps, number)).startswith(f"{number} inputs synthesised")
@@ -141,12 +142,12 @@ def test_as_many_are_synthesised_as_time_allows(monkeypatch: pytest.MonkeyPatch)
 def test_pictures_take_a_few_steps_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     like = torch.randn(2, 2, 10, 10)
     deps = graphprune.analyze(_trained(), like)
-    made, near = match_norms(deps, [like], 32, Descent(20, from_pictures=True))
-    _, far = match_norms(deps, [like], 32, Descent(1, from_pictures=True))
+    made, near = match_norms(deps, [like], 32, Matching(20, from_pictures=True))
+    _, far = match_norms(deps, [like], 32, Matching(1, from_pictures=True))
     assert near < 0.5 * far
     assert len(made[0]) == 32
-    monkeypatch.setattr(module, "LONGEST", synthesis_seconds(deps, 16, 20))
-    monkeypatch.setattr(module, "_MEMORY", 4 * module.elements_of(deps) * 6)
+    monkeypatch.setattr(module, "LONGEST_SECONDS", synthesis_seconds(deps, 16, 20))
+    monkeypatch.setattr(module, "DESCENT_BYTES", 4 * elements_of(deps) * 6)
     shares: list[float] = []
     found = sample(deps, [like], 16, "auto", 0, shares.append)
     assert found.number == 16

@@ -1,0 +1,238 @@
+"""The numbers of the method by which statistics are taken and inputs are made.
+
+Each line says what the number is, what it trades, and what chose it. *Not measured* means that it
+was chosen by hand: nothing on record compares it with other values.
+"""
+
+from __future__ import annotations
+
+# Reading calibration data
+
+SAMPLES = 256
+"""Samples read where the caller names no number. More take time and memory. On small networks, 256
+samples gave all of the accuracy and 32 lost several points (`tools/bench_accuracy.py`)."""
+
+BATCH_SIZE = 32
+"""Samples in a batch where the data is one tensor or a data set without a loader. It only divides
+the work; results do not depend on it, but for rounding."""
+
+# Moments
+
+ROWS_PER_CHANNEL = 32
+"""Rows per channel that a covariance is estimated from; evenly spaced ones are taken where there
+are more. More rows take time in proportion."""
+
+ROWS_ENOUGH = 8192
+"""Rows that are always used, however few the channels: they take next to no time. Not measured."""
+
+ROWS_TOGETHER = 8192
+"""Rows that are multiplied at once. Products of a few rows each take longer than one of many. Not
+measured."""
+
+SCARCITY = 0.15
+"""Ridge, as a share of the mean variance, where there are as many independent rows as channels (see
+`Moments.scarcity`). More protects fits to few rows; less lets fits to many rows be exact."""
+
+TINY = 1e-30
+"""Keeps a division by a variance of zero finite."""
+
+# Normal channels
+
+QUADRATURE_NODES = 64
+"""Nodes of the Gauss-Hermite quadrature. Exact for polynomials of degree 127; the kink of a ReLU
+leaves an error of about 1 %. Time and memory grow in proportion."""
+
+HERMITE_ORDER = 4
+"""Highest Hermite polynomial in Mehler's formula. What lies beyond counts as variance of the
+channel alone, so that correlations come out slightly too small."""
+
+VARIANCE_FLOOR = 1e-12
+"""Least variance that a correlation is divided by."""
+
+# Memory
+
+MEMORY_LEAST, MEMORY_MOST = 1 << 31, 6 << 30
+"""Least and most bytes that the values of both graphs may take at once. More samples at once are
+faster; too many make the machine swap. Not measured."""
+
+MEMORY_PART = 4
+"""Between these two bounds, values may take one part in so many of the machine's memory: the rest
+is for the model, its copy, and other programs. Not measured."""
+
+CHUNK_BYTES = 1 << 26
+"""Bytes that the values of one chunk of samples may take. Small chunks stay in the caches; large
+ones need fewer calls. Not measured."""
+
+UNTRIED_RUNS = 8
+"""Runs over all samples, at the captured batch size, up to which no other batch size is tried: the
+trial takes two runs itself."""
+
+SAME_RELATIVE, SAME_ABSOLUTE = 1e-2, 1e-3
+"""Relative and absolute difference up to which results at two batch sizes are the same. Rounding in
+float32 stays far below; a graph that mixes samples goes far beyond."""
+
+SAME_LOGITS = 1e-3
+"""Relative and absolute difference up to which logits do not depend on a later token. As above:
+rounding stays far below."""
+
+# Making inputs: how many, and how long
+
+LONGEST_SECONDS = 120.0
+"""Estimated seconds that `effort="auto"` may take to make inputs. What takes longer is made in a
+quicker way. A matter of patience."""
+
+STEPS, STEPS_BEST = 200, 1000
+"""Most steps of the gradient descent that matches batch-norm statistics, and with `effort="best"`.
+It ends by itself once `MATCHED` is reached."""
+
+STEPS_INVERTING = 60
+"""Steps of the descent that inverts a classifier. A longer one makes the images of a class
+alike."""
+
+STEPS_TYPICAL = 100
+"""Steps that a descent usually takes before it ends by itself; for estimates of time only."""
+
+PARTS_SYNTHESISED = (2, 1, 1 / 2, 1 / 4)
+"""How many inputs are synthesised, as multiples of the number of real ones that would be read: the
+first that time allows. No comparison with fewer is kept."""
+
+STEPS_PICTURES = 20, 60
+"""Least and most steps that painted pictures take towards batch-norm statistics where a whole
+descent would take too long. A few pictures near the statistics tell more than many that are not:
+for MobileNetV2 at 224 x 224, 24 pictures and 60 steps gave as much as 64 and 200."""
+
+PICTURES_STEPPED = 24
+"""Number of pictures from which the number of their steps follows: as many as these can take in the
+time allowed. Not measured."""
+
+FEWEST_MADE = 16
+"""Fewest inputs that are worth a descent or text of a model's own; below, painted pictures or
+random tokens, of which there can be more, are used. Not measured."""
+
+PICTURES_TOGETHER = 8
+"""Pictures that take steps are a multiple of this number, so that they divide into equal chunks."""
+
+WRITING_ROUNDS = 4
+"""Rounds in which a language model writes its inputs. In the same time, more inputs helped more
+than more rounds."""
+
+QUICK_MACS, QUICK_MACS_FAST = 1.2e12, 5e9
+"""Multiply-accumulates that passes over painted pictures, random tokens or noise may take, and with
+`effort="fast"`: by `SECONDS_PER_MAC`, forwards, 16 and 0.07 seconds. A matter of
+patience."""
+
+QUICK_PASSES = 4
+"""Passes over the samples that compensation makes; for estimates of time only."""
+
+QUICK_FEWEST = 4
+"""Painted pictures that are used at least, however long they take."""
+
+WORTH_PLAIN = 0.1
+"""What an input tells that nothing in the model has shaped, as a share of a real one: fits to such
+inputs get a ridge as if there were so many times fewer."""
+
+WORTH_STEPPED = 0.3
+"""The same for painted pictures that took some steps towards batch-norm statistics."""
+
+DESCENT_BYTES = 1 << 30
+"""Bytes that the values of one descent may take: all of them are kept for gradients. More inputs
+than fit are made in several descents. Not measured."""
+
+# Estimates of time, so that no choice depends on a clock
+
+SECONDS_PER_MAC = 4e-11
+SECONDS_PER_ELEMENT = 3.5e-9
+SECONDS_PER_OPERATION = 2e-4
+"""Seconds of a run forwards and backwards on one core: per multiply-accumulate, per number in a
+result, and per operation. Fitted to timed descents on one machine; other machines differ by a
+factor, which only moves the bounds of `effort="auto"`."""
+
+BACKWARD_FACTOR = 3
+"""How many times longer a run forwards and backwards takes than one forwards: the gradient is two
+products of the same size."""
+
+GRADIENT_LANES = 16
+"""Input channels of a convolution up to which its gradient takes as long as for this many: the
+kernels compute that many at a time. Found with CREPE, whose synthesis took half an hour where two
+minutes were estimated."""
+
+# Synthesis
+
+MATCHED = 0.02
+"""Loss, summed over all batch norms, at which inputs match the stored statistics. On small networks
+with 70 % of the channels removed, a descent that ended at 0.9 lost half of the accuracy."""
+
+MATCHED_NEARLY = 10
+"""The descent also ends within so many times `MATCHED` where it is slow. Not measured."""
+
+PATIENCE = 30
+"""Steps in which the loss must fall by a tenth (`PROGRESS`), else the descent counts as slow. Not
+measured."""
+
+PROGRESS = 0.9
+"""Share of its value `PATIENCE` steps ago below which a loss has fallen enough. Not measured."""
+
+SYNTHESIS_RATE = 0.1
+SYNTHESIS_BETAS = 0.5, 0.9
+"""Adam's learning rate and decay rates for inputs of variance 1: those with which the published
+figures of this pipeline were taken. Not swept on record."""
+
+SMOOTHNESS = 0.1
+"""Weight of the total variation in the loss. More gives smoother images that match less well. Not
+swept on record."""
+
+# Augmentation
+
+ROLLED_PART = 8
+"""Samples are shifted by at most one part in so many of a dimension: objects stay in the picture.
+Not measured."""
+
+BLENDED_MOST = 0.5
+"""Most of another sample that is blended in; beyond, the two only change roles."""
+
+BOX_LEAST, BOX_MOST = 0.15, 0.85
+"""Least and most of a dimension that a pasted box covers: neither sample vanishes. Not measured."""
+
+# Pictures like an example
+
+PICTURE_RANGES = (1.0, 255.0)
+"""Upper ends of the ranges, from zero on, that pictures commonly have where a model scales them
+itself."""
+
+PICTURE_MIDDLE, PICTURE_SPREAD = 0.5, 0.25
+"""Mean and standard deviation of painted pictures in such a range: two deviations reach either
+end."""
+
+# Painting
+
+COLOURS_MOST = 4
+"""Most channels of a picture: red, green, blue and alpha."""
+
+SIDE_LEAST = 8
+"""Pixels of the shortest side in which shapes can be seen. The handwritten digits that this was
+tried on have 8."""
+
+SHAPES, SHAPES_LARGE = 60, 20
+"""Shapes in a picture, and how many of them, painted first, have radii of all sizes alike; the
+others are mostly small."""
+
+RADII = (0.03, 0.5)
+"""Least and greatest radius, as a share of the picture: details of a pixel or two, and halves."""
+
+BEYOND = 0.1
+"""Share of the picture around it in which centres may lie, so that shapes are cut off at its
+edge."""
+
+TINT = 0.5
+"""Standard deviation of channels about the brightness that they share. In photographs, channels are
+strongly correlated: 1 / (1 + 0.5²) = 0.8 here."""
+
+GRAIN_MOST = 1.5
+"""Greatest standard deviation of a shape's grain; shapes' own brightness has 1. Strong grain is
+rare."""
+
+STRIPED = 0.3
+"""Share of the shapes that have stripes."""
+
+WAVES = (2.0, 60.0)
+"""Least and greatest number of stripes across a picture."""
