@@ -3,7 +3,8 @@
 1. Every weight starts with axes of its own; the inputs' axes are locked.
 2. The rule of each operation, in execution order, unifies dimensions and makes the results'.
 3. The outputs' axes are locked, and so are the weights that the caller wants kept.
-4. Every unlocked atom that a parameter holds becomes a coupled group.
+4. Means that put their own operand right, as a norm written by hand has them, mix.
+5. Every unlocked atom that a parameter holds becomes a coupled group.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from graphprune.core.groups import Dependencies, Group, Lock, Member, matches
 from graphprune.core.spec import check_spec
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules import infer, is_known
+from graphprune.rules.statistic import settle_means
 
 
 def couple(graph: Graph, keep: Collection[str] = ()) -> Dependencies:
@@ -60,6 +62,7 @@ def couple(graph: Graph, keep: Collection[str] = ()) -> Dependencies:
             lock(dim, reason)
     for pattern in keep:
         _keep(graph, dims, pattern)
+    settle_means(graph, dims, effects)
     deps = Dependencies(graph, dims, effects, infer, unknown=unknown)
     _collect(deps)
     return deps

@@ -213,7 +213,7 @@ class _Compensator:
         consumers = self._consumers.by_op.get(op)
         if not consumers:
             contracts = self._deps.effects[op].contracts
-            if any(self._cuts.touches(dim) for dim in contracts):
+            if op.outputs and len(op.inputs) > 1 and any(map(self._cuts.touches, contracts)):
                 why = self._consumers.left.get(op.name, "both of its operands are computed")
                 self._out.left[op.name] = why
             return

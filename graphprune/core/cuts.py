@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphprune.core.axes import Axis, Dim, length
-from graphprune.core.effect import FromEnd
+from graphprune.core.axes import Axis, Dim, leaves, length
+from graphprune.core.effect import SHARE, FromEnd
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.indices import Indices, kept_indices, kept_length
@@ -71,7 +71,19 @@ def attributes(deps: Dependencies, op: Op, counts: Mapping[Axis, int]) -> dict[s
     for attr, (value, dim) in effect.pins.items():
         if op.attrs.get(attr) is None and kept_length(dim, counts) != length(dim):
             changed[attr] = value
+    share = _share(effect.averages, counts)
+    if share != 1:
+        changed[SHARE] = share
     return changed
+
+
+def _share(dims: Sequence[Dim], counts: Mapping[Axis, int]) -> float:
+    """The share of an average's terms that stays.
+
+    Locked axes have no part in it: theirs is another length where another number of samples is.
+    """
+    free = tuple(axis for dim in dims for axis in leaves(dim) if axis.reason is None)
+    return kept_length(free, counts) / length(free)
 
 
 def _new_size(present: Any, size: Any, counts: Mapping[Axis, int]) -> Any:

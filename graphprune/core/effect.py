@@ -16,6 +16,10 @@ class FromEnd(tuple[Axis, ...]):
 
 Size: TypeAlias = "Dim | list[Dim | None]"
 
+SHARE = "share"
+"""What a mean over fewer is multiplied by, among the changed attributes of an operation: the share
+that stays, so that it divides by as many as before."""
+
 
 @dataclass(slots=True)
 class Effect:
@@ -25,6 +29,8 @@ class Effect:
         contracts: Dimensions that vanish in a sum; removing an index equals zeroing it.
         mixes: Dimensions along which results depend on each other (normalisation, softmax):
             removing an index changes what remains.
+        averages: Of the dimensions that vanish those whose length the sum is divided by: removing
+            an index equals zeroing it once the result is multiplied by the share that stays.
         macs: Multiply-accumulates, as a list of products of dimensions.
         sizes: Attributes that hold lengths, as the dimensions whose lengths they hold.
         pins: Attributes whose default depends on a dimension's length: their value now, and
@@ -38,6 +44,7 @@ class Effect:
 
     contracts: list[Dim] = field(default_factory=list)
     mixes: list[Dim] = field(default_factory=list)
+    averages: list[Dim] = field(default_factory=list)
     macs: list[tuple[Dim, ...]] = field(default_factory=list)
     sizes: dict[str, Size] = field(default_factory=dict)
     pins: dict[str, tuple[Any, Dim]] = field(default_factory=dict)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, TypeAlias
 
 import torch
 
+from graphprune.core.effect import SHARE
 from graphprune.core.graph import Op
 
 Evaluate: TypeAlias = (
@@ -15,6 +17,25 @@ Evaluate: TypeAlias = (
     "list[torch.Tensor]]"
 )
 """Runs one operation: `(op, operands, changed attributes, dtype) -> results`."""
+
+
+def sharing(evaluate: Evaluate) -> Evaluate:
+    """Let means over fewer divide by as many as before, which no operation has an attribute for."""
+
+    @wraps(evaluate)
+    def run(
+        op: Op,
+        operands: Sequence[torch.Tensor | None],
+        changed: Mapping[str, Any],
+        dtype: torch.dtype | None = None,
+    ) -> list[torch.Tensor]:
+        share = changed.get(SHARE)
+        if share is None:
+            return evaluate(op, operands, changed, dtype)
+        rest = {name: value for name, value in changed.items() if name != SHARE}
+        return [found * share for found in evaluate(op, operands, rest, dtype)]
+
+    return run
 
 
 def _never(op: Op) -> bool:

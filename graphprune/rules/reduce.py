@@ -6,7 +6,7 @@ from graphprune.core.effect import Dims
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
-_MIXING = "mean nanmean amax amin aminmax max min prod var std var_mean std_mean logsumexp all"
+_MIXING = "nanmean amax amin aminmax max min prod var std var_mean std_mean logsumexp all"
 
 
 def _reduced(op: Site) -> list[int]:
@@ -32,6 +32,18 @@ def summed(op: Site) -> list[Dims]:
     """A sum contracts: removing an index equals zeroing it."""
     gone = _reduced(op)
     op.contract(*(op.dims()[i] for i in gone))
+    return _reduce(op, gone)
+
+
+@axis_rule("aten.mean", "ReduceMean")
+def mean(op: Site) -> list[Dims]:
+    """A sum, divided by how many there were: what stays is multiplied by its share.
+
+    Where the mean is a statistic that its own operand is put right by, it mixes: `statistics`.
+    """
+    gone = _reduced(op)
+    whole = "float" not in op.dtype()  # it is rounded once it is divided
+    (op.mix if whole else op.average)(*(op.dims()[i] for i in gone))
     return _reduce(op, gone)
 
 
@@ -87,12 +99,12 @@ def cross(op: Site) -> list[Dims]:
     return [dims]
 
 
-_ONNX_MIXING = "ReduceMean ReduceMax ReduceMin ReduceProd ReduceLogSum ReduceLogSumExp"
+_ONNX_MIXING = "ReduceMax ReduceMin ReduceProd ReduceLogSum ReduceLogSumExp"
 
 
 @axis_rule(*(f"aten.{name}" for name in _MIXING.split()), *_ONNX_MIXING.split())
 def reduced(op: Site) -> list[Dims]:
-    """Means, extremes and norms depend on all that they see."""
+    """Extremes, products and deviations depend on all that they see."""
     if op.op.type in ("aten.max", "aten.min"):
         if len(op.op.inputs) > 1:
             return [op.broadcast(op.operands())]

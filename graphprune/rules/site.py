@@ -128,6 +128,11 @@ class Site:
         """Declare dimensions that vanish in a sum."""
         self.effect.contracts.extend(dim for dim in dims if dim)
 
+    def average(self, *dims: Dim) -> None:
+        """Declare dimensions that vanish in a sum which is divided by their length."""
+        self.contract(*dims)
+        self.effect.averages.extend(dim for dim in dims if dim)
+
     def zero(self, place: int, point: int, dim: int = 0, scale: int | None = None) -> None:
         """Declare that one operand says which number of another stands for zero.
 

@@ -20,7 +20,7 @@ from onnx.reference import ReferenceEvaluator
 
 from graphprune.core.errors import EvaluationError, VerifyError
 from graphprune.core.graph import Op
-from graphprune.engine.engine import Engine
+from graphprune.engine.engine import Engine, sharing
 from graphprune.frontends.onnx.arguments import as_operand
 from graphprune.frontends.onnx.model import Source, captured, ordered, without_initializers
 from graphprune.frontends.onnx.objects import as_fed, as_value, kind_of, type_of
@@ -110,12 +110,12 @@ def evaluate(
 
 def reference_engine() -> Engine:
     """The reference implementation in float64."""
-    return Engine(evaluate, torch.float64, native=torch.float32, lacks=lacks)
+    return Engine(sharing(evaluate), torch.float64, native=torch.float32, lacks=lacks)
 
 
 def runtime_engine() -> Engine:
     """ONNX Runtime in float32, which rounds."""
-    return Engine(evaluate, torch.float32, 1e-4, native=torch.float32, lacks=lacks)
+    return Engine(sharing(evaluate), torch.float32, 1e-4, native=torch.float32, lacks=lacks)
 
 
 def engine() -> Engine:

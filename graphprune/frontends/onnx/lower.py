@@ -18,6 +18,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from graphprune.core.cuts import Cuts
+from graphprune.core.effect import SHARE
 from graphprune.core.errors import LiftError
 from graphprune.core.graph import Op, Value
 from graphprune.frontends.onnx.arguments import Node, as_operand
@@ -58,7 +59,8 @@ class _Writer:
         self.new: dict[str, Stored] = {}
         self.taken = {name for n in self.out.frame.graph.node for name in (*n.input, *n.output)}
         self.taken |= self.source.constants.keys()
-        self.inserted: list[tuple[NodeProto, NodeProto]] = []
+        self.inserted: list[tuple[NodeProto, NodeProto]] = []  # each before a node
+        self.appended: list[tuple[NodeProto, NodeProto]] = []  # each behind a node
         self.cut: dict[str, tuple[int, ...]] = {}
         self.copies: dict[tuple[str, bytes], str] = {}
 
@@ -239,6 +241,9 @@ class _Writer:
         for name, value in self.cuts.attrs.get(op, {}).items():
             if name in source.arguments.values():
                 continue
+            if name == SHARE:
+                self._share(node, value, op.outputs[0].dtype)
+                continue
             self.out.edits[f"{op.name}.{name}"] = value
             if name == "split" and self.source.opsets[""] >= 13:
                 node.input.append(self._constant(f"{op.name}_split", np.asarray(value, np.int64)))
@@ -249,21 +254,29 @@ class _Writer:
             else:
                 node.attribute.append(helper.make_attribute(name, value))
 
+    def _share(self, node: NodeProto, share: float, dtype: str) -> None:
+        """Multiply the result of a mean, so that it divides by as many as before."""
+        (name,) = node.output
+        node.output[0] = self._fresh(name)
+        constant = self._constant(f"{name}_share", np.asarray(share, dtype))
+        made = helper.make_node("Mul", [node.output[0], constant], [name], name=f"{name}/Mul")
+        self.appended.append((node, made))
+
     # --- the file ---------------------------------------------------------------------------
 
     def _place(self) -> None:
-        """Put the new nodes before those that need them."""
-        if not self.inserted:
+        """Put the new nodes before those that need them, or behind those that they need."""
+        if not self.inserted and not self.appended:
             return
         graph = self.out.frame.graph
-        before: dict[str, list[NodeProto]] = {}
-        for node, where in self.inserted:
-            before.setdefault(next(name for name in node.output if name), []).append(where)
+        before, behind = _by_result(self.inserted), _by_result(self.appended)
         nodes: list[NodeProto] = []
         for node in graph.node:
             for name in node.output:
                 nodes += before.get(name, [])
             nodes.append(node)
+            for name in node.output:
+                nodes += behind.get(name, [])
         copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
         graph.node.extend(copies)
@@ -341,6 +354,14 @@ class _Writer:
         for dim, kept in zip(dims, self.cuts.kept(value), strict=True):
             if kept is not None:
                 dim.dim_value = len(kept)
+
+
+def _by_result(pairs: list[tuple[NodeProto, NodeProto]]) -> dict[str, list[NodeProto]]:
+    """New nodes by the first result of the node that each stands beside."""
+    out: dict[str, list[NodeProto]] = {}
+    for node, made in pairs:
+        out.setdefault(next(name for name in node.output if name), []).append(made)
+    return out
 
 
 def _remove(items: Any, name: str) -> None:

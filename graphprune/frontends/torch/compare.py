@@ -19,10 +19,10 @@ from graphprune.engine.run import LastUses, Run, final_values, given_inputs
 from graphprune.engine.state import preserved
 from graphprune.engine.tensors import cut_tensor, difference
 from graphprune.frontends.torch.findings import Findings
+from graphprune.frontends.torch.fold import folded
 from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.lowered import Lowered
 from graphprune.frontends.torch.parts import same_draws
-from graphprune.frontends.torch.scale import folded
 
 
 def compare(captured: CapturedModule, cuts: Cuts, lowered: Lowered) -> float:

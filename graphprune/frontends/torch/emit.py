@@ -19,6 +19,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from graphprune.core.cuts import Cuts
+from graphprune.core.effect import SHARE
 from graphprune.core.errors import LiftError
 from graphprune.core.graph import Op, Value
 from graphprune.core.rewrites import Draft
@@ -349,6 +350,8 @@ class _Emitter:
             changed[attr] = self._graph.call_function(getattr, (self._node(value), "dtype"))
         target, args, kwargs = rewritten(op, changed, operands)
         node = self._graph.call_function(target, args, kwargs)
+        if SHARE in changed:
+            node = self._graph.call_function(torch.ops.aten.mul.Tensor, (node, changed[SHARE]))
         if op in follows.dropouts:
             dropped = (node, follows.dropouts[op], self._mode(""))
             node = self._graph.call_function(torch.ops.aten.dropout.default, dropped)

@@ -13,7 +13,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from graphprune.core.graph import Op
-from graphprune.engine.engine import Engine
+from graphprune.engine.engine import Engine, sharing
 from graphprune.engine.tensors import as_dtype
 from graphprune.frontends.torch.packed import EAGER
 from graphprune.frontends.torch.reader import AUTOCAST, bound_arguments
@@ -118,4 +118,4 @@ def _retyped(arg: Any, dtype: torch.dtype) -> Any:
     return dtype if isinstance(arg, torch.dtype) and arg.is_floating_point else arg
 
 
-TORCH = Engine(evaluate, torch.float64, differentiable=True, random=_random)
+TORCH = Engine(sharing(evaluate), torch.float64, differentiable=True, random=_random)

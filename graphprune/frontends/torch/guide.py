@@ -26,6 +26,7 @@ from torch.utils.hooks import RemovableHandle
 
 from graphprune.core.axes import Dim, length
 from graphprune.core.cuts import Cuts
+from graphprune.core.effect import SHARE
 from graphprune.core.errors import first_line
 from graphprune.core.graph import Op, Value
 from graphprune.core.indices import kept_length
@@ -167,6 +168,10 @@ class _Guide(TorchFunctionMode):
                 self.offend(op, f"{op.type} takes its {attr} from the new width")
                 self._stays(self._cuts.deps.effects[op].pins[attr][1])
                 kwargs = {**kwargs, attr: value}
+        if SHARE in self._cuts.attrs.get(op, {}):
+            self.offend(op, f"{op.type} divides by the new width")
+            for dim in self._cuts.deps.effects[op].averages:
+                self._stays(dim)
         return kwargs
 
     def _same_number(self, op: Op, attr: str, number: float, args: Any, kwargs: Any) -> Any:

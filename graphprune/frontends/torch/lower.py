@@ -21,10 +21,10 @@ from graphprune.frontends.torch.attributes import apply_edits
 from graphprune.frontends.torch.compare import blamed
 from graphprune.frontends.torch.emit import emit
 from graphprune.frontends.torch.findings import Call, Findings
+from graphprune.frontends.torch.fold import fold_into
 from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.lowered import Lowered
 from graphprune.frontends.torch.rebuild import rebuild
-from graphprune.frontends.torch.scale import fold_into
 from graphprune.frontends.torch.survey import Survey, calls_of, survey
 from graphprune.frontends.torch.tagged import Place
 

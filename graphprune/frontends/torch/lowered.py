@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from graphprune.frontends.torch.scale import Fold
+from graphprune.frontends.torch.fold import Fold
 
 
 @dataclass

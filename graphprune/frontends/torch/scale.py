@@ -8,17 +8,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from graphprune.core.axes import length
 from graphprune.core.cuts import Cuts
+from graphprune.core.effect import SHARE
 from graphprune.core.graph import Op, Value
 from graphprune.core.indices import kept_length
 from graphprune.frontends.torch.execute import evaluate
+from graphprune.frontends.torch.fold import Fold
 from graphprune.frontends.torch.lift import CapturedModule
+from graphprune.frontends.torch.shares import Readers, carried, shape_of
+from graphprune.rules.facts import gain, is_batch_norm
+from graphprune.rules.registry import stated
 
 _MOVES = frozenset(
     {
@@ -35,21 +38,6 @@ _PRODUCTS = frozenset({"aten.matmul", "aten.bmm"})
 _LINEAR = {"aten.linear": -1, "aten.conv1d": 1, "aten.conv2d": 1}
 
 
-@dataclass(frozen=True)
-class Fold:
-    """Rows of a narrowed weight that are multiplied by a factor."""
-
-    weight: Value
-    rows: tuple[int, ...]
-    factor: float
-
-    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The folded weight."""
-        out = tensor.clone()
-        out[list(self.rows)] *= self.factor
-        return out
-
-
 def find_folds(captured: CapturedModule, cuts: Cuts) -> tuple[list[Fold], Cuts]:
     """Where a scale can be folded.
 
@@ -60,7 +48,19 @@ def find_folds(captured: CapturedModule, cuts: Cuts) -> tuple[list[Fold], Cuts]:
     folds: list[Fold] = []
     attrs = dict(cuts.attrs)
     tracer = _Tracer(captured, cuts)
+    graph = captured.graph
+    readers = Readers(graph.ops, graph.outputs, cuts)
+    training = set(graph.training)
     for op, changed in cuts.attrs.items():
+        if SHARE in changed and op not in training:  # where the same code runs on the same weights
+            found_share = readers.folds(op, changed[SHARE])
+            if found_share is None:
+                rows = tracer.rows(op.inputs[0], [], op)
+                found_share = None if rows is None else _folds(rows, changed[SHARE])
+            if found_share is not None:
+                folds += found_share
+                attrs[op] = {name: value for name, value in changed.items() if name != SHARE}
+            continue
         pin = cuts.deps.effects[op].pins.get("scale")
         if pin is None or "scale" not in changed:
             continue
@@ -103,25 +103,12 @@ def fold_numbers(
 
 def _folds(found: tuple[Op, tuple[int, ...]], factor: float) -> list[Fold]:
     linear, rows = found
-    return [Fold(value, rows, factor) for value in linear.inputs[1:] if value is not None]
+    return [Fold(value, rows, factor) for value in _scalable(linear)]
 
 
-def fold_into(model: nn.Module, folds: Sequence[Fold]) -> None:
-    """Multiply the weights of a narrowed module."""
-    named = {**dict(model.named_buffers()), **dict(model.named_parameters())}
-    for fold in folds:
-        target = next(named[n] for n in (fold.weight.name, *fold.weight.aliases) if n in named)
-        target.data.copy_(fold.apply(target.detach()))
-
-
-def folded(
-    values: Mapping[Value, torch.Tensor], folds: Sequence[Fold]
-) -> dict[Value, torch.Tensor]:
-    """Narrowed weights, with the folds applied."""
-    out = dict(values)
-    for fold in folds:
-        out[fold.weight] = fold.apply(out[fold.weight])
-    return out
+def _scalable(op: Op) -> list[Value]:
+    """Gain and offset, or weight and bias: what the results of an operation grow with."""
+    return [value for value in op.inputs[1:3] if value is not None]
 
 
 class _Tracer:
@@ -166,7 +153,7 @@ class _Tracer:
         if query is None:
             return None
         found = self._trace(query)
-        if found is None or not all(w is None or w.is_weight for w in found[0].inputs[1:]):
+        if found is None or not all(w.is_weight for w in _scalable(found[0])):
             return None
         linear, maps = found
         rows = _distinct(maps)
@@ -179,7 +166,7 @@ class _Tracer:
             traced = self._trace(other) if other is not None else None
             if traced is not None and traced[0] is linear and rows & _distinct(traced[1]):
                 return None
-        if any(len(self._users.get(w, [])) > 1 for w in linear.inputs[1:] if w is not None):
+        if any(len(self._users.get(w, [])) > 1 for w in _scalable(linear)):
             return None
         return linear, tuple(sorted(rows))
 
@@ -211,18 +198,34 @@ class _Tracer:
             return self._moved(op, value)
         if op.type in _SUMS:
             return self._summed(op, value)
-        return self._scaled(op, value) if op.type in _SCALED else None
+        if is_batch_norm(op):
+            return (op, [self._rows(op)]) if gain(op) is not None else None
+        return self._scaled(op, value) if op.type in _SCALED else self._rectified(op)
+
+    def _rectified(self, op: Op) -> tuple[Op, list[torch.Tensor]] | None:
+        """Behind an activation that passes positive factors on."""
+        (source, *others) = op.inputs or [None]
+        alone = source is not None and not any(others) and len(op.outputs) == 1
+        if (
+            source is None
+            or not alone
+            or not stated(op).elementwise
+            or source.shape != op.outputs[0].shape
+        ):
+            return None
+        found = self._trace(source)
+        if found is None:
+            return None
+        everywhere = torch.ones(shape_of(source, self._cuts), dtype=torch.bool)
+        passed = carried(op, {source: everywhere}, self._cuts)
+        return found if passed is not None and bool(passed[0].all()) else None
 
     def _rows(self, op: Op) -> torch.Tensor:
-        shape = self._shape(op.outputs[0])
-        dim = _LINEAR[op.type] % len(shape)
+        shape = shape_of(op.outputs[0], self._cuts)
+        dim = _LINEAR.get(op.type, 1) % len(shape)
         view = [1] * len(shape)
         view[dim] = shape[dim]
         return torch.arange(shape[dim]).view(view).expand(shape)
-
-    def _shape(self, value: Value) -> list[int]:
-        kept = self._cuts.kept(value)
-        return [s if k is None else len(k) for s, k in zip(value.shape, kept, strict=True)]
 
     def _moved(self, op: Op, value: Value) -> tuple[Op, list[torch.Tensor]] | None:
         source = op.inputs[0]
@@ -245,7 +248,7 @@ class _Tracer:
             depth = max(len(maps) for _, maps in known)
             layers = [[maps[min(i, len(maps) - 1)] for _, maps in known] for i in range(depth)]
             return known[0][0], [evaluate(op, layer, {})[0] for layer in layers]
-        shape = self._shape(value)
+        shape = shape_of(value, self._cuts)
         return known[0][0], [m.expand(shape) for _, maps in known for m in maps]
 
     def _scaled(self, op: Op, value: Value) -> tuple[Op, list[torch.Tensor]] | None:
@@ -253,7 +256,7 @@ class _Tracer:
         known = [t for t in traced if t is not None]
         if len(known) != 1 or (op.type == "aten.div" and traced[0] is None):
             return None
-        shape = self._shape(value)
+        shape = shape_of(value, self._cuts)
         return known[0][0], [m.expand(shape) for m in known[0][1]]
 
 

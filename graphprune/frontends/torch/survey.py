@@ -14,14 +14,16 @@ from torch import nn
 
 from graphprune.core.axes import Dim, length
 from graphprune.core.cuts import Cuts
+from graphprune.core.effect import SHARE
 from graphprune.core.graph import Op
 from graphprune.core.relations import Mismatch
 from graphprune.frontends.torch.attributes import apply_edits, described
 from graphprune.frontends.torch.findings import Findings
+from graphprune.frontends.torch.fold import Fold
 from graphprune.frontends.torch.guide import guide
 from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.rebuild import rebuild
-from graphprune.frontends.torch.scale import Fold, find_folds, fold_numbers
+from graphprune.frontends.torch.scale import find_folds, fold_numbers
 from graphprune.frontends.torch.tagged import Place, container, get
 
 
@@ -126,7 +128,8 @@ def _takes_lengths(op: Op, captured: CapturedModule, cuts: Cuts) -> bool:
         return False
     effect = cuts.deps.effects[op]
     made = op.type.startswith("aten.lift_fresh")
-    return bool(effect.sizes or effect.pins or made or any(map(_is_number, op.attrs.items())))
+    known = effect.sizes or effect.pins or SHARE in cuts.attrs.get(op, {})
+    return bool(known or made or any(map(_is_number, op.attrs.items())))
 
 
 def _is_number(attr: tuple[str, Any]) -> bool:
