@@ -11,14 +11,16 @@ from typing import Annotated
 import typer
 
 from graphprune.commands.demo import demo
+from graphprune.commands.deploy import deploy
 from graphprune.commands.inspect import inspect
 from graphprune.commands.passes import passes
+from graphprune.commands.quantise import quantise
 from graphprune.commands.report import report
 from graphprune.commands.shrink import shrink
 from graphprune.commands.verify import verify
 from graphprune.version import __version__
 
-COMMANDS = (shrink, report, verify, inspect, passes, demo)
+COMMANDS = (shrink, deploy, quantise, report, verify, inspect, passes, demo)
 """The commands, in the order in which `--help` lists them; each has a file of its own."""
 
 app = typer.Typer(

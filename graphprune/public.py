@@ -14,11 +14,13 @@ from graphprune.core.errors import (
 )
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import cost
+from graphprune.deploying import Deployed, deploy
 from graphprune.frontends.opening import frontend
 from graphprune.importance import criterion
 from graphprune.pipeline import Pass, Pipeline
 from graphprune.planning import DEFAULT
 from graphprune.plans import Plan, load_plan
+from graphprune.quantising import Quantised, quantise
 from graphprune.recalibration import recalibrate
 from graphprune.report.report import Report
 from graphprune.rules import axis_rule
@@ -30,6 +32,7 @@ __all__ = [
     "AxisError",
     "BudgetError",
     "Dependencies",
+    "Deployed",
     "EvaluationError",
     "GraphPruneError",
     "LiftError",
@@ -39,6 +42,7 @@ __all__ = [
     "Pipeline",
     "Plan",
     "PlanError",
+    "Quantised",
     "Report",
     "VerifyError",
     "__version__",
@@ -46,9 +50,11 @@ __all__ = [
     "axis_rule",
     "cost",
     "criterion",
+    "deploy",
     "frontend",
     "load_plan",
     "plan",
+    "quantise",
     "recalibrate",
     "recover",
     "shrink",

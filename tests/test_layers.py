@@ -32,6 +32,8 @@ iterative
 inspecting
 api
 training
+quantising
+deploying
 demo
 public
 __init__

@@ -1,0 +1,46 @@
+"""`graphprune deploy`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphprune.commands.options import AsJson, Force, Model, Planning, planning
+
+
+@planning
+def deploy(
+    model: Model,
+    out: Annotated[Path, typer.Option("-o", "--out", help=".onnx")],
+    asked: Planning,
+    recover: Annotated[
+        bool, typer.Option(help="train the smaller module to give what the original gives")
+    ] = False,
+    int8: Annotated[bool, typer.Option(help="quantise the result")] = True,
+    folder: Annotated[
+        Path | None, typer.Option(help="keep stages here, and go on from them")
+    ] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Shrink, recover, quantise and export in one go; each stage is measured."""
+    import json
+
+    from graphprune.core.errors import GraphPruneError
+    from graphprune.deploying import deploy as work
+
+    if out.exists() and not force:
+        raise GraphPruneError(f"{out} exists: pass --force to replace it")
+    if asked.ratio is None and asked.budget:
+        raise GraphPruneError("deploy takes --ratio, not --budget")
+    options = {name: held for name, held in asked.options(model).items() if held is not None}
+    ratio = 0.5 if asked.ratio is None else asked.ratio
+    done = work(
+        asked.opened(model), ratio, asked.of, out=out, recover=recover, int8=int8, folder=folder,
+        **options,
+    )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(done.as_dict()))
+    typer.echo(f"{done}\nwrote {out}", err=as_json)

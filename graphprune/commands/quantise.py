@@ -1,0 +1,43 @@
+"""`graphprune quantise`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphprune.commands.options import AsJson, Force
+
+
+def quantise(
+    model: Annotated[str, typer.Argument(help="an .onnx file")],
+    out: Annotated[Path, typer.Option("-o", "--out", help=".onnx")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="calibration data: .npy, .npz or .pt file, or pkg.mod:factory"),
+    ] = None,
+    kind: Annotated[str, typer.Option(help="static or dynamic")] = "static",
+    samples: Annotated[int, typer.Option(help="calibration inputs, at most")] = 128,
+    seed: Annotated[int, typer.Option(help="for inputs that are made")] = 0,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Quantise an ONNX file to int8."""
+    import json
+    from dataclasses import asdict, replace
+
+    from graphprune.core.errors import GraphPruneError
+    from graphprune.frontends.onnx import is_onnx
+    from graphprune.models import load_data
+    from graphprune.quantising import quantise as work
+
+    if not is_onnx(model):
+        raise GraphPruneError(f"{model} is no .onnx file: export it first (graphprune shrink -o)")
+    if out.exists() and not force:
+        raise GraphPruneError(f"{out} exists: pass --force to replace it")
+    found = None if data is None else load_data(data, True)
+    done = work(model, found, kind=kind, out=out, samples=samples, seed=seed)
+    if as_json:
+        typer.echo(json.dumps({**asdict(replace(done, model=None)), "path": str(out)}))
+    typer.echo(f"{done}\nwrote {out}", err=as_json)

@@ -1,0 +1,129 @@
+"""int8 by other libraries, judged on inputs that calibration did not see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import graphprune
+from graphprune import OptionError
+from graphprune.cli import app
+from graphprune.core.errors import GraphPruneError
+from tests.training.nets import INPUTS, cnn, train
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    """A trained network."""
+    net = cnn()
+    train(net, torch.optim.Adam(net.parameters(), 1e-2), 30)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def file(model: nn.Module, tmp_path_factory: Any) -> Path:
+    """The network as an ONNX file of any batch size."""
+    path: Path = tmp_path_factory.mktemp("int8") / "net.onnx"
+    graphprune.plan(model, 0.0, example_inputs=INPUTS[:2], compensate=False).write(path)
+    return path
+
+
+def test_a_file_is_quantised_and_judged(file: Path, tmp_path: Path) -> None:
+    content = file.read_bytes()
+    out = tmp_path / "out.onnx"
+    done = graphprune.quantise(file, INPUTS, out=out)
+    types = {node.op_type for node in onnx.load(out).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= types
+    assert any(x.data_type == onnx.TensorProto.INT8 for x in done.model.graph.initializer)
+    assert done.kept is not None and done.kept > 0.95
+    assert 0 < done.inputs < len(INPUTS) and "from data" in done.source
+    assert "inputs that calibration did not see" in str(done)
+    assert file.read_bytes() == content
+
+
+def test_weights_alone_need_no_calibration(file: Path) -> None:
+    done = graphprune.quantise(onnx.load(file), INPUTS, kind="dynamic")
+    assert "dynamic" in done.note and done.kept is not None and done.kept > 0.95
+
+
+def test_a_module_is_quantised_by_torchao(model: nn.Module) -> None:
+    pytest.importorskip("torchao")
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    done = graphprune.quantise(model, INPUTS)
+    assert isinstance(done.model, torch.fx.GraphModule)
+    assert done.bytes[1] < done.bytes[0] and done.kept is not None and done.kept > 0.9
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_what_cannot_be_meant_is_refused(model: nn.Module, file: Path, tmp_path: Path) -> None:
+    for given, options, words in (
+        (file, {"kind": "statik"}, "no kind"),
+        (file, {"samples": 1}, "samples"),
+        (file, {"out": tmp_path / "x.pt"}, "onnx"),
+        (model, {"kind": "dynamic"}, "ONNX models"),
+        (model, {"out": tmp_path / "x.onnx"}, "ONNX models"),
+    ):
+        with pytest.raises(GraphPruneError, match=words):
+            graphprune.quantise(given, INPUTS, **options)  # type: ignore[arg-type]
+
+
+def test_the_command_line(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.onnx"
+    data = tmp_path / "data.pt"
+    torch.save(INPUTS, data)
+    arguments = ["quantise", str(file), "-o", str(out), "--data", str(data)]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0 and f"wrote {out}" in result.output and out.exists()
+    with pytest.raises(GraphPruneError, match="--force"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_deployment_goes_on_where_it_was_interrupted(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+    options: dict[str, Any] = {
+        "data": data, "out": tmp_path / "small.onnx", "folder": tmp_path / "stages",
+        "recover": {"epochs": 1, "batch_size": 16}, "effort": "fast",
+        "metric": lambda predict: float(predict(INPUTS).abs().mean()),
+    }  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr("graphprune.deploying.quantise", _fails)
+        with pytest.raises(RuntimeError, match="interrupted"):
+            graphprune.deploy(model, 0.5, **options)
+    assert not (tmp_path / "small.onnx").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("graphprune.deploying.make_plan", _fails)
+        done = graphprune.deploy(model, 0.5, **options)
+    assert [stage.name for stage in done.stages] == ["original", "shrink", "recover", "int8"]
+    first, small, _, last = done.stages
+    assert first.kept == 1 and first.same == 1 and small.parameters < 0.6 * first.parameters
+    assert small.kept is not None and small.kept > 0.8 and last.zipped < first.zipped
+    assert all(stage.metric is not None and stage.seconds for stage in done.stages)
+    assert "same answer" in str(done) and done.as_dict()["compression"] == done.compression
+    assert (tmp_path / "small.onnx").read_bytes() == (tmp_path / "stages/int8.onnx").read_bytes()
+    with pytest.raises(GraphPruneError, match="another deployment"):
+        graphprune.deploy(model, 0.6, **options)
+
+
+def _fails(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("interrupted")
+
+
+def test_deployments_of_files_and_what_is_refused(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.onnx"
+    result = CliRunner().invoke(
+        app, ["deploy", str(file), "-o", str(out), "--compensate", "off", "--no-int8"],
+        catch_exceptions=False,
+    )  # fmt: skip
+    assert result.exit_code == 0 and "shrink" in result.output and out.exists()
+    with pytest.raises(OptionError, match="trains a module"):
+        graphprune.deploy(file, out=out, recover=True)
+    with pytest.raises(OptionError, match="metric"):
+        graphprune.deploy(file, out=out, metric=3)  # type: ignore[arg-type]
