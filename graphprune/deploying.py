@@ -206,12 +206,10 @@ def deploy(
 
 
 def _steep(compression: float) -> str:
-    text = (
-        f"{compression:.0f}x smaller: look at the agreement and your own metric before you ship it"
-    )
+    text = f"{compression:.0f}x smaller: look at agreement and metric before you ship it"
     if compression > STEEPEST:
         text += (
-            "; beyond some 20x few published methods keep their accuracy, even after training again "
+            "; beyond some 20x few published methods keep their accuracy, even when trained again "
             "(Blalock et al., What is the State of Neural Network Pruning?, MLSys 2020)"
         )
     return text
