@@ -1,8 +1,8 @@
 """Example inputs, found from the model itself.
 
 In this order: what timm and Hugging Face models say of themselves, an image-size attribute, and
-else the first layer that holds weights, with a few likely sizes. A candidate counts if the model
-runs on it, which is tried on fake tensors.
+else the first layer that holds weights, with sizes that the model's own numbers fix and a few
+likely ones (`sizes`). A candidate counts if the model runs on it, which is tried on fake tensors.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from graphprune.core.errors import LiftError, named_line
 from graphprune.core.program import Inputs
 from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.lift import exporting
+from graphprune.frontends.torch.sizes import images, positions
 
 BATCH = 2  # a batch of one could not be told from other dimensions of length one
-_SIDES = (224, 32, 28, 64, 8, 16, 128, 256, 299, 384, 512, 96, 48)
-_STEPS = (128, 1024, 16000, 32, 16)
 _TOKENS = 16
 
 
@@ -235,50 +234,38 @@ def _pixels(config: Any) -> list[tuple[int, ...]]:
 
 
 def _from_layers(model: nn.Module) -> Iterator[Inputs]:
-    sides = [*_sides_named(model), *_SIDES]
     for module in model.modules():
         if isinstance(module, _ConvNd):
-            spatial = len(module.kernel_size)
-            grown = {1: _STEPS, 2: sides, 3: (16, 32, 112, 8)}[spatial]
-            shapes = [(side,) * spatial for side in grown]
-            if spatial == 3:  # clips are seldom as long as they are high
-                shapes += [(16, 224, 224), (16, 112, 112), (8, 224, 224)]
-            yield from (_floats(module.in_channels, *shape) for shape in shapes)
+            yield from (_floats(*shape) for shape in images(model, module))
             return
         if isinstance(module, nn.Embedding):
-            yield (torch.arange(BATCH * _TOKENS).view(BATCH, _TOKENS) % module.num_embeddings,), {}
+            for length in (_TOKENS, *positions(model, module.embedding_dim)):
+                ids = torch.arange(BATCH * length).view(BATCH, length) % module.num_embeddings
+                yield (ids,), {}
             return
         if isinstance(module, nn.RNNBase):
             yield _floats(_TOKENS, module.input_size)
             return
         if isinstance(module, nn.MultiheadAttention):
-            yield _floats(_TOKENS, module.embed_dim)
+            for length in (_TOKENS, *positions(model, module.embed_dim)):
+                yield _floats(length, module.embed_dim)
             return
         if isinstance(module, nn.Linear):
-            yield from _before_linear(module.in_features)
+            yield from _before_linear(model, module)
             return
         if isinstance(module, nn.LayerNorm):
             yield _floats(_TOKENS, *module.normalized_shape)
 
 
-def _before_linear(features: int) -> Iterator[Inputs]:
+def _before_linear(model: nn.Module, first: nn.Linear) -> Iterator[Inputs]:
+    features = first.in_features
     yield _floats(features)
-    yield _floats(_TOKENS, features)
+    for length in (_TOKENS, *positions(model, first.out_features)):
+        yield _floats(length, features)
     for channels in (1, 3):
         side = round((features / channels) ** 0.5)
         if channels * side * side == features:
             yield _floats(channels, side, side)
-
-
-def _sides_named(model: nn.Module) -> list[int]:
-    found = []
-    for module in model.modules():
-        for name in ("image_size", "img_size", "input_size", "resolution"):
-            held = getattr(module, name, None)
-            held = held[0] if isinstance(held, tuple | list) and held else held
-            if isinstance(held, int) and held > 7 and held not in found:
-                found.append(held)
-    return found
 
 
 def _floats(*shape: int) -> Inputs:

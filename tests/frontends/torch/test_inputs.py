@@ -24,7 +24,11 @@ def shapes(model: nn.Module) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize(
     ("layers", "shape"),
     [
-        ([nn.Conv2d(3, 4, 3)], (2, 3, 224, 224)),
+        ([nn.Conv2d(3, 4, 3)], (2, 3, 32, 32)),
+        ([nn.Conv2d(3, 4, 3, 4), nn.MaxPool2d(4)], (2, 3, 128, 128)),
+        ([nn.Conv2d(3, 64, 3), nn.Conv2d(64, 2048, 3)], (2, 3, 224, 224)),
+        ([nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(676, 2)], (2, 1, 28, 28)),
+        ([nn.Conv1d(2, 4, 3), nn.Flatten(), nn.Linear(4 * 59, 2)], (2, 2, 61)),
         ([nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 2)], (2, 1, 8, 8)),
         ([nn.Conv1d(2, 4, 3)], (2, 2, 128)),
         ([nn.Conv3d(2, 4, 3)], (2, 2, 16, 16, 16)),
@@ -155,7 +159,7 @@ def test_what_a_model_says_is_captured_without_a_trial() -> None:
 
 def test_inputs_too_small_for_what_only_training_reaches_are_passed_over() -> None:
     program = open_model(_Auxiliary()).program
-    assert program.inputs[0][0].shape == (2, 3, 224, 224)
+    assert program.inputs[0][0].shape == (2, 3, 32, 32)
 
 
 class _Checking(_Seeing):
@@ -171,3 +175,32 @@ class _Checking(_Seeing):
 def test_inputs_whose_values_a_model_checks_are_not_captured_without_a_trial() -> None:
     _, kwargs = open_model(_Checking()).program.inputs
     assert (kwargs["input_ids"] == 39).sum() == 8
+
+
+class _Patches(nn.Module):
+    """Patches of a picture, with a position for each."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 6, stride=6)
+        self.positions = nn.Parameter(torch.zeros(1, places, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.patches(x).flatten(2).mT + self.positions
+
+
+def test_a_table_of_positions_fixes_the_size() -> None:
+    assert shapes(_Patches(9)) == [(2, 3, 18, 18)]
+
+
+class _Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.positions = nn.Embedding(9, 8), nn.Parameter(torch.zeros(1, 11, 8))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.words(ids) + self.positions
+
+
+def test_a_table_of_positions_fixes_the_length() -> None:
+    assert shapes(_Words()) == [(2, 11)]
