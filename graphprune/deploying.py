@@ -33,7 +33,7 @@ from graphprune.frontends.torch.saving import save_model
 from graphprune.models import given
 from graphprune.passes.couple import couple
 from graphprune.plans import Plan
-from graphprune.quantising import Quantised, answers, quantise
+from graphprune.quantising import Quantised, answers, quantise, quantised_already
 from graphprune.statistics.batches import read_batches
 from graphprune.training import recover as recovered
 from graphprune.training.recover import SAMPLES
@@ -189,6 +189,10 @@ def deploy(
     if recover is not False and not isinstance(model, nn.Module):
         raise OptionError("recover= trains a module: pass the module rather than a file of it")
     made = options.pop("verify", True)
+    if int8 and not isinstance(model, nn.Module):
+        lifted = open_model(model, None, None, 1).program
+        if quantised_already(lifted.graph):
+            raise OptionError(f"{lifted.name} holds int8 operations already: pass int8=False")
     with _place(folder) as place:
         run = _Run(model, Path(place), data, metric, (ratio, of, {**options, "verify": made}))
         run.check(recover, int8)

@@ -25,6 +25,7 @@ from graphprune.compensation.calibration import Calibration, Options
 from graphprune.core.agreement import compared
 from graphprune.core.errors import GraphPruneError, OptionError, first_line, nearest
 from graphprune.core.files import check_target, write_whole
+from graphprune.core.graph import Graph
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
 from graphprune.engine.state import quiet
@@ -135,6 +136,10 @@ def quantise(
     _needed(is_module)
     opened = open_model(model, as_inputs(example_inputs), data, samples)
     program = opened.program
+    if quantised_already(program.graph):
+        raise GraphPruneError(
+            f"{program.name} holds int8 operations already: quantise the float model it was made of"
+        )
     if program.original is not None:
         raise GraphPruneError(
             "the model was captured in parts, and is quantised whole: export it to ONNX first"
@@ -159,6 +164,16 @@ def quantise(
     if target is not None:
         write_whole(target, done.model.SerializeToString())
     return done
+
+
+def quantised_already(graph: Graph) -> bool:
+    """Whether a graph turns numbers into integers of eight bits, or back."""
+    return any(
+        value is not None and "int8" in value.dtype and "float" in out.dtype
+        for op in graph.ops
+        for value in op.inputs[:1]
+        for out in op.outputs[:1]
+    )
 
 
 def _needed(is_module: bool) -> None:

@@ -45,6 +45,8 @@ def test_a_file_is_quantised_and_judged(file: Path, tmp_path: Path) -> None:
     assert 0 < done.inputs < len(INPUTS) and "from data" in done.source
     assert "inputs that calibration did not see" in str(done)
     assert file.read_bytes() == content
+    with pytest.raises(GraphPruneError, match="int8 operations already"):
+        graphprune.quantise(out, INPUTS)
 
 
 def test_weights_alone_need_no_calibration(file: Path) -> None:
