@@ -3,14 +3,15 @@
 1. What the model calls its image size comes first.
 2. A linear layer behind a flatten takes one number of features: the smallest size that gives as
    many is found by halving, on tensors without values.
-3. A small net that takes any size gets one that suits its strides; a large one the usual 224.
-4. Multiples of the first stride, for tables of positions; then a few likely sizes.
+3. So does a table of positions, which has one for each patch.
+4. A small net that takes any size gets one that suits its strides; a large one the usual 224.
+5. A few likely sizes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import prod
+from math import isqrt, prod
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ _USUAL = (32, 64, 128, 224)
 _SMALL = 1_000_000  # parameters below which a net was hardly made for pictures of 224 x 224
 _LAST = 7  # places a side that nets for pictures leave at their end: 224 is 7 x 32
 _LONGEST = {1: 1 << 15, 2: 1 << 10, 3: 1 << 7}  # where the search for a size gives up
-_MULTIPLES = 33  # of the first stride that are tried
+_OTHERS = 2  # tokens beside the patches: of the class, of a teacher
 
 
 def images(model: nn.Module, first: _ConvNd) -> Iterator[tuple[int, ...]]:
@@ -59,7 +60,7 @@ def positions(model: nn.Module, width: int) -> list[int]:
 def _places(model: nn.Module, first: _ConvNd, spatial: int) -> Iterator[tuple[int, ...]]:
     likely: Sequence[int] = {1: _STEPS, 2: _SIDES, 3: _DEPTHS}[spatial]
     if spatial == 2:
-        yield from ((side, side) for side in _sides_named(model))
+        yield from ((side, side) for side in (*_sides_named(model), *_of_patches(model, first)))
     large = sum(p.numel() for p in model.parameters()) >= _SMALL
     if spatial == 2 and large:
         yield (_USUAL[-1],) * 2
@@ -71,9 +72,15 @@ def _places(model: nn.Module, first: _ConvNd, spatial: int) -> Iterator[tuple[in
     yield from ((size,) * spatial for size in likely)
     if spatial == 3:
         yield from _CLIPS
-    stride = first.stride[0]
-    if stride > 1:
-        yield from ((stride * times,) * spatial for times in range(1, _MULTIPLES))
+
+
+def _of_patches(model: nn.Module, first: _ConvNd) -> Iterator[int]:
+    """Sides of pictures that a table of positions has one for each patch of, or some more."""
+    for length in positions(model, first.out_channels):
+        for others in range(_OTHERS + 1):
+            places = isqrt(max(length - others, 0))
+            if places > 1 and places * places == length - others:
+                yield places * first.stride[0]
 
 
 def _sides_named(model: nn.Module) -> list[int]:
