@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import Unpack
 
+from graphprune.compacting import CompactOptions, compacted
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import Counting
 from graphprune.frontends.torch.inference import outside_inference_mode
@@ -61,6 +62,44 @@ def shrink(
         small: M = shrink_in_steps(model, ratio, of, steps=steps, **given)
         return small
     return plan(model, ratio, of, **given).apply()
+
+
+def compact(model: M, **options: Unpack[CompactOptions]) -> M:
+    """Return a smaller model of the same kind with the same outputs.
+
+    What changes no output goes: channels that masks or training have set to zero, channels that no
+    one reads. What was decided is in the report of `plan(model, passes=COMPACT)`, which decides the
+    same.
+
+    Args:
+        model: The model; it is not modified.
+        **options: The following, by name, as for `plan`.
+
+            - `example_inputs`: Inputs for `forward`; found from the model where not given.
+            - `keep`: What to leave as it is.
+            - `verify`: Whether the result is held against the given model.
+            - `seed`: For whatever is drawn.
+
+    Returns:
+        A model of the same class, in the same train/eval mode, on the same device; a copy of the
+        given one where nothing can go.
+
+    Raises:
+        OptionError: There is no such option; names the nearest one.
+        LiftError: The model cannot be captured.
+        VerifyError: The result is not what it must be.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = nn.utils.prune.ln_structured(net[0], "weight", 0.5, 2, dim=0)
+        >>> net[0].bias.data[net[0].weight_mask[:, 0] == 0] = 0
+        >>> compact(net)[0]
+        Linear(in_features=8, out_features=8, bias=True)
+    """
+    small: M = compacted(model, options).apply()
+    return small
 
 
 @outside_inference_mode

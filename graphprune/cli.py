@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from graphprune.commands.compact import compact
 from graphprune.commands.demo import demo
 from graphprune.commands.deploy import deploy
 from graphprune.commands.inspect import inspect
@@ -20,7 +21,7 @@ from graphprune.commands.shrink import shrink
 from graphprune.commands.verify import verify
 from graphprune.version import __version__
 
-COMMANDS = (shrink, deploy, quantise, report, verify, inspect, passes, demo)
+COMMANDS = (shrink, compact, deploy, quantise, report, verify, inspect, passes, demo)
 """The commands, in the order in which `--help` lists them; each has a file of its own."""
 
 app = typer.Typer(

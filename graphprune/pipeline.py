@@ -93,7 +93,11 @@ class Work:
         batches: Calibration data.
         edits: What the plan changes.
         solved: Weights that make up for what was removed; None where there are none.
+        opened: The model as it was captured first, before passes changed it.
         left: What stays although its kind could go, by name, with the reason.
+        reasons: For each group that loses indices at no cost, how many go for which reason.
+        gap: By how much the smaller model's results differ from the given one's; None where they
+            were not compared.
         verification: What was proven; None where nothing was checked.
         latency: Seconds of a forward pass before and after, where they were measured.
         predicted: The speed-up that the table of operations predicted.
@@ -103,11 +107,13 @@ class Work:
     """
 
     def __init__(self, program: Program, asked: Asked, batches: Sequence[Batch] = ()) -> None:
-        self.program = program
+        self.program = self.opened = program
         self.asked = asked
         self.batches = batches
         self.edits: list[Edit] = []
         self.left: dict[str, str] = {}
+        self.reasons: dict[str, dict[str, int]] = {}
+        self.gap: float | None = None
         self._statistics: Calibration | None = None
         self.solved: Compensation | None = None
         self.verification: Verification | None = None
@@ -232,7 +238,8 @@ class Work:
         """
         other = Work(self.program, self.asked, batches)
         other._found = dict(self._found)
-        other.edits, other.left = self.edits, self.left
+        other.edits, other.left, other.reasons = self.edits, self.left, self.reasons
+        other.opened = self.opened
         other.pipeline = self.pipeline
         other.asked = replace(self.asked, options=options)
         return other

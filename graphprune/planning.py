@@ -20,9 +20,12 @@ from graphprune.importance.registry import DECIDED
 from graphprune.models import given
 from graphprune.passes.compensate import Compensate
 from graphprune.passes.couple import Couple, couple
+from graphprune.passes.dead import Dead
 from graphprune.passes.fold_norms import FoldNorms
 from graphprune.passes.lower import Lower
+from graphprune.passes.materialise import Materialise
 from graphprune.passes.measure import Measure
+from graphprune.passes.same import Same
 from graphprune.passes.score import Score
 from graphprune.passes.select import Select
 from graphprune.passes.verify import Verify
@@ -33,6 +36,9 @@ DEFAULT = Pipeline([Couple, Score, Select, Lower, Verify, Compensate, Measure])
 
 FOLDING = (FoldNorms,)
 """Passes that leave every result as it is and the model smaller; they go before all others."""
+
+COMPACT = Pipeline([Materialise, Couple, Dead, Lower, Verify, Same, Measure])
+"""What `compact` runs."""
 
 _SEEDS = 2**32  # what NumPy's and PyTorch's generators both take
 

@@ -1,6 +1,6 @@
 """All public names, imported: what `graphprune` hands out when one of them is first asked for."""
 
-from graphprune.api import analyze, plan, shrink
+from graphprune.api import analyze, compact, plan, shrink
 from graphprune.core.errors import (
     AxisError,
     BudgetError,
@@ -18,7 +18,7 @@ from graphprune.deploying import Deployed, deploy
 from graphprune.frontends.opening import frontend
 from graphprune.importance import criterion
 from graphprune.pipeline import Pass, Pipeline
-from graphprune.planning import DEFAULT
+from graphprune.planning import COMPACT, DEFAULT
 from graphprune.plans import Plan, load_plan
 from graphprune.quantising import Quantised, quantise
 from graphprune.recalibration import recalibrate
@@ -28,6 +28,7 @@ from graphprune.training import recover
 from graphprune.version import __version__
 
 __all__ = [
+    "COMPACT",
     "DEFAULT",
     "AxisError",
     "BudgetError",
@@ -48,6 +49,7 @@ __all__ = [
     "__version__",
     "analyze",
     "axis_rule",
+    "compact",
     "cost",
     "criterion",
     "deploy",

@@ -22,7 +22,7 @@ def shrink(
     as_json: AsJson = False,
 ) -> None:
     """Make a model smaller and write it."""
-    _check(model, asked.weights, out, plan, force)
+    check_outputs(model, asked.weights, out, plan, force)
     made = asked.plan(model, verify)
     made.write(out)
     if plan is not None:
@@ -30,8 +30,21 @@ def shrink(
     print_report(made, as_json)
 
 
-def _check(model: str, weights: Path | None, out: Path, plan: Path | None, force: bool) -> None:
-    """Refuse outputs that cannot be written, or would replace something, before the work."""
+def check_outputs(
+    model: str, weights: Path | None, out: Path, plan: Path | None, force: bool
+) -> None:
+    """Refuse outputs that cannot be written, or would replace something, before the work.
+
+    Args:
+        model: The name of the model, or its file.
+        weights: A file of weights that is read.
+        out: Where the model goes.
+        plan: Where the plan goes.
+        force: Whether what exists is replaced.
+
+    Raises:
+        GraphPruneError: Names the file, and the way out.
+    """
     from graphprune.core.errors import GraphPruneError
     from graphprune.core.files import check_target
     from graphprune.frontends.onnx import is_onnx

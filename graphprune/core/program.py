@@ -125,6 +125,13 @@ class Program(Protocol):
     def replayed(self, batches: Sequence[Batch]) -> Sequence[Batch]:
         """Data as the graph takes it, where parts of the model were captured."""
 
+    def materialised(self) -> tuple[Program, Sequence[str]]:
+        """The model with masks of stored numbers multiplied into the weights that they lie over.
+
+        Returns:
+            A captured copy, or this program itself where there are none; and the weights' names.
+        """
+
     def refuses(self, rewrite: Rewrite, draft: Draft) -> str:
         """Why a rewrite cannot be made of the model, or nothing.
 
@@ -164,6 +171,17 @@ class Program(Protocol):
 
         Raises:
             VerifyError: They differ.
+        """
+
+    def apart(self, lowered: Lowered, seed: int) -> float | None:
+        """Hold a smaller model, made of this one, against it: as they stand, in evaluation.
+
+        Returns:
+            The largest relative difference between their results; None where they are too large to
+            be run.
+
+        Raises:
+            VerifyError: They differ by more than the rounding of weights explains.
         """
 
     def write(

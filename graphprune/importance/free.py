@@ -57,6 +57,11 @@ def free(deps: Dependencies, axes: Collection[Axis] | None = None) -> dict[Axis,
     return {axis: mask for axis, mask in out.items() if mask.any()}
 
 
+def spare(deps: Dependencies) -> dict[Axis, dict[str, Mask]]:
+    """Which indices can go at no cost, for which reason."""
+    return {axis: {"zero": mask} for axis, mask in free(deps).items()}
+
+
 def foremost(deps: Dependencies, scores: Sequence[Scores]) -> list[Scores]:
     """Scores by which free indices go before all others, whichever criterion gave them."""
     found = free(deps)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from graphprune.costs.registry import cost_of
+from graphprune.engine.tensors import cut_tensor
+from graphprune.passes.couple import couple
 from graphprune.pipeline import Work
 from graphprune.report.report import GroupRow, Report, lock_reasons
 
@@ -12,6 +16,11 @@ def reported(work: Work) -> Report:
     deps, of = work.deps, work.selection.of
     full, kept = deps.sizes(), deps.counts(work.selection.keep)
     params, macs = cost_of(deps, "params"), cost_of(deps, "macs")
+    whole = (params(full), macs(full))
+    if work.opened is not work.program:  # passes made it smaller before anything was removed
+        before = couple(work.opened.graph)
+        sizes = before.sizes()
+        whole = (cost_of(before, "params")(sizes), cost_of(before, "macs")(sizes))
     batch = max(work.program.batch(), 1)
     achieved = work.selection.achieved
     if of != "latency":  # which only a measurement tells
@@ -25,19 +34,25 @@ def reported(work: Work) -> Report:
         of=of,
         asked=work.selection.asked,
         achieved=achieved,
-        params=(round(params(full)), round(params(kept))),
-        macs=(round(macs(full) / batch), round(macs(kept) / batch)),
+        params=(round(whole[0]), round(params(kept))),
+        macs=(round(whole[1] / batch), round(macs(kept) / batch)),
         memory=next(((round(c(full)), round(c(kept))) for c in others), None),
         latency=work.latency,
         predicted=work.predicted,
         groups=[
-            GroupRow(group.name, group.size, int(count), len(group.members))
+            GroupRow(
+                group.name,
+                group.size,
+                int(count),
+                len(group.members),
+                work.reasons.get(group.name, {}),
+            )
             for group, count in zip(deps.groups, kept, strict=True)
         ],
         locks=lock_reasons(deps),
         unknown=deps.unknown,
         compensation=statistics.note,
-        left=statistics.left,
+        left={**work.left, **statistics.left},
         passes=list(work.rows),
         seconds=work.seconds,
         warnings=work.program.warnings,
@@ -45,10 +60,25 @@ def reported(work: Work) -> Report:
     )
     if work.has("lowered"):
         out.verification = work.verification
-        out.bytes = work.program.weighed(work.lowered)
+        out.bytes = work.opened.weighed(work.lowered)
+        out.gap = work.gap
+        if work.reasons or work.gap is not None:
+            out.zeros = _zeros(work)
         out.replaced = dict(work.lowered.replaced)
         out.edits = dict(work.lowered.edits)
         out.folded = list(work.lowered.folded)
         if not work.program.is_file:
             out.kept_class = "" not in out.replaced
+    return out
+
+
+def _zeros(work: Work) -> dict[str, tuple[int, int]]:
+    """For each matrix or kernel that is left with zeros, how many, and of how many numbers."""
+    out: dict[str, tuple[int, int]] = {}
+    for value in work.program.graph.parameters():
+        if len(value.shape) > 1 and isinstance(value.tensor, torch.Tensor):
+            rest = cut_tensor(value.tensor.detach(), work.cuts.weights.get(value, ()))
+            live = int(rest.count_nonzero())
+            if live < rest.numel():
+                out[value.name] = (rest.numel() - live, rest.numel())
     return out

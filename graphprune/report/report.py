@@ -20,12 +20,16 @@ _KINDS = 3  # kinds of operations that a line names
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """One coupled group: its first member, its size, and how many indices stay."""
+    """One coupled group: its first member, its size, and how many indices stay.
+
+    Of indices that went at no cost, how many went for which reason: `zero`, `unread`.
+    """
 
     name: str
     size: int
     kept: int
     members: int
+    reasons: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -49,12 +53,17 @@ class Report:
         locks: Reasons for locks, with the number of axes.
         unknown: Operations without a rule, which locked what they touch.
         verification: Outcome of the checks; None if they were not asked for or not yet made.
+        gap: Largest relative difference between the results of the given model and of the smaller
+            one; None where they were not compared.
+        zeros: For each weight that still holds zeros, how many, and of how many numbers; None
+            where that was not asked for.
         kept_class: Whether the result has the model's own class; None before `apply`.
         replaced: Submodules that are generated code now, with the reason.
         edits: Attributes with new values.
         folded: Weights into which a softmax scale was folded.
         compensation: What makes up for what was removed, or why nothing does.
-        left: Operations that read fewer channels and could not be compensated, with the reason.
+        left: What stays although its kind could go, and operations that read fewer channels and
+            could not be compensated, with the reason.
         passes: What each pass did, and how long it took.
         seconds: Time of each stage.
         warnings: What else the caller should know.
@@ -76,6 +85,8 @@ class Report:
     locks: dict[str, int] = field(default_factory=dict)
     unknown: dict[str, list[str]] = field(default_factory=dict)
     verification: Verification | None = None
+    gap: float | None = None
+    zeros: dict[str, tuple[int, int]] | None = None
     kept_class: bool | None = None
     replaced: dict[str, str] = field(default_factory=dict)
     edits: dict[str, int] = field(default_factory=dict)
@@ -149,8 +160,13 @@ def _groups(report: Report) -> Table:
     table.add_column("group", overflow="fold")
     for name in ("size", "kept", "weights"):
         table.add_column(name, justify="right")
+    told = any(row.reasons for row in report.groups)
+    if told:
+        table.add_column("why")
     for row in report.groups:
-        table.add_row(row.name, str(row.size), str(row.kept), str(row.members))
+        why = ", ".join(f"{number} {reason}" for reason, number in row.reasons.items())
+        cells = (row.name, str(row.size), str(row.kept), str(row.members))
+        table.add_row(*cells, *((why,) if told else ()))
     return table
 
 
@@ -158,6 +174,12 @@ def _notes(report: Report) -> list[str]:
     lines = []
     if report.verification is not None:
         lines.append(f"verified: {verdict(report.verification)}")
+    if report.gap is not None:
+        lines.append(
+            f"outputs: those of the given model (largest relative difference {report.gap:.1e})"
+        )
+    if report.zeros is not None:
+        lines += _zeros(report.zeros)
     if report.kept_class:
         lines.append(f"class: {report.model}, as it was")
     elif report.kept_class is not None:
@@ -169,12 +191,13 @@ def _notes(report: Report) -> list[str]:
         if report.predicted is not None:
             beside = f"{report.predicted:.2f} x predicted"
         lines.append(f"speed-up: {measured:.2f} x measured, {beside}")
-    if report.compensation:
+    if report.compensation and report.gap is None:
         lines.append(f"compensation: {report.compensation}")
     for why, number in Counter(report.left.values()).items():
         names = [name for name, reason in report.left.items() if reason == why]
         shown = ", ".join(names[:3]) + (", ..." if number > 3 else "")
-        lines.append(f"not compensated: {shown} ({why})")
+        what = "not compensated" if report.gap is None else "left"
+        lines.append(f"{what}: {shown} ({why})")
     lines += [f"warning: {warning}" for warning in report.warnings]
     for path, why in report.replaced.items():
         lines.append(f"generated: {path or 'the whole model'} ({why})")
@@ -189,6 +212,17 @@ def _notes(report: Report) -> list[str]:
     if report.seconds:
         lines.append("time: " + ", ".join(f"{k} {v:.2f} s" for k, v in report.seconds.items()))
     return lines
+
+
+def _zeros(zeros: dict[str, tuple[int, int]]) -> list[str]:
+    """The zeros that are left, in all and where most of them are."""
+    if not zeros:
+        return ["zeros left: none"]
+    held, size = (sum(numbers) for numbers in zip(*zeros.values(), strict=True))
+    most = sorted(zeros, key=lambda name: -zeros[name][0])
+    shown = ", ".join(f"{name} {zeros[name][0] / zeros[name][1]:.0%}" for name in most[:_KINDS])
+    more = ", ..." if len(most) > _KINDS else ""
+    return [f"zeros left: {held:,} of {size:,} numbers in {len(zeros)} weights: {shown}{more}"]
 
 
 def _but_for(names: Sequence[str]) -> str:

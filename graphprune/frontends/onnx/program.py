@@ -27,6 +27,7 @@ from graphprune.frontends.onnx.execute import forget, has_runtime
 from graphprune.frontends.onnx.lift import LiftedFile
 from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.rewrites import refuses, rewritten
+from graphprune.frontends.onnx.same import apart
 from graphprune.frontends.onnx.sizes import inputs_for
 from graphprune.frontends.onnx.speed import speed
 from graphprune.frontends.onnx.stored import Lowered as LoweredFile
@@ -128,6 +129,10 @@ class FileProgram:
         """The batches themselves: files are captured whole."""
         return batches
 
+    def materialised(self) -> tuple[FileProgram, Sequence[str]]:
+        """The file itself: what nodes make of stored numbers alone is known as it stands."""
+        return self, []
+
     def refuses(self, rewrite: Rewrite, draft: Draft) -> str:
         """Why a rewrite cannot be made of the file, or nothing."""
         return refuses(self.lifted, rewrite, draft)
@@ -166,6 +171,16 @@ class FileProgram:
             "operation, and that it is valid"
         )
         return made, None
+
+    def apart(self, lowered: Lowered, seed: int) -> float | None:
+        """Hold a smaller file against this one."""
+        made = _lowered(lowered)
+        if max(made.size(), self.lifted.source.weight()) > _WHOLE:
+            return None
+        try:
+            return apart(self.lifted, made.proto(), seed)
+        finally:
+            forget()
 
     def write(
         self, found: Expressed, lowered: Lowered, values: Mapping[Value, torch.Tensor]

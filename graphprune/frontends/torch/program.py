@@ -25,11 +25,13 @@ from graphprune.frontends.backends import backend
 from graphprune.frontends.torch.compare import check_runs, compare
 from graphprune.frontends.torch.config import UNTOLD, Fit, describe, fit_config, has_config
 from graphprune.frontends.torch.findings import Findings
-from graphprune.frontends.torch.lift import CapturedModule
+from graphprune.frontends.torch.lift import CapturedModule, lift
 from graphprune.frontends.torch.lower import lower, more_generated
 from graphprune.frontends.torch.lowered import Lowered as LoweredModule
+from graphprune.frontends.torch.masks import materialised
 from graphprune.frontends.torch.parts import whole
 from graphprune.frontends.torch.rewrites import refuses, rewritten
+from graphprune.frontends.torch.same import apart
 from graphprune.frontends.torch.saving import save_model
 from graphprune.frontends.torch.survey import Survey, survey
 from graphprune.statistics.batches import read_batches
@@ -147,6 +149,16 @@ class ModuleProgram:
         """Data as the graph takes it: where parts were captured, what they take."""
         return self.captured.replayed(batches)
 
+    def materialised(self) -> tuple[ModuleProgram, Sequence[str]]:
+        """The module with its masks multiplied into the weights that they lie over."""
+        model, names = materialised(self.captured.original or self.model)
+        if not names:
+            return self, []
+        made = ModuleProgram(lift(model, self.captured.given or self.inputs), self.back)
+        made.warnings[:] = dict.fromkeys([*self.warnings, *made.warnings])
+        made.assumed = self.assumed
+        return made, names
+
     def refuses(self, rewrite: Rewrite, draft: Draft) -> str:
         """Why a rewrite cannot be made of the module, or nothing."""
         return refuses(self.captured, rewrite, draft)
@@ -192,6 +204,10 @@ class ModuleProgram:
         if made.gap is None:
             made = self._settled(_module(found), made)
         return made, made.gap
+
+    def apart(self, lowered: Lowered, seed: int) -> float:
+        """Hold a smaller module against this one."""
+        return apart(self.model, _lowered(lowered).model, self.inputs)
 
     def _settled(self, found: ExpressedModule, made: LoweredModule) -> LoweredModule:
         """A module that computes what the narrowed graph does.

@@ -1,0 +1,78 @@
+"""dead: every index whose removal changes nothing goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from graphprune.choice.select import Selection
+from graphprune.core.axes import Axis
+from graphprune.core.edits import Keep, cut_by
+from graphprune.core.errors import PassError
+from graphprune.core.groups import Group
+from graphprune.core.indices import Indices
+from graphprune.costs.registry import cost_of
+from graphprune.importance.free import Mask, spare
+from graphprune.pipeline import Outcome, Pass, Work
+
+_LAST = "all of its indices could go: one stays, as a layer has a width"
+_GRAIN = "its kernel asks for multiples of {}"
+
+
+class Dead(Pass):
+    """Choose what costs nothing: every index whose removal changes no result.
+
+    - Requires: coupled groups.
+    - Ensures: one edit for each group; the indices that go are free, each for a reason that is
+      counted; those that are free and stay are named with the reason.
+    """
+
+    name = "dead"
+    requires = ("deps",)
+    ensures = ("choice",)
+
+    def run(self, work: Work) -> Outcome:
+        """Remove all that is free."""
+        deps = work.deps
+        found = spare(deps)
+        keep: dict[Axis, Indices] = {}
+        for group in deps.groups:
+            masks = found.get(group.axis)
+            if masks is None:
+                continue
+            free = np.logical_or.reduce(list(masks.values()))
+            stays, why = _stays(group, free)
+            if why:
+                work.left[group.name] = why
+            if len(stays) < group.size:
+                keep[group.axis] = stays
+                gone = np.ones(group.size, dtype=bool)
+                gone[stays] = False
+                counts = Counter({kind: int((mask & gone).sum()) for kind, mask in masks.items()})
+                work.reasons[group.name] = {kind: n for kind, n in counts.items() if n}
+        work.edits = [Keep.of(group, keep.get(group.axis)) for group in deps.groups]
+        params = cost_of(deps, "params")
+        whole, rest = params(deps.sizes()), params(deps.counts(keep))
+        share = 1 - rest / whole if whole else 0.0
+        work.choice = work.chooser.take(Selection(keep, share, share, 1, "params"))
+        number = sum(sum(found.values()) for found in work.reasons.values())
+        note = f"{number} indices of {len(keep)} groups go"
+        return self.done(note) if keep else self.unchanged("nothing is free")
+
+    def after(self, work: Work) -> None:
+        """The edits say what was chosen."""
+        if cut_by(work.edits, work.deps).keys() != work.selection.keep.keys():
+            raise PassError("the edits are not the choice")
+
+
+def _stays(group: Group, free: Mask) -> tuple[Indices, str]:
+    """The indices that stay, and why free ones are among them."""
+    live = np.flatnonzero(~free)
+    wanted = max(len(live), 1)
+    wanted = min(-(-wanted // group.grain) * group.grain, group.size)
+    if wanted == len(live):
+        return live, ""
+    more = np.flatnonzero(free)[: wanted - len(live)]
+    why = _LAST if not len(live) else _GRAIN.format(group.grain)
+    return np.sort(np.concatenate([live, more])), why

@@ -1,0 +1,241 @@
+"""compact: what changes no output goes, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import io
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+from torch.nn.utils import parametrize, prune
+
+import graphprune
+from graphprune import cli
+from graphprune.compacting import compacted
+
+IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+ROWS = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+
+
+def conv(inside: int, outside: int, size: int = 3, **options: Any) -> nn.Conv2d:
+    return nn.Conv2d(inside, outside, size, padding=size // 2, **{"bias": False, **options})
+
+
+class Residual(nn.Module):
+    """A stream that two branches write, a grouped and a depthwise convolution, a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.grouped = conv(3, 8), conv(8, 8, groups=2)
+        self.depth, self.point = conv(8, 8, groups=8), conv(8, 8, 1)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        y = nn.functional.hardswish(self.grouped(x))
+        x = x + self.point(torch.tanh(self.depth(x)))
+        return self.head(torch.cat([x, y], 1).mean((2, 3)))
+
+
+def check(net: nn.Module, x: torch.Tensor, **options: Any) -> Any:
+    """A compacted network, its outputs held against the original's; and the report."""
+    before = copy.deepcopy(net.state_dict())
+    plan = compacted(net, {"example_inputs": x, **options})
+    small = plan.apply()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert type(small) is type(net)
+    gap = (small.eval()(x) - net.eval()(x)).abs().max() / net(x).abs().max()
+    assert gap <= (1e-12 if x.dtype is torch.float64 else 1e-5)
+    return small, plan.report
+
+
+def zero(weight: torch.Tensor, rows: Any, dim: int = 0) -> None:
+    weight.data.index_fill_(dim, torch.as_tensor(rows), 0.0)
+
+
+# --- masks ----------------------------------------------------------------------------------------
+
+
+class Mask(nn.Module):
+    """A parametrization that multiplies by numbers that stand, as NNI and NNCF have them."""
+
+    def __init__(self, mask: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight * self.mask
+
+
+def _custom(net: Any) -> None:
+    mask = torch.ones_like(net[0].weight)
+    mask[[1, 2]] = 0
+    prune.custom_from_mask(net[0], "weight", mask)
+    prune.custom_from_mask(net[0], "bias", mask[:, 0])
+
+
+def _rows(net: Any) -> None:
+    prune.ln_structured(net[0], "weight", 0.25, 2, dim=0)
+    prune.custom_from_mask(net[0], "bias", net[0].weight_mask[:, 0])
+
+
+def _columns(net: Any) -> None:
+    prune.ln_structured(net[2], "weight", 0.25, 1, dim=1)
+
+
+def _twice(net: Any) -> None:
+    _custom(net)
+    prune.random_unstructured(net[0], "weight", 0.2)
+
+
+def _parametrized(net: Any) -> None:
+    mask = torch.ones(8, 1)
+    mask[[3, 6]] = 0
+    parametrize.register_parametrization(net[0], "weight", Mask(mask))
+    parametrize.register_parametrization(net[0], "bias", Mask(mask[:, 0]))
+
+
+def _zeroed(net: Any) -> None:
+    zero(net[0].weight, [4, 5])
+    zero(net[0].bias, [4, 5])
+
+
+@pytest.mark.parametrize("mask", [_custom, _rows, _columns, _twice, _parametrized, _zeroed])
+@pytest.mark.parametrize("used", [False, True])
+def test_masks_become_removals(mask: Any, used: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    mask(net)
+    if used:  # hooks leave what they computed on the module, with its gradient
+        net(ROWS).sum().backward()
+    small, report = check(net, ROWS)
+    assert small[0].weight.shape == (6, 6) and small[2].weight.shape == (4, 6)
+    assert not small[0]._forward_pre_hooks and "parametrizations" not in small[0]._modules
+    assert sorted(small.state_dict()) == ["0.bias", "0.weight", "2.bias", "2.weight"]
+    assert sum(report.groups[0].reasons.values()) == 2
+
+
+def test_what_cannot_go_stays_as_zeros_and_is_counted() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    pruned = [(net[0], "weight"), (net[2], "weight")]
+    prune.global_unstructured(pruned, prune.L1Unstructured, amount=0.5)
+    small, report = check(net, ROWS)
+    assert type(small[0]) is nn.Linear and "weight" in small[0]._parameters
+    left = sum(number for number, _ in report.zeros.values())
+    assert left == sum(int((p == 0).sum()) for p in small.parameters() if p.dim() == 2) > 0
+    assert "zeros left" in str(report)
+
+
+def test_a_parametrization_that_is_no_mask_stays() -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    torch.nn.utils.parametrizations.weight_norm(net[0])
+    zero(net[2].weight, [1], 1)
+    small, _ = check(net, ROWS)
+    assert "parametrizations" in small[0]._modules and small[0].weight.shape == (7, 6)
+
+
+# --- the whole group ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_channel_of_a_residual_stream_goes_where_all_its_writers_are_zero(
+    dtype: torch.dtype,
+) -> None:
+    net = Residual().to(dtype).eval()
+    zero(net.stem.weight, [1, 2, 5])
+    zero(net.point.weight, [1, 5])  # the branch still writes channel 2
+    zero(net.grouped.weight, [0, 4])
+    small, report = check(net, IMAGE.to(dtype))
+    assert small.stem.out_channels == small.point.out_channels == small.depth.groups == 6
+    assert small.grouped.out_channels == 6 and small.head.in_features == 12
+    assert report.verification.exact
+
+
+def test_nothing_to_remove_gives_a_copy_and_says_so() -> None:
+    net = Residual().eval()
+    small, report = check(net, IMAGE)
+    assert small is not net and report.params[0] == report.params[1]
+    assert any(row.name == "dead" and row.note == "nothing is free" for row in report.passes)
+
+
+def test_a_group_that_is_all_zero_keeps_an_index() -> None:
+    net = nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 4)).eval()
+    zero(net[0].weight, range(8))
+    small, report = check(net, ROWS)
+    assert small[0].out_features == 1
+    assert "one stays" in report.left["0.weight[0]"]
+
+
+def test_kept_layers_stay() -> None:
+    net = Residual().eval()
+    zero(net.grouped.weight, [0, 4])
+    small, _ = check(net, IMAGE, keep=["grouped"])
+    assert small.grouped.out_channels == 8
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def exported(net: nn.Module, x: torch.Tensor) -> onnx.ModelProto:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            net.eval(), (x,), file, dynamo=False, do_constant_folding=False, input_names=["x"],
+            dynamic_axes={"x": {0: "n"}},
+        )  # fmt: skip
+    return onnx.load_from_string(file.getvalue())
+
+
+def test_files_lose_the_same_channels() -> None:
+    net = Residual().eval()
+    zero(net.stem.weight, [1, 2, 5])
+    zero(net.point.weight, [1, 5])
+    zero(net.grouped.weight, [0, 4])
+    small = graphprune.compact(exported(net, IMAGE))
+    shapes = {t.name: tuple(t.dims) for t in small.graph.initializer}
+    assert shapes["stem.weight"][0] == 6 and shapes["grouped.weight"][0] == 6
+
+
+def test_masks_that_a_file_multiplies_by() -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    _custom(net)
+    model = exported(net, ROWS)
+    plan = compacted(model, {})
+    arrays = {t.name: numpy_helper.to_array(t) for t in plan.apply().graph.initializer}
+    assert max(a.shape for a in arrays.values() if a.ndim == 2) <= (6, 6)
+    assert plan.report.gap < 1e-5
+
+
+# --- the face -------------------------------------------------------------------------------------
+
+
+def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    net = Residual().eval()
+    zero(net.grouped.weight, [0, 4])
+    path = tmp_path / "net.onnx"
+    onnx.save(exported(net, IMAGE), path)
+    monkeypatch.setattr(sys, "argv", ["graphprune", "compact", str(path)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    assert (tmp_path / "net.compact.onnx").stat().st_size < path.stat().st_size
+    assert "outputs: those of the given model" in capsys.readouterr().out.replace("\n", " ")
+    monkeypatch.setattr(sys, "argv", ["graphprune", "compact", "timm:resnet18"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and "say where" in capsys.readouterr().err
+
+
+def test_an_option_that_does_not_exist_is_named() -> None:
+    with pytest.raises(graphprune.OptionError, match="compact has no option 'ratio'"):
+        graphprune.compact(Residual(), ratio=0.5)
