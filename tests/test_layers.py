@@ -28,6 +28,7 @@ models
 planning
 recalibration
 plans
+compacting
 iterative
 inspecting
 api
