@@ -242,15 +242,24 @@ class Gates(Attached):
             parametrize.register_parametrization(module, name, step, unsafe=True)
         self._gates = made
         self._multiplier = 0.0
+        self._adam = torch.optim.Adam(self._alphas(), lr=self.rate)
+        self._taken: list[torch.Tensor] = []
         root.register_forward_pre_hook(_draw)
 
     def attached(self) -> None:
-        """Give the gates a parameter group of their own: no weight decay, their own rate."""
-        own = [gate.log_alpha for gate in self._gates.values()]
+        """Put the gates into the optimizer's first group, for whoever unscales or clips gradients.
+
+        It never updates them: their gradients are taken away before its step, and an Adam of their
+        own follows. So its groups, their schedules and weight decay stay as they are.
+        """
+        own = self._alphas()
         ids = {id(parameter) for parameter in own}
         for group in self.optimizer.param_groups:
             group["params"] = [p for p in group["params"] if id(p) not in ids]
-        self.optimizer.add_param_group({"params": own, "lr": self.rate, "weight_decay": 0.0})
+        self.optimizer.param_groups[0]["params"].extend(own)
+
+    def _alphas(self) -> list[nn.Parameter]:
+        return [gate.log_alpha for gate in self._gates.values()]
 
     def left(self) -> torch.Tensor:
         """The expected share of the cost that is left, a scalar with gradients."""
@@ -272,14 +281,25 @@ class Gates(Attached):
         return self._multiplier * over + PRESSURE / 2 * over * over
 
     def before(self) -> None:
-        """Add the constraint's gradient to the gates, and raise the multiplier."""
-        own = [gate.log_alpha for gate in self._gates.values()]
+        """Add the constraint's gradient to that of the loss, and take it from the optimizer."""
+        own = self._alphas()
         with torch.enable_grad():
             value = self.loss()
-        for weight, gradient in zip(own, torch.autograd.grad(value, own), strict=True):
-            weight.grad = gradient if weight.grad is None else weight.grad + gradient
+        found = torch.autograd.grad(value, own)
+        self._taken = [g if p.grad is None else g + p.grad for p, g in zip(own, found, strict=True)]
+        for parameter in own:
+            parameter.grad = None
         over = float(self.left().detach()) - self.target()
         self._multiplier = max(0.0, self._multiplier + DUAL_RATE * over)
+
+    def after(self) -> None:
+        """A step of the gates' own Adam."""
+        own = self._alphas()
+        for parameter, gradient in zip(own, self._taken, strict=True):
+            parameter.grad = gradient
+        self._adam.step()
+        for parameter in own:
+            parameter.grad = None
 
     @torch.no_grad()
     def open(self) -> dict[str, torch.Tensor]:
@@ -328,16 +348,18 @@ class Gates(Attached):
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps and multiplier; the gates themselves are in the model's own state dict."""
-        return {**super().state_dict(), "multiplier": self._multiplier}
+        """Steps, multiplier, moments; the gates themselves are in the model's own state dict."""
+        adam = copy.deepcopy(self._adam.state_dict())
+        return {**super().state_dict(), "multiplier": self._multiplier, "adam": adam}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         super().load_state_dict(state)
         self._multiplier = float(state["multiplier"])
+        self._adam.load_state_dict(copy.deepcopy(state["adam"]))
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Self:
-        """As every method; the gates get a parameter group of their own.
+        """As every method; an Adam of their own updates the gates.
 
         Raises:
             GraphPruneError: The gates were removed.

@@ -124,6 +124,29 @@ def test_state_goes_on_with_the_models_own() -> None:
     assert train(fresh, other, 3) == one
 
 
+def test_schedules_scaled_gradients_and_plain_optimizers_leave_gates_their_own_rate() -> None:
+    """The optimizer's groups are as they were; what a `GradScaler` scales is unscaled."""
+    alphas = []
+    for scale in (1.0, 1024.0):
+        model = cnn()
+        optimizer = torch.optim.SGD(model.parameters(), 1e-2, weight_decay=0.1)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=9)
+        gates = Gates(model, 0.5, example_inputs=INPUTS[:2], warmup=1, rate=0.1).attach(optimizer)
+        assert len(optimizer.param_groups) == 1
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        torch.manual_seed(0)
+        for _ in range(3):
+            optimizer.zero_grad()
+            scaler.scale(model.train()(INPUTS).square().mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            schedule.step()
+        alphas.append(torch.cat([gate.log_alpha.detach() for gate in gates._gates.values()]))
+        moved = (alphas[-1] - 2.5).abs()
+        assert 0.2 < float(moved.max()) < 0.31  # three steps of Adam, each of 0.1 at most
+    assert torch.allclose(*alphas, atol=1e-4)
+
+
 def test_two_forward_passes_before_a_backward_and_compilation_work() -> None:
     model = cnn()
     Gates(model, 0.5, example_inputs=INPUTS[:2])

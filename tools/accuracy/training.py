@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +22,26 @@ def accuracy(model: nn.Module, data: Split) -> float:
     return 100 * float((found == data[1]).float().mean())
 
 
-def train(model: nn.Module, task: Task, epochs: int, seed: int, rate: float = 3e-3) -> nn.Module:
-    """Train in place with AdamW and one cycle of the learning rate."""
+def train(
+    model: nn.Module, task: Task, epochs: int, seed: int, rate: float = 3e-3,
+    attach: Callable[[torch.optim.Optimizer, int], object] = lambda optimizer, steps: None,
+) -> nn.Module:  # fmt: skip
+    """Train in place with AdamW and one cycle of the learning rate.
+
+    Args:
+        model: The network.
+        task: What it is trained on.
+        epochs: Passes over the training images.
+        seed: For their order.
+        rate: Highest learning rate.
+        attach: Gets the optimizer and the number of its steps before training: attaches methods.
+    """
     inputs, labels = task.train
     steps = epochs * -(-len(inputs) // 64)
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     generator = torch.Generator().manual_seed(seed)
+    attach(optimizer, steps)
     model.train()
     for _ in range(epochs):
         order = torch.randperm(len(inputs), generator=generator)
