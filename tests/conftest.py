@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
+
+from graphprune.compensation import calibration
+from graphprune.statistics.made import sample
 
 # On tensors this small, more threads only wait for each other.
 torch.set_num_threads(1)
@@ -14,6 +19,26 @@ _TOGETHER = {
     "tests/rules/": "rules",  # every case of a rule is captured once, and all of them ...
     "tests/testing/test_check.py": "rules",  # ... are counted here
 }
+
+
+# Seconds that a descent and the making of inputs may take where no effort is named: 40 and 120
+# otherwise. What they gain is tested by tests that ask for them.
+_DESCENT, _MAKING = 1.0, 4.0
+
+
+@pytest.fixture(autouse=True, scope="session")
+def little_time() -> Iterator[None]:
+    pictures = cache(sample.painted)
+
+    def painted(number: int, shape: Sequence[int], seed: int) -> torch.Tensor:
+        """The same pictures for the same seed, painted once."""
+        return pictures(number, tuple(shape), seed).clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "_DESCENT", _DESCENT)
+        patch.setattr(sample, "LONGEST_SECONDS", _MAKING)
+        patch.setattr(sample, "painted", painted)
+        yield
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, with `-n`

@@ -31,6 +31,7 @@ from graphprune.costs.registry import _COSTS
 from graphprune.importance import CRITERIA
 from graphprune.pipeline import PASSES
 from graphprune.rules.registry import _RULES
+from tests import clock
 from tools import list_operators
 
 ROOT = Path(__file__).parent.parent
@@ -118,6 +119,7 @@ def test_the_code_runs_and_prints_what_is_shown(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     torch.manual_seed(0)
+    clock.replace(monkeypatch, tmp_path / "cache")
     names: dict[str, Any] = {"__name__": "__main__"}
     for block, wanted in followed(page):
         where = f"{page.relative_to(ROOT)}:{block.line}"

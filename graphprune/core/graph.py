@@ -51,6 +51,7 @@ class Op:
         attrs: Everything else, by the names of the operator's signature.
         module: Path of the innermost module that ran it (torch), else "".
         source: The frontend's own node.
+        known: What rules have found of it, kept so that it is found once.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Op:
     attrs: dict[str, Any] = field(default_factory=dict)
     module: str = ""
     source: Any = None
+    known: Any = field(default=None, init=False)
 
     def __repr__(self) -> str:
         return f"{self.outputs} = {self.type}({self.inputs})"

@@ -18,7 +18,7 @@ from graphprune.core.effect import Dims
 from graphprune.core.errors import AxisError
 from graphprune.core.graph import Op, Value
 from graphprune.rules.notation import Pattern, Term
-from graphprune.rules.registry import _RULES, applied, stated
+from graphprune.rules.registry import _RULES, Rule, applied, stated
 from graphprune.rules.site import Bound, Site
 
 _ONE = "1"
@@ -93,20 +93,50 @@ class Product:
     contracted: frozenset[str]
 
 
-def site(op: Op) -> Site | None:
-    """An operation with its rule applied to axes of its own; None where no rule fits it."""
-    rule = _RULES.get(op.type)
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What applying an operation's rule to its shapes told; it does not hold the operation.
+
+    Attributes:
+        rule: The rule that was applied.
+        operands: The operands that it was applied to.
+        fits: Whether the rule fits them.
+        products: Signatures that say which operands are multiplied and summed.
+        nonlinear: Why they cannot be read as such, where the rule says so.
+        text: The signature that the rule gave, or the name of its function.
+    """
+
+    rule: Rule | None
+    operands: tuple[Value | None, ...]
+    fits: bool = False
+    products: tuple[Bound, ...] = ()
+    nonlinear: str | None = None
+    text: str = ""
+
+
+def found(op: Op) -> Found:
+    """What an operation's rule tells of it, applied to axes of its own.
+
+    Rules are applied once: the answer is kept with the operation, for as long as it has this rule
+    and these operands.
+    """
+    rule, operands = _RULES.get(op.type), tuple(op.inputs)
+    kept: Found | None = op.known
+    if kept is None or kept.rule is not rule or kept.operands != operands:
+        kept = op.known = _applied(op, rule, operands)
+    return kept
+
+
+def _applied(op: Op, rule: Rule | None, operands: tuple[Value | None, ...]) -> Found:
     if rule is None:
-        return None
-    dims: dict[Value, Dims] = {
-        value: [atom(size) for size in value.shape] for value in op.inputs if value is not None
-    }
-    found = Site(op, dims)
+        return Found(rule, operands)
+    dims: dict[Value, Dims] = {v: [atom(size) for size in v.shape] for v in operands if v}
+    site = Site(op, dims)
     try:
-        applied(rule, found)
+        applied(rule, site)
     except AxisError:
-        return None
-    return found
+        return Found(rule, operands, text=site.text)
+    return Found(rule, operands, True, tuple(site.products), site.nonlinear, site.text)
 
 
 # --- products -----------------------------------------------------------------------------------
@@ -119,8 +149,7 @@ def products(op: Op) -> list[Product]:
     """
     if not stated(op).linear:
         return []
-    found = site(op)
-    return [] if found is None else [p for bound in found.products for p in _pairs(bound)]
+    return [product for bound in found(op).products for product in _pairs(bound)]
 
 
 def _pairs(bound: Bound) -> Iterator[Product]:
@@ -196,11 +225,11 @@ def reading(op: Op) -> Reading | str | None:
     known = stated(op)
     if not known.linear or known.recurrent:
         return None
-    found = site(op)
-    if found is None or len(found.products) != 1:
+    told = found(op)
+    if len(told.products) != 1:
         return None
-    read = _read(found.products[0], ends=not known.activated)
-    return found.nonlinear if read is not None and found.nonlinear else read
+    read = _read(told.products[0], ends=not known.activated)
+    return told.nonlinear if read is not None and told.nonlinear else read
 
 
 def recurrent(op: Op) -> list[Reading]:
@@ -208,10 +237,9 @@ def recurrent(op: Op) -> list[Reading]:
 
     The states of the layer are its result; only those of the step before are read.
     """
-    found = site(op) if stated(op).recurrent else None
-    if found is None or found.nonlinear:
+    if not stated(op).recurrent or found(op).nonlinear:
         return []
-    reads = [_read(bound, ends=False) for bound in found.products if bound.whole]
+    reads = [_read(bound, ends=False) for bound in found(op).products if bound.whole]
     return [read for read in reads if isinstance(read, Reading)]
 
 
@@ -319,8 +347,8 @@ def folded(weight: torch.Tensor, inner: int, groups: int) -> torch.Tensor:
 
 def output_channel(op: Op, dims: int) -> int:
     """The dimension of a linear operation's result, of so many, that holds its outputs."""
-    found = reading(op)
-    return (found.output if isinstance(found, Reading) else -1) % dims
+    read = reading(op)
+    return (read.output if isinstance(read, Reading) else -1) % dims
 
 
 # --- norms --------------------------------------------------------------------------------------
@@ -333,10 +361,9 @@ def is_norm(op: Op) -> bool:
 
 def norm_channel(op: Op) -> int | None:
     """The dimension of a norm's operand that its gains belong to, from the end if last."""
-    found = site(op) if stated(op).norm else None
-    if found is None or not found.products:
+    if not stated(op).norm or not found(op).products:
         return None
-    x, *others = found.products[0].signature.inputs
+    x, *others = found(op).products[0].signature.inputs
     if not others:
         return None
     gain = _vector(others[0])

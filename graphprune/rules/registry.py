@@ -11,7 +11,7 @@ from graphprune.core.effect import Dims, Effect
 from graphprune.core.errors import AxisError, named_line
 from graphprune.core.graph import Op, Value
 from graphprune.rules.notation import Signature, parse
-from graphprune.rules.site import Site
+from graphprune.rules.site import Site, said, shapes
 
 RuleFunction: TypeAlias = "Callable[[Site], str | list[Dims]]"
 Does: TypeAlias = Literal["add", "subtract", "multiply", "divide", "join", "copy", "look up"]
@@ -245,18 +245,18 @@ def applied(rule: Rule, site: Site) -> list[Dims]:
     """
     op = site.op
     try:
+        site.text = rule.function.__name__
         found = rule.function(site)
         if isinstance(found, str):
+            site.text = found
             found = site.whole(_parsed(found, site), rule.mixes, rule.locks)
         site.finish()
     except AxisError:
         raise
     except Exception as error:  # whatever a rule trips over is a fault of the rule
-        raise AxisError(
-            f"{op.type} at {op.name}: the rule {rule.function.__name__!r} fails on the shapes "
-            f"{site.shapes()}: {named_line(error)}"
-        ) from error
-    _fits(found, rule, site)
+        what = f"fails on the shapes {shapes(op)}: {named_line(error)}"
+        raise AxisError(said(op, site.text, what)) from error
+    _fits(found, site)
     return found
 
 
@@ -267,18 +267,18 @@ def _parsed(text: str, site: Site) -> Signature:
         raise AxisError(site.misfit(text, str(error))) from error
 
 
-def _fits(found: Any, rule: Rule, site: Site) -> None:
+def _fits(found: Any, site: Site) -> None:
     """Complain of what is no list of dimensions for every result."""
     op = site.op
-    where = f"{op.type} at {op.name}: the rule {rule.function.__name__!r}"
+    behind = f"on the shapes {shapes(op)}"
     if not isinstance(found, Sequence):
-        raise AxisError(f"{where} must return a signature or a list of dimensions, not {found!r}")
+        what = f"must return a signature or a list of dimensions, not {found!r}, {behind}"
+        raise AxisError(said(op, site.text, what))
     if len(found) < len(op.outputs):
-        raise AxisError(f"{where} gives {len(found)} of {len(op.outputs)} results")
+        what = f"gives {len(found)} of {len(op.outputs)} results {behind}"
+        raise AxisError(said(op, site.text, what))
     for number, (dims, value) in enumerate(zip(found, op.outputs, strict=False)):
         shape = tuple(length(dim) for dim in dims)
         if shape != value.shape:
-            raise AxisError(
-                f"{where} gives result {number} the shape {list(shape)}, not {list(value.shape)}, "
-                f"on the shapes {site.shapes()}"
-            )
+            what = f"gives result {number} the shape {list(shape)}, not {list(value.shape)},"
+            raise AxisError(said(op, site.text, f"{what} {behind}"))

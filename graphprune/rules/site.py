@@ -50,9 +50,10 @@ class Site:
         products: Signatures that say which operands are multiplied and summed, as they were
             applied or stated.
         nonlinear: Why they cannot be read as such, where the rule says so.
+        text: The signature that the rule gave, or the name of its function.
     """
 
-    __slots__ = ("_dims", "_sizes", "effect", "nonlinear", "op", "products")
+    __slots__ = ("_dims", "_sizes", "effect", "nonlinear", "op", "products", "text")
 
     def __init__(self, op: Op, dims: Mapping[Value, Dims]) -> None:
         self.op = op
@@ -61,6 +62,7 @@ class Site:
         self._sizes: list[tuple[str, Any]] = []
         self.products: list[Bound] = []
         self.nonlinear: str | None = None
+        self.text = ""
 
     def attr(self, *names: str, default: Any = None) -> Any:
         """The attribute under the first of `names` that the operation has."""
@@ -283,17 +285,9 @@ class Site:
         if at != len(dims) or run < 0:
             raise Misfit(f"{what} has {len(dims)} dimensions, its pattern {_counted(pattern)}")
 
-    def shapes(self) -> str:
-        """The shapes of the operands and results."""
-        given = ", ".join("none" if v is None else str(list(v.shape)) for v in self.op.inputs)
-        return f"{given} -> {', '.join(str(list(v.shape)) for v in self.op.outputs)}"
-
     def misfit(self, text: str, cause: str) -> str:
         """What is said of a signature that does not fit."""
-        return (
-            f"{self.op.type} at {self.op.name}: the rule {text!r} does not fit the shapes "
-            f"{self.shapes()}: {cause}"
-        )
+        return said(self.op, text, f"does not fit the shapes {shapes(self.op)}: {cause}")
 
     def _match_dim(self, term: Term, dim: Dim, bound: dict[str, Any], what: str) -> None:
         if term.kind == "one":
@@ -350,7 +344,8 @@ class Site:
                 for name, size in zip(term.names, term.sizes, strict=True):
                     if name not in bound:
                         if len(out) >= len(shape):
-                            raise Misfit(f"{what} has {len(shape)} dimensions, not so many")
+                            more = f"its pattern {len(out) + 1} or more"
+                            raise Misfit(f"{what} has {len(shape)} dimensions, {more}")
                         bound[name] = atom(size or shape[len(out)])
                 out.append(_join(term, [bound[name] for name in term.names]))
         made = [length(dim) for dim in out]
@@ -375,6 +370,17 @@ def _join(term: Term, parts: Sequence[Dim]) -> Dim:
     if term.kind == "sum":
         return concat(parts)
     return tuple(axis for part in parts for axis in leaves(part))
+
+
+def shapes(op: Op) -> str:
+    """The shapes of an operation's operands and results."""
+    given = ", ".join("none" if v is None else str(list(v.shape)) for v in op.inputs)
+    return f"{given} -> {', '.join(str(list(v.shape)) for v in op.outputs)}"
+
+
+def said(op: Op, rule: str, what: str) -> str:
+    """A sentence on the rule of an operation, as every error about rules begins."""
+    return f"{op.type} at {op.name}: the rule {rule!r} {what}"
 
 
 class Misfit(Exception):

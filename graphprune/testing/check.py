@@ -1,7 +1,8 @@
 """The rule checker: what a rule claims, tried on numbers in float64.
 
 *Cut then op == op then cut*; where the operation contracts the axis, *cutting == zeroing*;
-where it mixes the axis, the cut operation runs and the shapes agree. One line tests a rule:
+where it mixes the axis, the cut operation runs and the shapes agree. What it takes for a product of
+two operands is linear in both. One line tests a rule:
 
     check_rule(torch.nn.functional.glu, torch.randn(3, 8))
 """
@@ -26,8 +27,11 @@ from graphprune.core.indices import Indices, kept_indices
 from graphprune.engine.run import Run, given_inputs
 from graphprune.engine.tensors import cut_tensor, difference
 from graphprune.frontends.torch.lift import CapturedModule, lift
+from graphprune.rules import facts
 from graphprune.rules.facts import is_blank, is_random, is_recurrent
 from graphprune.rules.registry import infer, is_known
+from graphprune.rules.site import said, shapes
+from graphprune.testing.linear import check_products
 
 Keep = Mapping[Axis, Indices]
 Tensors = list["torch.Tensor | None"]
@@ -49,7 +53,7 @@ def check_rule(function: Callable[..., Any], *tensors: torch.Tensor, seed: int =
         The types of the operations, in execution order.
 
     Raises:
-        VerifyError: A rule is wrong; names the operation, the axis and the largest difference.
+        VerifyError: A rule is wrong; names the operation, the rule, the shapes and the cause.
         AxisError: An operation has no rule, or its rule does not fit the shapes.
 
     Examples:
@@ -82,6 +86,8 @@ def check_graph(
         trial = _Trial(op, effect, dims, operands, engine)
         for keep in _choices(trial, rng):
             trial.check(keep)
+        if not trial.random:
+            check_products(op, operands, trial.run, engine.tolerance, rng)
     return [op.type for op, _ in done]
 
 
@@ -250,21 +256,27 @@ class _Trial:
             VerifyError: They differ, or the narrowed one does not run.
         """
         cuts = narrow(self._deps, keep)
-        where = f"{self.op.type} ({self.op.name}) without some of {self.place(keep)}"
         try:
             found = self.narrowed(cuts, self.operands)
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
-            raise VerifyError(f"{where}: {error}", self.op.name, float("inf")) from error
+            raise self._wrong(keep, f"it does not run: {error}") from error
         zeroed = self.zeroed(keep, [axis for axis in keep if axis in self.contracted])
         for number, (full, cut) in enumerate(zip(self.run(zeroed), found, strict=True)):
             expected = cut_tensor(full, cuts.kept(self.op.outputs[number]))
-            shapes = f"{tuple(cut.shape)} for {tuple(expected.shape)}"
-            gap = 0.0 if expected.shape == cut.shape else float("inf")
-            if not (self.mixed & keep.keys() or self.random):
-                gap = difference(expected, cut)
+            if expected.shape != cut.shape:
+                have = f"result {number} has the shape {list(cut.shape)}"
+                raise self._wrong(keep, f"{have}, not {list(expected.shape)}")
+            if self.mixed & keep.keys() or self.random:
+                continue
+            gap = difference(expected, cut)
             if gap > self.engine.tolerance:
-                message = f"{where}: result {number} ({shapes}) differs by {gap:.3g}"
-                raise VerifyError(message, self.op.name, gap)
+                raise self._wrong(keep, f"result {number} differs by {gap:.3g}", gap)
+
+    def _wrong(self, keep: Keep, cause: str, gap: float = float("inf")) -> VerifyError:
+        """The error that says that removal contradicts the rule."""
+        what = f"is wrong on the shapes {shapes(self.op)}: without some of {self.place(keep)}"
+        rule = facts.found(self.op).text
+        return VerifyError(said(self.op, rule, f"{what}, {cause}"), self.op.name, gap)
 
     def commutes(self, axes: Sequence[Axis], rng: np.random.Generator) -> bool:
         """Whether removal along axes that the rule holds back would have been exact."""

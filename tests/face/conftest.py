@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from graphprune import cli
-from graphprune.compensation import calibration
-from graphprune.statistics.made import sample
 
 
 @dataclass
@@ -30,8 +28,6 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     printed, code = StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
         patch.setenv("COLUMNS", "100")
-        patch.setattr(calibration, "_DESCENT", 4.0)  # seconds; a tenth, for everybody is waiting
-        patch.setattr(sample, "LONGEST_SECONDS", 4.0)
         patch.setattr(sys, "argv", ["graphprune", "demo", "--out", str(folder), "--epochs", "1"])
         try:
             cli.main()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import onnx
 import pytest
@@ -18,7 +21,7 @@ from graphprune.core.graph import Op
 from graphprune.frontends.onnx.lift import lift as lift_file
 from graphprune.frontends.onnx.model import read_model
 from graphprune.frontends.torch.lift import lift
-from graphprune.rules import facts, known_types
+from graphprune.rules import facts, known_types, registry
 from graphprune.rules.facts import Reading, reading, recurrent
 from tests.rules.cases import t
 
@@ -287,6 +290,28 @@ def test_norms_have_a_channel(module: nn.Module, x: torch.Tensor, channel: int |
     assert facts.is_norm(op) == (not isinstance(module, nn.Linear))
     assert facts.norm_channel(op) == channel
     assert facts.is_batch_norm(op) == isinstance(module, nn.BatchNorm2d)
+
+
+def test_a_rule_is_applied_once_for_each_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    op = only(nn.Linear(4, 6), t(2, 4))
+    assert reading(op) is not None and facts.products(op)
+    rule = registry._RULES["aten.linear"]
+    spy = Mock(side_effect=rule.function, __name__="linear")
+    monkeypatch.setitem(registry._RULES, "aten.linear", replace(rule, function=spy))
+    for _ in range(3):
+        assert isinstance(reading(op), Reading)
+        assert len(facts.products(op)) == 1
+    assert spy.call_count == 1, "once for the new rule"
+    op.inputs = op.inputs[:2]
+    read = reading(op)
+    assert isinstance(read, Reading) and read.bias is None, "other operands are looked at anew"
+
+
+def test_what_is_known_of_an_operation_is_held_in_no_table_and_in_no_circle() -> None:
+    op = only(nn.Linear(4, 6), t(2, 4))
+    before = sys.getrefcount(op)
+    assert reading(op) is not None
+    assert sys.getrefcount(op) == before
 
 
 def _named(tree: ast.Module) -> Iterator[ast.Constant]:

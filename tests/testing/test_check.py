@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from graphprune.core.errors import AxisError, VerifyError
 from graphprune.rules import known_types, locked_types, registry
+from graphprune.rules.registry import Stated
 from graphprune.testing.check import check_rule, missed
 from tests.rules.cases import Case, below, t, types
 
@@ -55,9 +56,9 @@ def test_every_core_operation_has_a_rule_or_is_locked_on_purpose() -> None:
 
 
 def _replaced(
-    monkeypatch: pytest.MonkeyPatch, name: str, rule: Callable[[Any], Any], **options: str
+    monkeypatch: pytest.MonkeyPatch, name: str, rule: Callable[[Any], Any], **options: Any
 ) -> None:
-    given = {"mixes": "", "locks": "", **options}
+    given: dict[str, Any] = {"mixes": "", "locks": "", **options}
     monkeypatch.setitem(registry._RULES, name, registry.Rule(rule, **given))
 
 
@@ -93,9 +94,56 @@ def test_a_wrong_rule_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _replaced(monkeypatch, name, lambda op: signature)
-    with pytest.raises(VerifyError, match=rf"{name} .* dim ") as caught:
+    says = (
+        rf"^{name} at \w+: the rule '.*' is wrong on the shapes \[.* -> \[.*: without some .* dim "
+    )
+    with pytest.raises(VerifyError, match=says) as caught:
         check_rule(function, *tensors)
     assert caught.value.difference > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "signature", "function", "tensors", "says"),
+    [
+        (
+            "aten.cdist",
+            "n d, m d -> n m",
+            torch.cdist,
+            (t(3, 5), t(4, 5)),
+            r"\[3, 5\], \[4, 5\] -> \[3, 4\]: it contracts .* of operand 0 .*: state linear=False",
+        ),
+        (
+            "aten.addmm",
+            "o, n i, i o -> n o",
+            lambda b, x, w: torch.addmm(b, x, w, beta=2),
+            (t(4), t(3, 5), t(5, 4)),
+            r"operand 0 is taken for a bias, but is not added along dimension 1 .* differs by ",
+        ),
+        (
+            "aten.addmm",
+            "o, n i, i o -> n o",
+            lambda b, x, w: torch.addmm(b, x, w, alpha=0.5),
+            (t(4), t(3, 5), t(5, 4)),
+            None,  # still linear, and the bias is added
+        ),
+    ],
+)
+def test_what_is_taken_for_a_product_is_one(
+    name: str,
+    signature: str,
+    function: Callable[..., Any],
+    tensors: tuple[torch.Tensor, ...],
+    says: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _replaced(monkeypatch, name, lambda op: signature)
+    if says is None:
+        check_rule(function, *tensors)
+        return
+    with pytest.raises(VerifyError, match=rf"^{name} at \w+: the rule '.*' is wrong .*{says}"):
+        check_rule(function, *tensors)
+    _replaced(monkeypatch, name, lambda op: signature, stated=Stated(linear=False))
+    check_rule(function, *tensors)
 
 
 def test_results_of_another_shape_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

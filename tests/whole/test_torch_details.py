@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -116,10 +118,42 @@ def test_generated_code_follows_train_and_eval() -> None:
     assert torch.equal(small(x), small(x))
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_auxiliary_heads_train_and_inputs_are_large_enough_for_them(name: str) -> None:
-    model = torchvision.models.get_model(name, weights=None, init_weights=False)
-    plan = graphprune.plan(model, 0.5, verify=False, compensate=False)
+class Demanding(nn.Module):
+    """A head for training alone, which takes larger images than the rest of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 12, 3, stride=32, padding=1), nn.BatchNorm2d(12)
+        self.deep, self.head = nn.Conv2d(12, 20, 3, padding=1), nn.Linear(20, 5)
+        self.aux = nn.Sequential(
+            nn.AvgPool2d(5, 3), nn.Conv2d(20, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(16, 5),
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.deep(torch.relu(self.norm(self.stem(x)))).relu()
+        out = self.head(x.mean((2, 3)))
+        return (out, self.aux(x)) if self.training else out
+
+
+def _vision(name: str) -> Callable[[], nn.Module]:
+    return lambda: torchvision.models.get_model(name, weights=None, init_weights=False)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(Demanding, id="a head that takes larger images"),
+        *(
+            pytest.param(_vision(name), id=name, marks=pytest.mark.slow)
+            for name in ("googlenet", "inception_v3")
+        ),
+    ],
+)
+def test_auxiliary_heads_train_and_inputs_are_large_enough_for_them(
+    build: Callable[[], nn.Module],
+) -> None:
+    plan = graphprune.plan(build(), 0.5, verify=False, compensate=False)
     assert not plan.report.warnings
     assert plan.inputs is not None
     outputs = plan.apply().train()(*plan.inputs[0])

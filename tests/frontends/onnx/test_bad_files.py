@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper
 
 import graphprune
+from graphprune import cli
 from graphprune.core.errors import GraphPruneError
 from tests.frontends.onnx.exports import graph, normal, shapes, two_layers
 
@@ -178,15 +178,19 @@ def test_example_inputs_are_checked() -> None:
         graphprune.shrink(two_layers(), 0.5, example_inputs=normal(2, 9), compensate=False)
 
 
-def test_the_command_line_says_it_in_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "bad.onnx"
+def test_the_command_line_says_it_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "bad.onnx", tmp_path / "o.onnx"
     path.write_bytes(two_layers().SerializeToString()[:-50])
-    call = [sys.executable, "-m", "graphprune", "shrink", str(path), "-o", str(tmp_path / "o.onnx")]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "o.onnx").exists()
+    monkeypatch.setattr(sys, "argv", ["graphprune", "shrink", str(path), "-o", str(out)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert "Traceback" not in printed
+    assert not out.exists()
 
 
 VALID = two_layers().SerializeToString()

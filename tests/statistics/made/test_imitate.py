@@ -84,7 +84,7 @@ def test_compensation_needs_no_data_where_parts_were_captured() -> None:
         with torch.no_grad():
             return float((small(x) - model(x)).square().mean())
 
-    plan = graphprune.plan(model, 0.4, example_inputs=x[:2])
+    plan = graphprune.plan(model, 0.4, example_inputs=x[:2], effort="fast")
     assert "what the captured parts take in" in plan.report.compensation
     assert gap() < gap(compensate=False) / 2
 
@@ -128,6 +128,6 @@ def test_a_model_that_refuses_made_inputs_shrinks_without_them() -> None:
     model, x = _Particular(), torch.rand(4, 3, 16, 16)
     x[0] = 1.0
     model(x)
-    plan = graphprune.plan(model.eval(), 0.4, example_inputs=x)
+    plan = graphprune.plan(model.eval(), 0.4, example_inputs=x, effort="fast")
     plan.apply()
     assert "not what was agreed on" in plan.report.compensation
