@@ -10,6 +10,8 @@ from graphprune.core.axes import Axis
 from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.indices import Indices
+from graphprune.engine.engine import Engine
+from graphprune.engine.gradients import with_gradients
 from graphprune.engine.run import Attrs, LastUses, Run, Watch, resized
 from graphprune.engine.tensors import as_dtype
 
@@ -35,6 +37,13 @@ class Trial:
         weights: Mapping[Value, torch.Tensor] | None = None,
     ) -> None:
         self._graph = deps.source
+        engine = self._graph.engine
+        self._engine = Engine(
+            with_gradients(engine.evaluate),
+            differentiable=True,
+            random=engine.random,
+            lacks=engine.lacks,
+        )
         self._attrs: Attrs = resized(deps, keep or {}, batch)
         seen = {v for op in self._graph.ops for v in [*op.inputs, *op.outputs]}
         self.outputs = [v for v in self._graph.outputs if v in seen and not v.is_weight]
@@ -54,6 +63,7 @@ class Trial:
             self._attrs,
             uses=self._uses,
             gradients=True,
+            engine=self._engine,
         )
         for _ in run.steps(watch):
             pass

@@ -235,7 +235,9 @@ def _but_for(names: Sequence[str]) -> str:
 
 def verdict(found: Verification) -> str:
     """The outcome of the checks in a sentence."""
-    kind = "exact" if found.exact else _but_for(found.mixing)
+    kind = _but_for(found.mixing) if found.mixing else "exact"
+    if found.granted:
+        kind += f"; the results of {', '.join(found.granted)} were taken for granted"
     text = f"removal equals masking ({kind}; largest relative difference {found.difference:.1e})"
     if found.lowered is not None:
         text += f"; the module equals the rewritten graph ({found.lowered:.1e})"

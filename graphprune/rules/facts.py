@@ -476,6 +476,12 @@ def is_blank(op: Op) -> bool:
     return stated(op).blank
 
 
+def is_own(op: Op) -> bool:
+    """Whether the rule of an operation comes from outside the library."""
+    rule = found(op).rule
+    return rule is not None and not rule.ours
+
+
 def is_recurrent(op: Op) -> bool:
     """Whether an operation carries states from step to step."""
     return stated(op).recurrent

@@ -22,7 +22,7 @@ from graphprune.rules.registry import stated
 from graphprune.rules.site import said, shapes
 
 Tensors = Sequence["torch.Tensor | None"]
-Run = Callable[[Tensors], "list[torch.Tensor]"]
+Run = Callable[["list[torch.Tensor | None]"], "list[torch.Tensor]"]
 
 _A, _B = 1.75, -0.625  # exact in any floating-point type; neither 0 nor 1, and of no special sum
 _ROUNDING = 16.0  # several results are added up, each as inexact as one

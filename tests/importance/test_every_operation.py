@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import helper
 from torch import nn
 
 import graphprune
 from graphprune.core.batch import Batch
+from graphprune.core.errors import GraphPruneError
 from graphprune.core.groups import Dependencies
+from graphprune.frontends.opening import open_model
 from graphprune.importance import CRITERIA, Context
 from graphprune.importance.score import score
 from graphprune.importance.weights import _scales
+from graphprune.passes.couple import couple
+from tests.frontends.onnx.exports import graph, normal
+from tests.own_operation import Own, rules
 from tests.rules.test_facts import Held
 
 
@@ -68,6 +74,7 @@ OPERATIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "rnn": (lambda: States(nn.RNN(8, 6, batch_first=True)), (2, 3)),
     "gru cell": (lambda: States(nn.GRUCell(8, 6)), (2,)),
     "lstm cell": (lambda: States(nn.LSTMCell(8, 6)), (2,)),
+    "of one's own": (lambda: Own(8, 6), (2,)),
 }
 WINDOWS: dict[str, Callable[[], nn.Module]] = {
     "conv": lambda: nn.Conv2d(8, 6, 3),
@@ -76,6 +83,23 @@ WINDOWS: dict[str, Callable[[], nn.Module]] = {
     "transposed": lambda: nn.ConvTranspose2d(8, 6, 3),
     "transposed in groups": lambda: nn.ConvTranspose2d(8, 6, 3, groups=2),
 }
+
+
+# Operators of ONNX files, with attributes: the first makes eight channels, the second reads them.
+FILES: dict[str, tuple[str, dict[str, int], tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
+    "Gemm": ("Gemm", {}, (2, 4), (4, 8), (8, 6)),
+    "Gemm, transposed": ("Gemm", {"transB": 1}, (2, 4), (8, 4), (6, 8)),
+    "MatMul": ("MatMul", {}, (2, 3, 4), (4, 8), (8, 6)),
+    "Conv": ("Conv", {}, (2, 3, 5, 7), (8, 3, 1, 1), (6, 8, 3, 3)),
+    "Conv in groups": ("Conv", {"group": 2}, (2, 4, 5, 7), (8, 2, 1, 1), (6, 4, 3, 3)),
+    "ConvTranspose": ("ConvTranspose", {}, (2, 3, 5, 7), (3, 8, 1, 1), (8, 6, 3, 3)),
+}
+
+
+@pytest.fixture(autouse=True)
+def own_rules() -> Iterator[None]:
+    with rules():
+        yield
 
 
 class Before(nn.Module):
@@ -120,6 +144,34 @@ def test_no_criterion_scores_a_group_zero(name: str) -> None:
             continue
         for group, scores in zip(deps.groups, scored(importance, model, x, deps), strict=True):
             assert scores.any(), f"{importance} forgets {group.name}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_criterion_scores_a_group_of_a_file_zero(name: str) -> None:
+    kind, attrs, shape, first, second = FILES[name]
+    nodes = [
+        helper.make_node(kind, ["x", "a"], ["h"], **attrs),
+        helper.make_node("Sigmoid", ["h"], ["k"]),
+        helper.make_node(kind, ["k", "b"], ["y"], **attrs),
+    ]
+    weights = {"a": normal(*first), "b": normal(*second)}
+    model = graph(nodes, weights, {"x": shape}, {"y": [None] * len(shape)})
+    opened = open_model(model, None, normal(*shape), 2)
+    deps = couple(opened.program.graph)
+    assert deps.groups
+    tried = 0
+    for importance in CRITERIA:
+        if importance == "bn_scale":
+            continue  # there is no norm
+        try:
+            found = score(deps, importance, Context(deps, batches=opened.batches, loss=loss))
+        except GraphPruneError as error:
+            assert "needs a torch.nn.Module to run" in str(error)
+            continue
+        tried += 1
+        for group, scores in zip(deps.groups, found, strict=True):
+            assert scores.any(), f"{importance} forgets {group.name}"
+    assert tried > 8
 
 
 @pytest.mark.parametrize("name", [*OPERATIONS, *WINDOWS])

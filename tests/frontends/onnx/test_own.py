@@ -107,6 +107,11 @@ def test_an_operation_of_its_own_domain_is_followed(
     assert plan.report is not None and plan.report.verification is not None
     told = [line for line in plan.report.warnings if "took its results for granted" in line]
     assert len(told) == (not runs)
+    proof = plan.report.verification
+    assert proof.exact == runs
+    assert proof.granted == ([] if runs else ["my.ops::ScaledGelu at mine"])
+    taken = "the results of my.ops::ScaledGelu at mine were taken for granted"
+    assert (taken in " ".join(str(plan.report).split())) == (not runs)
     assert all("my.ops::ScaledGelu at mine" in line for line in told)
     if stated:
         (info,) = small.graph.value_info
