@@ -249,3 +249,55 @@ def test_attributes_of_blocks_that_can_be_fused_follow_all_their_layers() -> Non
         torch.testing.assert_close(torch.relu(block.fused()(x)), block(x))
         x = block(x)
     assert small[2].groups < 32
+
+
+class Mixed(nn.Module):
+    """A stretch in mixed precision, and a conversion behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 32), nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """A share of the features, told by the shape."""
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = self.a(x)
+            y = self.b(y[:, : y.shape[1] // 4])
+        return self.c(y.float())
+
+
+def test_mixed_precision_is_entered_and_left_again() -> None:
+    torch.manual_seed(0)
+    net = Mixed().eval()
+    for seed in range(12):
+        plan = graphprune.plan(
+            net, 0.5, "channels", example_inputs=torch.randn(2, 8), compensate=False,
+            importance="random", allocation="global", keep=["c"], seed=seed,
+        )  # fmt: skip
+        small = plan.apply()
+        if plan.report.replaced:
+            break
+    assert list(plan.report.replaced) == [""]
+    x = torch.randn(5, 8)
+    for training in (False, True):
+        torch.testing.assert_close(small.train(training)(x), masked(net, plan)(x))
+    small.b.forward = lambda _: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        small(x)
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_what_parameters_carry_is_copied_and_cut() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    weight = net[0].weight
+    mask = (torch.rand(32, 8) < 0.5).float()
+    weight.mask, weight.notes = mask, [1]
+    weight.register_hook(lambda gradient: gradient * mask)
+    plan = graphprune.plan(net, 0.5, example_inputs=torch.randn(2, 8), compensate=False)
+    small = plan.apply()
+    (kept, _) = plan.kept["0.weight"]
+    cut_mask = mask[torch.as_tensor(kept)]
+    assert torch.equal(small[0].weight.mask, cut_mask) and small[0].weight.notes is not weight.notes
+    small(torch.randn(3, 8)).sum().backward()
+    assert not (small[0].weight.grad * (1 - cut_mask)).any() and small[0].weight.grad.any()

@@ -29,12 +29,15 @@ from graphprune.frontends.torch.findings import Call, Findings
 from graphprune.frontends.torch.follow import Follows, Length, follow
 from graphprune.frontends.torch.generated import (
     become,
+    enter_autocast,
     in_mode,
+    leave_autocast,
     only_evaluated,
     only_size,
     only_types,
 )
 from graphprune.frontends.torch.lift import CapturedModule
+from graphprune.frontends.torch.reader import AUTOCAST, AUTOCAST_ARGUMENTS
 
 
 def emit(
@@ -102,6 +105,8 @@ class _Emitter:
         self._device: fx.Node | None = None
         self._follows = Follows()
         self._before: fx.Node | None = None
+        self._region: dict[str, Any] | None = None  # of mixed precision, and what entered it
+        self._entered: fx.Node | None = None
         self._available: set[Value] = set()
 
     def emitted(self, call: Call, inline: bool) -> fx.Graph:
@@ -133,8 +138,10 @@ class _Emitter:
             elif child not in done:
                 done.add(child)
                 self._gradients(True)
+                self._autocast(op.source.meta.get(AUTOCAST))
                 self._call(child)
         self._gradients(True)
+        self._autocast(None)
         self._graph.output(self._tree(call.result))
         return self._graph
 
@@ -348,6 +355,7 @@ class _Emitter:
             changed[attr] = mode if plain else self._graph.call_function(in_mode, choice)
         for attr, value in follows.dtypes.get(op, {}).items():
             changed[attr] = self._graph.call_function(getattr, (self._node(value), "dtype"))
+        self._autocast(op.source.meta.get(AUTOCAST))
         target, args, kwargs = rewritten(op, changed, operands)
         node = self._graph.call_function(target, args, kwargs)
         if SHARE in changed:
@@ -404,6 +412,18 @@ class _Emitter:
         elif not enabled and self._before is None:
             self._before = self._graph.call_function(torch.is_grad_enabled)
             self._graph.call_function(torch._C._set_grad_enabled, (False,))
+
+    def _autocast(self, held: dict[str, Any] | None) -> None:
+        """Leave the region of mixed precision that the code is in, and enter another."""
+        if held == self._region:
+            return
+        if self._entered is not None:
+            self._graph.call_function(leave_autocast, (self._entered,))
+            self._entered = None
+        if held is not None:
+            given = tuple(held.get(name) for name in AUTOCAST_ARGUMENTS)
+            self._entered = self._graph.call_function(enter_autocast, given)
+        self._region = held
 
     def _lengthened(self, number: Any, lengths: Any) -> Any:
         """A number, or several, with the factors that follow sizes of the inputs."""

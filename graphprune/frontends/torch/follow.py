@@ -478,6 +478,9 @@ def _nodes(module: fx.GraphModule, grad: bool) -> Iterator[tuple[fx.Node, bool]]
     for node in module.graph.nodes:
         if node.op != "call_function" or getattr(node.target, "__name__", "") == "getitem":
             continue
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None and not schema.returns:
+            continue  # what export asserts of a conversion, which the graph does not hold
         if getattr(node.target, "__name__", "") in _WRAPPERS:
             at = next(a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr")
             switched = "grad" in node.target.__name__

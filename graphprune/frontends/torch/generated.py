@@ -9,7 +9,9 @@ be deep-copied and pickled whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -80,12 +82,54 @@ def _compiled(name: str, source: str) -> Callable[..., Any]:
 
 
 def _guarded(source: str) -> str:
-    """Code that switches gradients off, with a block around it that restores them on errors."""
-    if "_set_grad_enabled" not in source:
-        return source
+    """Code that switches gradients or mixed precision, in blocks that restore them on errors."""
+    if "_set_grad_enabled" in source:
+        source = _within(source, "torch.set_grad_enabled(torch.is_grad_enabled())")
+    if "enter_autocast" in source:
+        known = f"from {__name__} import autocast_left\n"
+        source = known + _within(source, "autocast_left()")
+    return source
+
+
+def _within(source: str, context: str) -> str:
     before, head, body = re.split(r"(^def forward\(.*\n)", source, maxsplit=1, flags=re.M)
-    block = "    with torch.set_grad_enabled(torch.is_grad_enabled()):\n"
-    return before + head + block + re.sub(r"^(?=.)", "    ", body, flags=re.M)
+    return f"{before}{head}    with {context}:\n" + re.sub(r"^(?=.)", "    ", body, flags=re.M)
+
+
+_entered = threading.local()
+
+
+def enter_autocast(device: str, dtype: Any, enabled: bool, cached: bool | None) -> Any:
+    """Enter a region of mixed precision, as `torch.autocast` does."""
+    region = torch.amp.autocast_mode._enter_autocast(  # type: ignore[no-untyped-call]
+        device, dtype, enabled, cached
+    )
+    _regions().append(region)
+    return region
+
+
+def leave_autocast(region: Any) -> None:
+    """Leave a region of mixed precision."""
+    torch.amp.autocast_mode._exit_autocast(region)  # type: ignore[no-untyped-call]
+    _regions().remove(region)
+
+
+@contextmanager
+def autocast_left() -> Iterator[None]:
+    """Leave the regions of mixed precision that an error kept open."""
+    depth = len(_regions())
+    try:
+        yield
+    finally:
+        while len(_regions()) > depth:
+            leave_autocast(_regions()[-1])
+
+
+def _regions() -> list[Any]:
+    """The regions that are open in this thread."""
+    if not hasattr(_entered, "regions"):
+        _entered.regions = []
+    return _entered.regions  # type: ignore[no-any-return]
 
 
 def only_size(tensor: torch.Tensor, dim: int, size: int, whose: str) -> None:

@@ -23,7 +23,7 @@ _KINDS: dict[InputKind, Kind] = {
 
 AUTOCAST = "autocast"
 """Where a node's `meta` holds the arguments of the `torch.autocast` that it runs in."""
-_AUTOCAST_ARGUMENTS = ("device_type", "dtype", "enabled", "cache_enabled")
+AUTOCAST_ARGUMENTS = ("device_type", "dtype", "enabled", "cache_enabled")
 
 
 class Reader:
@@ -215,7 +215,7 @@ def inline_wrappers(module: fx.GraphModule) -> None:
         body = getattr(module, node.args[at].target)
         inline_wrappers(body)
         if name == "wrap_with_autocast":
-            held = dict(zip(_AUTOCAST_ARGUMENTS, node.args, strict=False))
+            held = dict(zip(AUTOCAST_ARGUMENTS, node.args, strict=False))
             for inner in body.graph.nodes:
                 inner.meta.setdefault(AUTOCAST, held)
         holes = [n for n in body.graph.nodes if n.op == "placeholder"]

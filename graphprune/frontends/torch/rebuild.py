@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,23 +69,60 @@ def rebuild(captured: CapturedModule, cuts: Cuts, blank: bool = False) -> nn.Mod
     for module, mode in modes:
         module.training = mode
     if not blank:
-        _take_over(captured.model, model)
+        _take_over(captured.model, model, kept)
     return model
 
 
-def _take_over(source: nn.Module, model: nn.Module) -> None:
-    """Give parameters what a deep copy of them leaves behind: attributes and gradient hooks."""
+def _take_over(
+    source: nn.Module, model: nn.Module, kept: Mapping[int, tuple[torch.Tensor, Kept]]
+) -> None:
+    """Give parameters what a deep copy of them leaves behind: attributes and gradient hooks.
+
+    Attributes of a parameter's own shape, such as a mask, are cut as it is. Hooks of one that was
+    cut go on seeing gradients of the full shape, zeros in place of what went.
+    """
     copies = dict(model.named_parameters(remove_duplicate=False))
     for name, old in source.named_parameters():
         new = copies.get(name)
         if new is None or new is old:
             continue
+        dims = kept[id(old)][1] if id(old) in kept else None
         for attr, held in old.__dict__.items():
-            new.__dict__.setdefault(attr, held)
+            if attr not in new.__dict__:
+                alike = isinstance(held, torch.Tensor) and held.shape == old.shape
+                cut = cut_tensor(held.detach(), dims) if alike and dims is not None else held
+                new.__dict__[attr] = copy.deepcopy(cut)
         for hook in (old._backward_hooks or {}).values():
-            new.register_hook(hook)  # type: ignore[no-untyped-call]
+            seen = hook if dims is None else FullGradient(hook, old.shape, dims)
+            new.register_hook(seen)  # type: ignore[no-untyped-call]
         for hook in (getattr(old, "_post_accumulate_grad_hooks", None) or {}).values():
             new.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+
+
+class FullGradient:
+    """A gradient hook of a parameter that was cut, shown gradients of the full shape.
+
+    Args:
+        hook: The caller's hook.
+        shape: The full shape.
+        kept: The positions that stay, for each dimension; None for all.
+    """
+
+    def __init__(self, hook: Callable[..., Any], shape: Sequence[int], kept: Kept) -> None:
+        self.hook, self.shape, self.kept = hook, tuple(shape), kept
+
+    def __call__(self, gradient: torch.Tensor) -> torch.Tensor | None:
+        """What the hook makes of the gradient, cut again."""
+        grid = [
+            torch.arange(size, device=gradient.device)
+            if indices is None
+            else torch.as_tensor(indices, device=gradient.device)
+            for size, indices in zip(self.shape, self.kept, strict=True)
+        ]
+        full = gradient.new_zeros(self.shape)
+        full[torch.meshgrid(*grid, indexing="ij")] = gradient
+        found = self.hook(full)
+        return None if found is None else cut_tensor(found, self.kept)
 
 
 def laid_out(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
