@@ -1,4 +1,4 @@
-"""The public face: `shrink`, `plan` and `analyze`."""
+"""The public face: `shrink`, `sparsify`, their plans, and `analyze`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import Any, TypeVar
 from typing_extensions import Unpack
 
 from graphprune.compacting import CompactOptions, compacted
+from graphprune.core.edits import Mask
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import Counting
 from graphprune.frontends.torch.inference import outside_inference_mode
+from graphprune.frontends.torch.sparse import check_form, formed
 from graphprune.iterative import STEP_OPTIONS, shrink_in_steps
 from graphprune.planning import (
     PlanOptions,
     ShrinkOptions,
+    SparsifyOptions,
     analyzed,
     check_options,
     planned,
+    planned_sparse,
 )
 from graphprune.plans import Plan, made
 
@@ -170,6 +174,88 @@ def plan(
     """
     check_options(options, PlanOptions, "plan")
     return made(planned(model, ratio, of, options))
+
+
+def sparsify(
+    model: M,
+    ratio: float | None = None,
+    pattern: str = "unstructured",
+    form: str = "zeros",
+    **options: Unpack[SparsifyOptions],
+) -> M:
+    """Return a model of the same kind, numbers of whose weights are zero.
+
+    A model full of zeros is no faster without kernels for sparse matrices, and no smaller until
+    it is compressed; `shrink` makes it both.
+
+    Args:
+        model: The model; it is not modified.
+        ratio: As for `plan_sparsity`.
+        pattern: As for `plan_sparsity`.
+        form: What the zeros are stored as: `"zeros"`; `"masks"` of `torch.nn.utils.prune`, which
+            stay in training; `"semi_structured"`, PyTorch's 2:4 tensors, on a device that has
+            kernels for them.
+        **options: As for `plan_sparsity`.
+
+    Returns:
+        A model of the same class, in the same train/eval mode, on the same device.
+
+    Raises:
+        OptionError: There is no such option; names the nearest one.
+        BudgetError: No layer can become sparse, or not by so much.
+        LiftError: The model cannot be captured.
+
+    Examples:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> int((sparsify(net, ratio=0.5, compensate=False)[0].weight == 0).sum())
+        64
+    """
+    check_form(model, form, pattern)
+    made = plan_sparsity(model, ratio, pattern, **options)
+    small = made.apply()
+    return formed(small, form, [edit for edit in made.edits if isinstance(edit, Mask)])
+
+
+@outside_inference_mode
+def plan_sparsity(
+    model: M,
+    ratio: float | None = None,
+    pattern: str = "unstructured",
+    **options: Unpack[SparsifyOptions],
+) -> Plan[M]:
+    """Decide which numbers become zero.
+
+    The zeros are counted over the weights of linear layers, convolutions and recurrent layers.
+    Tables of embeddings stay as they are, and so do the layers that read the model's inputs or
+    write its outputs, unless these hold most of the numbers; `keep` says otherwise.
+
+    Args:
+        model: The model; it is not modified.
+        ratio: Fraction of the numbers of those layers that becomes zero; what the pattern says, or
+            a half, where not given.
+        pattern: How zeros may lie: `"unstructured"`; `"N:M"`, such as `"2:4"`: of every M
+            numbers side by side along the channels, N stay; `"block:HxW"`, such as `"block:4x4"`:
+            H outputs by W channels go together.
+        **options: The following, by name.
+
+            - `importance`: `"magnitude"`; `"wanda"`: |w| times the norm of what it is multiplied
+              with, row by row; `"obs"`: what the others can make up for, chosen and solved for
+              together; `"random"`; `"auto"`: `"obs"`, or the magnitude without statistics.
+            - `spread`: How zeros are spread over the layers: `"uniform"`, `"global"`, `"lamp"`,
+              `"erk"`, or `"loss"`: by what the results lose; `"auto"` goes with the criterion.
+            - `keep`: What stays as it is in place of the usual layers: name patterns of layers or
+              weights, modules, or types of modules; `()` for nothing.
+            - `example_inputs`, `data`, `effort`, `verify`, `seed`: As for `plan`.
+            - `compensate`: Whether the numbers that stay make up for the zeros; `"auto"`: unless
+              the model looks untrained.
+
+    Raises:
+        OptionError: There is no such option; names the nearest one.
+        BudgetError: No layer can become sparse, or not by so much.
+        LiftError: The model cannot be captured, or no inputs for it can be found.
+    """
+    return made(planned_sparse(model, ratio, pattern, options))
 
 
 @outside_inference_mode

@@ -18,10 +18,11 @@ from graphprune.commands.passes import passes
 from graphprune.commands.quantise import quantise
 from graphprune.commands.report import report
 from graphprune.commands.shrink import shrink
+from graphprune.commands.sparsify import sparsify
 from graphprune.commands.verify import verify
 from graphprune.version import __version__
 
-COMMANDS = (shrink, compact, deploy, quantise, report, verify, inspect, passes, demo)
+COMMANDS = (shrink, compact, sparsify, deploy, quantise, report, verify, inspect, passes, demo)
 """The commands, in the order in which `--help` lists them; each has a file of its own."""
 
 app = typer.Typer(

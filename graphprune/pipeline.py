@@ -30,6 +30,9 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.program import Expressed, Inputs, Lowered, Program
 from graphprune.core.proof import Verification
 from graphprune.importance import Context, Criterion, Loss, Scores
+from graphprune.sparsity.prune import Pruned
+from graphprune.sparsity.request import Sparsity
+from graphprune.sparsity.zeros import Zeros
 
 
 @dataclass
@@ -46,6 +49,7 @@ class Asked:
         inputs: The caller's example inputs.
         verify: Whether the result is checked.
         seed: For whatever is drawn.
+        sparsity: How many numbers become zero, which, and how they may lie.
     """
 
     request: Request = field(default_factory=Request)
@@ -57,6 +61,7 @@ class Asked:
     inputs: Inputs | None = None
     verify: bool = True
     seed: int = 0
+    sparsity: Sparsity = field(default_factory=Sparsity)
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class Work:
         reasons: For each group that loses indices at no cost, how many go for which reason.
         gap: By how much the smaller model's results differ from the given one's; None where they
             were not compared.
+        pruned: Sparse weights; None where there are none.
         verification: What was proven; None where nothing was checked.
         latency: Seconds of a forward pass before and after, where they were measured.
         predicted: The speed-up that the table of operations predicted.
@@ -116,6 +122,7 @@ class Work:
         self.gap: float | None = None
         self._statistics: Calibration | None = None
         self.solved: Compensation | None = None
+        self.pruned: Pruned | None = None
         self.verification: Verification | None = None
         self.latency: tuple[float, float] | None = None
         self.predicted: float | None = None
@@ -153,6 +160,16 @@ class Work:
     @scores.setter
     def scores(self, found: list[Scores]) -> None:
         self._found["scores"] = found
+
+    @property
+    def zeros(self) -> Zeros:
+        """The layers that can become sparse, and how many of their numbers become zero."""
+        found: Zeros = self._get("zeros")
+        return found
+
+    @zeros.setter
+    def zeros(self, found: Zeros) -> None:
+        self._found["zeros"] = found
 
     @property
     def choice(self) -> Choice:
@@ -322,9 +339,9 @@ class Pass:
         return Outcome(False, note)
 
 
-FINDINGS = ("deps", "scores", "choice", "lowered")
-"""What passes find, in the order of the default pipeline: coupled groups, scores of their indices,
-the indices that stay, the smaller model."""
+FINDINGS = ("deps", "scores", "zeros", "choice", "lowered")
+"""What passes find: coupled groups, scores of their indices, how many numbers of each layer become
+zero, what stays, the smaller model."""
 
 PASSES: dict[str, type[Pass]] = {}
 """All passes that are defined, by name."""

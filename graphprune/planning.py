@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypedDict
 
 from graphprune.choice.request import Limits, requested
@@ -23,13 +24,17 @@ from graphprune.passes.couple import Couple, couple
 from graphprune.passes.dead import Dead
 from graphprune.passes.fold_norms import FoldNorms
 from graphprune.passes.lower import Lower
+from graphprune.passes.mask import Choose
 from graphprune.passes.materialise import Materialise
 from graphprune.passes.measure import Measure
 from graphprune.passes.same import Same
 from graphprune.passes.score import Score
 from graphprune.passes.select import Select
+from graphprune.passes.share_zeros import ShareZeros
 from graphprune.passes.verify import Verify
+from graphprune.passes.write_zeros import WriteZeros
 from graphprune.pipeline import Asked, Pass, Pipeline, Work
+from graphprune.sparsity.request import sparsity
 
 DEFAULT = Pipeline([Couple, Score, Select, Lower, Verify, Compensate, Measure])
 """What `shrink` runs."""
@@ -39,6 +44,10 @@ FOLDING = (FoldNorms,)
 
 COMPACT = Pipeline([Materialise, Couple, Dead, Lower, Verify, Same, Measure])
 """What `compact` runs."""
+
+
+SPARSE = Pipeline([Couple, ShareZeros, Choose, Lower, WriteZeros])
+"""What `sparsify` runs."""
 
 _SEEDS = 2**32  # what NumPy's and PyTorch's generators both take
 
@@ -81,6 +90,14 @@ class PlanOptions(Budgeting, Scoring, Repairing, total=False):
     """All options of `graphprune.plan`."""
 
     passes: Pipeline | Passes | str | None
+
+
+class SparsifyOptions(Repairing, total=False):
+    """All options of `graphprune.plan_sparsity`."""
+
+    importance: str
+    spread: str
+    keep: Any
 
 
 class ShrinkOptions(PlanOptions, total=False):
@@ -129,7 +146,11 @@ def _check_values(options: PlanOptions) -> None:
     reduction = options.get("reduction", "sum")
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise OptionError(f"no reduction {reduction!r}: {nearest(reduction, REDUCTIONS)}")
-    verify, seed = options.get("verify", True), options.get("seed", 0)
+    _check_checking(options.get("verify", True), options.get("seed", 0))
+
+
+def _check_checking(verify: Any, seed: Any) -> None:
+    """Refuse what `verify` and `seed` cannot be."""
     if not isinstance(verify, bool):
         raise OptionError(f"verify is True or False, not {verify!r}")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _SEEDS:
@@ -188,6 +209,35 @@ def planned(
     work = worked(opened, asked)
     work.pipeline = pipeline
     pipeline.decide(work)
+    return work
+
+
+def planned_sparse(model: Any, ratio: float | None, pattern: str, options: SparsifyOptions) -> Work:
+    """Decide what becomes zero; the arguments are those of `graphprune.plan_sparsity`."""
+    check_options(options, SparsifyOptions, "sparsify")
+    load_installed()
+    _check_checking(options.get("verify", True), options.get("seed", 0))
+    request = sparsity(
+        ratio, pattern, options.get("importance", "auto"), options.get("spread", "auto")
+    )
+    repair = Options(
+        options.get("compensate", "auto"),
+        options.get("effort", "auto"),
+        seed=options.get("seed", 0),
+    )
+    inputs = as_inputs(options.get("example_inputs"))
+    opened = open_model(given(model), inputs, options.get("data"), repair.samples())
+    keep = options.get("keep")
+    asked = Asked(
+        options=repair.reading(opened.batches) if opened.batches else repair,
+        inputs=inputs,
+        verify=options.get("verify", True),
+        seed=options.get("seed", 0),
+        sparsity=replace(request, keep=None if keep is None else opened.patterns(keep, "keep")),
+    )
+    work = worked(opened, asked)
+    work.pipeline = SPARSE
+    SPARSE.decide(work)
     return work
 
 

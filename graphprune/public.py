@@ -1,6 +1,6 @@
 """All public names, imported: what `graphprune` hands out when one of them is first asked for."""
 
-from graphprune.api import analyze, compact, plan, shrink
+from graphprune.api import analyze, compact, plan, plan_sparsity, shrink, sparsify
 from graphprune.core.errors import (
     AxisError,
     BudgetError,
@@ -56,8 +56,10 @@ __all__ = [
     "frontend",
     "load_plan",
     "plan",
+    "plan_sparsity",
     "quantise",
     "recalibrate",
     "recover",
     "shrink",
+    "sparsify",
 ]

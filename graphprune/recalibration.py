@@ -11,10 +11,13 @@ from torch import nn
 
 from graphprune.core.errors import GraphPruneError
 from graphprune.frontends.torch.inference import outside_inference_mode
-from graphprune.pipeline import PASSES, Work, run
+from graphprune.pipeline import Work, run
+from graphprune.planning import DEFAULT
 from graphprune.statistics.batches import read_batches
 
 M = TypeVar("M", bound=nn.Module)
+
+_CHECKS = ("verify", "measure")  # passes that look at the model, which has been done
 
 _made: WeakKeyDictionary[nn.Module, Work] = WeakKeyDictionary()
 
@@ -61,8 +64,9 @@ def recalibrate(small: M, data: Iterable[Any]) -> M:
     options = replace(work.asked.options, compensate=True)
     batches = read_batches(data, small, options.samples())
     again = work.again(batches, options.reading(batches))
-    for step in ("lower", "compensate"):
-        run(PASSES[step](), again)
+    for step in again.pipeline or DEFAULT:
+        if step.makes and step.name not in _CHECKS:
+            run(step, again)
     made: M = again.program.finish(again.expressed, again.lowered, check=False)
     remember(made, again)
     made.train(small.training)

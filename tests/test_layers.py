@@ -18,6 +18,7 @@ statistics
 importance
 compensation
 choice
+sparsity
 frontends
 pipeline
 passes

@@ -119,6 +119,10 @@ class Calibration:
         self._wanted = False
         self.note = f"none: {why}"
 
+    def on(self) -> Calibration:
+        """The same where compensation is off: statistics for whom needs them all the same."""
+        return Calibration(self._program, self._deps, replace(self.options, compensate=True))
+
     def samples(self) -> Samples | None:
         """The samples, made or read when they are first needed; None where there are none."""
         if self._wanted and self._samples is None:

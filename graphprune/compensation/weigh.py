@@ -70,7 +70,7 @@ def weigh(
     scarcity: dict[Axis, float] = {}
     for number, (op, run) in enumerate(walk(deps, samples)):
         for consumer in consumers.get(op, ()):
-            how_much = _counts(consumer, senses, samples)
+            how_much = counts_of(consumer, senses, samples)
             _read(deps, consumer, run, systems, seen, how_much, samples)
         for axis in due.get(op, ()):
             held = systems.pop(axis)
@@ -168,7 +168,7 @@ def _read(
                 systems[axis].scarcity = max(systems[axis].scarcity, scarcity[group])
 
 
-def _counts(
+def counts_of(
     consumer: Consumer, senses: Mapping[Op, Sense] | None, samples: Samples
 ) -> tuple[torch.Tensor, float | None]:
     """By what outputs are multiplied before their errors count, and what the relative one counts.

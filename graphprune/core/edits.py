@@ -6,16 +6,24 @@ JSON. A plan is a list of edits; each kind of edit is one class.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from graphprune.core.axes import Axis
 from graphprune.core.errors import PlanError
+from graphprune.core.graph import Value
 from graphprune.core.groups import Counts, Dependencies, Group
 from graphprune.core.indices import Indices
+
+Flags = npt.NDArray[np.bool_]
 
 
 class Edit(Protocol):
@@ -153,6 +161,84 @@ class Keep:
         }  # fmt: skip
 
 
+@dataclass
+class Mask:
+    """Set some numbers of a weight to zero and keep the others.
+
+    - How it cuts: not at all; the weight keeps its shape.
+    - What it costs: nothing is saved but where zeros are stored or computed sparsely.
+    - How it is proven: the zeros are counted in the result.
+
+    Attributes:
+        weight: The weight's name.
+        kept: Which of its numbers stay, in its shape.
+        pattern: How the zeros lie: `"unstructured"`, `"2:4"`, `"block:4x4"`.
+    """
+
+    weight: str
+    kept: Flags
+    pattern: str = "unstructured"
+
+    kind: ClassVar[str] = "mask"
+    proof: ClassVar[str] = "the zeros are counted in the result"
+
+    def find(self, deps: Dependencies) -> Value:
+        """The weight in a model's analysis.
+
+        Raises:
+            PlanError: The model has no such weight, or one of another shape.
+        """
+        found = deps.source.weights.get(self.weight)
+        if found is None or found.shape != self.kept.shape:
+            present = "no such weight" if found is None else f"one of shape {found.shape}"
+            raise PlanError(
+                f"the plan was made for another model: it sets zeros in {self.weight} of shape "
+                f"{self.kept.shape}, this model has {present}"
+            )
+        return found
+
+    def check(self, deps: Dependencies) -> None:
+        """Refuse a mask of a weight that the model does not have.
+
+        Raises:
+            PlanError: There is none of this name and shape.
+        """
+        self.find(deps)
+
+    def cut(self, deps: Dependencies) -> Mapping[Axis, Indices]:
+        """No index goes."""
+        return {}
+
+    def count(self, deps: Dependencies, counts: Counts) -> None:
+        """All indices stay."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Mask:
+        """The edit from plain data.
+
+        Raises:
+            PlanError: Something is missing or wrong.
+        """
+        try:
+            name, shape = str(data["weight"]), tuple(int(size) for size in data["shape"])
+            packed = zlib.decompress(base64.b64decode(data["kept"], validate=True))
+        except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
+            raise PlanError(f"a mask lacks its weight, shape or kept numbers: {error!r}") from error
+        bits = np.frombuffer(packed, np.uint8)
+        if len(bits) != -(-prod(shape) // 8):
+            raise PlanError(f"{name}: the mask does not hold {prod(shape)} flags")
+        kept = np.unpackbits(bits, count=prod(shape)).astype(bool).reshape(shape)
+        return cls(name, kept, str(data.get("pattern", "unstructured")))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The edit as plain data: one bit for each number, packed."""
+        packed = base64.b64encode(zlib.compress(np.packbits(self.kept).tobytes())).decode()
+        return {
+            "kind": self.kind, "weight": self.weight, "shape": list(self.kept.shape),
+            "pattern": self.pattern, "kept": packed,
+        }  # fmt: skip
+
+
 def _array(kept: Any, where: str) -> Any:
     """Indices as an array, of whatever they are.
 
@@ -182,6 +268,7 @@ def edit_kind(kind: type[Any]) -> type[Any]:
 
 
 edit_kind(Keep)
+edit_kind(Mask)
 
 
 def edit_of(data: Mapping[str, Any]) -> Edit:

@@ -189,6 +189,9 @@ class Program(Protocol):
     ) -> Lowered:
         """Give the smaller model new weights, in their narrowed shapes."""
 
+    def stored(self, lowered: Lowered, values: Collection[Value]) -> dict[Value, torch.Tensor]:
+        """What the smaller model holds for weights, as far as it holds them."""
+
     def finish(self, found: Expressed, lowered: Lowered, check: bool) -> Any:
         """The smaller model as the caller gets it: same kind, same wrapper."""
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Mapping
+from math import prod
+
 import torch
 
+from graphprune.core.edits import Mask
+from graphprune.core.graph import Value
 from graphprune.costs.registry import cost_of
 from graphprune.engine.tensors import cut_tensor
 from graphprune.passes.couple import couple
 from graphprune.pipeline import Work
-from graphprune.report.report import GroupRow, Report, lock_reasons
+from graphprune.report.report import GroupRow, LayerRow, Report, Sparse, lock_reasons
+
+_LOOKED_AT = 1 << 24  # bytes that are compressed to see how small all become
 
 
 def reported(work: Work) -> Report:
@@ -58,6 +66,9 @@ def reported(work: Work) -> Report:
         warnings=work.program.warnings,
         assumed=work.program.assumed,
     )
+    out.sparsity = zeros_of(work)
+    if work.pruned is not None:
+        out.left = {**out.left, **work.pruned.left}
     if work.has("lowered"):
         out.verification = work.verification
         out.bytes = work.opened.weighed(work.lowered)
@@ -82,3 +93,42 @@ def _zeros(work: Work) -> dict[str, tuple[int, int]]:
             if live < rest.numel():
                 out[value.name] = (rest.numel() - live, rest.numel())
     return out
+
+
+def zeros_of(work: Work) -> Sparse | None:
+    """What becomes zero, or None where no edit says so."""
+    masks = [edit for edit in work.edits if isinstance(edit, Mask)]
+    if not masks:
+        return None
+    rows = [LayerRow(m.weight, m.kept.size, int(m.kept.size - m.kept.sum())) for m in masks]
+    known = work.has("zeros")
+    out = Sparse(
+        masks[0].pattern,
+        work.zeros.note if known else "by the plan",
+        rows,
+        sum(prod(value.shape) for value in work.program.graph.parameters()),
+        left=work.zeros.found.left if known else {},
+    )
+    if work.has("lowered") and work.pruned is not None:
+        out.gzip = _compressed(work.pruned.values, work.pruned.kept)
+    return out
+
+
+def _compressed(
+    values: Mapping[Value, torch.Tensor], masks: Mapping[Value, torch.Tensor]
+) -> tuple[int, int]:
+    """Bytes of the sparse weights once compressed, before and after, from a slice of each."""
+    each = _LOOKED_AT // max(len(masks), 1)
+    before = after = 0.0
+    for value in masks:
+        held, new = (x.detach().cpu().flatten() for x in (value.tensor, values[value]))
+        number = min(len(held), max(each // held.element_size(), 1))
+        share = len(held) / number
+        before += share * len(gzip.compress(_raw(held[:number]), 1))
+        after += share * len(gzip.compress(_raw(new[:number]), 1))
+    return round(before), round(after)
+
+
+def _raw(tensor: torch.Tensor) -> bytes:
+    """The bytes of a tensor."""
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()

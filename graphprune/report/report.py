@@ -32,6 +32,46 @@ class GroupRow:
     reasons: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """A layer that became sparse: its weight, how many numbers it holds, and how many are zero."""
+
+    name: str
+    size: int
+    zeros: int
+
+
+@dataclass
+class Sparse:
+    """What became zero.
+
+    Attributes:
+        pattern: How the zeros lie.
+        how: How they were chosen and spread.
+        layers: One row for each sparse layer.
+        whole: Parameters of the model, those of other layers included.
+        gzip: Bytes of the sparse layers once compressed, before and after, from a slice of each.
+        left: Weights that are left alone, with the reason.
+    """
+
+    pattern: str
+    how: str
+    layers: list[LayerRow]
+    whole: int
+    gzip: tuple[int, int] | None = None
+    left: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Numbers of all sparse layers."""
+        return sum(row.size for row in self.layers)
+
+    @property
+    def zeros(self) -> int:
+        """Zeros among them."""
+        return sum(row.zeros for row in self.layers)
+
+
 @dataclass
 class Report:
     """What a plan removes, what it costs, and what was proven.
@@ -61,6 +101,7 @@ class Report:
         replaced: Submodules that are generated code now, with the reason.
         edits: Attributes with new values.
         folded: Weights into which a softmax scale was folded.
+        sparsity: What became zero; None where nothing did.
         compensation: What makes up for what was removed, or why nothing does.
         left: What stays although its kind could go, and operations that read fewer channels and
             could not be compensated, with the reason.
@@ -91,6 +132,7 @@ class Report:
     replaced: dict[str, str] = field(default_factory=dict)
     edits: dict[str, int] = field(default_factory=dict)
     folded: list[str] = field(default_factory=list)
+    sparsity: Sparse | None = None
     compensation: str = ""
     left: dict[str, str] = field(default_factory=dict)
     passes: list[PassRow] = field(default_factory=list)
@@ -131,7 +173,7 @@ def show(report: Report, console: Console, rows: Iterable[tuple[str, str, str]] 
     """
     if report.assumed:
         console.print(f"inputs assumed, as none were given: {report.assumed}", highlight=False)
-    table = Table(title=f"{report.model}: {report.achieved:.1%} of {report.of} removed")
+    table = Table(title=_title(report))
     for name, justify in (("", "left"), ("before", "right"), ("after", "right"), ("", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for label, (before, after) in (("parameters", report.params), ("MACs", report.macs)):
@@ -149,10 +191,42 @@ def show(report: Report, console: Console, rows: Iterable[tuple[str, str, str]] 
         table.add_row("latency, ms", *row)
     for label, old, new in rows:
         table.add_row(label, old, new, "")
+    if report.sparsity is not None:
+        _add_zeros(table, report.sparsity)
     console.print(table)
-    console.print(_groups(report))
+    console.print(_groups(report) if report.sparsity is None else _layers(report.sparsity))
     for line in _notes(report):
         console.print(line, highlight=False, markup=False)
+
+
+def _title(report: Report) -> str:
+    """What was done, in a line."""
+    found = report.sparsity
+    if found is None:
+        return f"{report.model}: {report.achieved:.1%} of {report.of} removed"
+    share = found.zeros / max(found.size, 1)
+    return f"{report.model}: {share:.1%} of {len(found.layers)} layers is zero ({found.pattern})"
+
+
+def _add_zeros(table: Table, found: Sparse) -> None:
+    """Rows of the summary that count zeros."""
+    share = found.zeros / max(found.whole, 1)
+    table.add_row("zeros", "", f"{found.zeros:,}", f"{share:.1%} of the parameters")
+    if found.gzip is not None:
+        fewer = f"{found.gzip[1] / max(found.gzip[0], 1) - 1:.1%}"
+        table.add_row("sparse layers, gzip", *(f"{x:,}" for x in found.gzip), fewer)
+
+
+def _layers(found: Sparse) -> Table:
+    """Zeros of each layer."""
+    table = Table(title="sparse layers")
+    table.add_column("weight", overflow="fold")
+    for name in ("numbers", "zeros", ""):
+        table.add_column(name, justify="right")
+    for row in found.layers:
+        share = f"{row.zeros / max(row.size, 1):.1%}"
+        table.add_row(row.name, f"{row.size:,}", f"{row.zeros:,}", share)
+    return table
 
 
 def _groups(report: Report) -> Table:
@@ -172,6 +246,8 @@ def _groups(report: Report) -> Table:
 
 def _notes(report: Report) -> list[str]:
     lines = []
+    if report.sparsity is not None:
+        lines += _zero_notes(report.sparsity)
     if report.verification is not None:
         lines.append(f"verified: {verdict(report.verification)}")
     if report.gap is not None:
@@ -223,6 +299,18 @@ def _zeros(zeros: dict[str, tuple[int, int]]) -> list[str]:
     shown = ", ".join(f"{name} {zeros[name][0] / zeros[name][1]:.0%}" for name in most[:_KINDS])
     more = ", ..." if len(most) > _KINDS else ""
     return [f"zeros left: {held:,} of {size:,} numbers in {len(zeros)} weights: {shown}{more}"]
+
+
+def _zero_notes(found: Sparse) -> list[str]:
+    lines = [
+        f"zeros chosen: {found.how}",
+        "speed: as before without sparse kernels; the file is smaller once compressed",
+    ]
+    for why, number in Counter(found.left.values()).items():
+        names = [name for name, reason in found.left.items() if reason == why]
+        shown = ", ".join(names[:_KINDS]) + (", ..." if number > _KINDS else "")
+        lines.append(f"left dense: {shown} ({why})")
+    return lines
 
 
 def _but_for(names: Sequence[str]) -> str:

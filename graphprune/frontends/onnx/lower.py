@@ -129,6 +129,7 @@ class _Writer:
             self.copies[origin, way] = name
         if name not in self.new:
             self.new[name] = self._cut(name, origin, value)
+        self.out.names[value] = name
         if origin not in alike:
             node.input[place] = name
 

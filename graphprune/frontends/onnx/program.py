@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -188,6 +188,12 @@ class FileProgram:
         """The smaller file with new weights in it."""
         forget()
         return lower(self.lifted, found.cuts, {v: as_array(x) for v, x in values.items()})
+
+    def stored(self, lowered: Lowered, values: Collection[Value]) -> dict[Value, torch.Tensor]:
+        """The initializers and constants that were written anew."""
+        made = _lowered(lowered)
+        held = {value: as_torch(x) for value in values if (x := made.written(value)) is not None}
+        return {value: tensor for value, tensor in held.items() if tensor is not None}
 
     def finish(self, found: Expressed, lowered: Lowered, check: bool) -> Any:
         """The smaller model as a protobuf, or as a graphsurgeon graph where one was given."""

@@ -8,10 +8,11 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from graphprune.core.cuts import Kept
 from graphprune.core.errors import LiftError
+from graphprune.core.graph import Value
 from graphprune.frontends.onnx.tensors import PACKED, Array, to_proto
 
 LARGEST = 2**31 - 2**20  # bytes of a protobuf, with some room for names
@@ -69,6 +70,7 @@ class Lowered:
         edits: Attributes and arguments with new values.
         replaced: Nothing: no code stands behind a file.
         folded: Nothing: a file's softmax scales are numbers of their own.
+        names: Of the tensors that were written anew, by weight.
     """
 
     frame: ModelProto
@@ -76,6 +78,19 @@ class Lowered:
     edits: dict[str, Any] = field(default_factory=dict)
     replaced: dict[str, str] = field(default_factory=dict)
     folded: list[str] = field(default_factory=list)
+    names: dict[Value, str] = field(default_factory=dict)
+
+    def written(self, value: Value) -> Array | None:
+        """The elements that were written for a weight; None where it stays as it was."""
+        name = self.names.get(value)
+        for tensor in self.tensors:
+            if tensor.name == name:
+                return tensor.read()
+        for node in self.frame.graph.node:
+            if name is not None and node.op_type == "Constant" and node.output[0] == name:
+                array: Array = numpy_helper.to_array(node.attribute[0].t)
+                return array
+        return None
 
     def size(self) -> int:
         """Bytes of the initializers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -233,18 +233,24 @@ class ModuleProgram:
     ) -> LoweredModule:
         """Give the smaller module new weights, scales folded into them."""
         made = _lowered(lowered)
-        named: dict[str, torch.Tensor] = {
-            **dict(made.model.named_buffers(remove_duplicate=False)),
-            **dict(made.model.named_parameters(remove_duplicate=False)),
-        }
+        held = self.stored(made, values)
         for value, tensor in values.items():
             for fold in made.folds:
                 if fold.weight is value:
                     tensor = fold.apply(tensor)
-            name = next((n for n in (value.name, *value.aliases) if n in named), None)
-            if name is not None:
-                named[name].data.copy_(tensor)
+            if value in held:
+                held[value].data.copy_(tensor)
         return made
+
+    def stored(self, lowered: Lowered, values: Collection[Value]) -> dict[Value, torch.Tensor]:
+        """The parameters and buffers themselves."""
+        model = _lowered(lowered).model
+        named: dict[str, torch.Tensor] = {
+            **dict(model.named_buffers(remove_duplicate=False)),
+            **dict(model.named_parameters(remove_duplicate=False)),
+        }
+        names = {v: next((n for n in (v.name, *v.aliases) if n in named), None) for v in values}
+        return {value: named[name] for value, name in names.items() if name is not None}
 
     def finish(self, found: Expressed, lowered: Lowered, check: bool) -> Any:
         """The smaller module, whole again and in its wrapper."""

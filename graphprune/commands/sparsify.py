@@ -1,0 +1,79 @@
+"""`graphprune sparsify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphprune.commands.options import (
+    AsJson,
+    Extension,
+    Force,
+    Model,
+    Size,
+    Weights,
+    inputs_of,
+    load_extensions,
+)
+from graphprune.commands.printing import print_report
+from graphprune.commands.shrink import check_outputs
+
+
+def sparsify(
+    model: Model,
+    out: Annotated[Path, typer.Option("-o", "--out", help=".pt, .pt2 or .onnx")],
+    ratio: Annotated[
+        float | None, typer.Option(help="fraction that becomes zero; a half unless told")
+    ] = None,
+    pattern: Annotated[
+        str, typer.Option(help="unstructured, N:M such as 2:4, or block:HxW such as block:4x4")
+    ] = "unstructured",
+    importance: Annotated[str, typer.Option(help="auto, magnitude, wanda, obs or random")] = "auto",
+    spread: Annotated[str, typer.Option(help="auto, uniform, global, lamp, erk or loss")] = "auto",
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="layers to leave dense, in place of the usual ones; * matches any"),
+    ] = None,
+    compensate: Annotated[
+        str, typer.Option(help="let what stays make up for it: auto, on or off")
+    ] = "auto",
+    data: Annotated[
+        str | None,
+        typer.Option(help="calibration data: .npy, .npz or .pt file, or pkg.mod:factory"),
+    ] = None,
+    weights: Weights = None,
+    input_size: Size = None,
+    plan: Annotated[Path | None, typer.Option(help="also write the plan here")] = None,
+    seed: Annotated[int, typer.Option(help="for whatever is drawn")] = 0,
+    extension: Extension = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Set numbers of a model's weights to zero and write it."""
+    from graphprune.api import plan_sparsity
+    from graphprune.core.errors import GraphPruneError
+    from graphprune.frontends.onnx import is_onnx
+    from graphprune.models import load_data, load_model
+
+    load_extensions(extension)
+    if compensate not in ("auto", "on", "off"):
+        raise GraphPruneError(f"--compensate is auto, on or off, not {compensate}")
+    check_outputs(model, weights, out, plan, force)
+    made = plan_sparsity(
+        load_model(model, weights),
+        ratio,
+        pattern,
+        importance=importance,
+        spread=spread,
+        keep=keep,
+        compensate={"on": True, "off": False}.get(compensate, "auto"),
+        data=None if data is None else load_data(data, is_onnx(model)),
+        example_inputs=inputs_of(input_size),
+        seed=seed,
+    )
+    made.write(out)
+    if plan is not None:
+        made.save(plan)
+    print_report(made, as_json)

@@ -1,0 +1,1 @@
+"""Sparsity: which numbers of which weights become zero, and what those that stay become."""
