@@ -301,3 +301,66 @@ def test_what_parameters_carry_is_copied_and_cut() -> None:
     assert torch.equal(small[0].weight.mask, cut_mask) and small[0].weight.notes is not weight.notes
     small(torch.randn(3, 8)).sum().backward()
     assert not (small[0].weight.grad * (1 - cut_mask)).any() and small[0].weight.grad.any()
+
+
+class Optional(nn.Module):
+    """A share of the features, told by the shape, and an input that may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 32), nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor, more: torch.Tensor | None = None) -> torch.Tensor:
+        """Adds what it is given."""
+        y = self.a(x)
+        y = self.b(y[:, : y.shape[1] // 4]).relu()
+        return self.c(y) if more is None else self.c(y) + more
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_inputs_that_may_be_left_out_are_refused_where_code_was_made_otherwise(given: bool) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(2, 8), torch.randn(2, 4)) if given else (torch.randn(2, 8),)
+    for seed in range(12):
+        plan = graphprune.plan(
+            Optional().eval(), 0.5, "channels", example_inputs=inputs, compensate=False,
+            importance="random", allocation="global", keep=["c"], seed=seed,
+        )  # fmt: skip
+        small = plan.apply()
+        if plan.report.replaced:
+            break
+    assert small(*inputs).shape == (2, 4)
+    with pytest.raises(GraphPruneError, match="its input more"):
+        small(inputs[0], None if given else torch.randn(2, 4))
+
+
+class Classifier(nn.Module):
+    """Words, an encoder, and what the first word says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(50, 64), nn.Linear(64, 5)
+        layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+
+    def forward(self, ids: torch.Tensor, pad: torch.Tensor | None = None) -> torch.Tensor:
+        """With a mask of what is padding, or without."""
+        return self.head(self.encoder(self.embed(ids), src_key_padding_mask=pad)[:, 0])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("given", [False, True])
+def test_an_encoder_with_an_odd_number_of_heads_takes_masks(given: bool) -> None:
+    torch.manual_seed(0)
+    pad = torch.zeros(2, 8, dtype=torch.bool)
+    pad[1, 5:] = True
+    inputs = (torch.randint(50, (2, 8)), *([pad] if given else []))
+    plan = graphprune.plan(Classifier().eval(), 0.5, example_inputs=inputs, compensate=False)
+    small = plan.apply()
+    assert type(small) is Classifier and small.encoder.layers[0].self_attn.num_heads == 3
+    longer = torch.randint(50, (3, 12)), torch.zeros(3, 12, dtype=torch.bool)
+    for training in (False, True):
+        small.train(training)
+        with torch.no_grad():
+            for ids, mask in ((inputs[0], None), (inputs[0], pad), longer):
+                assert small(ids, mask).isfinite().all()

@@ -33,6 +33,8 @@ from graphprune.frontends.torch.generated import (
     in_mode,
     leave_autocast,
     only_evaluated,
+    only_given,
+    only_left_out,
     only_size,
     only_types,
 )
@@ -165,9 +167,15 @@ class _Emitter:
                 if args_
                 else self._graph.placeholder(name)
             )
+            if args_ and default is None and bound.get(name) is None:
+                whose = f"{self._whose}: its input {name}"
+                self._graph.call_function(only_left_out, (node, whose))
             self._unpack(node, bound.get(name))
 
     def _unpack(self, node: fx.Node, tree: Any) -> None:
+        if isinstance(tree, Value) and node.op == "placeholder" and node.args:
+            whose = f"{self._whose}: its input {node.name}"
+            self._graph.call_function(only_given, (node, whose))
         if isinstance(tree, Value):
             self._nodes.setdefault(tree, node)
             self._places.setdefault(tree, node)

@@ -152,6 +152,32 @@ def only_size(tensor: torch.Tensor, dim: int, size: int, whose: str) -> None:
         )
 
 
+def only_given(tensor: torch.Tensor | None, whose: str) -> None:
+    """Refuse to do without an input that generated code was made with.
+
+    Raises:
+        GraphPruneError: It is None; the message tells the way out.
+    """
+    if tensor is None:
+        raise GraphPruneError(
+            f"{whose} is None; the module's code was generated with it: shrink with example_inputs "
+            "that leave it out, or pass keep=[...] with the module's name"
+        )
+
+
+def only_left_out(given: object, whose: str) -> None:
+    """Refuse an input that generated code was made without.
+
+    Raises:
+        GraphPruneError: It is given; the message tells the way out.
+    """
+    if given is not None:
+        raise GraphPruneError(
+            f"{whose} is given; the module's code was generated without it: shrink with "
+            "example_inputs that hold it, or pass keep=[...] with the module's name"
+        )
+
+
 def only_types(tensor: torch.Tensor, allowed: tuple[torch.dtype, ...], whose: str) -> None:
     """Refuse an input of a type that generated code does not follow.
 

@@ -66,6 +66,9 @@ def rebuild(captured: CapturedModule, cuts: Cuts, blank: bool = False) -> nn.Mod
         settle(module)
         if isinstance(module, nn.MultiheadAttention):
             _settle_heads(module, name, cuts)
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            _settle_encoder(module)
     for module, mode in modes:
         module.training = mode
     if not blank:
@@ -191,6 +194,19 @@ def settle(module: nn.Module) -> None:
         module.proj_size = recurrent[1] if module.proj_size else 0
     elif isinstance(module, nn.RNNCellBase):
         module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
+
+
+def _settle_encoder(module: nn.TransformerEncoder) -> None:
+    """Do without nested tensors where the kernel that takes them does not take the new widths.
+
+    It asks for an even number of heads that fill the whole width; the module looks at that when it
+    is made, and with a padding mask fails if it finds out later.
+    """
+    for attention in module.modules():
+        if isinstance(attention, nn.MultiheadAttention):
+            whole = attention.head_dim * attention.num_heads == attention.embed_dim
+            if attention.num_heads % 2 or not whole:
+                module.use_nested_tensor = False
 
 
 def _settle_heads(module: nn.MultiheadAttention, name: str, cuts: Cuts) -> None:
