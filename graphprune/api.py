@@ -71,9 +71,9 @@ def shrink(
 def compact(model: M, **options: Unpack[CompactOptions]) -> M:
     """Return a smaller model of the same kind with the same outputs.
 
-    What changes no output goes: channels that masks or training have set to zero, channels that no
-    one reads. What was decided is in the report of `plan(model, passes=COMPACT)`, which decides the
-    same.
+    What changes no output goes: channels that masks or training have set to zero, channels that are
+    one number for every input, channels that no one reads. What was decided is in the report of
+    `plan(model, passes=COMPACT)`, which decides the same.
 
     Args:
         model: The model; it is not modified.

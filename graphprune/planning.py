@@ -20,6 +20,7 @@ from graphprune.importance.reduce import REDUCTIONS
 from graphprune.importance.registry import DECIDED
 from graphprune.models import given
 from graphprune.passes.compensate import Compensate
+from graphprune.passes.constants import Constants
 from graphprune.passes.couple import Couple, couple
 from graphprune.passes.dead import Dead
 from graphprune.passes.fold_norms import FoldNorms
@@ -42,7 +43,7 @@ DEFAULT = Pipeline([Couple, Score, Select, Lower, Verify, Compensate, Measure])
 FOLDING = (FoldNorms,)
 """Passes that leave every result as it is and the model smaller; they go before all others."""
 
-COMPACT = Pipeline([Materialise, Couple, Dead, Lower, Verify, Same, Measure])
+COMPACT = Pipeline([Materialise, Constants, Couple, Dead, Lower, Verify, Same, Measure])
 """What `compact` runs."""
 
 

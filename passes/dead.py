@@ -13,7 +13,7 @@ from graphprune.core.errors import PassError
 from graphprune.core.groups import Group
 from graphprune.core.indices import Indices
 from graphprune.costs.registry import cost_of
-from graphprune.importance.free import Mask, spare
+from graphprune.importance.free import Free, Mask
 from graphprune.pipeline import Outcome, Pass, Work
 
 _LAST = "all of its indices could go: one stays, as a layer has a width"
@@ -35,7 +35,7 @@ class Dead(Pass):
     def run(self, work: Work) -> Outcome:
         """Remove all that is free."""
         deps = work.deps
-        found = spare(deps)
+        found = Free(deps).reasons()
         keep: dict[Axis, Indices] = {}
         for group in deps.groups:
             masks = found.get(group.axis)

@@ -22,7 +22,8 @@ _KINDS = 3  # kinds of operations that a line names
 class GroupRow:
     """One coupled group: its first member, its size, and how many indices stay.
 
-    Of indices that went at no cost, how many went for which reason: `zero`, `unread`.
+    Of indices that went at no cost, how many went for which reason: `zero`,
+    `constant`, `unread`.
     """
 
     name: str

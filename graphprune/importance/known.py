@@ -1,0 +1,246 @@
+"""known: slices of values that are one number for every input.
+
+1. Weights are followed forwards: a channel whose weights are zero is its bias, one that a batch
+   norm multiplies by 0 is the shift, and behind an activation f it is f of that.
+2. What an operation makes of such slices is asked of the operation itself, not of a table: it runs
+   by itself on numbers drawn at random, with the known ones in their places, and what is the same
+   number for all of them is known. Linear operations with stored weights need not be run: an output
+   all of whose live channels have zero weights is `b + W x` of the known ones.
+
+Nothing here looks at samples: a channel that merely seems dead on a few inputs is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from graphprune.core.axes import Axis, atoms
+from graphprune.core.graph import Op, Value
+from graphprune.core.groups import Dependencies
+from graphprune.core.indices import holdings
+from graphprune.engine.linear import meets_no_border
+from graphprune.engine.run import Run
+from graphprune.importance.stored import Stored
+from graphprune.rules.facts import Reading, folded, gain, is_norm, is_random, reading
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+
+# Seed and scale of the numbers drawn: small and large, and each time their negatives too, or a
+# channel of few numbers could lie on one side of a kink by chance.
+_DRAWS = ((0, 1.0), (0, -1.0), (1, 30.0), (1, -30.0), (2, 1e4), (2, -1e4), (3, 1e-2))
+_ROUNDINGS = 32.0  # by which kernels may differ from place to place in one number
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Positions of a dimension that hold one number each, whatever the other dimensions' are.
+
+    Attributes:
+        mask: Which positions.
+        numbers: The number of each; anything elsewhere.
+    """
+
+    mask: torch.Tensor
+    numbers: torch.Tensor
+
+
+class Known:
+    """What is known of every value of a graph before it runs, along dimensions of groups' axes.
+
+    Args:
+        deps: The analysis.
+        wanted: The axes whose slices are looked for.
+    """
+
+    def __init__(self, deps: Dependencies, wanted: Collection[Axis]) -> None:
+        self._deps = deps
+        self._wanted = set(wanted)
+        self._held: dict[Value, dict[int, Slices]] = {}
+        self._stored = Stored(deps)
+        tensors = (value.tensor for value in deps.source.weights.values())
+        self._device = next((t.device for t in tensors if t is not None), torch.device("cpu"))
+        self._dtype: torch.dtype = deps.source.engine.dtype
+        for value in deps.source.weights.values():
+            self._weigh(value)
+        for op in deps.source.ops:
+            self._follow(op)
+
+    def axes(self) -> set[Axis]:
+        """The axes along which anything is known."""
+        pairs = ((value, number) for value, found in self._held.items() for number in found)
+        return {axis for value, at in pairs for axis in atoms(self._deps.dims[value][at])}
+
+    def slices(self, value: Value, number: int) -> Slices | None:
+        """What is known of a value along one of its dimensions."""
+        return self._held.get(value, {}).get(number)
+
+    def where(self, value: Value, number: int, axis: Axis, zero: bool) -> Mask:
+        """Which indices of an axis own nothing but known slices of a dimension: zeros, or any."""
+        found = self.slices(value, number)
+        if found is None:
+            return np.zeros(axis.size, dtype=bool)
+        mask = found.mask & (found.numbers == 0) if zero else found.mask
+        live = ~mask.cpu().numpy()
+        for own, positions, owners in holdings(self._deps.dims[value][number]):
+            if own is axis:
+                held = np.bincount(owners, weights=live[positions], minlength=axis.size)
+                return np.equal(held, 0)
+        return np.zeros(axis.size, dtype=bool)
+
+    # --- what is known ------------------------------------------------------------------------
+
+    def _dims(self, value: Value) -> Iterator[int]:
+        for number, dim in enumerate(self._deps.dims[value]):
+            if not self._wanted.isdisjoint(atoms(dim)):
+                yield number
+
+    def _weigh(self, value: Value) -> None:
+        """Find the zeros of a weight."""
+        if not isinstance(value.tensor, torch.Tensor) or not list(self._dims(value)):
+            return
+        tensor = self._stored.numbers(value)
+        if int(tensor.count_nonzero()) < tensor.numel():
+            live = tensor != 0
+            for number in self._dims(value):
+                dead = ~live.movedim(number, 0).reshape(live.shape[number], -1).any(1)
+                self._note(value, number, dead, torch.zeros(dead.shape, dtype=self._dtype))
+
+    def _note(self, value: Value, at: int, mask: torch.Tensor, numbers: torch.Tensor) -> None:
+        if bool(mask.any()):
+            self._held.setdefault(value, {})[at] = Slices(mask.cpu(), numbers.cpu())
+
+    def _follow(self, op: Op) -> None:
+        """Find out which slices of an operation's results are one number."""
+        read = reading(op)
+        if isinstance(read, Reading) and self._linear(op, read):
+            return
+        if not self._may_be_known(op, read):
+            return
+        found: list[dict[int, tuple[torch.Tensor, torch.Tensor]]] = [{} for _ in op.outputs]
+        for number, (seed, scale) in enumerate(_DRAWS):
+            try:
+                results = self._drawn(op, seed, scale)
+            except (RuntimeError, IndexError, TypeError, ValueError):
+                return  # nothing is known of what it makes of such numbers
+            if any(r.shape != v.shape for r, v in zip(results, op.outputs, strict=True)):
+                return
+            for value, result, steady in zip(op.outputs, results, found, strict=True):
+                self._compare(value, result, steady, number == 0)
+            if not any(bool(mask.any()) for steady in found for mask, _ in steady.values()):
+                return
+        for value, steady in zip(op.outputs, found, strict=True):
+            for at, (mask, numbers) in steady.items():
+                self._note(value, at, mask, numbers)
+
+    def _compare(
+        self,
+        value: Value,
+        result: torch.Tensor,
+        steady: dict[int, tuple[torch.Tensor, torch.Tensor]],
+        first: bool,
+    ) -> None:
+        """Which slices hold one number in this draw, the same as in those before."""
+        for at in self._dims(value) if result.is_floating_point() and result.numel() else ():
+            rows = result.movedim(at, 0).reshape(result.shape[at], -1)
+            if first:
+                everywhere = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+                steady[at] = everywhere, rows[:, 0].double()
+            mask, numbers = steady[at]
+            steady[at] = mask & _equal(rows, numbers), numbers
+
+    def _linear(self, op: Op, read: Reading) -> bool:
+        """Work out what a linear operation with stored weights makes of what is known.
+
+        Returns:
+            Whether there is nothing more to find out.
+        """
+        weight, bias = read.weight.tensor, None if read.bias is None else read.bias.tensor
+        plain = read.ends and not read.product and len(op.outputs) == 1
+        stored = read.weight.is_weight and isinstance(weight, torch.Tensor)
+        if read.bias is not None and not read.bias.is_weight:
+            return False
+        if not plain or not stored or not weight.is_floating_point():
+            return False
+        result = op.outputs[0]
+        at = read.output % len(result.shape)
+        if at not in set(self._dims(result)):
+            return True
+        taps = folded(weight.detach(), read.inner, read.groups)
+        groups, _, channels, _ = taps.shape
+        found = self.slices(read.source, read.channel % len(read.source.shape))
+        if found is None and read.weight not in self._held:
+            return True
+        known = torch.zeros(groups * channels, dtype=torch.bool) if found is None else found.mask
+        if len(known) != groups * channels:
+            return False
+        sides = (groups, 1, channels)
+        live = (taps != 0).any(3)
+        dead = ~(live & ~known.to(taps.device).reshape(sides)).any(2)
+        numbers = torch.zeros(dead.shape, dtype=torch.float64, device=taps.device)
+        if found is not None and bool(dead.any()):
+            given = torch.where(found.mask, found.numbers.double(), 0.0).to(taps.device)
+            given = given.reshape(sides)
+            numbers = (taps.double().sum(3) * given).sum(2)
+            moved = (live & (given != 0)).any(2)  # what is padded with zeros is no constant
+            if bool((dead & moved).any()) and not meets_no_border(
+                op, read, self._deps.source.engine
+            ):
+                dead &= ~moved
+        numbers = numbers.reshape(-1)
+        if bias is not None:
+            numbers = numbers + bias.detach().double().reshape(-1).to(numbers.device)
+        self._note(result, at, dead.reshape(-1), numbers)
+        return True
+
+    def _may_be_known(self, op: Op, read: Reading | str | None) -> bool:
+        """Whether results may be known: what is only added or taken off does not make them so."""
+        if not any(True for value in op.outputs for _ in self._dims(value)):
+            return False
+        if is_random(op) or self._deps.source.engine.random(op):
+            return False
+        given: Sequence[Value | None] = op.inputs
+        if isinstance(read, Reading):
+            given = [read.source, read.weight]
+        elif is_norm(op):
+            given = [op.inputs[0], gain(op)]
+        return any(value in self._held for value in given)
+
+    def _drawn(self, op: Op, seed: int, scale: float) -> list[torch.Tensor]:
+        """Results for operands that are drawn, with what is known of them in its place.
+
+        Raises:
+            RuntimeError: It does not run on them, or what it reads are no such numbers.
+        """
+        graph = self._deps.source
+        weights = (v.tensor for v in op.inputs if v is not None and v.is_weight)
+        device = next((t.device for t in weights if t is not None), self._device)
+        generator = torch.Generator().manual_seed(seed)
+        drawn: dict[Value, torch.Tensor] = {}
+        for value in op.inputs:
+            if value is None or value.is_weight or value in drawn:
+                continue
+            if not value.dtype.rpartition(".")[2].startswith(("float", "bfloat")):
+                raise RuntimeError(f"{value.name} holds {value.dtype}")
+            x = torch.randn(value.shape, generator=generator, dtype=self._dtype) * scale
+            drawn[value] = self._placed(value, x).to(device)
+        run = Run(graph, lambda weight: weight.tensor, [drawn], dtype=self._dtype, ops=[op])
+        run.step(op)
+        return [run.values(value)[0] for value in op.outputs]
+
+    def _placed(self, value: Value, x: torch.Tensor) -> torch.Tensor:
+        for number, found in self._held.get(value, {}).items():
+            sides = [-1 if at == number else 1 for at in range(x.dim())]
+            x = torch.where(found.mask.reshape(sides), found.numbers.to(x).reshape(sides), x)
+        return x
+
+
+def _equal(rows: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Which rows hold nothing but their number: zero to the last digit, others to rounding."""
+    near = _ROUNDINGS * torch.finfo(rows.dtype).eps * numbers.abs()
+    return ((rows - numbers[:, None]).abs() <= near[:, None]).all(1)
