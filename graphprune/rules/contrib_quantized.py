@@ -22,7 +22,7 @@ def _each(op: Site, place: int, dim: Dim) -> None:
         unify(dim, op.dims(place)[-1], f"sizes do not divide at {op.op.name}")
 
 
-@axis_rule(f"{_PREFIX}QuantizeLinear", f"{_PREFIX}DequantizeLinear")
+@axis_rule(f"{_PREFIX}QuantizeLinear", f"{_PREFIX}DequantizeLinear", elementwise=True)
 def linear(op: Site) -> list[Dims]:
     """As ONNX's own, for types that it had not."""
     return quantize(op)

@@ -466,6 +466,12 @@ def looked_up(op: Op) -> tuple[Value, Value] | None:
     return None if table is None or rows is None else (table, rows)
 
 
+def is_elementwise(type_: str) -> bool:
+    """Whether operations of a type act on each element by itself, and so keep its place."""
+    rule = _RULES.get(type_)
+    return rule is not None and rule.stated.elementwise
+
+
 def is_random(op: Op) -> bool:
     """Whether an operation's results are drawn, or can be."""
     return stated(op).random

@@ -11,7 +11,7 @@ from graphprune.rules.site import Site
 _INTEGERS = "its weight holds integers"
 
 
-@axis_rule("QuantizeLinear", "DequantizeLinear")
+@axis_rule("QuantizeLinear", "DequantizeLinear", elementwise=True)
 def quantize(op: Site) -> list[Dims]:
     """One scale for all, or one for each index of a dimension; blocks of indices are locked."""
     dims = op.dims()

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from onnx import NodeProto, helper
 
 from graphprune.frontends.onnx.model import Source
+from graphprune.frontends.onnx.own import type_name
+from graphprune.rules.facts import is_elementwise
 
 Places = list["int | None"]
 """For each dimension of a tensor the dimension of the input that it is."""
@@ -18,10 +20,7 @@ Places = list["int | None"]
 _LAST = ("MatMul", "LayerNormalization", "RMSNormalization", "MatMulInteger")
 _SECOND = ("BatchNormalization", "InstanceNormalization", "PRelu")
 _RECURRENT = ("LSTM", "GRU", "RNN")
-_KEEP = """
-    Identity Cast Relu LeakyRelu Clip Sigmoid Tanh Neg Abs Sqrt Exp Log Pad QuantizeLinear
-    DequantizeLinear DynamicQuantizeLinear Dropout Add Sub Mul Div Pow Min Max
-""".split()
+_KEEP = ("Pad", "DynamicQuantizeLinear")  # beside what acts on each element by itself
 
 
 def settled(source: Source) -> dict[tuple[str, int], int]:
@@ -85,14 +84,15 @@ def _shape(source: Source, name: str) -> Sequence[int] | None:
 def _follow(node: NodeProto, source: Source, own: dict[str, Places]) -> None:
     """The dimensions of a node's first result, where they are those of an operand."""
     known = [name for name in node.input if name in own]
-    if len(known) != 1 or node.domain not in ("", "com.microsoft"):
+    if len(known) != 1:
         return
     places = own[known[0]]
-    if node.op_type == "Transpose":
+    kind = type_name(node)
+    if kind == "Transpose":
         perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
         order = perm or list(range(len(places)))[::-1]
         own[node.output[0]] = [places[at] for at in order]
-    elif node.op_type in _KEEP:
+    elif kind in _KEEP or is_elementwise(kind):
         rest = [_shape(source, name) for name in node.input if name and name != known[0]]
         if all(shape is not None and len(shape) <= len(places) for shape in rest):
             own[node.output[0]] = places

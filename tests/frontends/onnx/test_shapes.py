@@ -10,6 +10,8 @@ from onnx import helper
 from torch import nn
 
 import graphprune
+from graphprune.frontends.onnx.fixed import settled
+from graphprune.frontends.onnx.model import read_model
 from tests.frontends.onnx.exports import export, graph, masked, normal, run, shapes
 
 
@@ -39,7 +41,7 @@ def dynamic() -> onnx.ModelProto:
 
 
 def test_dynamic_sizes_stay_dynamic(dynamic: onnx.ModelProto) -> None:
-    small = graphprune.shrink(dynamic, 0.4)
+    small = graphprune.shrink(dynamic, 0.4, compensate=False)
     assert any(node.op_type == "Shape" for node in small.graph.node)
     for batch, words in ((1, 3), (2, 7), (4, 11)):
         (found,) = run(small, x=normal(batch, words, 32))
@@ -142,3 +144,22 @@ def test_products_of_a_width_and_the_batch_stay_computed() -> None:
         x = normal(batch, 8)
         expected = run(masked(model, plan.kept), x=x)[0]
         np.testing.assert_allclose(run(small, x=x)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("own", ["HardSwish", "QuantizeLinear", "Pad", "Softmax"])
+def test_an_open_length_is_settled_through_what_keeps_the_places_of_elements(own: str) -> None:
+    """The weight says how many channels it reads, behind whatever acts on each by itself."""
+    more = {
+        "QuantizeLinear": [np.float32(0.1)],
+        "Pad": [np.array([0, 0, 1, 0, 0, 1])],
+    }.get(own, [])
+    held = {f"m{i}": np.asarray(array) for i, array in enumerate(more)}
+    nodes = [
+        helper.make_node(own, ["x", *held], ["h"]),
+        *([helper.make_node("DequantizeLinear", ["h", "m0"], ["k"])] if own[0] == "Q" else []),
+        helper.make_node("Conv", ["k" if own[0] == "Q" else "h", "w"], ["y"]),
+    ]
+    weights = {**held, "w": normal(6, 4, 3)}
+    model = graph(nodes, weights, {"x": ["n", "c", "l"]}, {"y": ["n", 6, "m"]})
+    wanted = {} if own == "Softmax" else {("x", 1): 4}
+    assert settled(read_model(model)) == wanted
