@@ -55,6 +55,45 @@ def octets(*shape: int) -> Array:
     return np.random.default_rng(sum(shape)).integers(-60, 60, shape).astype(np.int8)
 
 
+def quantized(kind: str, operands: list[str], width: int = 16, **attrs: Any) -> ModelProto:
+    """An operation on quantized numbers, between what makes them and what reads them."""
+    model = between(fused(kind, operands, ["q"], **attrs), dict(SCALES), width)
+    node = model.graph.node[1]
+    first = helper.make_node("QuantizeLinear", ["h", "s1", "z1"], ["hq"], name="quantize")
+    last = helper.make_node("DequantizeLinear", ["q", "s2", "z2"], ["m"], name="dequantize")
+    nodes = [model.graph.node[0], first, node, last, model.graph.node[2]]
+    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    return model
+
+
+SCALES = {
+    "s1": np.float32(0.05), "z1": np.uint8(128), "s2": np.float32(0.04), "z2": np.uint8(120),
+}  # fmt: skip
+ONE = ["hq", "s1", "z1"]
+TO = ["s2", "z2"]
+QUANTIZED = {
+    "QLinearSigmoid": quantized("QLinearSigmoid", [*ONE, *TO]),
+    "QLinearLeakyRelu": quantized("QLinearLeakyRelu", [*ONE, *TO], alpha=0.1),
+    "QLinearAdd": quantized("QLinearAdd", [*ONE, *ONE, *TO]),
+    "QLinearMul": quantized("QLinearMul", [*ONE, *ONE, *TO]),
+    "QLinearConcat": quantized("QLinearConcat", [*TO, *ONE, *ONE], width=32, axis=2),
+    "QLinearSoftmax": quantized("QLinearSoftmax", [*ONE, *TO], axis=-1, opset=13),
+}
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_quantized_operations_shrink(name: str) -> None:
+    """Each is proven: what stays computes what the whole does with the removed slices empty."""
+    plan = graphprune.plan(QUANTIZED[name], 0.5, compensate=False)
+    small = plan.apply()
+    assert plan.report is not None and plan.report.unknown == {}
+    assert shapes(small)["w1"][1] < 16
+    for batch, words in ((1, 4), (3, 5)):
+        assert run(small, x=normal(batch, words, 8))[0].shape == (batch, words, 3)
+
+
 CASES = {
     "Gelu": between(fused("Gelu", ["h"]), {}),
     "QuickGelu": between(fused("QuickGelu", ["h"], alpha=1.7), {}),
