@@ -10,7 +10,7 @@ from graphprune.compacting import CompactOptions, compacted
 from graphprune.core.edits import Mask
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import Counting
-from graphprune.frontends.torch.inference import outside_inference_mode
+from graphprune.frontends.torch.inference import undisturbed
 from graphprune.frontends.torch.sparse import check_form, formed
 from graphprune.iterative import STEP_OPTIONS, shrink_in_steps
 from graphprune.planning import (
@@ -106,7 +106,7 @@ def compact(model: M, **options: Unpack[CompactOptions]) -> M:
     return small
 
 
-@outside_inference_mode
+@undisturbed
 def plan(
     model: M,
     ratio: float | None = None,
@@ -156,7 +156,8 @@ def plan(
 
             - `example_inputs`: A tensor, a tuple of positional arguments or a dict of keyword
               arguments for `forward`; found from the data or the model where not given.
-            - `data`: Calibration data: batches of inputs, or of (inputs, labels). If there are
+            - `data`: Calibration data: batches of inputs, or of (inputs, labels); or a file
+              (`.npy`, `.npz`, `.pt`), a folder of pictures, or `"pkg.mod:factory"`. If there are
               none, statistics come from inputs that are made from what weights remember.
             - `compensate`: Whether the weights that stay make up for what is removed; `"auto"`:
               unless the model looks untrained.
@@ -217,7 +218,7 @@ def sparsify(
     return formed(small, form, [edit for edit in made.edits if isinstance(edit, Mask)])
 
 
-@outside_inference_mode
+@undisturbed
 def plan_sparsity(
     model: M,
     ratio: float | None = None,
@@ -258,7 +259,7 @@ def plan_sparsity(
     return made(planned_sparse(model, ratio, pattern, options))
 
 
-@outside_inference_mode
+@undisturbed
 def analyze(model: Any, example_inputs: Any = None, keep: Any = ()) -> Dependencies:
     """Find the coupled groups of a model.
 

@@ -1,20 +1,26 @@
 """The command line. Human text goes to stderr where `--json` puts data on stdout.
 
-Exit codes: 0 ok, 1 verification failed, 2 usage, file or model, 3 budget unreachable.
+Exit codes: 0 ok, 1 verification failed, 2 usage, file or model, 3 budget unreachable, 130 stopped.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from graphprune.commands.compact import compact
 from graphprune.commands.demo import demo
 from graphprune.commands.deploy import deploy
+from graphprune.commands.explore import sensitivity, sweep
 from graphprune.commands.inspect import inspect
 from graphprune.commands.passes import passes
+from graphprune.commands.printing import be_quiet
 from graphprune.commands.quantise import quantise
 from graphprune.commands.report import report
 from graphprune.commands.shrink import shrink
@@ -22,14 +28,37 @@ from graphprune.commands.sparsify import sparsify
 from graphprune.commands.verify import verify
 from graphprune.version import __version__
 
-COMMANDS = (shrink, compact, sparsify, deploy, quantise, report, verify, inspect, passes, demo)
+COMMANDS = (
+    shrink, compact, sparsify, deploy, quantise, report, verify, inspect, sensitivity, sweep,
+    passes, demo,
+)  # fmt: skip
 """The commands, in the order in which `--help` lists them; each has a file of its own."""
 
-app = typer.Typer(
-    help="Shrink neural networks for deployment.", no_args_is_help=True, add_completion=False
-)
+_STOPPED = 130  # what shells give for an end by Ctrl-C
+
+app = typer.Typer(help="Shrink neural networks for deployment.", no_args_is_help=True)
+
+
+def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
+    """Let Ctrl-C end a command with a word on what is kept."""
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        try:
+            command(**given)
+        except KeyboardInterrupt:
+            state = given.get("state")
+            kept = "no file is left half written"
+            if state is not None and Path(state).exists():
+                kept = f"what was done is kept in {state}, and the same command goes on from there"
+            typer.echo(f"stopped: {kept}", err=True)
+            raise typer.Exit(_STOPPED) from None
+
+    return run
+
+
 for _command in COMMANDS:
-    app.command()(_command)
+    app.command()(_stoppable(_command))
 
 
 def _version(wanted: bool) -> None:
@@ -43,8 +72,18 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="print data and errors only")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="say on stderr what is assumed and decided")
+    ] = False,
 ) -> None:
     """Shrink neural networks for deployment."""
+    be_quiet(quiet)
+    if verbose:
+        logging.basicConfig(stream=sys.stderr, format="%(message)s")
+        logging.getLogger("graphprune").setLevel(logging.INFO)
 
 
 def main() -> None:

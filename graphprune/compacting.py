@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict, cast
 
-from graphprune.frontends.torch.inference import outside_inference_mode
+from graphprune.frontends.torch.inference import undisturbed
 from graphprune.planning import COMPACT, PlanOptions, check_options, planned
 from graphprune.plans import Plan, made
 
@@ -19,7 +19,7 @@ class CompactOptions(TypedDict, total=False):
     seed: int
 
 
-@outside_inference_mode
+@undisturbed
 def compacted(model: Any, options: Mapping[str, Any]) -> Plan[Any]:
     """Decide what goes without any change of the outputs.
 

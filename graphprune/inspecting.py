@@ -33,7 +33,8 @@ def describe(deps: Dependencies, layer: str | None = None) -> str:
     lines: list[str] = []
     for group in deps.groups:
         if _touches(group.members, layer):
-            lines.append(f"group {group.id}: {group.size} indices")
+            told = f" ({group.label})" if group.label else ""
+            lines.append(f"group {group.id}{told}: {group.size} indices")
             lines += _members(group.members)
     lines += _lock_lines(deps, layer)
     for kind, names in deps.unknown.items():
@@ -97,7 +98,7 @@ def as_dict(deps: Dependencies) -> dict[str, Any]:
     """Groups, locks, unknown operations, and the coupling graph as plain data."""
     return {
         "groups": [
-            {"id": g.id, "size": g.size, "members": [str(m) for m in g.members]}
+            {"id": g.id, "name": g.name, "size": g.size, "members": [str(m) for m in g.members]}
             for g in deps.groups
         ],
         "locks": [

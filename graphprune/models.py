@@ -77,7 +77,7 @@ def load_data(name: str, named: bool = False) -> Any:
         module, colon, attribute = name.partition(":")
         if not colon:
             raise GraphPruneError(
-                f"data: {name} is no .npy, .npz or .pt file and no pkg.mod:factory"
+                f"data: {name} is no .npy, .npz or .pt file, no folder and no pkg.mod:factory"
             )
         return _imported(module, attribute)
     if not path.is_file():

@@ -22,6 +22,7 @@ from graphprune.choice.request import Request
 from graphprune.choice.select import Selection
 from graphprune.compensation.calibration import Calibration, Options
 from graphprune.compensation.compensate import Compensation
+from graphprune.core.agreement import Agreement
 from graphprune.core.batch import Batch
 from graphprune.core.cuts import Cuts
 from graphprune.core.edits import Edit, cut_by
@@ -50,6 +51,7 @@ class Asked:
         verify: Whether the result is checked.
         seed: For whatever is drawn.
         sparsity: How many numbers become zero, which, and how they may lie.
+        call: The call in words, for the report.
     """
 
     request: Request = field(default_factory=Request)
@@ -62,6 +64,7 @@ class Asked:
     verify: bool = True
     seed: int = 0
     sparsity: Sparsity = field(default_factory=Sparsity)
+    call: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Work:
         program: The captured model.
         asked: What the caller asks for.
         batches: Calibration data.
+        unseen: Data that were held out of it, for a comparison at the end.
         edits: What the plan changes.
         solved: Weights that make up for what was removed; None where there are none.
         opened: The model as it was captured first, before passes changed it.
@@ -105,6 +109,8 @@ class Work:
             were not compared.
         pruned: Sparse weights; None where there are none.
         verification: What was proven; None where nothing was checked.
+        agreement: How far the smaller model answers as the original does; None where that was not
+            measured.
         latency: Seconds of a forward pass before and after, where they were measured.
         predicted: The speed-up that the table of operations predicted.
         pipeline: The passes that were run, and those that make the smaller model.
@@ -112,10 +118,17 @@ class Work:
         seconds: Time of each stage.
     """
 
-    def __init__(self, program: Program, asked: Asked, batches: Sequence[Batch] = ()) -> None:
+    def __init__(
+        self,
+        program: Program,
+        asked: Asked,
+        batches: Sequence[Batch] = (),
+        unseen: Sequence[Batch] = (),
+    ) -> None:
         self.program = self.opened = program
         self.asked = asked
         self.batches = batches
+        self.unseen = unseen
         self.edits: list[Edit] = []
         self.left: dict[str, str] = {}
         self.reasons: dict[str, dict[str, int]] = {}
@@ -124,6 +137,7 @@ class Work:
         self.solved: Compensation | None = None
         self.pruned: Pruned | None = None
         self.verification: Verification | None = None
+        self.agreement: Agreement | None = None
         self.latency: tuple[float, float] | None = None
         self.predicted: float | None = None
         self.pipeline: Pipeline | None = None
@@ -220,6 +234,10 @@ class Work:
             self._statistics = Calibration(self.program, self.deps, self.asked.options)
         return self._statistics
 
+    def share(self, statistics: Calibration) -> None:
+        """Use statistics that were taken for another choice of the same model."""
+        self._statistics = statistics
+
     def context(self) -> Context:
         """What criteria may look at."""
         program = self.program
@@ -246,14 +264,17 @@ class Work:
         self.edits = list(edits)
         self.choice = self.chooser.take(Selection(keep, asked, asked, 1, of))
 
-    def again(self, batches: Sequence[Batch], options: Options) -> Work:
+    def again(
+        self, batches: Sequence[Batch], options: Options, unseen: Sequence[Batch] = ()
+    ) -> Work:
         """The same choice, with other statistics.
 
         Args:
             batches: Other data.
             options: How what is removed is made up for.
+            unseen: Data that were held out of it.
         """
-        other = Work(self.program, self.asked, batches)
+        other = Work(self.program, self.asked, batches, unseen)
         other._found = dict(self._found)
         other.edits, other.left, other.reasons = self.edits, self.left, self.reasons
         other.opened = self.opened

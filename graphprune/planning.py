@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypedDict
+
+import torch
+from torch.utils import _pytree as pytree
 
 from graphprune.choice.request import Limits, requested
 from graphprune.compensation.calibration import Options
+from graphprune.core.batch import Batch
 from graphprune.core.errors import OptionError, nearest
 from graphprune.core.groups import Dependencies
+from graphprune.core.program import Inputs
 from graphprune.costs.registry import Counting
 from graphprune.extensions import load_installed
+from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.opening import Opened, keyed, open_model
+from graphprune.frontends.torch.inference import undisturbed
 from graphprune.frontends.torch.inputs import as_inputs
 from graphprune.importance import CRITERIA, Criterion, Loss
 from graphprune.importance.reduce import REDUCTIONS
 from graphprune.importance.registry import DECIDED
-from graphprune.models import given
+from graphprune.models import function_named, given, load_data
+from graphprune.passes.agree import Agree
 from graphprune.passes.compensate import Compensate
 from graphprune.passes.constants import Constants
 from graphprune.passes.couple import Couple, couple
@@ -34,10 +45,12 @@ from graphprune.passes.select import Select
 from graphprune.passes.share_zeros import ShareZeros
 from graphprune.passes.verify import Verify
 from graphprune.passes.write_zeros import WriteZeros
+from graphprune.pictures import read_pictures
 from graphprune.pipeline import Asked, Pass, Pipeline, Work
 from graphprune.sparsity.request import sparsity
+from graphprune.statistics.batches import UNSEEN, held_out
 
-DEFAULT = Pipeline([Couple, Score, Select, Lower, Verify, Compensate, Measure])
+DEFAULT = Pipeline([Couple, Score, Select, Lower, Verify, Compensate, Agree, Measure])
 """What `shrink` runs."""
 
 FOLDING = (FoldNorms,)
@@ -50,6 +63,7 @@ COMPACT = Pipeline([Materialise, Constants, Couple, Dead, Lower, Verify, Same, M
 SPARSE = Pipeline([Couple, ShareZeros, Choose, Lower, WriteZeros])
 """What `sparsify` runs."""
 
+_log = logging.getLogger("graphprune")
 _SEEDS = 2**32  # what NumPy's and PyTorch's generators both take
 
 Passes = Iterable["Pass | type[Pass] | str"]
@@ -137,7 +151,7 @@ def _check_values(options: PlanOptions) -> None:
         OptionError: A value is none that could be meant; names the option.
     """
     importance, loss = options.get("importance", "auto"), options.get("loss")
-    if not callable(importance):
+    if not callable(importance) and ":" not in str(importance):
         names = [*DECIDED, *CRITERIA]
         if not isinstance(importance, str) or importance not in names:
             hint = nearest(importance, names)
@@ -158,6 +172,7 @@ def _check_checking(verify: Any, seed: Any) -> None:
         raise OptionError(f"seed is a whole number from 0 to 2**32 - 1, not {seed!r}")
 
 
+@undisturbed
 def planned(
     model: Any,
     ratio: float | None,
@@ -181,24 +196,29 @@ def planned(
     pipeline = DEFAULT if passes is None else passes
     pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline(pipeline)
     _check_values(options)
-    importance = options.get("importance", "auto")
+    importance, data = options.get("importance", "auto"), options.get("data")
+    if isinstance(importance, str) and ":" in importance:
+        importance = function_named(importance)
+    repair = Options(
+        options.get("compensate", "auto"),
+        options.get("effort", "auto"),
+        seed=options.get("seed", 0),
+    )
+    inputs, model = as_inputs(options.get("example_inputs")), given(model)
+    if isinstance(data, str | os.PathLike):
+        data = _loaded(Path(data), model, inputs, repair.samples() + UNSEEN)
     request = requested(
         ratio, of, importance, options.get("round_to", "auto"), options.get("budget"),
         allocation=options.get("allocation", "auto"), normalize=options.get("normalize", "mean"),
         backend=options.get("backend", "auto"), ratios=options.get("ratios"),
         limits=options.get("limits"), whole=whole,
     )  # fmt: skip
-    repair = Options(
-        options.get("compensate", "auto"),
-        options.get("effort", "auto"),
-        seed=options.get("seed", 0),
-    )
-    inputs = as_inputs(options.get("example_inputs"))
-    opened = open_model(given(model), inputs, options.get("data"), repair.samples())
+    opened = open_model(model, inputs, data, repair.samples() + UNSEEN)
+    batches, unseen = parted(opened, repair)
     asked = Asked(
         request=request.located(keyed(opened, request.ratios, "ratios"),
                                 keyed(opened, request.limits, "limits")),
-        options=repair.reading(opened.batches) if opened.batches else repair,
+        options=repair.reading(batches) if batches else repair,
         keep=opened.patterns(options.get("keep", ()), "keep"),
         importance=importance,
         loss=options.get("loss"),
@@ -206,10 +226,20 @@ def planned(
         inputs=inputs,
         verify=options.get("verify", True),
         seed=options.get("seed", 0),
+        call=_call(ratio, of, options),
     )  # fmt: skip
-    work = worked(opened, asked)
+    work = worked(opened, asked, batches, unseen)
     work.pipeline = pipeline
+    if work.program.assumed:
+        _log.info("inputs assumed, as none were given: %s", work.program.assumed)
     pipeline.decide(work)
+    if work.has("choice"):
+        found, kept = work.selection, work.deps.counts(work.selection.keep)
+        fewer = int((kept < work.deps.sizes()).sum())
+        _log.info(
+            "%s: %.1f%% of %s go (asked for %.1f%%), from %d of %d groups", work.program.name,
+            100 * found.achieved, found.of, 100 * found.asked, fewer, len(work.deps.groups),
+        )  # fmt: skip
     return work
 
 
@@ -242,9 +272,53 @@ def planned_sparse(model: Any, ratio: float | None, pattern: str, options: Spars
     return work
 
 
-def worked(opened: Opened, asked: Asked) -> Work:
-    """The work on a model that was opened."""
-    work = Work(opened.program, asked, opened.batches)
+def _call(ratio: float | None, of: str | Counting, options: Mapping[str, Any]) -> str:
+    """The call of `plan` in words; `...` stands for what cannot be written down."""
+    told = [f"{name}={_word(item)}" for name, item in {"of": of, **options}.items() if _said(item)]
+    first = [] if ratio is None else [repr(ratio)]
+    return f"graphprune.plan({', '.join(['model', *first, *told])})"
+
+
+def _loaded(place: Path, model: Any, inputs: Inputs | None, most: int) -> Any:
+    """The data that a file, a folder of pictures or a `pkg.mod:factory` stands for."""
+    if not place.is_dir():
+        return load_data(os.fspath(place), is_onnx(model))
+    held = [x for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor) and x.dim() == 4]
+    return read_pictures(place, model, most, held[0].shape[-2:] if held else None)
+
+
+def _said(item: Any) -> bool:
+    """Whether an option is worth a word: not where it is left empty."""
+    return item is not None and not (isinstance(item, tuple | list | dict) and not item)
+
+
+def _word(item: Any) -> str:
+    short = isinstance(item, str | int | float) or (
+        isinstance(item, list | tuple) and all(isinstance(x, str | int | float) for x in item)
+    )
+    return repr(item) if short else getattr(item, "__name__", "...")
+
+
+def parted(opened: Opened, options: Options) -> tuple[list[Batch], list[Batch]]:
+    """The data that steps look at, and those that are held out for a comparison at the end."""
+    return held_out(opened.batches, options.samples(), max(opened.program.batch(), 1))
+
+
+def worked(
+    opened: Opened,
+    asked: Asked,
+    batches: Sequence[Batch] | None = None,
+    unseen: Sequence[Batch] = (),
+) -> Work:
+    """The work on a model that was opened.
+
+    Args:
+        opened: The captured model.
+        asked: What the caller asks for.
+        batches: Calibration data; all that was opened where not given.
+        unseen: Data that were held out of it.
+    """
+    work = Work(opened.program, asked, opened.batches if batches is None else batches, unseen)
     work.seconds.update(opened.seconds)
     work.pipeline = DEFAULT
     return work

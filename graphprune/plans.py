@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,26 +17,30 @@ from graphprune.core.edits import Edit, Keep, cut_by, edit_of
 from graphprune.core.errors import GraphPruneError, PlanError
 from graphprune.core.files import check_target, write_whole
 from graphprune.core.indices import Indices
+from graphprune.core.markup import heading, table
 from graphprune.core.program import Inputs
 from graphprune.costs.registry import cost_name
 from graphprune.extensions import load_installed
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.described import describe, restore
-from graphprune.frontends.torch.inference import outside_inference_mode
+from graphprune.frontends.torch.inference import undisturbed
 from graphprune.models import given
 from graphprune.pipeline import Asked, Pipeline, Work
-from graphprune.planning import DEFAULT, worked
+from graphprune.planning import DEFAULT, parted, worked
 from graphprune.recalibration import remember
 from graphprune.report.made import reported
 from graphprune.report.report import Report
+from graphprune.statistics.batches import UNSEEN, held_out
 
 M = TypeVar("M")
+
+_log = logging.getLogger("graphprune")
 
 _FORMAT = 2
 _READS = (1, 2)  # 1 had groups alone, without their kind
 
 
-@dataclass
+@dataclass(repr=False)
 class Plan(Generic[M]):
     """Which edits make a model smaller: can be applied, saved, changed by hand, applied again.
 
@@ -66,6 +71,21 @@ class Plan(Generic[M]):
     report: Report | None = None
     work: Work | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        shrink = sum(e.keep is not None and len(e.keep) < e.size for e in self.groups)
+        groups = f"{shrink} of {len(self.groups)} groups shrink"
+        if self.report is None:
+            return f"Plan({self.asked:.1%} of {self.of} to remove, {groups}; not applied yet)"
+        return f"Plan({self.report.sentence()}; {groups})"
+
+    def _repr_html_(self) -> str:
+        """What the plan removes, for notebooks."""
+        if self.report is None:
+            kept = [e.size if e.keep is None else len(e.keep) for e in self.groups]
+            rows = [(e.name, e.size, n) for e, n in zip(self.groups, kept, strict=True)]
+            return heading(repr(self)) + table(("coupled group", "size", "kept"), rows)
+        return self.report._repr_html_()
+
     @property
     def groups(self) -> list[Keep]:
         """The choice for every coupled group; `keep` may be changed, and counts when applied."""
@@ -82,7 +102,7 @@ class Plan(Generic[M]):
         self._retake(work)
         return {value.name: kept for value, kept in work.cuts.weights.items()}
 
-    @outside_inference_mode
+    @undisturbed
     def apply(self, model: M | None = None, data: Any = None) -> M:
         """Make the smaller model.
 
@@ -101,12 +121,12 @@ class Plan(Generic[M]):
         """
         work = self._made(model, data)
         small = work.program.finish(work.expressed, work.lowered, self.verify)
-        self.report = reported(work)
+        self._tell(work)
         if isinstance(small, nn.Module):
             remember(small, work)
         return small  # type: ignore[no-any-return]
 
-    @outside_inference_mode
+    @undisturbed
     def write(self, path: str | Path) -> None:
         """Make the smaller model and write it: `.pt`, `.pt2` or `.onnx`.
 
@@ -119,7 +139,15 @@ class Plan(Generic[M]):
         target = check_target(path, suffixes)
         work = self._made(None, None)
         work.program.save(work.expressed, work.lowered, target, self.verify)
+        self._tell(work)
+        _log.info("wrote %s", target)
+
+    def _tell(self, work: Work) -> None:
+        """Report what was made, and log it in a line."""
         self.report = reported(work)
+        agreement = self.report.agreement
+        found = "" if agreement is None else f"; {agreement.sentence()}"
+        _log.info("made: %s%s", self.report.sentence(), found)
 
     def _made(self, model: M | None, data: Any) -> Work:
         """The work with the smaller model in it."""
@@ -127,9 +155,10 @@ class Plan(Generic[M]):
             self.work = self._fitted(model, data)
         elif data is not None:
             work = self.live()
-            batches = work.program.read(data, self.options.samples())
+            read = work.program.read(data, self.options.samples() + UNSEEN)
+            batches, unseen = held_out(read, self.options.samples(), max(work.program.batch(), 1))
             self.options = self.options.reading(batches)
-            self.work = work.again(batches, self.options)
+            self.work = work.again(batches, self.options, unseen)
         work = self.live()
         work.asked.verify, work.asked.seed = self.verify, self.seed
         self._retake(work)
@@ -144,7 +173,7 @@ class Plan(Generic[M]):
         ):
             work.take(self.edits, self.asked, self.of)
 
-    @outside_inference_mode
+    @undisturbed
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON; the file is written whole or not at all.
 
@@ -180,11 +209,12 @@ class Plan(Generic[M]):
 
     def _fitted(self, model: M, data: Any) -> Work:
         """Find what the plan changes in another instance of the model."""
-        opened = open_model(given(model), self.inputs, data, self.options.samples())
-        if opened.batches:
-            self.options = self.options.reading(opened.batches)
+        opened = open_model(given(model), self.inputs, data, self.options.samples() + UNSEEN)
+        batches, unseen = parted(opened, self.options)
+        if batches:
+            self.options = self.options.reading(batches)
         asked = Asked(options=self.options, keep=self.keep, inputs=self.inputs)
-        work = worked(opened, asked)
+        work = worked(opened, asked, batches, unseen)
         if self.pipeline is not None:
             self.pipeline.prepare(work)
         Pipeline(["couple"]).decide(work)

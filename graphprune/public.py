@@ -15,13 +15,14 @@ from graphprune.core.errors import (
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import cost
 from graphprune.deploying import Deployed, deploy
+from graphprune.exploring import Sensitivity, Sweep, sensitivity, sweep
 from graphprune.frontends.opening import frontend
 from graphprune.importance import criterion
 from graphprune.pipeline import Pass, Pipeline
 from graphprune.planning import COMPACT, DEFAULT
 from graphprune.plans import Plan, load_plan
 from graphprune.quantising import Quantised, quantise
-from graphprune.recalibration import recalibrate
+from graphprune.recalibration import recalibrate, report_of
 from graphprune.report.report import Report
 from graphprune.rules import axis_rule
 from graphprune.training import recover
@@ -45,6 +46,8 @@ __all__ = [
     "PlanError",
     "Quantised",
     "Report",
+    "Sensitivity",
+    "Sweep",
     "VerifyError",
     "__version__",
     "analyze",
@@ -60,6 +63,9 @@ __all__ = [
     "quantise",
     "recalibrate",
     "recover",
+    "report_of",
+    "sensitivity",
     "shrink",
     "sparsify",
+    "sweep",
 ]

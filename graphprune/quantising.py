@@ -31,7 +31,7 @@ from graphprune.core.program import Program
 from graphprune.engine.state import quiet
 from graphprune.extensions import load_installed
 from graphprune.frontends.opening import open_model
-from graphprune.frontends.torch.inference import outside_inference_mode
+from graphprune.frontends.torch.inference import undisturbed
 from graphprune.frontends.torch.inputs import as_inputs
 from graphprune.models import given
 from graphprune.passes.couple import couple
@@ -80,7 +80,7 @@ class Quantised:
         return "\n".join(lines)
 
 
-@outside_inference_mode
+@undisturbed
 def quantise(
     model: Any,
     data: Any = None,

@@ -10,9 +10,11 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from graphprune.core.errors import GraphPruneError
-from graphprune.frontends.torch.inference import outside_inference_mode
+from graphprune.frontends.torch.inference import undisturbed
 from graphprune.pipeline import Work, run
 from graphprune.planning import DEFAULT
+from graphprune.report.made import reported
+from graphprune.report.report import Report
 from graphprune.statistics.batches import read_batches
 
 M = TypeVar("M", bound=nn.Module)
@@ -27,22 +29,31 @@ def remember(small: nn.Module, work: Work) -> None:
     _made[small] = work
 
 
-def made_from(small: nn.Module) -> Work:
-    """The work that made a model.
+def report_of(small: nn.Module) -> Report:
+    """The report of a smaller model.
+
+    Args:
+        small: A model that `shrink` or `Plan.apply` made in this process.
 
     Raises:
-        GraphPruneError: The model was not made in this process.
+        GraphPruneError: It was not made in this process: a plan that was saved tells more.
     """
-    work = _made.get(small)
+    return reported(made_from(small))
+
+
+def made_from(small: nn.Module) -> Work:
+    """What a smaller model was made from; errors as for `report_of`."""
+    work = _made.get(small) if isinstance(small, nn.Module) else None
     if work is None:
         raise GraphPruneError(
             f"this {type(small).__name__} was not made by graphprune in this process: apply its "
-            "plan to the original again, graphprune.load_plan(path).apply(model, data=data)"
+            "plan to the original again, graphprune.load_plan(path).apply(model, data=data), and "
+            "look at plan.report"
         )
     return work
 
 
-@outside_inference_mode
+@undisturbed
 def recalibrate(small: M, data: Iterable[Any]) -> M:
     """Fit a smaller model to other data, after a domain shift.
 

@@ -31,7 +31,10 @@ class Select(Pass):
             work.choice = work.chooser.choose(request, work.scores)
         self._told(work)
         keep = work.selection.keep
-        work.edits = [Keep.of(group, keep.get(group.axis)) for group in work.deps.groups]
+        work.edits = [
+            Keep.of(group, keep.get(group.axis), scores)
+            for group, scores in zip(work.deps.groups, work.scores, strict=True)
+        ]
         gone = int((work.deps.sizes() - work.deps.counts(keep)).sum())
         note = f"{gone} indices of {len(keep)} groups go"
         return self.done(note) if keep else self.unchanged("nothing goes")

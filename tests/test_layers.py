@@ -26,12 +26,14 @@ testing
 report
 extensions
 models
+pictures
 planning
 recalibration
 plans
 compacting
 iterative
 inspecting
+exploring
 api
 training
 quantising

@@ -17,7 +17,7 @@ from graphprune.commands.options import (
     inputs_of,
     load_extensions,
 )
-from graphprune.commands.printing import print_report
+from graphprune.commands.printing import print_report, print_written
 from graphprune.commands.shrink import check_outputs
 
 
@@ -53,7 +53,9 @@ def compact(
     }
     made = compacted(load_model(model, weights), options)
     made.write(target)
-    print_report(made, as_json)
+    assert made.report is not None
+    print_report(made.report, as_json)
+    print_written(target, made.report, as_json)
 
 
 def _target(model: str) -> Path:

@@ -33,10 +33,13 @@ def inspect(
     """Print the coupled groups of a model, or why two layers are coupled."""
     from graphprune import inspecting
     from graphprune.api import analyze
-    from graphprune.core.files import write_whole
+    from graphprune.core.files import check_target, write_whole
     from graphprune.models import load_model
 
     load_extensions(extension)
+    for target in (dot, graphml, as_json):
+        if target not in (None, "-"):
+            check_target(target)
     deps = analyze(load_model(model, weights), inputs_of(input_size))
     wanted: list[tuple[str | None, Callable[[Any], str]]] = [
         (dot, inspecting.as_dot),

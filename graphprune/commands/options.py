@@ -78,7 +78,9 @@ class Planning:
     ] = "auto"
     data: Annotated[
         str | None,
-        typer.Option(help="calibration data: .npy, .npz or .pt file, or pkg.mod:factory"),
+        typer.Option(
+            help="calibration data: .npy, .npz, .pt, a folder of pictures, pkg.mod:factory"
+        ),
     ] = None
     weights: Weights = None
     input_size: Size = None
@@ -106,20 +108,18 @@ class Planning:
         load_extensions(self.extension)
         return load_model(name, self.weights)
 
-    def options(self, name: str) -> dict[str, Any]:
-        """The options of `graphprune.plan`, ratio and cost apart, for the model of a name."""
+    def options(self) -> dict[str, Any]:
+        """The options of `graphprune.plan`, ratio and cost apart."""
         from graphprune.core.errors import GraphPruneError
-        from graphprune.frontends.onnx import is_onnx
-        from graphprune.models import function_named, load_data
 
         if self.compensate not in ("auto", "on", "off"):
             raise GraphPruneError(f"--compensate is auto, on or off, not {self.compensate}")
-        effort, importance = self.effort, self.importance
+        effort = self.effort
         return {
             "budget": numbers(self.budget, "--budget", "macs=0.5"),
-            "data": None if self.data is None else load_data(self.data, is_onnx(name)),
+            "data": self.data,
             "example_inputs": inputs_of(self.input_size),
-            "importance": function_named(importance) if ":" in importance else importance,
+            "importance": self.importance,
             "allocation": self.allocation,
             "keep": self.keep or (),
             "round_to": int(self.round_to) if self.round_to.isdigit() else self.round_to,
@@ -137,7 +137,7 @@ class Planning:
         from graphprune.api import plan
 
         model = self.opened(name)
-        return plan(model, self.ratio, self.of, verify=verify, **self.options(name))
+        return plan(model, self.ratio, self.of, verify=verify, **self.options())
 
 
 def planning(command: Callable[..., None]) -> Callable[..., None]:

@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from graphprune.plans import Plan
+    from graphprune.report.report import Report
+
+_quiet = False
 
 
-def print_report(made: Plan[Any], as_json: bool) -> None:
-    """Print the report of a plan; data on stdout and the text on stderr where asked for."""
+def be_quiet(wanted: bool) -> None:
+    """Whether nothing is printed from now on but data and errors."""
+    global _quiet
+    _quiet = wanted
+
+
+def print_report(report: Report, as_json: bool) -> None:
+    """Print a report; data on stdout and the text on stderr where asked for."""
     from graphprune.report.report import show
 
-    assert made.report is not None
-    show(made.report, console(stderr=as_json))
+    show(report, console(stderr=as_json))
     if as_json:
-        typer.echo(json.dumps(made.report.as_dict()))
+        typer.echo(json.dumps(report.as_dict()))
+
+
+def print_written(out: Path, report: Report, as_json: bool) -> None:
+    """Say what was written, how large it is beside the original, and how it is loaded."""
+    assert report.bytes is not None
+    before, after = (number / 1e6 for number in report.bytes)
+    loads = {
+        ".pt": f'torch.load("{out}", weights_only=False), which runs the code that it holds',
+        ".pt2": f'torch.export.load("{out}").module()',
+        ".onnx": f'onnxruntime.InferenceSession("{out}")',
+    }
+    text = f"wrote {out}, {before:.3g} -> {after:.3g} MB; load it with {loads[out.suffix]}"
+    say(text, as_json)
+
+
+def say(text: str, as_json: bool) -> None:
+    """Print a line as it is; on stderr where stdout is for data."""
+    console(stderr=as_json).print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def console(stderr: bool) -> Console:
     """Where text for people goes."""
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    return Console(stderr=stderr, quiet=_quiet)

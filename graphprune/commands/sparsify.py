@@ -76,4 +76,5 @@ def sparsify(
     made.write(out)
     if plan is not None:
         made.save(plan)
-    print_report(made, as_json)
+    assert made.report is not None
+    print_report(made.report, as_json)

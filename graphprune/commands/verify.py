@@ -25,4 +25,5 @@ def verify(
     load_extensions(extension)
     made = load_plan(plan)
     made.apply(load_model(model, weights))
-    print_report(made, as_json)
+    assert made.report is not None
+    print_report(made.report, as_json)

@@ -10,7 +10,7 @@ import base64
 import binascii
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, ClassVar, Protocol
 
@@ -67,20 +67,43 @@ class Keep:
         size: How many indices it has.
         keep: Those that stay, sorted; None for all.
         group: The group's place among the model's groups.
+        scores: How much each index matters, the lowest going first; None in a plan that was
+            loaded. Not saved.
     """
 
     name: str
     size: int
     keep: Indices | None = None
     group: int = 0
+    scores: npt.NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
     kind: ClassVar[str] = "keep"
     proof: ClassVar[str] = "removal equals masking"
 
     @classmethod
-    def of(cls, group: Group, keep: Indices | None) -> Keep:
+    def of(
+        cls, group: Group, keep: Indices | None, scores: npt.NDArray[np.float64] | None = None
+    ) -> Keep:
         """The edit of one group."""
-        return cls(group.name, group.size, keep, group.id)
+        return cls(group.name, group.size, keep, group.id, scores)
+
+    @property
+    def curve(self) -> npt.NDArray[np.float64]:
+        """The scores in the order in which indices go; those of `"auto"` and `"obs"` are losses.
+
+        Number n is then the share of what the group's readers compute that is lost, as far as it
+        cannot be made up for, once n + 1 indices are gone.
+
+        Raises:
+            PlanError: The plan was loaded: scores are not saved.
+        """
+        if self.scores is None:
+            raise PlanError(f"{self.name}: a plan that was loaded has no scores; make it anew")
+        return np.sort(self.scores)
+
+    def __repr__(self) -> str:
+        kept = self.size if self.keep is None else len(self.keep)
+        return f"Keep({self.name!r}: {kept} of {self.size})"
 
     def find(self, deps: Dependencies) -> Group:
         """The group in a model's analysis.

@@ -55,20 +55,32 @@ def _couplings(op: Op, infer: Infer) -> list[tuple[Node, Node]]:
     return list(dict.fromkeys(pairs))
 
 
-def chain(deps: Dependencies, a: str, b: str) -> list[str]:
-    """The shortest alternation of dimensions and operations from one layer to another."""
+def chains(deps: Dependencies, a: str, b: str) -> list[list[str]]:
+    """Every independent reason why two layers are coupled, the shortest first.
+
+    There is one for each group that both hold: the shortest alternation of dimensions and
+    operations from one layer to the other.
+    """
     starts, goals = _nodes(deps, a), _nodes(deps, b)
     holding = {node: data["groups"] for node, data in deps.graph.nodes(data=True)}
-    best: list[Node] = []
+    found: list[list[Node]] = []
     for group in deps.groups:
         within = deps.graph.subgraph([node for node in holding if group.id in holding[node]])
+        best: list[Node] = []
         for start in filter(within.has_node, starts):
             paths = nx.single_source_shortest_path(within, start)
             for goal in goals & set(paths):
-                if not best or len(paths[goal]) < len(best):
+                if not best or (len(paths[goal]), paths[goal]) < (len(best), best):
                     best = paths[goal]
-    lines = [_text(node) for node in best[:1]]
-    for last, node in pairwise(best):
+        if best and best not in found:
+            found.append(best)
+    return [_told(deps, path) for path in sorted(found, key=len)]
+
+
+def _told(deps: Dependencies, path: list[Node]) -> list[str]:
+    """A path in words: dimensions, and the operations between them."""
+    lines = [_text(node) for node in path[:1]]
+    for last, node in pairwise(path):
         edge = deps.graph.edges[last, node]
         lines += [f"  {edge['type']} ({edge['op']})", _text(node)]
     return lines

@@ -15,9 +15,10 @@ import numpy.typing as npt
 from graphprune.core.axes import Axis, atoms
 from graphprune.core.effect import Dims, Effect
 from graphprune.core.errors import AxisError
-from graphprune.core.explain import chain, coupling_graph
+from graphprune.core.explain import chains, coupling_graph
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.indices import Indices
+from graphprune.core.markup import heading, table
 
 Infer: TypeAlias = "Callable[[Op, Mapping[Value, Dims]], tuple[list[Dims], Effect]]"
 """Applies the rule of one operation: dimensions of its results, and what it does with axes."""
@@ -80,7 +81,7 @@ class Lock:
     members: tuple[Member, ...]
 
 
-@dataclass
+@dataclass(repr=False)
 class Dependencies:
     """The result of the analysis.
 
@@ -143,7 +144,7 @@ class Dependencies:
         return coupling_graph(self)
 
     def why(self, a: str, b: str) -> list[str]:
-        """The chain of operations that couples two layers.
+        """Why two layers are coupled: every chain of operations that does so.
 
         Args:
             a: A layer or weight name, or one dimension of it: `conv1`, `conv1.weight`,
@@ -151,13 +152,28 @@ class Dependencies:
             b: Another.
 
         Returns:
-            Alternately dimensions and the operations between them, as text; empty where
-            nothing couples the two.
+            Alternately dimensions and the operations between them, as text; an empty line before
+            each further chain, by another group. Nothing where nothing couples the two.
 
         Raises:
             AxisError: A name matches no weight.
         """
-        return chain(self, a, b)
+        lines: list[str] = []
+        for found in chains(self, a, b):
+            lines += ["", *found] if lines else found
+        return lines
+
+    def __repr__(self) -> str:
+        return f"Dependencies({self._sentence()})"
+
+    def _sentence(self) -> str:
+        shares = f"{self.reachable():.1%} of the parameters have a removable axis"
+        return f"{len(self.groups)} groups, {len(self.locks)} locks, {shares}"
+
+    def _repr_html_(self) -> str:
+        """The groups as a table, for notebooks."""
+        rows = [(group.name, group.size, len(group.members)) for group in self.groups]
+        return heading(self._sentence()) + table(("group", "indices", "weights"), rows)
 
 
 def matches(value: Value, pattern: str) -> bool:

@@ -207,6 +207,20 @@ class Program(Protocol):
         Where the choice removes nothing, this is the model itself.
         """
 
+    def answers(
+        self,
+        found: Expressed,
+        lowered: Lowered | None,
+        chunks: Sequence[Sequence[torch.Tensor]],
+    ) -> list[list[torch.Tensor]]:
+        """What a model returns for each of several inputs.
+
+        Args:
+            found: What the model's code can express of the choice.
+            lowered: The smaller model, or None for the original.
+            chunks: Tensors for the graph's inputs, for each run.
+        """
+
     def example(self, given: Inputs | None = None) -> Inputs:
         """Inputs to time the model on: the caller's where there are any."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import types
 import warnings
 from collections import OrderedDict
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -98,6 +100,22 @@ def _state(module: nn.Module) -> list[tuple[Any, Any]]:
     plain = [v for v in module.__dict__.values() if type(v) in (dict, OrderedDict, list)]
     held = [*(holder for _, holder in holders(module)), *plain]
     return [(holder, holder.copy()) for holder in held]
+
+
+@contextmanager
+def same_draws() -> Iterator[None]:
+    """Leave the random generators as they were, for code that draws what it calls."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    on_devices = torch.cuda.get_rng_state_all() if used else []
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if on_devices:
+            torch.cuda.set_rng_state_all(on_devices)
 
 
 @contextmanager

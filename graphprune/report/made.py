@@ -3,20 +3,55 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 
+import numpy as np
 import torch
 
+from graphprune.core.axes import atoms
 from graphprune.core.edits import Mask
 from graphprune.core.graph import Value
+from graphprune.core.indices import kept_indices
 from graphprune.costs.registry import cost_of
 from graphprune.engine.tensors import cut_tensor
 from graphprune.passes.couple import couple
 from graphprune.pipeline import Work
-from graphprune.report.report import GroupRow, LayerRow, Report, Sparse, lock_reasons
+from graphprune.report.report import (
+    GroupRow,
+    LayerRow,
+    Report,
+    Sparse,
+    WidthRow,
+    lock_reasons,
+)
 
 _LOOKED_AT = 1 << 24  # bytes that are compressed to see how small all become
+_POINTS = 100  # of a curve in a report
+
+
+def _curves(work: Work) -> list[list[float]]:
+    """Sorted scores of every group, thinned out; empty ones where there are none."""
+    if not work.has("scores"):
+        return [[] for _ in work.deps.groups]
+    found = [np.sort(scores) for scores in work.scores]
+    at = (np.linspace(0, len(x) - 1, min(len(x), _POINTS)).round().astype(int) for x in found)
+    return [[float(f"{y:.4g}") for y in x[i]] for x, i in zip(found, at, strict=True)]
+
+
+def _widths(work: Work) -> Iterator[WidthRow]:
+    """The outputs of every weight of at least two dimensions."""
+    deps = work.deps
+    place = {group.axis: group.id for group in deps.groups}
+    for value in deps.source.parameters():
+        if len(value.shape) < 2:
+            continue
+        dim = deps.dims[value][0]
+        held = [place[axis] for axis in atoms(dim) if axis in place]
+        kept = kept_indices(dim, work.selection.keep)
+        left = value.shape[0] if kept is None else len(kept)
+        name = value.name.removesuffix(".weight")
+        yield WidthRow(name, value.shape[0], left, held[0] if held else None)
 
 
 def reported(work: Work) -> Report:
@@ -45,6 +80,7 @@ def reported(work: Work) -> Report:
         params=(round(whole[0]), round(params(kept))),
         macs=(round(whole[1] / batch), round(macs(kept) / batch)),
         memory=next(((round(c(full)), round(c(kept))) for c in others), None),
+        agreement=work.agreement,
         latency=work.latency,
         predicted=work.predicted,
         groups=[
@@ -54,9 +90,12 @@ def reported(work: Work) -> Report:
                 int(count),
                 len(group.members),
                 work.reasons.get(group.name, {}),
+                curve,
             )
-            for group, count in zip(deps.groups, kept, strict=True)
+            for group, count, curve in zip(deps.groups, kept, _curves(work), strict=True)
         ],
+        layers=list(_widths(work)),
+        call=work.asked.call,
         locks=lock_reasons(deps),
         unknown=deps.unknown,
         compensation=statistics.note,

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from graphprune.core.agreement import CLOSE, POOR, Agreement
+from graphprune.core.files import check_target, write_whole
 from graphprune.core.groups import Dependencies, Lock
+from graphprune.core.markup import heading, lines, table
 from graphprune.core.proof import Verification
 from graphprune.pipeline import PassRow
 
+SCHEMA = 1
+"""The version of the report as data: it grows where a field is renamed or goes."""
+
+_WIDTH = 100  # of a report as text
 _KINDS = 3  # kinds of operations that a line names
 
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """One coupled group: its first member, its size, and how many indices stay.
+    """One coupled group.
 
-    Of indices that went at no cost, how many went for which reason: `zero`,
-    `constant`, `unread`.
+    Attributes:
+        name: Its first member, and what tells it from another group that starts there.
+        size: How many indices it has.
+        kept: How many stay.
+        members: How many dimensions of weights hold it.
+        reasons: Of indices that went at no cost, how many for which reason: `zero`,
+            `constant`, `unread`.
+        curve: Scores in the order in which indices go, at most a hundred of them; empty where the
+            plan was loaded.
     """
 
     name: str
@@ -31,6 +47,7 @@ class GroupRow:
     kept: int
     members: int
     reasons: dict[str, int] = field(default_factory=dict)
+    curve: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +90,24 @@ class Sparse:
         return sum(row.zeros for row in self.layers)
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class WidthRow:
+    """One weight of at least two dimensions.
+
+    Attributes:
+        name: The layer's.
+        size: Outputs before.
+        kept: Outputs after.
+        group: The place of the outputs' first coupled group; None where they are locked.
+    """
+
+    name: str
+    size: int
+    kept: int
+    group: int | None
+
+
+@dataclass(repr=False)
 class Report:
     """What a plan removes, what it costs, and what was proven.
 
@@ -86,11 +120,14 @@ class Report:
         macs: Multiply-accumulates for one sample, before and after.
         bytes: Bytes of the file, or of all tensors of a module, before and after; None before
             `apply`.
+        agreement: How far the smaller model answers as the original does, on inputs that no step
+            has seen; None before `apply`, and where it could not be measured.
         memory: Bytes of activations alive at once for the example inputs, before and after; None
             where they were not asked for.
         latency: Seconds of a forward pass of the example inputs, before and after, as measured.
         predicted: The speed-up that the table of measured operations predicted.
         groups: One row for each coupled group.
+        layers: One row for each weight of at least two dimensions, in the order of the model.
         locks: Reasons for locks, with the number of axes.
         unknown: Operations without a rule, which locked what they touch.
         verification: Outcome of the checks; None if they were not asked for or not yet made.
@@ -111,6 +148,7 @@ class Report:
         warnings: What else the caller should know.
         assumed: The example inputs in words, where the caller gave none: MACs, latency and made
             statistics follow from them.
+        call: The Python call that repeats it, as far as its arguments can be written down.
     """
 
     model: str
@@ -120,10 +158,12 @@ class Report:
     params: tuple[int, int]
     macs: tuple[int, int]
     bytes: tuple[int, int] | None = None
+    agreement: Agreement | None = None
     memory: tuple[int, int] | None = None
     latency: tuple[float, float] | None = None
     predicted: float | None = None
     groups: list[GroupRow] = field(default_factory=list)
+    layers: list[WidthRow] = field(default_factory=list)
     locks: dict[str, int] = field(default_factory=dict)
     unknown: dict[str, list[str]] = field(default_factory=dict)
     verification: Verification | None = None
@@ -140,16 +180,64 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     assumed: str = ""
+    call: str = ""
+
+    def save(self, path: str | Path, command: str = "") -> None:
+        """Write the report, whole or not at all: `.html`, `.json` or `.txt`.
+
+        Args:
+            path: Where to write. HTML is one file that fetches nothing.
+            command: The command line that repeats it, for the page; else it shows `call`.
+
+        Raises:
+            GraphPruneError: The file cannot be written, or ends otherwise.
+        """
+        target = check_target(path, (".html", ".json", ".txt"))
+        if target.suffix == ".html":
+            from graphprune.report.page import page  # which needs this module
+
+            text = page(self, command)
+        elif target.suffix == ".json":
+            text = json.dumps(self.as_dict(), indent=1) + "\n"
+        else:
+            text = str(self)
+        write_whole(target, text.encode())
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain data, ready for JSON."""
-        return asdict(self)
+        """The report as plain data, ready for JSON; `docs/reports.md` lists its fields."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    def sentence(self) -> str:
+        """The report in a line."""
+        before, after = self.params
+        text = f"{self.model}: {self.achieved:.1%} of {self.of} removed, "
+        text += f"{before:,} -> {after:,} parameters"
+        return text if self.agreement is None else f"{text}, agreement {self.agreement.share:.1%}"
+
+    def __repr__(self) -> str:
+        return f"Report({self.sentence()})"
+
+    def _repr_html_(self) -> str:
+        """The report for notebooks: what matters first, and the groups as a table."""
+        first = [agreed(self)] if self.agreement is not None else []
+        first += [f"inputs assumed: {self.assumed}"] if self.assumed else []
+        rows = [(row.name, row.size, row.kept) for row in self.groups]
+        groups = table(("coupled group", "size", "kept"), rows)
+        return heading(self.sentence()) + lines(first) + groups + lines(_notes(self))
 
     def __str__(self) -> str:
-        console = Console(width=100, no_color=True)
+        console = Console(width=_WIDTH, no_color=True)
         with console.capture() as capture:
             show(self, console)
         return capture.get()
+
+
+def as_text(found: Table) -> str:
+    """A table as plain text."""
+    console = Console(width=_WIDTH, no_color=True)
+    with console.capture() as capture:
+        console.print(found)
+    return capture.get()
 
 
 def lock_reasons(deps: Dependencies) -> dict[str, int]:
@@ -164,6 +252,20 @@ def _is_kernel(lock: Lock) -> bool:
     return window and all(member.dim >= 2 for member in lock.members)
 
 
+def figures(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    """The summary: label, before, after, and what that makes of it."""
+    counted = [("parameters", report.params), ("MACs", report.macs), ("bytes", report.bytes)]
+    for label, found in [*counted, ("peak activations, bytes", report.memory)]:
+        if found is None:
+            continue
+        before, after = found
+        share = f"{after / before - 1:.1%}" if before and after != before else ""
+        yield label, f"{before:,}", f"{after:,}", share
+    if report.latency is not None:
+        slow, fast = report.latency
+        yield "latency, ms", f"{slow * 1e3:.2f}", f"{fast * 1e3:.2f}", f"{slow / fast:.2f} x"
+
+
 def show(report: Report, console: Console, rows: Iterable[tuple[str, str, str]] = ()) -> None:
     """Print a report.
 
@@ -172,24 +274,15 @@ def show(report: Report, console: Console, rows: Iterable[tuple[str, str, str]] 
         console: Where to print.
         rows: Further rows of the summary: label, before, after.
     """
+    if report.agreement is not None:
+        console.print(agreed(report), highlight=False, markup=False)
     if report.assumed:
         console.print(f"inputs assumed, as none were given: {report.assumed}", highlight=False)
     table = Table(title=_title(report))
     for name, justify in (("", "left"), ("before", "right"), ("after", "right"), ("", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for label, (before, after) in (("parameters", report.params), ("MACs", report.macs)):
-        share = f"{after / before - 1:.1%}" if before and after != before else ""
-        table.add_row(label, f"{before:,}", f"{after:,}", share)
-    if report.bytes is not None:
-        share = f"{report.bytes[1] / max(report.bytes[0], 1) - 1:.1%}"
-        table.add_row("bytes", *(f"{x:,}" for x in report.bytes), share)
-    if report.memory is not None:
-        share = f"{report.memory[1] / max(report.memory[0], 1) - 1:.1%}"
-        table.add_row("peak activations, bytes", *(f"{x:,}" for x in report.memory), share)
-    if report.latency is not None:
-        slow, fast = report.latency
-        row = (f"{slow * 1e3:.2f}", f"{fast * 1e3:.2f}", f"{slow / fast:.2f} x")
-        table.add_row("latency, ms", *row)
+    for row in figures(report):
+        table.add_row(*row)
     for label, old, new in rows:
         table.add_row(label, old, new, "")
     if report.sparsity is not None:
@@ -250,7 +343,7 @@ def _notes(report: Report) -> list[str]:
     if report.sparsity is not None:
         lines += _zero_notes(report.sparsity)
     if report.verification is not None:
-        lines.append(f"verified: {verdict(report.verification)}")
+        lines.append(f"surgery verified: {verdict(report.verification)}")
     if report.gap is not None:
         lines.append(
             f"outputs: those of the given model (largest relative difference {report.gap:.1e})"
@@ -320,6 +413,22 @@ def _but_for(names: Sequence[str]) -> str:
     shown = ", ".join(f"{number} x {kind}" for kind, number in kinds.most_common(_KINDS))
     more = ", ..." if len(kinds) > _KINDS else ""
     return f"exact but for what depends on all channels at once: {shown}{more}"
+
+
+def agreed(report: Report) -> str:
+    """The agreement in a line, with a plain word, and what helps, where it is low."""
+    found = report.agreement
+    assert found is not None
+    text = found.sentence()
+    if found.share >= CLOSE:
+        return f"agreement: {text}"
+    word = "low" if found.share < POOR else "partial"
+    if "untrained" in report.compensation:
+        return f"agreement: {word}: {text}; the model looks untrained, which tells little"
+    ways = ["fine-tune", *([] if found.real else ["pass data"]), "lower the ratio"]
+    if report.compensation == "off":
+        ways.insert(0, "compensate")
+    return f"agreement: {word}: {text}: {', '.join(ways[:-1])}, or {ways[-1]}"
 
 
 def verdict(found: Verification) -> str:

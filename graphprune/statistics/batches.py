@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,10 @@ from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError
 from graphprune.statistics.constants import BATCH_SIZE, SAMPLES
 
+UNSEEN = 64
+"""Samples beyond those that are held out for a comparison at the end, which no step looks at."""
+
+_SPARED, _ENOUGH = 8, 32  # one sample of so many is held out, where there are at least so many
 LABELS = ("labels", "label")
 """Keys of the labels in a batch that is a dict."""
 
@@ -60,6 +64,32 @@ def read_batches(data: Any, model: nn.Module, samples: int = SAMPLES) -> list[Ba
     for number, batch in enumerate(out):
         check_finite(number, dict(_named(batch, model)))
     return out
+
+
+def held_out(
+    batches: Sequence[Batch], wanted: int, captured: int
+) -> tuple[list[Batch], list[Batch]]:
+    """Part the data in what steps look at and what none of them sees.
+
+    What lies beyond the samples that are wanted is held out, at most `UNSEEN` of them. Where there
+    is nothing beyond, the last eighth is, if there is enough to spare.
+
+    Args:
+        batches: The data.
+        wanted: Samples that steps want.
+        captured: Samples in a run of the captured graph, which may take no other number.
+    """
+    seen, unseen = list(batches), list[Batch]()
+    total = sum(batch.samples for batch in batches)
+    spare = min(UNSEEN, max(total - wanted, total // _SPARED if total >= _ENOUGH else 0))
+    while seen and seen[-1].samples <= spare - sum(batch.samples for batch in unseen):
+        unseen.insert(0, seen.pop())
+    last = seen[-1] if seen else None
+    cut = spare // captured * captured
+    if not unseen and last is not None and cut > 0 and last.samples >= _SPARED // 2 * captured:
+        rest = last.samples - cut
+        seen[-1], unseen = last.part(0, rest), [last.part(rest, last.samples)]
+    return seen, unseen
 
 
 def _named(batch: Batch, model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import graphprune
 from graphprune import cli
 from graphprune.version import __version__
 
@@ -201,7 +204,7 @@ def test_criteria_with_data(
     for data, message in (
         ("inputs.npy", "holds no labels"),
         ("missing.npz", "there is no file missing.npz"),
-        ("data.csv", "no .npy, .npz or .pt file"),
+        ("data.csv", "no .npy, .npz or .pt file, no folder"),
     ):
         assert (
             run(monkeypatch, "report", MODEL, *QUICK, "--importance", "taylor", "--data", data) == 2
@@ -218,3 +221,72 @@ def test_several_budgets(
     assert found["params"][1] <= 0.5 * found["params"][0]
     assert run(monkeypatch, "report", MODEL, *QUICK, "--budget", "macs") == 2
     assert "macs=0.5" in capsys.readouterr().err
+
+
+def test_the_command_line_says_what_it_wrote_and_how_to_load_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "shrink", MODEL, *QUICK, "-o", "small.pt") == 0
+    said = capsys.readouterr().out
+    assert "wrote small.pt, 0.00" in said and "MB; load it with torch.load(" in said
+    assert "\n\n" not in said  # no empty lines where a bar would be
+    assert said.startswith("agreement: ")
+
+
+def test_several_steps_and_where_they_stopped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = ("--steps", "2", "--state", "state.pt", "--compensate", "off")
+    assert run(monkeypatch, "shrink", MODEL, *steps, "-o", "small.pt") == 0
+    assert torch.load("small.pt", weights_only=False).a.out_features < 32
+    assert run(monkeypatch, "shrink", MODEL, *steps, "-o", "b.pt", "--plan", "plan.json") == 2
+    capsys.readouterr()
+
+    def stops(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    from graphprune.commands import options
+
+    monkeypatch.setattr(options.Planning, "opened", stops)
+    assert run(monkeypatch, "shrink", MODEL, *steps, "-o", "c.pt") == 130
+    assert "kept in state.pt" in capsys.readouterr().err
+    assert run(monkeypatch, "report", MODEL) == 130
+    assert "no file is left half written" in capsys.readouterr().err
+
+
+def test_quiet_and_verbose(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("report", MODEL, "--compensate", "off", "--json")
+    assert run(monkeypatch, "--quiet", *command) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["model"] == "Net" and shown.err == ""
+    found = subprocess.run(
+        [sys.executable, "-m", "graphprune", "--verbose", "-q", *command],
+        capture_output=True, text=True, check=True, cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert "inputs assumed, as none were given: 2 x 6 float32" in found.stderr
+
+
+def test_a_report_as_a_page(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("report", MODEL, "--compensate", "off", "--html", "report.html")
+    assert run(monkeypatch, *command) == 0
+    assert "graphprune report factory_for_cli:net" in (folder / "report.html").read_text()
+    assert "wrote report.html" in capsys.readouterr().out
+    assert run(monkeypatch, *command) == 2
+    assert run(monkeypatch, *command[:-1], "report.pdf") == 2
+
+
+def test_python_takes_what_the_command_line_takes(folder: Path) -> None:
+    np.save("inputs.npy", np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32))
+    (folder / "scores_for_cli.py").write_text(
+        "import torch\n"
+        "def first(weight, dim):\n    return -torch.arange(weight.shape[dim]).double()\n"
+    )
+    small = graphprune.shrink(
+        MODEL, 0.5, data="inputs.npy", importance="scores_for_cli:first", compensate=False
+    )
+    assert graphprune.report_of(small).agreement.real

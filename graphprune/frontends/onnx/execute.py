@@ -6,9 +6,9 @@ reference implementation of the onnx package.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -266,20 +266,29 @@ def run_model(
     Raises:
         VerifyError: It does not run.
     """
-    known = in_single(model, known)[1]
-    model, given = in_single(model, feeds)
-    found: Any
     try:
-        if _holds_own(model):
-            found = _stepwise(model, given, known)
-        elif onnxruntime is not None:
-            found = session(model.SerializeToString()).run(None, given)
-        else:
-            found = ReferenceEvaluator(model).run(None, given)
+        return runner(model, known)(feeds)
     except Exception as error:  # neither engine has errors of a common type
         reason = str(error).split("\n")[0]
         raise VerifyError(f"the smaller model does not run: {reason}", "", float("inf")) from error
-    return list(found)
+
+
+def runner(
+    model: ModelProto, known: Mapping[str, Array] = MappingProxyType({})
+) -> Callable[[Mapping[str, Array]], list[Any]]:
+    """A whole model as a function of its inputs, by name.
+
+    Args as for `run_model`; errors are those of what runs it.
+    """
+    single, known = in_single(model, known)
+    run: Callable[[Mapping[str, Array]], Any]
+    if _holds_own(single):
+        run = partial(_stepwise, single, known=known)
+    elif onnxruntime is not None:
+        run = partial(session(single.SerializeToString()).run, None)
+    else:
+        run = partial(ReferenceEvaluator(single).run, None)
+    return lambda feeds: list(run(in_single(model, feeds)[1]))
 
 
 def _holds_own(model: ModelProto) -> bool:

@@ -8,11 +8,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 
 from graphprune.core.batch import Batch
 from graphprune.core.cuts import Cuts
+from graphprune.core.errors import EvaluationError
 from graphprune.core.graph import Graph, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Expressed, Inputs, Lowered
@@ -23,7 +25,7 @@ from graphprune.engine.tensors import shapes_of
 from graphprune.frontends.backends import backend
 from graphprune.frontends.onnx.compare import compare, valid
 from graphprune.frontends.onnx.data import read_data
-from graphprune.frontends.onnx.execute import forget, has_runtime
+from graphprune.frontends.onnx.execute import forget, has_runtime, runner
 from graphprune.frontends.onnx.lift import LiftedFile
 from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.rewrites import refuses, rewritten
@@ -215,6 +217,30 @@ class FileProgram:
     def runnable(self, found: Expressed) -> onnx.ModelProto:
         """The model of a choice."""
         return lower(self.lifted, found.cuts).proto()
+
+    def answers(
+        self,
+        found: Expressed,
+        lowered: Lowered | None,
+        chunks: Sequence[Sequence[torch.Tensor]],
+    ) -> list[list[torch.Tensor]]:
+        """What the file, or the smaller one, returns.
+
+        Raises:
+            EvaluationError: It is too large to be run as a whole.
+        """
+        whole = Cuts(found.cuts.deps, {})
+        made = lower(self.lifted, whole) if lowered is None else _lowered(lowered)
+        if made.size() > _WHOLE:
+            raise EvaluationError(f"{self.name} is too large to be run as a whole")
+        run = runner(made.proto())
+        names = [value.name for value in self.graph.inputs]
+        out: list[list[torch.Tensor]] = []
+        for chunk in chunks:
+            feeds = {name: as_array(x) for name, x in zip(names, chunk, strict=True)}
+            results = [as_torch(x) for x in run(feeds) if isinstance(x, np.ndarray)]
+            out.append([x for x in results if x is not None])
+        return out
 
     def example(self, given: Inputs | None = None) -> Inputs:
         """The inputs that the analysis assumes."""

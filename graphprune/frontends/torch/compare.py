@@ -16,13 +16,12 @@ from graphprune.core.errors import VerifyError, first_line
 from graphprune.core.graph import Value
 from graphprune.core.program import Inputs
 from graphprune.engine.run import LastUses, Run, final_values, given_inputs
-from graphprune.engine.state import preserved
+from graphprune.engine.state import preserved, same_draws
 from graphprune.engine.tensors import cut_tensor, difference
 from graphprune.frontends.torch.findings import Findings
 from graphprune.frontends.torch.fold import folded
 from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.lowered import Lowered
-from graphprune.frontends.torch.parts import same_draws
 
 
 def compare(captured: CapturedModule, cuts: Cuts, lowered: Lowered) -> float:

@@ -13,19 +13,25 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from graphprune.engine.state import same_draws
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def outside_inference_mode(work: Callable[P, R]) -> Callable[P, R]:
-    """Let a function make ordinary tensors, whatever mode it is called in."""
+def undisturbed(work: Callable[P, R]) -> Callable[P, R]:
+    """Let a function make ordinary tensors, whatever mode it is called in.
+
+    The global random generators are left as they were.
+    """
 
     @wraps(work)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not torch.is_inference_mode_enabled():
-            return work(*args, **kwargs)
-        with torch.inference_mode(False):
-            return work(*args, **kwargs)
+        with same_draws():
+            if not torch.is_inference_mode_enabled():
+                return work(*args, **kwargs)
+            with torch.inference_mode(False):
+                return work(*args, **kwargs)
 
     return call
 

@@ -23,7 +23,7 @@ from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError, LiftError, named_line
 from graphprune.core.graph import Graph
 from graphprune.core.program import Inputs
-from graphprune.engine.state import kept_tensors, preserved, quiet
+from graphprune.engine.state import kept_tensors, preserved, quiet, same_draws
 from graphprune.frontends.torch.adapters import WHY, ranks
 from graphprune.frontends.torch.execute import TORCH
 from graphprune.frontends.torch.known import Known
@@ -36,7 +36,6 @@ from graphprune.frontends.torch.parts import (
     fixed,
     in_parts,
     nothing_found,
-    same_draws,
 )
 from graphprune.frontends.torch.reader import Reader, inline_wrappers
 from graphprune.frontends.torch.replay import replay

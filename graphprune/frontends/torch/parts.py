@@ -16,16 +16,13 @@
 from __future__ import annotations
 
 import copy
-import random
 import warnings
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -33,6 +30,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.core.errors import LiftError, first_line
 from graphprune.core.graph import Graph, Value
+from graphprune.engine.state import same_draws
 from graphprune.frontends.torch.arguments import REWRITES
 from graphprune.frontends.torch.older import mended
 from graphprune.frontends.torch.reader import check_sizes
@@ -167,18 +165,6 @@ def recorded(
 def _run(model: nn.Module, inputs: Call, recorder: Recorder) -> Any:
     with torch.no_grad(), recorder.recording(), recorder:
         return model(*inputs[0], **inputs[1])
-
-
-@contextmanager
-def same_draws() -> Iterator[None]:
-    """Leave the random generators as they were, for code that draws what it calls."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
 
 
 def _for_real(model: nn.Module, inputs: Call, parts: Parts) -> Recorder:

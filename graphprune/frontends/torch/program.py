@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from graphprune.core.batch import Batch
 from graphprune.core.cuts import Cuts
@@ -21,6 +22,7 @@ from graphprune.core.program import Expressed, Inputs, Lowered
 from graphprune.core.relations import Mismatch
 from graphprune.core.rewrites import Draft, Rewrite
 from graphprune.costs.latency.backend import Backend
+from graphprune.engine.state import preserved, quiet, same_draws
 from graphprune.frontends.backends import backend
 from graphprune.frontends.torch.compare import check_runs, compare
 from graphprune.frontends.torch.config import UNTOLD, Fit, describe, fit_config, has_config
@@ -287,6 +289,27 @@ class ModuleProgram:
             return self.model if self.original is None else self.original
         module = lower(self.captured, _module(found).survey).model
         return module if self.original is None else whole(module, self.original)
+
+    def answers(
+        self,
+        found: Expressed,
+        lowered: Lowered | None,
+        chunks: Sequence[Sequence[torch.Tensor]],
+    ) -> list[list[torch.Tensor]]:
+        """What the module, or the smaller one, returns in eval mode; the same draws each time."""
+        model = self.model if lowered is None else _lowered(lowered).model
+        leaves, spec = pytree.tree_flatten(self.inputs)
+        out: list[list[torch.Tensor]] = []
+        with preserved(model), torch.no_grad(), same_draws(), quiet():
+            torch.manual_seed(0)
+            model.eval()
+            for chunk in chunks:
+                left = iter(chunk)
+                held = [next(left).clone() if isinstance(x, torch.Tensor) else x for x in leaves]
+                args, kwargs = pytree.tree_unflatten(held, spec)
+                results = pytree.tree_leaves(model(*args, **kwargs))
+                out.append([x for x in results if isinstance(x, torch.Tensor)])
+        return out
 
     def example(self, given: Inputs | None = None) -> Inputs:
         """The caller's inputs where there are any, else those of the capture."""

@@ -11,9 +11,8 @@ from torch.utils import _pytree as pytree
 
 from graphprune.core.errors import VerifyError, first_line
 from graphprune.core.program import Inputs
-from graphprune.engine.state import preserved
+from graphprune.engine.state import preserved, same_draws
 from graphprune.engine.tensors import as_dtype, difference
-from graphprune.frontends.torch.parts import same_draws
 
 _SINGLE = 1e-5  # relative: weights that others were folded into are rounded to single precision
 _DOUBLE = 1e-10  # relative: sums of double precision in another order, through a whole network

@@ -113,7 +113,7 @@ def sample(
                 return _optimised(deps, likes, make, number, how, advance)
             except RuntimeError:  # no gradient reaches the inputs, or this batch size fails
                 pass
-    return _written(deps, likes, wanted, effort, seed, advance, longest) or _plain(
+    return _written(deps, likes, wanted, effort, seed, advance, longest) or plain(
         deps, likes, _quick(deps, affordable(deps, wanted), effort), seed
     )
 
@@ -143,7 +143,7 @@ def _written(
         number = min(number, int(longest / each)) // captured(deps) * captured(deps)
     if number < FEWEST_MADE:
         return None
-    return generate(deps, writer, _plain(deps, likes, number, seed), rounds, seed, advance)
+    return generate(deps, writer, plain(deps, likes, number, seed), rounds, seed, advance)
 
 
 def _optimised(
@@ -203,9 +203,16 @@ def _briefly(deps: Dependencies, wanted: int, longest: float) -> tuple[int, int]
     return (number if number >= FEWEST_MADE else 0), steps
 
 
-def _plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed: int) -> Samples:
-    """Random tokens, pictures of random shapes, or noise, as each input's example suggests."""
-    origin = f"{number} {_kind(likes)}"
+def plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed: int) -> Samples:
+    """Make inputs without a look at the weights: random tokens, pictures of random shapes, noise.
+
+    Args:
+        deps: The analysis.
+        likes: Example inputs.
+        number: How many.
+        seed: Inputs are the same for the same seed.
+    """
+    origin = f"{number} {kind(likes)}"
     highs = [table_rows(deps, value) for value in deps.source.inputs]
     batched = sampled(deps)
     whole = not any(batched)  # no batch dimension: each input is one sample
@@ -254,6 +261,18 @@ def sample_parts(
     return _unshaped(deps, out)
 
 
+def plain_for_parts(program: Program, deps: Dependencies, number: int, seed: int) -> Samples | None:
+    """Made inputs for a model that was captured in parts, as many as asked for.
+
+    Args and errors as for `sample_parts`.
+    """
+    batches = imitate(program.given, max(number // captured(deps), 1), seed)
+    if not batches:
+        return None
+    out = of_parts(program, deps, batches, number)
+    return out
+
+
 def _unshaped(deps: Dependencies, samples: Samples) -> Samples:
     """Mark samples as unlike training data: worth little, and batch norms use their statistics."""
     samples.worth = WORTH_PLAIN
@@ -288,8 +307,8 @@ def _quick(deps: Dependencies, number: int, effort: str) -> int:
     return min(number, max(most, QUICK_FEWEST) // batch * batch or batch)
 
 
-def _kind(likes: Sequence[torch.Tensor]) -> str:
-    """The kind of inputs that `_plain` makes, for the report."""
+def kind(likes: Sequence[torch.Tensor]) -> str:
+    """What inputs that are not optimised are, for the report."""
     floating = [like for like in likes if like.is_floating_point()]
     if not floating:
         return "random token inputs"

@@ -1,0 +1,82 @@
+"""`graphprune sensitivity` and `graphprune sweep`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from graphprune.commands.options import AsJson, Model, Planning, planning
+from graphprune.commands.printing import console
+
+if TYPE_CHECKING:
+    from graphprune.exploring import Sensitivity, Sweep
+
+Metric: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="what a smaller model is worth: pkg.mod:function, called with the model"),
+]
+
+
+@planning
+def sensitivity(
+    model: Model, asked: Planning, metric: Metric = None, as_json: AsJson = False
+) -> None:
+    """Measure what it costs to shrink each coupled group alone, by --ratio of its indices."""
+    from graphprune.exploring import sensitivity as measure
+
+    options = asked.options()
+    if asked.effort == "auto":
+        options.pop("effort")
+    ratio = 0.5 if asked.ratio is None else asked.ratio
+    found = measure(asked.opened(model), ratio, metric=_function(metric), **options)
+    _print(found, as_json)
+
+
+@planning
+def sweep(
+    model: Model,
+    asked: Planning,
+    at: Annotated[
+        str, typer.Option(help="fractions to remove, with commas")
+    ] = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9",
+    metric: Metric = None,
+    state: Annotated[
+        Path | None, typer.Option(help="a file to go on from after an interruption")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what a model is worth at several sizes."""
+    from graphprune.core.errors import GraphPruneError
+    from graphprune.exploring import sweep as measure
+
+    if asked.ratio is not None:
+        raise GraphPruneError("a sweep has many ratios: pass --at 0.3,0.5 in place of --ratio")
+    try:
+        ratios = [float(part) for part in at.split(",")]
+    except ValueError:
+        raise GraphPruneError(f"--at is a list of fractions such as 0.3,0.5, not {at}") from None
+    chosen = {"metric": _function(metric), "state": state, **asked.options()}
+    if chosen.pop("ratios"):
+        raise GraphPruneError("a sweep shrinks the model as a whole: leave out --ratios")
+    _print(measure(asked.opened(model), ratios, asked.of, **chosen), as_json)
+
+
+def _function(name: str | None) -> Any:
+    from graphprune.models import function_named
+
+    return None if name is None else function_named(name)
+
+
+def _print(found: Sensitivity | Sweep, as_json: bool) -> None:
+    """Print a result; data on stdout and the text on stderr where asked for."""
+    from graphprune.exploring import drawn
+
+    screen = console(stderr=as_json)
+    screen.print(drawn(repr(found), found))
+    for line in found.notes():
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict()))

@@ -1,0 +1,138 @@
+"""How far a model can shrink: group by group, and as a whole."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import graphprune
+from graphprune import cli, exploring
+from graphprune.core.errors import GraphPruneError, OptionError
+
+X = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+
+
+def _net() -> nn.Module:
+    """Two hidden layers: half of the first is dead, all of the second counts."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4))
+    with torch.no_grad():
+        net[2].weight[:, 16:] = 0
+    return net
+
+
+def _width(model: Any) -> float:
+    return float(model[0].out_features)
+
+
+QUICK: dict[str, Any] = {"compensate": False, "example_inputs": X}
+
+
+def test_each_group_is_cut_alone() -> None:
+    found = graphprune.sensitivity(_net(), 0.5, metric=_width, **QUICK)
+    first, second = found.rows
+    assert (first.group, first.removed, first.size) == ("0.weight[0]", 16, 32)
+    assert first.lost is not None and first.lost < 1e-6  # the dead half went
+    assert second.lost is not None and second.lost > 0.1
+    assert (first.metric, second.metric, found.base) == (16.0, 32.0, 32.0)
+    assert first.predicted is None  # l2 is no loss
+    assert str(found).index("2.weight[0]") < str(found).index("0.weight[0]")
+    assert "<table>" in found._repr_html_() and "\n" not in repr(found)
+
+
+def test_the_loss_curves_predict_what_is_measured() -> None:
+    torch.manual_seed(1)
+    layers = [part for _ in range(4) for part in (nn.Linear(16, 16), nn.ReLU())]
+    net = nn.Sequential(*layers, nn.Linear(16, 4))
+    with torch.no_grad():  # the further back, the more of a layer repeats itself
+        for number in (2, 4, 6):
+            net[number].weight[:, -2 * number :] *= 0.01
+    found = graphprune.sensitivity(net, 0.5, data=torch.randn(128, 16), compensate=True)
+    assert all(row.predicted is not None for row in found.rows)
+    assert found.correlation is not None and found.correlation > 0.5
+    assert json.loads(json.dumps(found.as_dict()))["schema"] == 1
+
+
+def test_a_sweep_captures_once_and_goes_on_from_its_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "sweep.json"
+    calls: list[float] = []
+
+    def metric(model: Any) -> float:
+        calls.append(_width(model))
+        return calls[-1]
+
+    found = graphprune.sweep(_net(), (0.2, 0.5), metric=metric, state=state, **QUICK)
+    assert [round(point.achieved or 0, 1) for point in found.points] == [0.2, 0.5]
+    assert found.points[0].params > found.points[1].params
+    assert found.base == 32.0 and len(calls) == 3
+    assert [point.asked for point in found.pareto] == [0.2, 0.5]
+    again = graphprune.sweep(_net(), (0.2, 0.5, 0.7), metric=metric, state=state, **QUICK)
+    assert again.points[:2] == found.points and len(calls) == 5  # the model itself, and one point
+    with pytest.raises(GraphPruneError, match="belongs to another sweep"):
+        graphprune.sweep(_net(), (0.2,), "macs", state=state, **QUICK)
+    state.write_text("nothing")
+    with pytest.raises(GraphPruneError, match="holds no state of a sweep"):
+        graphprune.sweep(_net(), (0.2,), state=state, **QUICK)
+    assert "parameters" in str(found) and "<table>" in found._repr_html_()
+
+
+def test_what_cannot_be_had_is_told() -> None:
+    found = graphprune.sweep(_net(), (0.3, 0.99), keep=["4"], **QUICK)
+    assert found.points[1].achieved is None and found.points[1].why
+    assert "99% cannot be had" in str(found)
+
+
+def test_a_point_is_the_plan_of_its_ratio() -> None:
+    point = graphprune.sweep(_net(), (0.4,), **QUICK).points[0]
+    plan = graphprune.plan(_net(), 0.4, **QUICK)
+    plan.apply()
+    assert point.params == plan.report.params[1]
+    assert point.kept == pytest.approx(plan.report.agreement.kept, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: graphprune.sweep(_net(), ()), "fractions to remove"),
+        (lambda: graphprune.sweep(_net(), (1.5,)), "fractions to remove"),
+        (lambda: graphprune.sweep(_net(), of="latency"), "cannot follow"),
+        (lambda: graphprune.sensitivity(_net(), 0), "share of each group"),
+        (lambda: graphprune.sensitivity(_net(), metric="acc"), "metric is a function"),  # type: ignore[arg-type]
+        (lambda: graphprune.sweep(_net(), (0.3,), metric=lambda m: "x", **QUICK), "a number is"),
+        (lambda: graphprune.sweep(_net(), kep=["4"]), "did you mean 'keep'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(call: Any, says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        call()
+
+
+def test_both_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "explored.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def net():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))\n"
+        "def width(model):\n    return model[0].out_features\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shared = ["explored:net", "--compensate", "off", "--metric", "explored:width", "--json"]
+    for command, extra in (("sensitivity", []), ("sweep", ["--at", "0.3,0.5"])):
+        monkeypatch.setattr(sys, "argv", ["graphprune", command, *shared, *extra])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert not stop.value.code
+        shown = capsys.readouterr()
+        found = json.loads(shown.out)
+        assert found["base"] == 32.0 and found["schema"] == exploring.SCHEMA
+        assert "metric" in shown.err
