@@ -177,6 +177,7 @@ def completed(captured: CapturedModule) -> CapturedModule:
 def _with_training(captured: CapturedModule) -> CapturedModule:
     """Add what only training mode reaches to a capture in eval mode."""
     model, graph = captured.model, captured.graph
+    _refuse_vmap(captured)
     if captured.original is None and unreached(model, graph):
         model.train()
         capture = partial(_program, model, captured.inputs, _export)
@@ -184,6 +185,20 @@ def _with_training(captured: CapturedModule) -> CapturedModule:
     graph.fixed_dims = dict.fromkeys(ranks(graph), WHY)
     graph.outside = sum(model.get_parameter(name).numel() for name in unreached(model, graph))
     return captured
+
+
+def _refuse_vmap(captured: CapturedModule) -> None:
+    """Refuse code inside `torch.vmap`, whose operations cannot be run one by one.
+
+    Raises:
+        LiftError: There is some; the message names the module.
+    """
+    for op in captured.graph.ops:
+        if op.type.endswith(("_add_batch_dim", "_remove_batch_dim")):
+            raise LiftError(
+                f"{op.module or captured.name} calls torch.vmap, inside which operations cannot be "
+                "followed: write it over the whole batch, or shrink the modules around it"
+            )
 
 
 def _lifted(model: nn.Module, inputs: Inputs) -> CapturedModule:

@@ -198,3 +198,17 @@ def test_the_unknown_operation_is_named_first() -> None:
     from graphprune.choice.select import _nothing
 
     assert "; there is no rule for my.unheard_of (at call)" in _nothing(deps)
+
+
+class _Mapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 32), nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.vmap(lambda row: self.b(self.a(row).relu()))(x)
+
+
+def test_vmap_is_refused_by_name() -> None:
+    with pytest.raises(graphprune.LiftError, match=r"_Mapped calls torch.vmap"):
+        graphprune.analyze(_Mapped(), torch.randn(2, 8))
