@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from graphprune.compensation import calibration
-from graphprune.statistics.made import sample
+from graphprune.statistics.made import imitate, sample, synthesize
 
 # On tensors this small, more threads only wait for each other.
 torch.set_num_threads(1)
@@ -37,7 +37,8 @@ def little_time() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "_DESCENT", _DESCENT)
         patch.setattr(sample, "LONGEST_SECONDS", _MAKING)
-        patch.setattr(sample, "painted", painted)
+        for module in (sample, imitate, synthesize):
+            patch.setattr(module, "painted", painted)
         yield
 
 
