@@ -90,18 +90,21 @@ def _zero(
     held = [v for v in op.inputs if v is not None and _holds(v, axes, dims)]
     nothing = {v for v in held if v.is_weight or _zero(v, axes, makers, dims, engine)}
     generator = torch.Generator().manual_seed(0)
-    for _ in range(_TRIES):
-        operands = [
-            None if v is None else _operand(v, v in nothing, generator, engine.dtype)
-            for v in op.inputs
-        ]
-        try:
-            (found,) = engine.evaluate(op, operands, {}, engine.dtype)
-        except (RuntimeError, GraphPruneError):  # not with such numbers: the check will tell
-            return True
-        if bool(found.any()):
-            return False
-    return True
+    return all(_makes_nothing(op, nothing, generator, engine) for _ in range(_TRIES))
+
+
+def _makes_nothing(
+    op: Op, nothing: set[Value], generator: torch.Generator, engine: Evaluator
+) -> bool:
+    """Whether one operation, by itself and on random numbers, gives zeros where some are zero."""
+    operands = [
+        None if v is None else _operand(v, v in nothing, generator, engine.dtype) for v in op.inputs
+    ]
+    try:
+        (found,) = engine.evaluate(op, operands, {}, engine.dtype)
+    except (RuntimeError, GraphPruneError):  # not with such numbers: the check will tell
+        return True
+    return not bool(found.any())
 
 
 def _holds(value: Value, axes: set[Axis], dims: Mapping[Value, Dims]) -> bool:

@@ -10,7 +10,8 @@ without it, and the results tell where it went.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -131,10 +132,7 @@ def carried(op: Op, held: dict[Value, torch.Tensor], cuts: Cuts) -> list[torch.T
             for x, v in zip(plain, op.inputs, strict=True)
         ]
         try:
-            without, with_ = (
-                evaluate(op, [None if x is None else x.clone() for x in given], changed, x64)
-                for given, x64 in ((plain, torch.float64), (scaled, torch.float64))
-            )
+            without, with_ = _results(op, plain, changed), _results(op, scaled, changed)
         except RuntimeError:
             return None
         for number, (a, b) in enumerate(zip(without, with_, strict=True)):
@@ -160,6 +158,15 @@ def schema_writes(op: Op) -> bool:
     """Whether an operation writes to its first operand."""
     schema = getattr(op.source.target, "_schema", None)
     return bool(schema is not None and schema.is_mutable)
+
+
+def _results(
+    op: Op, operands: Sequence[torch.Tensor | None], changed: Mapping[str, Any]
+) -> list[torch.Tensor]:
+    """What one operation gives by itself; it may write into copies of its operands."""
+    copies = [None if x is None else x.clone() for x in operands]
+    found: list[torch.Tensor] = evaluate(op, copies, changed, torch.float64)
+    return found
 
 
 def _numbers(value: Value | None, cuts: Cuts, generator: torch.Generator) -> torch.Tensor | None:
