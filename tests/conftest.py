@@ -35,7 +35,7 @@ def little_time() -> Iterator[None]:
         return pictures(number, tuple(shape), seed).clone()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "_DESCENT", _DESCENT)
+        patch.setattr(calibration, "POLISH_SECONDS", _DESCENT)
         patch.setattr(sample, "LONGEST_SECONDS", _MAKING)
         for module in (sample, imitate, synthesize):
             patch.setattr(module, "painted", painted)

@@ -1,4 +1,4 @@
-"""Calibration: the statistics of one model, where they come from, and what they are used for."""
+"""Calibration: samples for one model, and what is done with them: loss curves, refit, descent."""
 
 from __future__ import annotations
 
@@ -9,9 +9,20 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from graphprune.compensation.compensate import Compensation, compensate
+from graphprune.compensation.constants import (
+    MAKING_TIME,
+    PASSES_TIME,
+    POLISH_SECONDS,
+    POLISH_STEPS,
+    POLISH_STEPS_BEST,
+    POLISH_STEPS_FEWER,
+    POLISH_TIME,
+    SAMPLES_BY_EFFORT,
+    SAMPLES_LEAST,
+)
 from graphprune.compensation.consumers import untrained
-from graphprune.compensation.polish import STEPS, parts, polish
-from graphprune.compensation.weigh import weigh
+from graphprune.compensation.curves import loss_curves
+from graphprune.compensation.polish import parts, polish
 from graphprune.core.allowance import Allowance
 from graphprune.core.batch import Batch
 from graphprune.core.cuts import Cuts
@@ -21,6 +32,7 @@ from graphprune.core.program import Program
 from graphprune.core.progress import progress
 from graphprune.importance import Scores
 from graphprune.importance.score import score
+from graphprune.statistics.constants import PASSES
 from graphprune.statistics.estimate import seconds
 from graphprune.statistics.made.sample import sample, sample_parts
 from graphprune.statistics.samples import Samples, affordable
@@ -30,12 +42,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 EFFORTS = ("auto", "fast", "balanced", "best")
-_DESCENT = 40.0  # seconds; where it would take longer, so few steps gain nothing
-_MAKING, _SOLVING = 0.4, 0.2  # of seconds granted, for inputs, and for passes over them
-_BRIEF = 0.1  # of them, in which a descent gains nothing
-_PASSES, _FEWEST = 4, 16  # over samples, of which there are at least so many
-_NAMED = 3  # operations in a note
-_WANTED = {"fast": 64, "balanced": 256, "best": 1024}
+_NAMED = 3
+"""Most operations that a note names."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,14 @@ class Options:
     """What the caller asks for.
 
     Attributes:
-        compensate: True, False, or "auto": where there is something to gain.
-        effort: "fast", "balanced", "best", or "auto": balanced where that takes little time. Or a
-            number: seconds that it may take.
-        data: Inputs to take statistics from, or None.
+        compensate: True, False, or "auto": yes, unless the model looks untrained or unknown to us.
+        effort: "fast", "balanced", "best", or "auto": as "balanced", less where the estimated time
+            is long. Or a number of seconds that compensation may take.
+        data: Batches to take statistics from; None: inputs are made.
         seed: For inputs that are made.
+
+    Raises:
+        GraphPruneError: An option has another value.
     """
 
     compensate: bool | str = "auto"
@@ -66,31 +77,39 @@ class Options:
 
     @property
     def granted(self) -> float | None:
-        """Seconds that compensation may take by the clock, or None where no number is named."""
+        """Seconds of wall time that compensation may take; None where `effort` is a name."""
         if isinstance(self.effort, bool) or not isinstance(self.effort, int | float):
             return None
         return float(self.effort) if 0 < self.effort < float("inf") else None
 
     @property
     def manner(self) -> str:
-        """The effort by name: a number of seconds is divided as "auto" does."""
+        """The effort by name; "auto" for a number of seconds."""
         return self.effort if isinstance(self.effort, str) else "auto"
 
     def samples(self) -> int:
-        """How many samples are wanted."""
-        return _WANTED.get(self.manner, _WANTED["balanced"])
+        """The number of samples to read, or to make."""
+        return SAMPLES_BY_EFFORT.get(self.manner, SAMPLES_BY_EFFORT["balanced"])
 
     def reading(self, batches: Sequence[Batch]) -> Options:
-        """The same options, with data."""
+        """These options with batches as data."""
         return replace(self, data=[batch.kwargs or batch.args for batch in batches])
 
 
 class Calibration:
-    """Statistics of one captured model.
+    """The samples of one captured model, and compensation with them.
+
+    Where a stage fails, or samples cannot be had, compensation ends and `note` says why; with
+    `compensate=True` it is an error.
+
+    Args:
+        program: The captured model.
+        deps: The analysis.
+        options: What the caller asks for.
 
     Attributes:
         note: What was done, or why nothing was, for the report.
-        left: Operations that could not be compensated, with the reason.
+        left: Names of operations that could not be compensated, with the reason.
         options: What the caller asks for.
     """
 
@@ -114,6 +133,7 @@ class Calibration:
                 self._give_up(program.doubt)
 
     def _give_up(self, why: str) -> None:
+        """End compensation for a reason; an error where the caller insists on it."""
         if self.options.compensate is True:
             raise GraphPruneError(f"cannot compensate: {why}")
         self._wanted = False
@@ -124,7 +144,7 @@ class Calibration:
         return Calibration(self._program, self._deps, replace(self.options, compensate=True))
 
     def samples(self) -> Samples | None:
-        """The samples, made or read when they are first needed; None where there are none."""
+        """The samples, read or made at the first call; None where compensation is off or ended."""
         if self._wanted and self._samples is None:
             self._samples = self._read() if self.options.data is not None else self._made()
             if self._samples is not None:
@@ -142,34 +162,34 @@ class Calibration:
             if self._program.original is not None:
                 return self._made_for_parts(number, effort, seed)
             likes = self._program.flat_inputs()
-            granted = None if self.options.granted is None else _MAKING * self._allowed.left
+            granted = None if self.options.granted is None else MAKING_TIME * self._allowed.left
             return self._attempt(sample, self._deps, likes, number, effort, seed, advance, granted)
 
     def _number(self) -> int:
-        """How many samples are wanted, as far as passes over them fit into the time granted."""
+        """The number of samples to read or make; fewer where a number of seconds is granted."""
         number = self.options.samples()
         if self.options.granted is None:
             return number
-        each = _PASSES * seconds(self._deps, 1, 1)
-        return int(min(max(_SOLVING * self.options.granted / each, _FEWEST), number))
+        each = PASSES * seconds(self._deps, 1, 1)
+        return int(min(max(PASSES_TIME * self.options.granted / each, SAMPLES_LEAST), number))
 
     def _made_for_parts(self, number: int, effort: str, seed: int) -> Samples | None:
         try:
             found = sample_parts(self._program, self._deps, number, effort, seed)
             why = ""
-        except Exception as error:  # the model's own code meets inputs that are not the caller's
+        except Exception as error:  # the caller's code may refuse inputs that are made up
             found, why = None, f" ({first_line(error)})"
         if found is None:
             self._give_up(f"no inputs can be made for a model captured in parts{why}: pass data=")
         return found
 
     def levels(self) -> list[Scores] | None:
-        """Loss curves of all groups, or None where there are no statistics."""
+        """A loss curve for each group: a level for each index. None where there are no samples."""
         samples = self.samples()
         if samples is None:
             return None
         with progress("weighing channels") as advance:
-            curves = self._attempt(weigh, self._deps, samples, advance)
+            curves = self._attempt(loss_curves, self._deps, samples, advance)
         if curves is None:
             return None
         norms = score(self._deps, "l2")
@@ -179,7 +199,7 @@ class Calibration:
         ]
 
     def solve(self, cuts: Cuts) -> Compensation | None:
-        """New weights for a narrowed graph, or None where there are no statistics."""
+        """The weights of a narrowed graph after refit and descent; None without samples."""
         samples = self.samples() if cuts.keep else None
         if samples is None:
             return None
@@ -196,10 +216,10 @@ class Calibration:
         return self._polished(cuts, samples, found)
 
     def _polished(self, cuts: Cuts, samples: Samples, found: Compensation) -> Compensation:
-        """The solved weights after a descent, where that much time is granted."""
+        """The weights after a descent, where the effort allows it and it helps."""
         if not self._deps.source.engine.differentiable or self.options.effort == "fast":
             return found
-        if not found.values and not found.left:  # nothing has changed
+        if not found.values and not found.left:  # nothing needed compensation
             return found
         steps = self._steps(parts(self._deps, samples)[1])
         if not steps:
@@ -207,23 +227,28 @@ class Calibration:
         with progress("polishing") as advance:
             try:
                 better = polish(cuts, samples, found, steps, advance, self._allowed)
-            except RuntimeError:  # no gradient passes, or it does not run on so few samples
+            except RuntimeError:  # no gradients, or it does not run at this batch size
                 return found
         if better is not found:
             self.note += ", polished by gradient descent on them"
         return better
 
     def _steps(self, each: int) -> int:
-        """Of the descent, with so many samples at a time: as many as time allows, 0 for none."""
-        if self.options.granted is not None:  # the clock ends it
-            return STEPS if self._allowed.left > _BRIEF * self.options.granted else 0
+        """Steps of the descent that time allows, 0 for none.
+
+        Args:
+            each: Samples in a step.
+        """
+        if self.options.granted is not None:  # the clock ends the descent
+            return POLISH_STEPS if self._allowed.left > POLISH_TIME * self.options.granted else 0
         if self.options.effort != "auto":
-            return 4 * STEPS if self.options.effort == "best" else STEPS
-        able = (n for n in (STEPS, STEPS // 3) if seconds(self._deps, each, 2 * n) <= _DESCENT)
+            return POLISH_STEPS_BEST if self.options.effort == "best" else POLISH_STEPS
+        tried = (POLISH_STEPS, POLISH_STEPS_FEWER)
+        able = (n for n in tried if seconds(self._deps, each, 2 * n) <= POLISH_SECONDS)
         return next(able, 0)
 
     def _attempt(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
-        """Run a stage; what the captured graph cannot do ends compensation, not the plan."""
+        """Run a stage; where the captured graph fails, compensation ends, not the plan."""
         try:
             return work(*args, **kwargs)
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
@@ -232,7 +257,7 @@ class Calibration:
 
 
 def _shares(norms: Scores) -> Scores:
-    """A curve for a group that no linear operation reads: cumulative share of its norm."""
+    """A loss curve for a group that no linear operation reads: the cumulative share of its norm."""
     order = np.argsort(norms, kind="stable")
     curve = np.empty(len(norms))
     total = float(norms.sum())

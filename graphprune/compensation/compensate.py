@@ -1,16 +1,21 @@
-"""compensate: let the weights that stay make up for the channels that go.
+"""compensate: refit every linear operation that reads fewer channels, by least squares.
 
-The original and the narrowed graph run side by side over the samples, operation by operation.
-Where a linear operation reads channels that differ between the two, its weights are solved for:
+The original and the smaller graph run side by side over the samples, operation by operation. With x
+what an operation reads in the original, and z what stays of it in the smaller graph, its new
+weights and bias are
 
-    W ← W_dense B,  b ← b + W_dense (μ_dense - B μ_kept),
-    B = argmin E|x_dense - B x_kept - c|²
+    W' = argmin E|W x - W' z - c|² + ridge,      b' = b + c                      (`refit`)
 
-The target is the original's activation, so that errors do not add up from layer to layer. B is
-drawn towards the plain removal of channels where the samples tell little. Where a result takes
-no constant (no bias, no batch norm behind), the fit goes through zero. Where only channels go that
-are zero for every input, weights stay as they were cut. Weights that serve several
-operations alike are solved for first, from what all of these read in the original.
+The target W x is the original's, and z contains the errors of all layers before, so that each layer
+also corrects these: errors do not add up. Layer-wise least squares for pruning is due to He et al.
+(Channel Pruning, ICCV 2017) and Luo et al. (ThiNet, ICCV 2017).
+
+Where no constant can be added (neither bias nor batch norm), c = 0. Where only channels are removed
+whose removal changes nothing, weights stay as they were cut. A weight that several operations share
+is refitted once, before all others, from what these operations read in the original.
+
+Example:
+    y = x₁ + x₂ with x₂ = 2 x₁ + 1. After x₂ is removed, y' = 3 x₁ + 1: nothing is lost.
 """
 
 from __future__ import annotations
@@ -22,16 +27,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from graphprune.compensation.consumers import (
-    WIDEST,
-    Consumer,
-    Layout,
-    Unsolvable,
-    find_consumers,
-    kept_channels,
-    layout,
-)
-from graphprune.compensation.expect import foretell
+from graphprune.compensation.constants import DOUBLE_BELOW, WIDEST
+from graphprune.compensation.consumers import Consumer, Unsolvable, find_consumers
+from graphprune.compensation.expect import add_expected
+from graphprune.compensation.layout import Layout, kept_channels, layout
+from graphprune.compensation.narrowed import narrowed, shifted
 from graphprune.compensation.refit import refit
 from graphprune.core.axes import Axis, Dim, atoms, length
 from graphprune.core.cuts import Cuts
@@ -43,7 +43,6 @@ from graphprune.statistics.moments import Moments, observed
 from graphprune.statistics.samples import Samples, walk
 
 _OTHERWISE = "operations that share its weight read it otherwise"
-_WIDE = 512  # channels, from which on float32 is precise enough beside the damping
 
 
 @dataclass
@@ -52,8 +51,9 @@ class Compensation:
 
     Attributes:
         values: Tensors in the narrowed shapes.
-        left: Operations that read fewer channels and were left as they are, with the reason.
-        unshifted: Operations that were solved for without a constant, as their bias is computed.
+        left: Names of operations that read fewer channels and were not refitted, with the reason.
+        unshifted: Names of operations refitted without a constant, as the graph computes their
+            bias.
     """
 
     values: dict[Value, torch.Tensor] = field(default_factory=dict)
@@ -64,11 +64,11 @@ class Compensation:
 def compensate(
     cuts: Cuts, samples: Samples, advance: Callable[[float], None] = lambda _: None
 ) -> Compensation:
-    """Solve for the weights that stay.
+    """Refit the weights of a narrowed graph.
 
     Args:
         cuts: The narrowed graph.
-        samples: Inputs to take statistics from.
+        samples: The inputs that statistics are taken from.
         advance: Called with the share of the work that is done.
     """
     return _Compensator(cuts, samples).run(advance)
@@ -76,12 +76,12 @@ def compensate(
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a consumer's channels are, and which stay.
+    """A consumer's channels, and which of them stay.
 
     Attributes:
-        how: How they are solved for.
-        groups: Those of its groups that stay.
-        kept: The channels within each that stay.
+        how: The layout of the channels.
+        groups: Numbers of its groups that stay.
+        kept: Numbers of the channels that stay within each group.
     """
 
     how: Layout
@@ -89,17 +89,23 @@ class _Place:
     kept: torch.Tensor
 
     def rows(self, x: torch.Tensor, channel: int) -> torch.Tensor:
-        """A value of the original, `groups x rows x channels`."""
+        """A value of the original as `groups x rows x channels`, for the groups that stay."""
         return self.how.rows(x, channel)[self.groups]
 
     def fewer(self, x: torch.Tensor, channel: int) -> torch.Tensor:
-        """A value of the narrowed graph, `groups x rows x kept`."""
+        """A value of the narrowed graph as `groups x rows x kept`."""
         return replace(self.how, groups=len(self.groups)).rows(x, channel)
 
 
 @dataclass(frozen=True)
 class _Pool:
-    """What the operations read that share a weight; the first of them stands for all."""
+    """The moments of what all operations read that share a weight.
+
+    Attributes:
+        consumer: The first of the operations.
+        place: Its channels; those of the others must be the same.
+        moments: Of all of them.
+    """
 
     consumer: Consumer
     place: _Place
@@ -107,7 +113,7 @@ class _Pool:
 
 
 def _missed(cuts: Cuts) -> set[Axis]:
-    """Axes that lose more than what changes nothing: only these are to be made up for."""
+    """Axes that lose an index whose removal changes results: only these need a refit."""
     nothing = free(cuts.deps, cuts.keep)
     return {
         axis
@@ -117,6 +123,8 @@ def _missed(cuts: Cuts) -> set[Axis]:
 
 
 class _Compensator:
+    """The runs of both graphs, and the weights found so far."""
+
     def __init__(self, cuts: Cuts, samples: Samples) -> None:
         self._cuts = cuts
         self._deps = cuts.deps
@@ -137,11 +145,13 @@ class _Compensator:
         self._differs: set[Value] = set()
 
     def _started(self, weights: Callable[[Value], torch.Tensor], attrs: Attrs) -> Run:
+        """A run over the samples, at its start."""
         graph = self._deps.source
         given = [given_inputs(graph, chunk, self._dtype) for chunk in self._samples.chunks]
         return Run(graph, weights, given, attrs, self._dtype)
 
     def run(self, advance: Callable[[float], None]) -> Compensation:
+        """Refit in execution order; `advance` is called with the share of operations done."""
         ops = self._deps.source.ops
         self._solve_shared()
         self._samples.meet(self._deps.source.inputs, self._dense)
@@ -157,9 +167,9 @@ class _Compensator:
         return self._out
 
     def _solve_shared(self) -> None:
-        """Solve for weights that serve several operations, from what these read in the original.
+        """Refit weights that several operations share, from what these read in the original.
 
-        What they will read in the narrowed graph hangs on the weights themselves.
+        What they read in the narrowed graph is not known yet: it may depend on these weights.
         """
         shared = {
             op: [c for c in held if c.uses > 1 and self._misses(self._read_by(c))]
@@ -171,7 +181,7 @@ class _Compensator:
         for op, run in walk(self._deps, self._samples, self._dtype):
             for consumer in shared.get(op, ()):
                 with self._reporting(op):
-                    self._pool(consumer, run.values(consumer.source), pools)
+                    self._pool(consumer, run.values(consumer.value), pools)
         for pool in pools.values():
             if pool.consumer.op.name not in self._out.left:
                 with self._reporting(pool.consumer.op):
@@ -180,7 +190,11 @@ class _Compensator:
     def _pool(
         self, consumer: Consumer, values: Sequence[torch.Tensor], pools: dict[Value, _Pool]
     ) -> None:
-        """Add what an operation reads to the moments of its weight."""
+        """Add what an operation reads to the moments of its shared weight.
+
+        Raises:
+            Unsolvable: It reads other channels than the operations before.
+        """
         place = self._place(consumer, values)
         new = _Pool(consumer, place, Moments(self._samples.worth))
         pool = pools.setdefault(consumer.weight, new)
@@ -192,24 +206,31 @@ class _Compensator:
         observed(pairs, self._samples.size, into=pool.moments)
 
     def _weight(self, value: Value) -> torch.Tensor:
-        """A weight of the narrowed graph as the samples should meet it."""
+        """A weight of the narrowed graph, as far as refitted.
+
+        Batch norms that use the samples' statistics keep these; a constant is subtracted from their
+        mean.
+        """
         if value in self._out.values and value not in self._samples.statistics:
             return self._out.values[value]
         cut = cut_tensor(self._samples.weight(value), self._cuts.weights.get(value, ()))
         return cut + self._shifts[value].to(cut.dtype) if value in self._shifts else cut
 
     def _read_by(self, consumer: Consumer) -> Dim:
-        return self._deps.dims[consumer.source][consumer.channel]
+        """The dimension that a consumer sums over."""
+        return self._deps.dims[consumer.value][consumer.channel]
 
     def _reads_fewer(self, op: Op) -> bool:
+        """Whether an operation sums over or mixes an axis that needs a refit."""
         effect = self._deps.effects[op]
         return any(self._misses(dim) for dim in [*effect.contracts, *effect.mixes])
 
     def _misses(self, dim: Dim) -> bool:
-        """Whether a dimension loses indices that are not zero for every input."""
+        """Whether a dimension holds an axis that needs a refit (`_missed`)."""
         return not self._missed.isdisjoint(atoms(dim))
 
     def _solve_for(self, op: Op) -> None:
+        """Refit an operation, or note why not."""
         consumers = self._consumers.by_op.get(op)
         if not consumers:
             contracts = self._deps.effects[op].contracts
@@ -224,7 +245,7 @@ class _Compensator:
 
     @contextmanager
     def _reporting(self, op: Op) -> Iterator[None]:
-        """Leave an operation as it is where it cannot be solved for."""
+        """Note an operation as left, with the reason, where its refit fails."""
         try:
             yield
         except Unsolvable as error:
@@ -233,12 +254,17 @@ class _Compensator:
             self._out.left[op.name] = "its equations have no solution in this precision"
 
     def _solve(self, consumer: Consumer) -> None:
-        dense = self._dense.values(consumer.source)
-        if consumer.source in consumer.op.outputs:  # recurrent: what stays will be as it was
-            cut = self._cuts.kept(consumer.source)
+        """Refit a consumer from what it reads in both graphs.
+
+        Raises:
+            Unsolvable: The two do not correspond, or the channels are too many.
+        """
+        dense = self._dense.values(consumer.value)
+        if consumer.value in consumer.op.outputs:  # a recurrent state, known only after the refit
+            cut = self._cuts.kept(consumer.value)
             small = [cut_tensor(x, cut) for x in dense]
         else:
-            small = self._small.values(consumer.source)
+            small = self._small.values(consumer.value)
         place, at = self._place(consumer, dense), consumer.channel
         dense = [self._staying(consumer, x) for x in dense]
         pairs = [(place.rows(x, at), place.fewer(y, at)) for x, y in zip(dense, small, strict=True)]
@@ -246,20 +272,25 @@ class _Compensator:
             raise Unsolvable("the smaller model reads it at other places than the original")
         moments = observed(pairs, self._samples.size, Moments(self._samples.worth))
         kept = place.groups, place.kept
-        foretell(moments, self._deps, self._samples, consumer, place.how, kept)
+        add_expected(moments, self._deps, self._samples, consumer, place.how, kept)
         self._refit(consumer, place, moments)
 
     def _staying(self, consumer: Consumer, x: torch.Tensor) -> torch.Tensor:
-        """A value of the original where the narrowed graph reads it still, with all channels.
+        """A value of the original with all channels, at the positions that the smaller graph keeps.
 
-        What mixes tokens reads channels that go as rows: those have nothing to be fitted to.
+        A layer that mixes tokens (MLP-Mixer) reads channels as rows: rows of removed channels have
+        no counterpart in the narrowed graph.
         """
-        kept = self._cuts.kept(consumer.source)
+        kept = self._cuts.kept(consumer.value)
         kept[consumer.channel] = None
         return cut_tensor(x, kept)
 
     def _place(self, consumer: Consumer, values: Sequence[torch.Tensor]) -> _Place:
-        """Where a consumer's channels are in what it reads, and which of them stay."""
+        """The layout of a consumer's channels, and which of them stay.
+
+        Raises:
+            Unsolvable: There are too many channels, or others stay in each group.
+        """
         dim = self._read_by(consumer)
         rows = sum(x.numel() // max(x.shape[consumer.channel], 1) for x in values)
         how = layout(consumer, dim, self._cuts, rows)
@@ -271,63 +302,21 @@ class _Compensator:
         return _Place(how, torch.as_tensor(groups), torch.as_tensor(channels))
 
     def _refit(self, consumer: Consumer, place: _Place, moments: Moments) -> None:
-        """Solve for a weight, and store it."""
+        """Solve the regression, and store its result."""
         old = consumer.weight.tensor.detach()
-        exact = old.dtype == torch.float64 or place.how.width < _WIDE
+        exact = old.dtype == torch.float64 or place.how.width < DOUBLE_BELOW
         taps = consumer.taps(old.double() if exact else old.float())
         weight = place.how.spread(taps)[place.groups]
         found = refit(weight, moments, place.kept, consumer.shifts)
         if not all(bool(torch.isfinite(part).all()) for part in found):
             raise Unsolvable("what it reads is not finite")
-        self._apply(consumer, place.how, place.groups, *found)
+        new, constant = found
+        values = self._out.values
+        values[consumer.weight] = narrowed(consumer, place.how, place.groups, new, self._cuts)
+        if consumer.shifts:
+            held, shift = shifted(consumer, place.groups, constant.flatten(), self._cuts)
+            old = cut_tensor(held.tensor.detach(), self._cuts.weights.get(held, ()))
+            self._shifts[held] = shift
+            values[held] = (old.double() + shift).to(old.dtype)
         if consumer.computed and not consumer.shifts:
             self._out.unshifted.append(consumer.op.name)
-
-    def _apply(
-        self,
-        consumer: Consumer,
-        how: Layout,
-        groups: torch.Tensor,
-        new: torch.Tensor,
-        added: torch.Tensor,
-    ) -> None:
-        """Store the solved weights, cut to the outputs that stay."""
-        old = consumer.weight.tensor
-        kept: list[object] = list(self._cuts.weights.get(consumer.weight, [None] * old.dim()))
-        outputs = self._outputs_within(consumer, groups)
-        weight = consumer.weight_of(how.gathered(new), consumer.kernel)
-        kept[consumer.inner] = None
-        if consumer.inner == 1:
-            kept[0] = outputs
-        self._out.values[consumer.weight] = cut_tensor(weight, kept).to(old.dtype).contiguous()
-        if consumer.shifts:
-            self._shift(consumer, added.flatten(), outputs)
-
-    def _outputs_within(self, consumer: Consumer, groups: torch.Tensor) -> torch.Tensor | None:
-        """Positions of the outputs that stay among those of the groups that stay."""
-        dim = 0 if consumer.inner == 1 else 1
-        kept = self._cuts.weights.get(consumer.weight, [None, None])[dim]
-        if kept is None or consumer.groups == 1 or consumer.inner == 0:
-            return None if kept is None else torch.as_tensor(kept)
-        each = consumer.weight.shape[0] // consumer.groups
-        places = torch.full((consumer.groups,), -1)
-        places[groups] = torch.arange(len(groups))
-        index = torch.as_tensor(kept)
-        return places[index // each] * each + index % each
-
-    def _shift(self, consumer: Consumer, added: torch.Tensor, outputs: torch.Tensor | None) -> None:
-        """Add a constant to every output, through the bias or the batch norm behind."""
-        if outputs is not None:
-            if consumer.inner == 0 and consumer.groups > 1:  # the same of each group
-                each = consumer.weight.shape[1]
-                starts = torch.arange(0, len(added), each)
-                outputs = (starts[:, None] + outputs).flatten()
-            added = added[outputs.to(added.device)]
-        if consumer.bias is not None:
-            held, sign = consumer.bias, 1.0
-        else:
-            assert consumer.norm is not None and consumer.norm.inputs[3] is not None
-            held, sign = consumer.norm.inputs[3], -1.0
-        old = cut_tensor(held.tensor.detach(), self._cuts.weights.get(held, ()))
-        self._shifts[held] = sign * added
-        self._out.values[held] = (old.double() + sign * added).to(old.dtype)

@@ -1,7 +1,8 @@
-"""Consumers: the linear operations that read a group's channels, and so can make up for them.
+"""Consumers: the linear operations whose weights can make up for the channels that are removed.
 
-A consumer computes `y = W x + b` and sums over channels. Which operations those are is read off
-the weights of products and convolutions; everything else between two of them is only ever run.
+A consumer computes `y = W x + b` and sums over the channels of x: linear layers, convolutions,
+products with a weight, recurrent cells. `graphprune.rules.facts.reading` tells from an operation's
+rule whether it is one. Whatever lies between two consumers is only run, never changed.
 """
 
 from __future__ import annotations
@@ -9,16 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import prod
 
-import numpy as np
 import torch
 
-from graphprune.core.axes import Dim, leaves, length
-from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
-from graphprune.core.indices import Indices
 from graphprune.rules.facts import (
     Reading,
     adds,
@@ -30,12 +26,9 @@ from graphprune.rules.facts import (
     recurrent,
 )
 
-WIDEST = 4096
-"""Channels that are solved for at once: the time grows with their cube."""
-
 
 class Unsolvable(Exception):
-    """An operation cannot be made up for: its message is the reason, for the report."""
+    """An operation's weights cannot be solved for; the message is the reason, for the report."""
 
 
 _DERIVED = "its weight is computed from others, as quantized weights are"
@@ -43,23 +36,23 @@ _DERIVED = "its weight is computed from others, as quantized weights are"
 
 @dataclass(frozen=True, eq=False)
 class Consumer:
-    """One linear reading of a value.
+    """One linear operation `y = W x + b`, or one of several in a recurrent operation.
 
     Attributes:
         op: The operation.
-        source: What it reads; its own result where it is recurrent.
-        weight: W; its dimensions are seen as `groups x outputs x channels x taps`.
-        bias: b, or None.
-        norm: The batch norm that alone reads the result, or None.
-        channel: The dimension of `source` that is summed over.
-        groups: Groups of a grouped convolution.
-        inner: The dimension of `weight` that holds the channels.
-        uses: How many operations read through `weight`, all alike.
-        computed: Whether the graph adds a bias that it computes, which can take no constant.
+        value: x; the operation's own result where W is applied to a recurrent state.
+        weight: W; it is handled as `groups x outputs x channels x taps`.
+        bias: b, a parameter of one dimension; None where there is none.
+        norm: The batch norm that is the only reader of y; None where there is none.
+        channel: The dimension of `value` that is summed over.
+        inner: The dimension of `weight` that is summed over.
+        groups: Number of groups of a grouped convolution.
+        uses: Number of operations with this weight, all of which use it alike.
+        computed: Whether b is computed by the graph, so that no constant can be added to it.
     """
 
     op: Op
-    source: Value
+    value: Value
     weight: Value
     bias: Value | None
     norm: Op | None
@@ -71,11 +64,11 @@ class Consumer:
 
     @property
     def shifts(self) -> bool:
-        """Whether a constant can be added to the result."""
+        """Whether a constant can be added to y: to the bias, or to the mean of the batch norm."""
         return self.bias is not None or self.norm is not None
 
     def taps(self, weight: torch.Tensor) -> torch.Tensor:
-        """A weight as `groups x outputs x channels x taps`."""
+        """A tensor of the weight's shape as `groups x outputs x channels x taps`."""
         return folded(weight, self.inner, self.groups)
 
     def weight_of(self, taps: torch.Tensor, kernel: tuple[int, ...]) -> torch.Tensor:
@@ -92,14 +85,17 @@ class Consumer:
 
     @property
     def kernel(self) -> tuple[int, ...]:
-        """The weight's dimensions behind the first two."""
+        """The lengths of a convolution's kernel; empty for a matrix."""
         return self.weight.shape[2:]
 
     def gains(self, tensor: Callable[[Value], torch.Tensor]) -> torch.Tensor:
-        """By how much the batch norm behind multiplies each output; ones without one.
+        """The factor |gain| / √(variance + eps) of the batch norm after each output, or 1.
 
         Args:
-            tensor: Gives the tensor of a weight.
+            tensor: Returns the tensor of a weight.
+
+        Returns:
+            `outputs`, in float64.
         """
         outputs = self.weight.shape[1 - self.inner] * (self.groups if self.inner == 0 else 1)
         if self.norm is None:
@@ -110,48 +106,13 @@ class Consumer:
         return scale if gain is None else scale * tensor(gain).double().abs()
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a consumer's channels are solved for: `before x width x after` in each group.
-
-    Before and after count positions that share one solution; mostly they are 1.
-    """
-
-    groups: int
-    before: int
-    width: int
-    after: int
-
-    def rows(self, x: torch.Tensor, channel: int) -> torch.Tensor:
-        """A value as `groups x rows x channels`, one row for each place it is read at."""
-        x = x.movedim(channel, -1)
-        x = x.reshape(-1, self.groups, self.before, x.shape[-1] // self._rest, self.after)
-        return x.permute(1, 0, 2, 4, 3).flatten(1, 3)
-
-    @property
-    def _rest(self) -> int:
-        return self.groups * self.before * self.after
-
-    def spread(self, taps: torch.Tensor) -> torch.Tensor:
-        """Taps as `groups x outputs x channels x (before * after * taps)`."""
-        g, o, i, k = taps.shape
-        parts = taps.reshape(g, o, self.before, i // (self.before * self.after), self.after, k)
-        return parts.permute(0, 1, 3, 2, 4, 5).flatten(3)
-
-    def gathered(self, spread: torch.Tensor) -> torch.Tensor:
-        """The inverse of `spread`."""
-        g, o, n, _ = spread.shape
-        parts = spread.reshape(g, o, n, self.before, self.after, -1)
-        return parts.permute(0, 1, 3, 2, 4, 5).flatten(2, 4)
-
-
 @dataclass
 class Consumers:
     """The consumers of a graph.
 
     Attributes:
         by_op: Consumers of each operation.
-        left: Operations that sum over channels but cannot be solved for, with the reason.
+        left: Names of operations that sum over channels but cannot be solved for, with the reason.
     """
 
     by_op: dict[Op, list[Consumer]] = field(default_factory=dict)
@@ -159,7 +120,7 @@ class Consumers:
 
 
 def find_consumers(deps: Dependencies) -> Consumers:
-    """Find every linear operation, but for those whose weight something else uses otherwise."""
+    """Find every linear operation whose weight no other operation uses in another way."""
     graph = deps.source
     uses = Counter(v for op in graph.ops for v in op.inputs if v is not None)
     users: dict[Value, list[Op]] = {}
@@ -186,7 +147,7 @@ def find_consumers(deps: Dependencies) -> Consumers:
 
 
 def _leave_mixed(out: Consumers, uses: Counter[Value]) -> None:
-    """Leave those alone whose weight, bias or norm something uses that is no consumer like them."""
+    """Drop consumers whose weight, bias or batch norm is also used in another way."""
     held: dict[Value, list[Consumer]] = {}
     for several in out.by_op.values():
         for consumer in several:
@@ -201,7 +162,7 @@ def _leave_mixed(out: Consumers, uses: Counter[Value]) -> None:
 
 
 def _alike(several: Sequence[Consumer], uses: Counter[Value]) -> bool:
-    """Whether all uses of a weight are these consumers, which read through it in one way."""
+    """Whether these consumers are all uses of their weight, and use it in the same way."""
     means = [None if c.norm is None else c.norm.inputs[3] for c in several]
     ways = {(c.inner, c.groups, c.bias, mean) for c, mean in zip(several, means, strict=True)}
     (_, _, bias, _), *others = ways
@@ -217,7 +178,12 @@ def _consumer(
     uses: Counter[Value],
     users: dict[Value, list[Op]],
 ) -> Consumer | str | None:
-    """The consumer that an operation is, or why it is none though it sums over channels."""
+    """The consumer that a linear reading is.
+
+    Returns:
+        A reason where it sums over channels but cannot be solved for; None where it is not linear
+        in channels.
+    """
     if not isinstance(read, Reading):
         return read
     x, weight = read.source, read.weight
@@ -240,7 +206,7 @@ def _consumer(
 
 
 def _reader_behind(op: Op, graph: Graph, users: dict[Value, list[Op]]) -> Op | None:
-    """The operation that alone reads an operation's result."""
+    """The only reader of an operation's result; None where several read it, or the caller."""
     (result,) = op.outputs
     readers = users.get(result, [])
     return readers[0] if len(readers) == 1 and result not in graph.outputs else None
@@ -249,7 +215,7 @@ def _reader_behind(op: Op, graph: Graph, users: dict[Value, list[Op]]) -> Op | N
 def _added_behind(
     op: Op, read: Reading, graph: Graph, uses: Counter[Value], users: dict[Value, list[Op]]
 ) -> Value | None:
-    """The bias that an operation of its own adds to a product."""
+    """The bias that the next operation adds to a product: ONNX writes MatMul and Add."""
     last = len(op.outputs[0].shape) - 1
     if not read.ends or read.output not in (-1, last):
         return None
@@ -266,7 +232,7 @@ def _added_behind(
 def _norm_behind(
     op: Op, read: Reading, graph: Graph, uses: Counter[Value], users: dict[Value, list[Op]]
 ) -> Op | None:
-    """The batch norm that alone reads an operation's result, its statistics its own."""
+    """The batch norm that is the only reader of an operation's result, and used as often as it."""
     norm = _reader_behind(op, graph, users) if read.ends else None
     result = op.outputs[0]
     if norm is None or not is_batch_norm(norm) or norm.inputs[0] is not result:
@@ -279,59 +245,8 @@ def _norm_behind(
     return norm if uses[mean] == uses[read.weight] else None
 
 
-def layout(consumer: Consumer, dim: Dim, cuts: Cuts | None, rows: int) -> Layout | None:
-    """How to solve for a consumer's channels, or None where they are too many.
-
-    Where rows are few, positions of a flattened picture share one solution; not where some of the
-    positions go, or each head loses other channels.
-
-    Args:
-        consumer: The consumer.
-        dim: The dimension of its source that it sums over.
-        cuts: What was narrowed; None for the widths of the original.
-        rows: How many rows of statistics there are.
-    """
-    size = length(dim)
-    if consumer.groups > 1:
-        return Layout(consumer.groups, 1, size // consumer.groups, 1)
-    factors = leaves(dim)
-    most = min(WIDEST, max(rows // 2, 256))
-    together = Layout(1, 1, size, 1) if size <= WIDEST else None
-    if size <= most or len(factors) == 1:
-        return together
-    sizes = [axis.size for axis in factors]
-    widest = int(np.argmax([axis.size if axis.reason is None else 0 for axis in factors]))
-    others = [(axis,) for i, axis in enumerate(factors) if i != widest]
-    if sizes[widest] > WIDEST or (
-        cuts is not None and any(cuts.touches(other) for other in others)
-    ):
-        return together
-    return Layout(1, prod(sizes[:widest]), sizes[widest], prod(sizes[widest + 1 :]))
-
-
-def kept_channels(consumer: Consumer, dim: Dim, how: Layout, cuts: Cuts) -> tuple[Indices, Indices]:
-    """Groups and channels of a layout that stay.
-
-    Returns:
-        Numbers of the groups, and of the channels within each.
-
-    Raises:
-        Unsolvable: Different channels stay in different groups.
-    """
-    kept = cuts.kept(consumer.source)[consumer.channel]
-    if kept is None:
-        kept = np.arange(length(dim))
-    places = kept.reshape(-1)
-    group, rest = np.divmod(places, how.before * how.width * how.after)
-    channel = rest // how.after % how.width
-    groups, channels = np.unique(group), np.unique(channel)
-    if len(groups) * len(channels) * how.before * how.after != len(places):
-        raise Unsolvable("other channels stay in each of its groups")
-    return groups, channels
-
-
 def untrained(deps: Dependencies) -> bool:
-    """Whether every normalisation layer is as it was initialised, there being any."""
+    """Whether there are normalisation layers, and all hold the constants they start with."""
     held = [
         value.tensor
         for op in deps.source.ops

@@ -1,4 +1,16 @@
-"""Optimal Brain Surgeon: which inputs of linear layers can go, if what stays makes up for them."""
+"""Optimal Brain Surgeon: which inputs of linear layers to remove where the rest is refitted.
+
+With H the second moments (or covariance) of the inputs and A = WᵀW, the squared error of the
+outputs that remains after input i is removed and all others are refitted is
+
+    loss_i = A_ii / [H⁻¹]_ii                       (Hassibi & Stork, NIPS 1993)
+
+The input of least loss goes; H⁻¹ and A are updated to the refitted weights; and so on.
+
+Example:
+    Two inputs of variance 1 and correlation 0.9 have [H⁻¹]_ii = 1 / (1 - 0.81): the second can
+    stand in for the first, and removing it costs 0.19 of what it would cost alone.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +22,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from graphprune.compensation.constants import BLOCK_ROWS, BLOCK_STEPS, DAMPING, RIDGE_FLOOR
+
 Matrix: TypeAlias = npt.NDArray[np.float64]
 Vector: TypeAlias = npt.NDArray[np.float64]
 Indices: TypeAlias = npt.NDArray[np.int64]
 
-_STEPS = 32  # between two downdates of whole matrices
-_ROWS = 128  # of a triangle, downdated at a time
-_DAMPING = 1e-3  # of the mean variance, added to every variance before inversion
-
 
 @dataclass(frozen=True)
 class Elimination:
-    """The order in which inputs go, and what each costs.
+    """The order in which inputs are removed, and what each removal costs.
 
     Attributes:
-        order: Indices, the first to go first.
-        losses: Squared error of the outputs that each removal adds, the weights of what stays
-            being refitted every time.
+        order: Numbers of the inputs, first removed first.
+        losses: The squared error of the outputs that each removal adds, the others being refitted.
     """
 
     order: Indices
@@ -34,20 +43,18 @@ class Elimination:
 
 
 def eliminate(inverse: Matrix, weight: Matrix, count: int) -> Elimination:
-    """Remove the inputs that cost least, one after the other.
+    """Remove inputs one after the other, each time the one of least loss.
 
-    Greedy Optimal Brain Surgeon (Hassibi & Stork 1993) on the squared error of linear layers:
-    removing input i adds `A_ii / [H⁻¹]_ii`; the weights that stay are refitted, which downdates
-    both matrices. Of two inputs of equal cost the first goes.
+    The losses of several layers that read the same inputs are added. Of equal losses, the input of
+    the lowest number goes.
 
     Args:
-        inverse: H⁻¹, the inverse covariance of the inputs, `n x n`; for several layers that
-            read the same channels, `layers x n x n`.
-        weight: A = WᵀW, the Gram matrix of the weights' columns, of the same shape.
-        count: How many inputs go, at most n.
+        inverse: H⁻¹, `n x n`, or `layers x n x n`.
+        weight: A = WᵀW, of the same shape.
+        count: Number of inputs to remove, at most n.
 
     Returns:
-        The indices in the order in which they go, and the error that each adds.
+        The order and the losses.
 
     Raises:
         ValueError: The shapes do not agree, or `count` is not in [0, n].
@@ -57,25 +64,26 @@ def eliminate(inverse: Matrix, weight: Matrix, count: int) -> Elimination:
         raise ValueError(f"H⁻¹ is {inverse.shape}, A is {weight.shape}: not square and alike")
     if not 0 <= count <= inverse.shape[1]:
         raise ValueError(f"{count} of {inverse.shape[1]} inputs cannot go")
-    # The work is done in place, on copies.
+    # Both are updated in place: these are copies.
     h = np.array(inverse, dtype=np.float64, order="C")
     a = np.array(weight, dtype=np.float64, order="C")
     return _eliminate(h, a, count)
 
 
 def _eliminate(h: Matrix, a: Matrix, count: int) -> Elimination:
-    """Lower triangles are downdated a block of steps at a time, by matrix products.
+    """Remove inputs in blocks of `BLOCK_STEPS`; matrices are updated once for each block.
 
-    What a step needs in between, one row and the diagonals, is brought up to date by the steps that
-    are pending (the lazy updates of LAPACK's blocked factorisations, and of GPTQ, ICLR 2023).
+    Within a block, a step needs one row of each matrix and the diagonals. These are brought up to
+    date from the pending steps (lazy updates, as in LAPACK's blocked factorisations and GPTQ:
+    Frantar et al., ICLR 2023). Only lower triangles are used.
     """
     layers, n = h.shape[:2]
     name = np.arange(n)
     order, losses = np.empty(count, dtype=np.int64), np.empty(count)
     diagonals = np.stack([m.diagonal(axis1=1, axis2=2) for m in (h, a)], axis=1).copy()
-    pivots = np.empty((layers, _STEPS))
-    for done in range(0, count, _STEPS):
-        live, steps = n - done, min(_STEPS, count - done)
+    pivots = np.empty((layers, BLOCK_STEPS))
+    for done in range(0, count, BLOCK_STEPS):
+        live, steps = n - done, min(BLOCK_STEPS, count - done)
         pending = np.empty((layers, 2, steps, live))
         found = order[done : done + steps], losses[done : done + steps]
         gaps = _steps(h, a, diagonals, name, pending, pivots, *found)
@@ -97,22 +105,23 @@ def _steps(
     order: Any,
     losses: Any,
 ) -> Any:  # pragma: no cover
-    """Remove some inputs, one after the other, and leave the downdates of the matrices pending.
+    """Remove a block of inputs; leave the updates of the matrices pending.
 
-    Removing p takes `pivot * r rᵀ` from H⁻¹ and `r tᵀ + t rᵀ` from A.
+    With p = [H⁻¹]_ii, r = [H⁻¹]_i / p and t = A_i - A_ii r / 2, removing input i turns H⁻¹ into
+    H⁻¹ - p r rᵀ and A into A - r tᵀ - t rᵀ.
 
     Args:
-        h: H⁻¹ of each layer, `layers x n x n`; only lower triangles are read.
-        a: Likewise A.
-        diagonals: Of both, `layers x 2 x n`, brought up to date.
-        name: What each position holds.
-        pending: `layers x 2 x steps x live`; gets r and t of every step.
-        pivots: `layers x steps`; gets the pivots.
-        order: Gets the names.
-        losses: Gets what they cost.
+        h: H⁻¹ of each layer, `layers x n x n`; lower triangles are read.
+        a: A of each layer, likewise.
+        diagonals: Those of both, `layers x 2 x n`; updated.
+        name: The number of the input at each position.
+        pending: `layers x 2 x steps x live`; r and t of every step are written here.
+        pivots: `layers x steps`; p of every step is written here.
+        order: Numbers of the removed inputs are written here.
+        losses: Their losses are written here.
 
     Returns:
-        The positions that are free now.
+        The positions of the removed inputs.
     """
     layers, _, steps, live = pending.shape
     gone = np.zeros(live, dtype=np.bool_)
@@ -145,7 +154,7 @@ def _steps(
             to_h, to_a = diagonals[s, 0], diagonals[s, 1]
             for k in range(live):
                 r[k] /= pivot
-                # Half of the square, so that one product serves both cross terms.
+                # Half of the square here, so that r tᵀ + t rᵀ holds all of it.
                 t[k] -= 0.5 * own * r[k]
                 to_h[k] -= pivot * r[k] * r[k]
                 to_a[k] -= 2.0 * r[k] * t[k]
@@ -156,7 +165,11 @@ def _steps(
 def _close(
     gaps: Any, live: int, name: Any, diagonals: Any, pending: Any, h: Any, a: Any
 ) -> int:  # pragma: no cover
-    """Move the last live inputs to the gaps; returns how many live."""
+    """Move the last live inputs into the gaps.
+
+    Returns:
+        The number of live inputs, which hold the first positions now.
+    """
     for gap in -np.sort(-gaps):
         live -= 1
         name[gap] = name[live]
@@ -170,7 +183,7 @@ def _close(
 
 @numba.njit(cache=True)
 def _fill(matrix: Any, gap: int, last: int) -> None:  # pragma: no cover
-    """Move the last row and column of a lower triangle to a gap."""
+    """Move the last row and column of a lower triangle into a gap."""
     if gap == last:
         return
     for k in range(gap):
@@ -181,31 +194,31 @@ def _fill(matrix: Any, gap: int, last: int) -> None:  # pragma: no cover
 
 
 def _downdate(h: Matrix, a: Matrix, pending: Matrix, pivots: Vector) -> None:
-    """Take what is pending from two lower triangles, some rows at a time."""
+    """Apply the pending updates to two lower triangles, `BLOCK_ROWS` rows at a time."""
     both = torch.from_numpy(pending.reshape(-1, pending.shape[-1]))
     r = both[: len(pivots)]
     scaled, swapped = r * torch.from_numpy(pivots)[:, None], both.roll(len(pivots), 0)
     to_h, to_a = torch.from_numpy(h), torch.from_numpy(a)
     live = both.shape[1]
-    for start in range(0, live, _ROWS):
-        stop = min(start + _ROWS, live)
+    for start in range(0, live, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, live)
         to_h[start:stop, :stop].addmm_(scaled[:, start:stop].t(), r[:, :stop], alpha=-1)
         to_a[start:stop, :stop].addmm_(both[:, start:stop].t(), swapped[:, :stop], alpha=-1)
 
 
-def damped_inverse(covariance: Matrix, damping: float = _DAMPING) -> Matrix:
-    """Inverse of a covariance, its diagonal raised by a share of its mean.
+def damped_inverse(covariance: Matrix, damping: float = DAMPING) -> Matrix:
+    """(C + λ I)⁻¹, with λ a share of the mean variance.
 
     Args:
-        covariance: A symmetric matrix, `n x n`.
+        covariance: C, symmetric, `n x n`.
         damping: The share.
     """
     n = len(covariance)
     mean = float(np.trace(covariance)) / max(n, 1)
-    ridge = max(damping * mean, 1e-12)
+    ridge = max(damping * mean, RIDGE_FLOOR)
     raised = torch.from_numpy(covariance + ridge * np.eye(n))
     factor, failed = torch.linalg.cholesky_ex(raised)
-    if failed:  # no covariance, but for rounding: whatever inverse there is
+    if failed:  # rounding has made it indefinite: a general inverse
         inverse = np.linalg.inv(raised.numpy())
         return np.asarray((inverse + inverse.T) / 2, dtype=np.float64)
     return np.asarray(torch.cholesky_inverse(factor).numpy(), dtype=np.float64)
@@ -214,14 +227,16 @@ def damped_inverse(covariance: Matrix, damping: float = _DAMPING) -> Matrix:
 def eliminate_blocks(
     systems: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]], count: int
 ) -> Elimination:
-    """As `eliminate`, for indices that own several inputs each: heads, flattened images.
+    """As `eliminate`, for indices that own several inputs each: heads, flattened channels.
 
-    Removing the block S adds `tr(([H⁻¹]_SS)⁻¹ A_SS)`.
+    Removing the inputs S of an index costs tr(([H⁻¹]_SS)⁻¹ A_SS).
 
     Args:
-        systems: H⁻¹ and A of each layer, `n x size x n x size`; the size of a block may differ
-            from layer to layer.
-        count: How many of the n indices go.
+        systems: H⁻¹ and A of each layer, `n x size x n x size`; sizes may differ between layers.
+        count: Number of indices to remove.
+
+    Returns:
+        The order and the losses.
     """
     n = len(systems[0][0])
     pairs = [(h.copy(), a.copy()) for h, a in systems]
@@ -245,6 +260,7 @@ def eliminate_blocks(
 
 
 def _downdate_block(h: npt.NDArray[np.float64], a: npt.NDArray[np.float64], gone: int) -> None:
+    """Remove the inputs of one index from H⁻¹ and A, in place."""
     n, size = h.shape[:2]
     flat_h, flat_a = h.reshape(n * size, n * size), a.reshape(n * size, n * size)
     block = slice(gone * size, (gone + 1) * size)

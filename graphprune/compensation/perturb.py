@@ -1,9 +1,13 @@
-"""perturb: how much the results depend on each linear operation, where there are no gradients.
+"""perturb: sensitivities of linear operations without gradients, for ONNX graphs.
 
-What an operation computes is changed a little, every channel by a share of what varies in it, up
-or down at random; everything behind it runs again. By how much the results change, as a share of
-their variance and for the share squared, is what `sense` finds by gradients for all channels of
-the operation together (simultaneous perturbation: Spall, IEEE Trans. Automatic Control 37, 1992).
+Every channel y of an operation's result becomes y ± s (y - E y), with a random sign for each
+channel of each sample, and everything after it runs again. With s = `PERTURBATION`, the change of
+the results is
+
+    sensitivity = E[(change of result)²] / Var(result) / s²
+
+This estimates `Sensitivity.whole`, for all channels together (simultaneous perturbation: Spall,
+IEEE Trans. Automatic Control 37, 1992).
 """
 
 from __future__ import annotations
@@ -12,43 +16,44 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
+from graphprune.compensation.constants import PERTURBATION, PERTURBED_CALLS, PERTURBED_MACS
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk, Run, given_inputs, resized
 from graphprune.rules.facts import output_channel
+from graphprune.statistics.constants import VARIANCE_FLOOR
 from graphprune.statistics.estimate import macs_of
 from graphprune.statistics.samples import Samples
-
-_SHARE = 0.1  # of what varies, by which a channel is changed
-_WORK, _RUNS = 5e11, 50_000  # multiply-accumulates and operations that all runs together may take
-_SMALL = 1e-12
 
 
 def perturb(
     deps: Dependencies, samples: Samples, chunks: Sequence[Chunk], size: int, ops: Sequence[Op]
 ) -> dict[Op, float] | None:
-    """Measure the dependence of the results.
+    """Measure the sensitivity of the results to each operation.
 
     Args:
         deps: The analysis.
-        samples: Tell the weights; batch norms have met them.
-        chunks: Inputs of a run each, all values of which fit into memory.
-        size: How many samples each holds.
-        ops: Operations that are linear.
+        samples: The weights to run with: `Samples.weight`, its statistics filled.
+        chunks: Inputs, each for runs of its own; all values of a run must fit into memory.
+        size: Number of samples in each.
+        ops: The linear operations.
 
     Returns:
-        For each operation the squared error of the results, as a share of their variance, by the
-        squared error of what it computes, as a share of what varies in it; None where the runs
-        would take too long.
+        The relative squared error of the results per relative squared error of each operation's
+        result; None where the runs would take too long.
     """
-    behind = len(ops) / 2  # runs of the whole, as half of it lies behind an operation
-    each = max(behind * macs_of(deps) * size / _WORK, behind * len(deps.source.ops) / _RUNS)
-    number = min(int(1 / max(each, _SMALL)), len(chunks))
+    # On average, half of the graph comes after an operation.
+    runs = len(ops) / 2
+    by_macs = runs * macs_of(deps) * size / PERTURBED_MACS
+    by_calls = runs * len(deps.source.ops) / PERTURBED_CALLS
+    number = min(int(1 / max(by_macs, by_calls, VARIANCE_FLOOR)), len(chunks))
     found = [_Perturbed(deps, samples, chunk, size).of(ops) for chunk in chunks[:number]]
     return {op: sum(one[op] for one in found) / number for op in ops} if number else None
 
 
 class _Perturbed:
+    """One chunk's values in the original, and runs in which one of them is changed."""
+
     def __init__(self, deps: Dependencies, samples: Samples, chunk: Chunk, size: int) -> None:
         self._graph = deps.source
         self._samples = samples
@@ -64,7 +69,7 @@ class _Perturbed:
         ]
 
     def of(self, ops: Sequence[Op]) -> dict[Op, float]:
-        """What each operation counts."""
+        """The sensitivity to each operation."""
         generator = torch.Generator().manual_seed(0)
         return {op: self._share(op, generator) for op in ops}
 
@@ -77,11 +82,12 @@ class _Perturbed:
         for value in self._ends:
             if value in found:
                 was, now = self._known[value], found[value]
-                total += float((now - was).square().mean() / (was.var(unbiased=False) + _SMALL))
-        return total / _SHARE**2
+                spread = was.var(unbiased=False) + VARIANCE_FLOOR
+                total += float((now - was).square().mean() / spread)
+        return total / PERTURBATION**2
 
     def _behind(self, op: Op) -> list[Op]:
-        """The operations that an operation's first result reaches."""
+        """The operations that depend on an operation's first result."""
         reached = {op.outputs[0]}
         out = []
         for later in self._graph.ops[self._number[op] + 1 :]:
@@ -93,16 +99,16 @@ class _Perturbed:
     def _run(
         self, known: Mapping[Value, torch.Tensor], ops: Sequence[Op]
     ) -> Iterator[tuple[Op, Run]]:
-        """Some operations, each with the run once it has run."""
+        """Run some operations on known values; yields each after it has run, with the run."""
         weights, dtype = self._samples.weight, torch.float32
         run = Run(self._graph, weights, [known], self._attrs, dtype, ops=ops)
         return ((op, run) for op in run.steps())
 
 
 def _changed(y: torch.Tensor, op: Op, generator: torch.Generator) -> torch.Tensor:
-    """Every channel of every sample, up or down by a share of what varies in it."""
+    """Perturbed y ± s (y - E y): E is over samples and positions, ± for each sample and channel."""
     channel = output_channel(op, y.dim())
     others = [dim for dim in range(y.dim()) if dim != channel]
     shape = [n if dim in (0, channel) else 1 for dim, n in enumerate(y.shape)]
     signs = torch.randint(2, shape, generator=generator).to(y) * 2 - 1
-    return y + _SHARE * signs * (y - y.mean(others, keepdim=True))
+    return y + PERTURBATION * signs * (y - y.mean(others, keepdim=True))

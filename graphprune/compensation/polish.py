@@ -1,12 +1,18 @@
-"""polish: fit all weights that stay at once, so that the results are those of the original.
+"""polish: a short gradient descent on all weights at once, towards the original's outputs.
 
-`compensate` solves for one operation after the other. Errors that are left add up behind products
-of activations, gates and recurrent states, which no linear solve sees. A short descent over the
-same unlabelled samples, on the squared difference of the results and of what every linear
-operation reads, each relative to its variance, makes up for part of that (as reconstruction does
-after quantisation: Li et al., BRECQ, 2021). First both are done with a quarter of the samples held
-out: where the descent does not bring the results on them nearer to the original's than the solve
-did, the weights stay as they were solved for.
+`compensate` refits one operation after another. What it leaves adds up after products of
+activations, gates and recurrent states, which no linear regression sees. The descent uses the same
+samples, without labels. Its loss is the relative squared error of the outputs and of what linear
+operations read:
+
+    loss = mean over all of these of |y' - y|² / Var y  +  mean over the outputs of the same
+
+(knowledge distillation with all layers as targets; block reconstruction after quantisation does the
+same: Li et al., BRECQ, ICLR 2021).
+
+A few samples can be overfitted. So refit and descent are first done without one part of the samples
+in `PARTS`. Only where the descent reduces the error of the outputs on that part is it done with all
+samples; otherwise the weights of the refit stay.
 """
 
 from __future__ import annotations
@@ -18,6 +24,15 @@ from dataclasses import replace
 import torch
 
 from graphprune.compensation.compensate import Compensation, compensate
+from graphprune.compensation.constants import (
+    ERROR_NEGLIGIBLE,
+    FINAL_TIME,
+    OUTPUT_VARIANCE_FLOOR,
+    PARTS,
+    POLISH_RATE,
+    POLISH_STEPS,
+    TRIAL_TIME,
+)
 from graphprune.compensation.consumers import find_consumers
 from graphprune.core.allowance import Allowance
 from graphprune.core.cuts import Cuts
@@ -29,61 +44,59 @@ from graphprune.engine.trial import Trial
 from graphprune.statistics.made.augment import augmented
 from graphprune.statistics.samples import Samples, captured, recut
 
-STEPS = 300
-_RATE = 1e-3
-_PARTS = 4  # of the samples, one of which is held out
-_NOTHING = 1e-6  # of the results' variance, less than which is nothing left to gain
-_TRIAL, _FINAL = 0.45, 0.9  # of the time that is left, for each of the two descents
-_AGES = Allowance()
+_UNLIMITED = Allowance()
 
 
 def polish(
     cuts: Cuts,
     samples: Samples,
     solved: Compensation,
-    steps: int = STEPS,
+    steps: int = POLISH_STEPS,
     advance: Callable[[float], None] = lambda _: None,
-    allowed: Allowance = _AGES,
+    allowed: Allowance = _UNLIMITED,
 ) -> Compensation:
-    """Improve on the weights that were solved for.
+    """Improve the weights of the refit.
 
     Args:
         cuts: The narrowed graph.
-        samples: Inputs that stored statistics fit to.
-        solved: The weights to start from.
-        steps: Of the descent, which is done twice.
+        samples: The inputs. Where batch norms need the samples' own statistics, nothing is done:
+            the smaller network would be fitted to inputs that it will not meet.
+        solved: The weights of the refit.
+        steps: Steps of each of the two descents.
         advance: Called with the share of the work that is done.
         allowed: Time that both may take.
 
     Returns:
-        New weights, or those given where the results do not come nearer to the original's.
+        New weights; `solved` itself where held-out samples gain nothing.
     """
     chunks, size = parts(cuts.deps, samples)
-    if len(chunks) < _PARTS or samples.norms:
+    if len(chunks) < PARTS or samples.norms:
         return solved
-    held = max(len(chunks) // _PARTS, 1)
+    held = max(len(chunks) // PARTS, 1)
     seen = replace(samples, chunks=chunks[:-held], size=size)
     trial = _Polisher(cuts, size, compensate(cuts, seen))
     before = trial.off(chunks[-held:])
-    if before <= _NOTHING:
+    if before <= ERROR_NEGLIGIBLE:
         return solved
-    trial.run(seen.chunks, steps, lambda done: advance(done / 2), allowed.part(_TRIAL))
-    if not trial.off(chunks[-held:]) < before:  # nor where it is not a number
+    trial.run(seen.chunks, steps, lambda done: advance(done / 2), allowed.part(TRIAL_TIME))
+    if not trial.off(chunks[-held:]) < before:  # true for NaN, too
         return solved
     final = _Polisher(cuts, size, solved)
-    return final.run(chunks, steps, lambda done: advance((1 + done) / 2), allowed.part(_FINAL))
+    return final.run(chunks, steps, lambda done: advance((1 + done) / 2), allowed.part(FINAL_TIME))
 
 
 def parts(deps: Dependencies, samples: Samples) -> tuple[list[Chunk], int]:
-    """The samples in chunks, some of which can be held out, and the size of a chunk."""
+    """The samples in at least `PARTS` chunks where possible, and the size of a chunk."""
     size = samples.size
-    if len(samples.chunks) >= _PARTS or size == captured(deps) or size % _PARTS:
+    if len(samples.chunks) >= PARTS or size == captured(deps) or size % PARTS:
         return samples.chunks, size
-    size //= _PARTS
+    size //= PARTS
     return list(recut(deps, samples, size)), size
 
 
 class _Polisher:
+    """The original and the smaller network, whose floating-point parameters are optimised."""
+
     def __init__(self, cuts: Cuts, size: int, solved: Compensation) -> None:
         self._cuts = cuts
         self._solved = solved
@@ -98,9 +111,10 @@ class _Polisher:
         self._dense = Trial(cuts.deps, size)
         self._small = Trial(cuts.deps, size, cuts.keep, weights)
         found = find_consumers(cuts.deps).by_op.values()
-        self._read = dict.fromkeys(c.source for several in found for c in several)
+        self._read = dict.fromkeys(c.value for several in found for c in several)
 
     def _start(self, value: Value) -> torch.Tensor:
+        """A weight to start from, as solved for or as cut, in float32."""
         tensor = self._solved.values.get(value)
         if tensor is None:
             tensor = cut_tensor(value.tensor.detach(), self._cuts.weights.get(value, ()))
@@ -113,15 +127,26 @@ class _Polisher:
         advance: Callable[[float], None],
         allowed: Allowance,
     ) -> Compensation:
+        """Adam with a learning rate that falls to zero as a cosine.
+
+        Args:
+            chunks: The samples; one chunk a step, in turn.
+            steps: Number of steps.
+            advance: Called with the share of the steps that is done.
+            allowed: Time it may take.
+
+        Returns:
+            The weights, with all those that have changed.
+        """
         start = {value: tensor.clone() for value, tensor in self._free.items()}
         for tensor in self._free.values():
             tensor.requires_grad_()
-        optimizer = torch.optim.Adam(self._free.values(), _RATE)
+        optimizer = torch.optim.Adam(self._free.values(), POLISH_RATE)
         for done in range(steps):
             share = max(done / steps, allowed.spent)
             if share >= 1:
                 break
-            optimizer.param_groups[0]["lr"] = _RATE * (1 + math.cos(math.pi * share)) / 2
+            optimizer.param_groups[0]["lr"] = POLISH_RATE * (1 + math.cos(math.pi * share)) / 2
             optimizer.zero_grad()
             with torch.enable_grad():
                 torch.autograd.backward(self._loss(self._chunk(chunks, done)))
@@ -135,12 +160,12 @@ class _Polisher:
         return Compensation({**self._solved.values, **new}, self._solved.left)
 
     def _chunk(self, chunks: Sequence[Chunk], step: int) -> Chunk:
-        """The samples of a step, every pass over them changed in another way."""
+        """The samples of a step, augmented in another way in each pass over all of them."""
         rounds, at = divmod(step, len(chunks))
         return augmented(chunks[at], self._sampled, rounds, step)
 
     def _loss(self, chunk: Chunk) -> torch.Tensor:
-        """Differences of the results and of what linear operations read."""
+        """The loss of one chunk (see above)."""
         wanted, outputs = self._seen(self._dense, chunk)
         got, found = self._seen(self._small, chunk)
         inside = [_relative(got[v], cut_tensor(x, self._cuts.kept(v))) for v, x in wanted.items()]
@@ -150,7 +175,7 @@ class _Polisher:
     def _seen(
         self, trial: Trial, chunk: Chunk
     ) -> tuple[Mapping[Value, torch.Tensor], list[torch.Tensor]]:
-        """What linear operations read in a run, and its results."""
+        """The values that linear operations read in a run, and its floating-point outputs."""
         read: dict[Value, torch.Tensor] = {}
 
         def watch(op: Op, operands: list[torch.Tensor | None]) -> None:
@@ -164,7 +189,7 @@ class _Polisher:
         return read, [x for x in outputs if x.is_floating_point()]
 
     def off(self, chunks: Sequence[Chunk]) -> float:
-        """The mean difference of the results."""
+        """The relative squared error of the outputs, summed over outputs, mean over chunks."""
         total = 0.0
         with torch.no_grad():
             for chunk in chunks:
@@ -174,5 +199,6 @@ class _Polisher:
 
 
 def _relative(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Squared difference, as a share of the variance."""
-    return (found - wanted).square().mean() / (wanted.var(unbiased=False) + 1e-8)
+    """E|y' - y|² / Var y."""
+    variance = wanted.var(unbiased=False) + OUTPUT_VARIANCE_FLOOR
+    return (found - wanted).square().mean() / variance

@@ -1,32 +1,39 @@
-"""refit: weights of one linear operation that make most of the channels that stay."""
+"""refit: the ridge regression that gives one linear operation its new weights."""
 
 from __future__ import annotations
 
 import torch
 
+from graphprune.compensation.constants import DAMPING, RIDGE_FLOOR, UNEXPLAINED
+from graphprune.statistics.constants import TINY
 from graphprune.statistics.moments import Moments
-
-_DAMPING = 1e-3  # of the mean variance of the channels that stay, at least
-_USUAL = 0.1  # of what goes is commonly left unexplained
 
 
 def refit(
     weight: torch.Tensor, moments: Moments, kept: torch.Tensor, shifts: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weights that make most of the channels that stay, in least squares.
+    """New weights for the channels that stay.
 
-    A ridge draws them to the plain removal of channels, the more so the fewer the rows and the less
-    they explain of the channels that go (Hoerl, Kennard & Baldwin, 1975).
+    Of all V, with x what the original reads, z the channels that stay in the smaller network, and
+    Wₖ the columns of W for the channels that stay,
+
+        V = argmin  E|W x - V z - c|² + λ |V - Wₖ|²
+          = Wₖ + W (Cov(x, z) - Iₖ Cov(z)) (Cov(z) + λ I)⁻¹,      c = W E[x] - V E[z],
+
+    where Iₖ places a channel that stays among all channels. λ → ∞ gives the plain removal. Without
+    constant (c = 0), second moments take the place of covariances.
+
+    Example:
+        Of two equal channels x₁ = x₂ the second is removed. Then V → w₁ + w₂ for λ → 0.
 
     Args:
-        weight: Of the original, `groups x outputs x channels x taps`.
-        moments: Of the original's channels (targets) and of those that stay (inputs).
-        kept: Which of the original's channels those are.
-        shifts: Whether a constant may be added.
+        weight: W of the original, `groups x outputs x channels x taps`.
+        moments: Of x (targets) and z (inputs).
+        kept: Numbers of the channels that stay.
+        shifts: Whether a constant c may be added to the outputs.
 
     Returns:
-        W B, `groups x outputs x kept x taps`, and what is added to the outputs,
-        `groups x outputs`.
+        V, `groups x outputs x kept x taps`, and c, `groups x outputs`.
     """
     cross, own = (m.to(weight.dtype) for m in moments.second(central=shifts))
     share = _share(moments, cross, own, kept, shifts)
@@ -34,7 +41,7 @@ def refit(
     rest[:, kept] -= own
     weight = weight.to(own.device)
     flat = weight.transpose(2, 3).flatten(1, 2)
-    if flat.shape[1] < flat.shape[2]:  # the fewer systems are solved
+    if flat.shape[1] < flat.shape[2]:  # one system for each output, else one for each channel
         changes = _solved(own, flat @ rest, share)
     else:
         changes = flat @ _solved(own, rest, share)
@@ -50,32 +57,39 @@ def refit(
 def _share(
     moments: Moments, cross: torch.Tensor, own: torch.Tensor, kept: torch.Tensor, shifts: bool
 ) -> torch.Tensor:
-    """The ridge of each group, as a share of the mean variance of the channels that stay."""
-    least = torch.full_like(own[:, 0, 0], _DAMPING)
+    """The ridge λ of each group, as a share of the mean variance of the channels that stay.
+
+    It grows with the noise, as in Hoerl, Kennard & Baldwin (1975): the scarcity of rows, times how
+    much of the removed channels' variance the regression leaves unexplained, up to `UNEXPLAINED`.
+    Where the removed channels follow exactly from those that stay, even few rows show it.
+    """
+    least = torch.full_like(own[:, 0, 0], DAMPING)
     share = moments.scarcity().clamp_max(1.0).to(own.dtype)
-    if not bool((share > _DAMPING).any()):
+    if not bool((share > DAMPING).any()):
         return least
     gone = torch.ones(cross.shape[1], dtype=torch.bool).index_fill(0, kept, False).to(own.device)
     power = moments.power(central=shifts)[:, gone].sum(1).to(own.dtype)
     explained = _explained(own, cross[:, gone], least)
-    left = (1 - explained / power.clamp_min(1e-30)).clamp_min(0.0)
-    return (share * (left / _USUAL).clamp_max(1.0)).clamp_min(_DAMPING)
+    left = (1 - explained / power.clamp_min(TINY)).clamp_min(0.0)
+    return (share * (left / UNEXPLAINED).clamp_max(1.0)).clamp_min(DAMPING)
 
 
 def _factored(own: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Second moments, a share of their mean added to the variances, and their Cholesky factor.
+    """Cov(z) + λ I, and its Cholesky factor; None where rounding has made it indefinite.
 
-    There is none where rounding has left them indefinite.
+    Args:
+        own: Cov(z), `groups x kept x kept`.
+        share: λ of each group, as a share of the mean variance.
     """
     damped = own.clone()
-    ridge = share * own.diagonal(dim1=1, dim2=2).mean(1) + 1e-12
+    ridge = share * own.diagonal(dim1=1, dim2=2).mean(1) + RIDGE_FLOOR
     damped.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
     factor, failed = torch.linalg.cholesky_ex(damped)
     return damped, None if failed.any() else factor
 
 
 def _explained(own: torch.Tensor, cross: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """How much of the targets' power follows from the inputs, for each group."""
+    """The variance of targets that the regression explains: tr(Cᵀ (Cov(z) + λ I)⁻¹ C), by group."""
     damped, factor = _factored(own, share)
     right = cross.transpose(1, 2)
     if factor is None:
@@ -86,7 +100,7 @@ def _explained(own: torch.Tensor, cross: torch.Tensor, share: torch.Tensor) -> t
 
 
 def _solved(own: torch.Tensor, cross: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """`cross` times the inverse of the damped second moments."""
+    """C (Cov(z) + λ I)⁻¹ for C = `cross`, `groups x rows x kept`."""
     damped, factor = _factored(own, share)
     right = cross.transpose(1, 2)
     if factor is None:

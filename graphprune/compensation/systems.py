@@ -1,4 +1,4 @@
-"""Systems of equations: what a coupled group's readers compute from it."""
+"""Systems: the layers that read one coupled group, each as a covariance C and a Gram matrix WᵀW."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from graphprune.compensation.constants import DAMPING, SYSTEMS, SYSTEMS_WORK
 from graphprune.compensation.obs import (
     Elimination,
     Matrix,
@@ -15,14 +16,20 @@ from graphprune.compensation.obs import (
     eliminate_blocks,
 )
 
-_SYSTEMS, _WORK = 8, 1 << 31  # more layers than this, or of more cubed widths, share covariances
-
-Blocks = npt.NDArray[np.float64]  # n x size x n x size
+Blocks = npt.NDArray[np.float64]
+"""`n x size x n x size`: a matrix over n indices that own `size` channels each."""
 
 
 @dataclass
 class _System:
-    """Layers whose inputs have one covariance, and how many covariances were averaged for it."""
+    """Layers with one covariance of their inputs.
+
+    Attributes:
+        key: What the layers read; equal keys have equal covariances.
+        covariance: C.
+        weight: The sum of the layers' WᵀW.
+        merged: Number of covariances that C is the mean of.
+    """
 
     key: object
     covariance: Blocks
@@ -32,12 +39,12 @@ class _System:
 
 @dataclass
 class Systems:
-    """The layers that read a group: covariance and weights' Gram of each, by owned inputs.
+    """The layers that read a coupled group.
 
     Attributes:
-        size: Of the group.
-        held: The layers.
-        scarcity: The largest of what rows are short of, for any layer (`Moments.scarcity`).
+        size: Number of indices of the group.
+        held: The layers. More than `SYSTEMS`, or fewer where they are wide, share covariances.
+        scarcity: The largest scarcity of rows of any layer (`Moments.scarcity`).
     """
 
     size: int
@@ -52,10 +59,16 @@ class Systems:
         positions: npt.NDArray[np.int64],
         whole: float | None,
     ) -> None:
-        """Add a layer; of the same key are those that read the same value.
+        """Add a layer.
 
-        `whole` is what its error counts as a share of what it computes; None where the weights
-        say by themselves what their errors count.
+        Args:
+            key: What it reads: layers of equal keys share a covariance.
+            covariance: C of the channels it reads, `channels x channels`.
+            weight: WᵀW of these channels.
+            positions: The channels that each index of the group owns, `size x each`.
+            whole: How much the results suffer from a relative error of the layer's outputs
+                (`Sensitivity.whole`): WᵀW is scaled so that tr(WᵀW C), the error of losing
+                everything, equals it. None where WᵀW is in units of the results' error already.
         """
         each = positions.size // self.size
         shape = [self.size, each, self.size, each]
@@ -72,7 +85,7 @@ class Systems:
         same = next((system for system in alike if system.key == key), None)
         if same is not None:
             same.weight += a
-        elif alike and len(self.held) >= min(_SYSTEMS, _WORK // positions.size**3):
+        elif alike and len(self.held) >= min(SYSTEMS, SYSTEMS_WORK // positions.size**3):
             nearest = alike[len(alike) // 2]
             nearest.merged += 1
             nearest.covariance = nearest.covariance + (c - nearest.covariance) / nearest.merged
@@ -81,9 +94,12 @@ class Systems:
             self.held.append(_System(key, c, a))
 
     def eliminated(self) -> Elimination | None:
-        """In which order indices go, and what each costs; None where no layer was added.
+        """The order in which indices go, and what each costs, over all layers together.
 
-        What has been added is used up.
+        The layers are dropped on the way, to free their memory.
+
+        Returns:
+            None where no layer was added.
         """
         if not self.held:
             return None
@@ -91,7 +107,7 @@ class Systems:
         while self.held:
             system = self.held.pop(0)
             c, width = system.covariance, round(system.covariance.size**0.5)
-            inverse = damped_inverse(c.reshape(width, width)).reshape(c.shape)
+            inverse = damped_inverse(c.reshape(width, width), DAMPING).reshape(c.shape)
             pairs.append((inverse, system.weight))
         if any(h.shape[1] > 1 for h, _ in pairs):
             return eliminate_blocks(pairs, self.size)

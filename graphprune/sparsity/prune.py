@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from graphprune.compensation.consumers import Consumer, Layout, Unsolvable
-from graphprune.compensation.expect import foretell
-from graphprune.compensation.sense import Sense, sense
-from graphprune.compensation.weigh import counts_of
+from graphprune.compensation.consumers import Consumer, Unsolvable
+from graphprune.compensation.curves import output_weights
+from graphprune.compensation.expect import add_expected
+from graphprune.compensation.layout import Layout
+from graphprune.compensation.sensitivity import Sensitivity, sensitivities
 from graphprune.core.errors import first_line
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
@@ -158,7 +159,9 @@ class Pruner:
         self._attrs = resized(deps, {}, samples.size)
         self._reads = Reads(deps, self._attrs, samples.size, self._dtype)
         ops = list(dict.fromkeys(c.op for layer in layers for c in layer.consumers))
-        self._senses: Mapping[Op, Sense] | None = sense(deps, samples, ops) if weighs else None
+        self._senses: Mapping[Op, Sensitivity] | None = (
+            sensitivities(deps, samples, ops) if weighs else None
+        )
         self._due: dict[Op, list[Layer]] = {}
         for layer in layers:
             if len(layer.consumers) == 1:
@@ -207,7 +210,7 @@ class Pruner:
         ops = self._deps.source.ops
         for number, (op, run) in enumerate(walk(self._deps, self._samples, self._dtype)):
             for layer in self._due.get(op, ()):
-                values = run.values(layer.consumers[0].source)
+                values = run.values(layer.consumers[0].value)
                 try:
                     moments = self._moments(layer, [(x, x) for x in values])
                     problem, whole = self._problem(layer, moments)
@@ -301,7 +304,7 @@ class Pruner:
             for layer, consumer in due.get(op, ()):
                 if layer not in pools:
                     continue
-                pairs = [(x, x) for x in run.values(consumer.source)]
+                pairs = [(x, x) for x in run.values(consumer.value)]
                 try:
                     self._reads.gather(consumer, layer.view, pairs, pools[layer])
                 except (Unsolvable, RuntimeError) as error:
@@ -311,7 +314,7 @@ class Pruner:
             self._apply(layer, moments)
 
     def _solve(self, layer: Layer, dense: Run, small: Run) -> None:
-        source = layer.consumers[0].source
+        source = layer.consumers[0].value
         wanted = dense.values(source)
         found = wanted if source in layer.consumers[0].op.outputs else small.values(source)
         try:
@@ -325,7 +328,7 @@ class Pruner:
         """Of what a layer reads; several layers often read one value."""
         consumer, view = layer.consumers[0], layer.view
         plain = not view.kernel
-        key = (consumer.source, consumer.channel, view.groups, view.columns)
+        key = (consumer.value, consumer.channel, view.groups, view.columns)
         same = all(a is b for a, b in pairs)
         if plain and self._known is not None and self._known[0] == (*key, same):
             return self._known[1]
@@ -333,12 +336,12 @@ class Pruner:
         self._reads.gather(consumer, view, pairs, moments)
         if plain:
             how = Layout(view.groups, 1, view.channels, 1)
-            foretell(moments, self._deps, self._samples, consumer, how)
+            add_expected(moments, self._deps, self._samples, consumer, how)
             self._known = (*key, same), moments
         return moments
 
     def _problem(self, layer: Layer, moments: Moments) -> tuple[Problem, float | None]:
-        """What a layer should compute, and what its relative error counts; see `counts_of`."""
+        """What a layer should compute, and what its relative error counts; see `output_weights`."""
         consumer, view = layer.consumers[0], layer.view
         double = layer.weight.tensor.dtype == torch.float64 or view.columns < _NARROW
         weight = layer.rows().to(torch.float64 if double else torch.float32)
@@ -356,7 +359,7 @@ class Pruner:
             wanted = torch.cholesky_solve((weight @ cross).mT, factor).mT.contiguous()
         if not all(bool(torch.isfinite(x).all()) for x in (own, wanted)):
             raise Unsolvable("what it reads is not finite")
-        gains, whole = counts_of(consumer, self._senses, self._samples)
+        gains, whole = output_weights(consumer, self._senses, self._samples)
         counts = gains.to(weight).square().reshape(view.groups, -1)
         if counts.shape != wanted.shape[:2]:  # several layers in one operation
             counts = torch.ones_like(wanted[:, :, 0])

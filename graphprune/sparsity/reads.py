@@ -12,7 +12,8 @@ from math import prod
 
 import torch
 
-from graphprune.compensation.consumers import Consumer, Layout, Unsolvable
+from graphprune.compensation.consumers import Consumer, Unsolvable
+from graphprune.compensation.layout import Layout
 from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Attrs
@@ -107,7 +108,7 @@ class Reads:
     def _operand(
         self, consumer: Consumer, view: View, value: Value | None, x: torch.Tensor
     ) -> torch.Tensor | None:
-        if value is consumer.source:
+        if value is consumer.value:
             return x
         if value is consumer.weight:
             return self._handing_on(view).to(x)

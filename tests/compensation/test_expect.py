@@ -38,8 +38,8 @@ def settled(model: nn.Module) -> nn.Module:
 def last_read(deps: Dependencies) -> Tensor | None:
     """What is expected of the value that the last consumer reads."""
     consumer = list(find_consumers(deps).by_op.values())[-1][0]
-    found = expect(deps, [(consumer.source, consumer.channel)])
-    return found.get((consumer.source, consumer.channel))
+    found = expect(deps, [(consumer.value, consumer.channel)])
+    return found.get((consumer.value, consumer.channel))
 
 
 def measured(model: nn.Module, reader: nn.Module) -> Tensor:
@@ -206,7 +206,7 @@ def test_what_is_expected_makes_up_for_inputs_that_are_few(monkeypatch: pytest.M
     errors = []
     for knows in (True, False):
         if not knows:
-            monkeypatch.setattr(compensate_pass, "foretell", lambda *args: None)
+            monkeypatch.setattr(compensate_pass, "add_expected", lambda *args: None)
         options = {"importance": "l2", "data": [few], "example_inputs": few, "effort": "fast"}
         small = graphprune.shrink(model, 0.5, **options)
         with torch.no_grad():

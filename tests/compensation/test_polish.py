@@ -71,7 +71,7 @@ def test_the_same_samples_give_the_same_weights() -> None:
 
 def test_a_descent_that_strays_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     cuts, samples, solved = _solved()
-    monkeypatch.setattr(module, "_RATE", 1e3)
+    monkeypatch.setattr(module, "POLISH_RATE", 1e3)
     assert polish(cuts, samples, solved) is solved
 
 
@@ -96,7 +96,7 @@ def test_effort_decides_whether_there_is_time_for_a_descent(
 
     assert "polished" in note("auto")
     assert "polished" not in note("fast")
-    monkeypatch.setattr(calibration, "_DESCENT", 0.0)
+    monkeypatch.setattr(calibration, "POLISH_SECONDS", 0.0)
     assert "polished" not in note("auto")
     assert "polished" in note("balanced")
 
@@ -118,19 +118,19 @@ def test_the_descent_is_judged_by_inputs_that_the_solve_did_not_see_either() -> 
 
 def test_steps_are_as_many_as_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     deps = _solved()[0].deps
-    full = seconds(deps, 32, 2 * calibration.STEPS)
+    full = seconds(deps, 32, 2 * calibration.POLISH_STEPS)
     program = Mock(original=None)
 
     def steps(effort: str, longest: float) -> int:
-        monkeypatch.setattr(calibration, "_DESCENT", longest)
+        monkeypatch.setattr(calibration, "POLISH_SECONDS", longest)
         options = calibration.Options(compensate=True, effort=effort)
         return calibration.Calibration(program, deps, options)._steps(32)
 
-    assert steps("auto", full) == calibration.STEPS
-    assert 0 < steps("auto", full / 2) < calibration.STEPS
+    assert steps("auto", full) == calibration.POLISH_STEPS
+    assert 0 < steps("auto", full / 2) < calibration.POLISH_STEPS
     assert steps("auto", 0.0) == 0
-    assert steps("balanced", 0.0) == calibration.STEPS
-    assert steps("best", 0.0) > calibration.STEPS
+    assert steps("balanced", 0.0) == calibration.POLISH_STEPS
+    assert steps("best", 0.0) > calibration.POLISH_STEPS
 
 
 def test_without_time_the_weights_stay_as_they_were_solved_for() -> None:

@@ -36,12 +36,12 @@ from graphprune.statistics.constants import (
     FEWEST_MADE,
     LONGEST_SECONDS,
     PARTS_SYNTHESISED,
+    PASSES,
     PICTURES_STEPPED,
     PICTURES_TOGETHER,
     QUICK_FEWEST,
     QUICK_MACS,
     QUICK_MACS_FAST,
-    QUICK_PASSES,
     STEPS,
     STEPS_BEST,
     STEPS_INVERTING,
@@ -303,7 +303,7 @@ def _quick(deps: Dependencies, number: int, effort: str) -> int:
     """How many inputs the passes over them have time for, at least `QUICK_FEWEST`."""
     batch = captured(deps)
     allowed = QUICK_MACS_FAST if effort == "fast" else QUICK_MACS
-    most = int(allowed / max(QUICK_PASSES * macs_of(deps), 1.0))
+    most = int(allowed / max(PASSES * macs_of(deps), 1.0))
     return min(number, max(most, QUICK_FEWEST) // batch * batch or batch)
 
 

@@ -1,14 +1,20 @@
-"""sense: how much the results depend on what each linear operation computes.
+"""sensitivity: how much an error in each linear operation's output changes the network's results.
 
-What a group's removal leaves undone changes results by as much as they follow the operations that
-read it. Once it is made up for, the error of an output channel y resembles what varies in it, so
-that its share of the results' error is, to the first order,
+Loss curves of different groups compare only if a unit of error in one layer is weighed against a
+unit in another. After the refit, the error left in an output channel y looks like a small part of
+y's own variation. To the first order, a relative error of variance e in y changes the results by
+the variance
 
-    E[(Σ_positions g · (y - E y))²] / Var y,
+    e * E[(Σ_positions g · (y - E y))²],
 
-per unit of the channel's squared error, with g the gradient of the results in a random direction
-(Hutchinson, A Stochastic Estimator of the Trace, 1989), relative to their spread. The results' own
-squared error is what Gauss-Newton approximations of the Hessian measure.
+where g is the gradient with respect to y of the results in a random direction, in units of their
+standard deviation. The mean over directions is the diagonal of the Gauss-Newton matrix, as in
+Hutchinson's estimator (A Stochastic Estimator of the Trace, 1989). Divided by Var y, it is the
+factor for an absolute error.
+
+Example:
+    Results 3 y₁ + y₂, with y₁ and y₂ independent and of variance 1: errors in y₁ count nine times
+    as much as errors in y₂.
 """
 
 from __future__ import annotations
@@ -19,6 +25,13 @@ from itertools import islice
 
 import torch
 
+from graphprune.compensation.constants import (
+    GRADIENT_BYTES,
+    PERTURBED_POWER,
+    SENSED_LEAST,
+    SENSED_MACS,
+    SENSED_MOST,
+)
 from graphprune.compensation.perturb import perturb
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
@@ -26,45 +39,43 @@ from graphprune.engine.run import Chunk
 from graphprune.engine.tensors import as_dtype
 from graphprune.engine.trial import Trial
 from graphprune.rules.facts import output_channel
+from graphprune.statistics.constants import VARIANCE_FLOOR
 from graphprune.statistics.estimate import elements_of, macs_of
 from graphprune.statistics.samples import Samples, captured, recut, walk
 
-_ENOUGH, _FEWEST, _WORK = 64, 8, 5e10  # samples; multiply-accumulates of a pass over them
-_MEMORY = 1 << 30  # bytes that the values of a run may take, all of which are kept for gradients
-_TRUST = 0.5  # in what perturbations tell: an exponent
-_SMALL = 1e-12
-
 
 @dataclass(frozen=True)
-class Sense:
-    """By how much the squared error of the results grows, as a share of their variance.
+class Sensitivity:
+    """How much the squared error of the results, as a share of their variance, grows.
 
     Attributes:
-        channels: With the squared error of each output channel, per unit.
-        whole: With that of all channels, as a share of theirs.
+        channels: Per unit of squared error in each output channel; empty where not known.
+        whole: Per relative squared error in all output channels together.
     """
 
     channels: torch.Tensor
     whole: float
 
 
-def sense(deps: Dependencies, samples: Samples, ops: Sequence[Op]) -> dict[Op, Sense] | None:
-    """Measure the dependence of the results.
+def sensitivities(
+    deps: Dependencies, samples: Samples, ops: Sequence[Op]
+) -> dict[Op, Sensitivity] | None:
+    """Measure how much the results depend on each linear operation.
 
     Args:
         deps: The analysis.
-        samples: Inputs.
-        ops: Operations that are linear.
+        samples: The inputs; a few of them are used.
+        ops: The linear operations.
 
     Returns:
-        For each operation that gradients reach, or all where PyTorch does not run the graph
-        (`perturb`); None where that would take too much memory or time.
+        The sensitivity of each operation that gradients reach; of each operation, by `perturb`,
+        where the graph has no gradients (ONNX). None where that takes too much memory or time.
     """
     size = _fitting(deps, samples.size)
     if size is None:
         return None
     if samples.norms:
-        for _ in walk(deps, samples):  # batch norms take the samples' own statistics
+        for _ in walk(deps, samples):  # fills the statistics of the batch norms
             pass
     if not deps.source.engine.differentiable:
         return _perturbed(deps, samples, size, ops)
@@ -72,47 +83,50 @@ def sense(deps: Dependencies, samples: Samples, ops: Sequence[Op]) -> dict[Op, S
     trial = Trial(deps, size, weights=weights)
     wanted = {op.outputs[0]: op for op in ops}
     found: dict[Value, list[torch.Tensor]] = {}
-    number = min(max(int(_WORK / max(macs_of(deps), 1.0)), _FEWEST), _ENOUGH)
+    number = int(SENSED_MACS / max(macs_of(deps), 1.0))
+    number = min(max(number, SENSED_LEAST), SENSED_MOST)
     chunks = list(islice(recut(deps, samples, size), max(number // size, 1)))
     try:
         for number, chunk in enumerate(chunks):
             for value, shares in _sensed(trial, chunk, wanted, number).items():
                 found.setdefault(value, []).append(shares)
-    except (RuntimeError, IndexError, TypeError, ValueError):  # no gradients, or not of so few
+    except (RuntimeError, IndexError, TypeError, ValueError):  # no gradients, or another batch size
         return None
     return {wanted[value]: _mean(shares) for value, shares in found.items()}
 
 
 def _perturbed(
     deps: Dependencies, samples: Samples, size: int, ops: Sequence[Op]
-) -> dict[Op, Sense] | None:
-    """What operations count as a whole; nothing is told of their channels.
+) -> dict[Op, Sensitivity] | None:
+    """Sensitivities by perturbation: of whole operations, not of their channels.
 
-    So few samples tell roughly: halfway to what counts all operations alike harms least.
+    Few samples and a single random direction give a rough estimate. Its power `PERTURBED_POWER` < 1
+    lies between this estimate and equal sensitivities.
     """
-    chunks = list(islice(recut(deps, samples, size), max(_FEWEST // size, 1)))
+    chunks = list(islice(recut(deps, samples, size), max(SENSED_LEAST // size, 1)))
     try:
         found = perturb(deps, samples, chunks, size, ops)
-    except (RuntimeError, IndexError, TypeError, ValueError):  # it does not run on so few
+    except (RuntimeError, IndexError, TypeError, ValueError):  # it does not run at this batch size
         return None
     if found is None:
         return None
-    return {op: Sense(torch.empty(0), whole**_TRUST) for op, whole in found.items()}
+    return {op: Sensitivity(torch.empty(0), whole**PERTURBED_POWER) for op, whole in found.items()}
 
 
-def _mean(found: Sequence[torch.Tensor]) -> Sense:
+def _mean(found: Sequence[torch.Tensor]) -> Sensitivity:
+    """The sensitivity over several runs, each `2 x channels` as `_share` returns them."""
     share, variance = torch.stack(list(found)).mean(0)
-    return Sense(share / (variance + _SMALL), float(share.sum()))
+    return Sensitivity(share / (variance + VARIANCE_FLOOR), float(share.sum()))
 
 
 def _fitting(deps: Dependencies, size: int) -> int | None:
-    """Samples in a run whose values fit into memory."""
+    """`size`, else the captured batch size, if all values of a run fit into memory; else None."""
     each = 4 * elements_of(deps)
-    return next((n for n in (size, captured(deps)) if n * each <= _MEMORY), None)
+    return next((n for n in (size, captured(deps)) if n * each <= GRADIENT_BYTES), None)
 
 
 def _weight(samples: Samples, value: Value) -> torch.Tensor:
-    """A weight as the samples should meet it; gradients start at parameters."""
+    """A weight for the run; parameters require gradients, so that they reach every operation."""
     tensor = as_dtype(samples.weight(value), torch.float32)
     starts = value.kind == "parameter" and tensor.is_floating_point()
     return tensor.requires_grad_() if starts else tensor
@@ -121,7 +135,14 @@ def _weight(samples: Samples, value: Value) -> torch.Tensor:
 def _sensed(
     trial: Trial, chunk: Chunk, wanted: Mapping[Value, Op], seed: int
 ) -> dict[Value, torch.Tensor]:
-    """What one run tells of each wanted value."""
+    """Sensitivity and variance of each wanted value in one run: `2 x channels`, as `_share`.
+
+    Args:
+        trial: Runs the original.
+        chunk: The inputs.
+        wanted: Results of linear operations, with their operation.
+        seed: For the random direction.
+    """
     held: dict[Value, torch.Tensor] = {}
 
     def watch(op: Op, operands: list[torch.Tensor | None]) -> None:
@@ -144,25 +165,25 @@ def _sensed(
 
 
 def _follows(x: torch.Tensor) -> bool:
-    """Whether gradients reach a real tensor."""
+    """Whether a tensor is real and has a gradient."""
     return x.is_floating_point() and x.requires_grad
 
 
 def _projected(results: Sequence[torch.Tensor], seed: int) -> torch.Tensor:
-    """The results in a random direction, each relative to its spread."""
+    """Σ direction · result / standard deviation, over a normal direction of unit mean square."""
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(())
     for x in results:
         if _follows(x):
             direction = torch.randn(x.shape, generator=generator).to(x)
-            spread = x.detach().std(unbiased=False) + _SMALL
+            spread = x.detach().std(unbiased=False) + VARIANCE_FLOOR
             scale = spread * (x.numel() / len(x)) ** 0.5 if x.dim() else spread
             total = total.to(x) + (direction * x).sum() / scale
     return total
 
 
 def _share(y: torch.Tensor, gradient: torch.Tensor, channel: int) -> torch.Tensor:
-    """Share in the error of the results, and variance, of each channel: `2 x channels`."""
+    """E[(Σ_positions g · (y - E y))²] and Var y of each channel: `2 x channels`, in float64."""
     y, gradient = (x.movedim(channel, -1) for x in (y, gradient))
     y, gradient = (x.reshape(len(x), -1, x.shape[-1]) for x in (y, gradient))
     centred = y - y.mean([0, 1], keepdim=True)

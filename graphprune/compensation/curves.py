@@ -1,14 +1,23 @@
-"""weigh: what the removal of channels costs if the weights that stay are refitted.
+"""curves: for each coupled group, what the removal of its indices costs after the refit.
 
-1. The original runs over the samples; covariances of what every consumer reads are accumulated.
-2. For each coupled group, greedy Optimal Brain Surgeon over all of its consumers gives the order
-   in which its indices go, and the error that each adds.
-3. The cumulative error, as a share of all that the group could lose, is what does not get through;
-   as what gets through layers in a row is a product, its logarithm counts, times all that could be
-   lost: how much of the results' own error that is, to the first order (`sense`), or, where no
-   gradients tell, one for each consumer. These loss curves are comparable between groups.
-4. Channels that are summed over between two computed operands (q kᵀ) cannot be made up for: their
-   groups are left alone as long as anything else can go.
+1. The original runs over the samples, and the covariance of each consumer's input is taken.
+2. Greedy Optimal Brain Surgeon over all consumers of a group gives the order in which its indices
+   go and the loss that each adds (`obs`). Losses are errors of the network's results, to the first
+   order (`sensitivity`); without sensitivities, relative errors of each consumer.
+3. With L the sum of a group's losses and l(k) the sum of its first k, the level of the k-th index
+   is
+
+       -log(1 - l(k) / L) * L / (largest L of all groups)
+
+   1 - l / L is the share of the group's signal that still gets through. Shares of layers in a row
+   multiply, so their logarithms add. While l is small, the level is l itself, in one unit for all
+   groups. Indices up to a common level go (`choice`).
+4. The refit cannot make up for channels that are summed over between two computed operands, as in q
+   kᵀ. Groups of such channels go last (`NEEDED`).
+
+Example:
+    Of four channels with losses 0, 1, 1 and 2, half of the signal gets through without the first
+    three: their level is log 2 times L.
 """
 
 from __future__ import annotations
@@ -20,10 +29,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from graphprune.compensation.consumers import Consumer, Layout, find_consumers, layout
-from graphprune.compensation.expect import foretell
+from graphprune.compensation.constants import (
+    CURVE_POWER,
+    DOUBTFUL_SCARCITY,
+    LOSS_FLOOR,
+    PASSED_LEAST,
+    RANK_STEP,
+    REMOVED_MOST,
+    SENSITIVITY_FLOOR,
+)
+from graphprune.compensation.consumers import Consumer, find_consumers
+from graphprune.compensation.expect import add_expected
+from graphprune.compensation.layout import Layout, layout
 from graphprune.compensation.obs import Elimination
-from graphprune.compensation.sense import Sense, sense
+from graphprune.compensation.sensitivity import Sensitivity, sensitivities
 from graphprune.compensation.systems import Systems
 from graphprune.core.axes import Axis, atoms
 from graphprune.core.graph import Op
@@ -35,43 +54,38 @@ from graphprune.importance.constants import NEEDED
 from graphprune.statistics.moments import Moments, observed
 from graphprune.statistics.samples import Samples, walk
 
-_LEAST = 1e-12  # that an error counts
-_TINY = 1e-300
-_USUAL = 3.0  # power of the share of a group that is gone, as which its loss commonly grows
-_DOUBT = 30.0  # scarcity at which that tells as much as the rows do
-_NOTHING = 1e-3  # of a group's contribution, less than which is as good as nothing
-_MOST = 0.9  # of a group may go; beyond, the curve jumps
-
-_Seen: TypeAlias = dict[tuple[object, ...], tuple[npt.NDArray[np.float64], list[float]]]
+_Covariances: TypeAlias = dict[tuple[object, ...], tuple[npt.NDArray[np.float64], list[float]]]
+"""The covariances of one value and their scarcities, by how they were taken."""
 
 
-def weigh(
+def loss_curves(
     deps: Dependencies,
     samples: Samples,
     advance: Callable[[float], None] = lambda _: None,
 ) -> list[Scores | None]:
-    """Levels for every group: the loss that its removal up to there has caused.
+    """The loss curve of every group.
 
     Args:
         deps: The analysis.
-        samples: Inputs to take statistics from.
+        samples: The inputs that statistics are taken from.
         advance: Called with the share of the work that is done.
 
     Returns:
-        For each group one level for each index; None where no linear operation reads it.
+        For each group the level of every index (see above); None where no linear operation reads
+        the group.
     """
     graph = deps.source
     consumers = find_consumers(deps).by_op
     systems = {group.axis: Systems(group.size) for group in deps.groups}
-    senses = sense(deps, samples, list(consumers))
+    measured = sensitivities(deps, samples, list(consumers))
     due = _last_readers(deps, list(consumers.values()), systems)
     found: dict[Axis, Elimination | None] = dict.fromkeys(systems)
-    seen: _Seen = {}
+    last: _Covariances = {}
     scarcity: dict[Axis, float] = {}
     for number, (op, run) in enumerate(walk(deps, samples)):
         for consumer in consumers.get(op, ()):
-            how_much = counts_of(consumer, senses, samples)
-            _read(deps, consumer, run, systems, seen, how_much, samples)
+            weights = output_weights(consumer, measured, samples)
+            _add(deps, consumer, run, systems, last, weights, samples)
         for axis in due.get(op, ()):
             held = systems.pop(axis)
             scarcity[axis], found[axis] = held.scarcity, _finite(held.eliminated())
@@ -81,13 +95,13 @@ def weigh(
     return [
         None
         if one is None
-        else _levels(one, max(float(most), _TINY), axis in needed, scarcity[axis])
+        else _levels(one, max(float(most), LOSS_FLOOR), axis in needed, scarcity[axis])
         for axis, one in found.items()
     ]
 
 
 def _products(deps: Dependencies) -> set[Axis]:
-    """Axes that some operation sums over without a weight that holds them."""
+    """Axes that some operation sums over without a weight that holds them: q kᵀ, scores times v."""
     out: set[Axis] = set()
     for op in deps.source.ops:
         held = {
@@ -105,9 +119,10 @@ def _products(deps: Dependencies) -> set[Axis]:
 def _last_readers(
     deps: Dependencies, consumers: Sequence[Sequence[Consumer]], systems: dict[Axis, Systems]
 ) -> dict[Op, list[Axis]]:
+    """For each operation the groups whose last consumer it is."""
     last: dict[Axis, Op] = {}
     for consumer in (c for several in consumers for c in several):
-        for axis in atoms(deps.dims[consumer.source][consumer.channel]):
+        for axis in atoms(deps.dims[consumer.value][consumer.channel]):
             if axis in systems:
                 last[axis] = consumer.op
     out: dict[Op, list[Axis]] = {}
@@ -116,13 +131,13 @@ def _last_readers(
     return out
 
 
-def _read(
+def _add(
     deps: Dependencies,
     consumer: Consumer,
     run: Run,
     systems: dict[Axis, Systems],
-    seen: _Seen,
-    counts: tuple[torch.Tensor, float | None],
+    last: _Covariances,
+    weights: tuple[torch.Tensor, float | None],
     samples: Samples,
 ) -> None:
     """Add one consumer to the systems of the groups that it reads.
@@ -130,33 +145,33 @@ def _read(
     Args:
         deps: The analysis.
         consumer: The consumer.
-        run: The run, behind the consumer's operation.
-        systems: For each group's axis.
-        seen: The covariances that were taken last: several layers often read one value.
-        counts: What errors in its outputs count.
-        samples: Tell how many there are in a chunk, and what they are worth.
+        run: The run, just after the consumer's operation.
+        systems: The systems of each group's axis.
+        last: The covariances that were taken last, as several layers often read one value.
+        weights: What errors in its outputs weigh (`output_weights`).
+        samples: The samples of the run.
     """
-    dim = deps.dims[consumer.source][consumer.channel]
+    dim = deps.dims[consumer.value][consumer.channel]
     if not any(axis in systems for axis in atoms(dim)):
         return
-    values = run.values(consumer.source)
+    values = run.values(consumer.value)
     rows = sum(x.numel() // max(x.shape[consumer.channel], 1) for x in values)
     how = layout(consumer, dim, None, rows)
     if how is None:
         return
-    key = (consumer.source, consumer.channel, how, consumer.shifts)
-    if key not in seen:
-        seen.clear()
+    key = (consumer.value, consumer.channel, how, consumer.shifts)
+    if key not in last:
+        last.clear()
         pairs = ((r, r) for r in (how.rows(x, consumer.channel) for x in values))
         moments = observed(pairs, samples.size, Moments(samples.worth))
-        foretell(moments, deps, samples, consumer, how)
+        add_expected(moments, deps, samples, consumer, how)
         own = moments.second(central=consumer.shifts)[1]
         diagonal = own.diagonal(dim1=1, dim2=2)
         scarce = moments.scarcity()
         diagonal += (scarce.clamp_max(1.0) * diagonal.mean(1))[:, None]
-        seen[key] = own.cpu().numpy(), scarce.tolist()
-    covariance, scarcity = seen[key]
-    gains, whole = counts
+        last[key] = own.cpu().numpy(), scarce.tolist()
+    covariance, scarcity = last[key]
+    gains, whole = weights
     weight = _gram(consumer, how, gains).cpu().numpy()
     for axis, positions, owners in holdings(dim):
         if axis not in systems:
@@ -168,25 +183,28 @@ def _read(
                 systems[axis].scarcity = max(systems[axis].scarcity, scarcity[group])
 
 
-def counts_of(
-    consumer: Consumer, senses: Mapping[Op, Sense] | None, samples: Samples
+def output_weights(
+    consumer: Consumer, measured: Mapping[Op, Sensitivity] | None, samples: Samples
 ) -> tuple[torch.Tensor, float | None]:
-    """By what outputs are multiplied before their errors count, and what the relative one counts.
+    """What errors in a consumer's outputs weigh.
 
-    The latter is None where the former say it all. Without gradients, outputs count as the batch
-    norm behind scales them, and an error in any layer harms alike.
+    Returns:
+        A factor for each output, and `Sensitivity.whole`. The latter is None where the factors are
+        the roots of each output's sensitivity, which say it all. Without these, the factors are
+        those of the batch norm after the outputs, and the relative error of every consumer weighs
+        1.
     """
     gains = consumer.gains(samples.weight)
-    found = senses.get(consumer.op) if senses is not None else None
+    found = measured.get(consumer.op) if measured is not None else None
     if found is None:
         return gains, 1.0
     if found.channels.shape != gains.shape:  # several layers in one operation
-        return gains, max(found.whole, _LEAST)
-    return found.channels.clamp_min(_LEAST).sqrt(), None
+        return gains, max(found.whole, SENSITIVITY_FLOOR)
+    return found.channels.clamp_min(SENSITIVITY_FLOOR).sqrt(), None
 
 
 def _gram(consumer: Consumer, how: Layout, gains: torch.Tensor) -> torch.Tensor:
-    """WᵀW over outputs and taps, outputs multiplied by their gains."""
+    """WᵀW, summed over outputs and taps, each output times its gain: `groups x width x width`."""
     taps = consumer.taps(consumer.weight.tensor.detach().float())
     gains = gains.to(taps)
     gains = gains.reshape(taps.shape[0], taps.shape[1], 1, 1)
@@ -202,7 +220,18 @@ def _owned(
     positions: npt.NDArray[np.int64],
     owners: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64] | None:
-    """The channels of a layout's group that each index owns, `n x each`; None where uneven."""
+    """The channels of one group of a layout that each index of an axis owns.
+
+    Args:
+        how: The layout.
+        group: Number of the group in it.
+        axis: The axis.
+        positions: Positions along the whole dimension that indices own.
+        owners: The index that owns each position.
+
+    Returns:
+        `n x each`; None where indices own different numbers of channels, or share some.
+    """
     each = how.before * how.width * how.after
     inside = positions // each == group
     channels = positions[inside] // how.after % how.width
@@ -217,33 +246,34 @@ def _owned(
 
 
 def _finite(found: Elimination | None) -> Elimination | None:
-    """What is lost is never less than nothing, and a number."""
+    """An elimination without the negative losses of rounding; None where some are not finite."""
     if found is None or not np.isfinite(found.losses).all():
         return None
     return Elimination(found.order, np.maximum(found.losses, 0.0))
 
 
 def _levels(found: Elimination, most: float, needed: bool, scarcity: float) -> Scores:
-    """The loss curve, as one level for each index.
+    """The level of every index (see above).
+
+    Where rows are very scarce, the covariance says little, and the curve is drawn towards a common
+    shape, in which the first fraction f of the indices causes f^`CURVE_POWER` of the loss.
 
     Args:
-        found: The order in which indices go.
-        most: The most that any group can lose, the unit of all curves.
-        needed: Whether the group is left alone as long as anything else can go.
-        scarcity: Of rows (`Moments.scarcity`). Where it is great, no channel seems to follow from
-            others, and how losses commonly grow tells more than the covariance.
+        found: The order in which indices go, and their losses.
+        most: The largest sum of losses of any group, the unit of all curves.
+        needed: Whether the group goes last.
+        scarcity: The scarcity of rows (`Moments.scarcity`).
     """
     rank = np.arange(len(found.order))
     levels = np.empty(len(rank))
-    total = max(float(found.losses.sum()), _TINY)
+    total = max(float(found.losses.sum()), LOSS_FLOOR)
     lost = np.cumsum(found.losses) / total
-    doubt = (scarcity / _DOUBT) ** 2
-    lost += doubt / (1 + doubt) * (((rank + 1) / len(rank)) ** _USUAL - lost)
-    passed = np.maximum(1 - lost, _NOTHING)
-    # A rank too small to matter keeps the order where losses are equal.
+    doubt = (scarcity / DOUBTFUL_SCARCITY) ** 2
+    lost += doubt / (1 + doubt) * (((rank + 1) / len(rank)) ** CURVE_POWER - lost)
+    passed = np.maximum(1 - lost, PASSED_LEAST)
     levels[found.order] = (
         -np.log(passed) * total / most
-        + 1e-12 * rank
-        + NEEDED * (needed | (rank >= _MOST * len(rank)))
+        + RANK_STEP * rank
+        + NEEDED * (needed | (rank >= REMOVED_MOST * len(rank)))
     )
     return levels

@@ -7,19 +7,19 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.compensation.curves import loss_curves
 from graphprune.compensation.perturb import perturb
-from graphprune.compensation.sense import Sense, sense
-from graphprune.compensation.weigh import weigh
+from graphprune.compensation.sensitivity import Sensitivity, sensitivities
 from graphprune.engine.engine import Engine
 from graphprune.engine.run import chunked
 from graphprune.statistics.samples import split
 
 
-def _sensed(model: nn.Module, x: Tensor) -> list[Sense | None]:
+def _sensed(model: nn.Module, x: Tensor) -> list[Sensitivity | None]:
     """For each linear layer, in their order."""
     deps = graphprune.analyze(model, x[:2])
     ops = [op for op in deps.source.ops if op.type in ("aten.linear", "aten.conv2d")]
-    found = sense(deps, split(deps, [x], "test"), ops)
+    found = sensitivities(deps, split(deps, [x], "test"), ops)
     assert found is not None
     return [found.get(op) for op in ops]
 
@@ -72,7 +72,7 @@ def test_layers_that_no_gradient_reaches_are_weighed_all_the_same() -> None:
     model, x = Cut(), torch.randn(64, 6)
     deps = graphprune.analyze(model, x[:2])
     before = {name: (p.clone(), p.requires_grad) for name, p in model.named_parameters()}
-    (curve,) = weigh(deps, split(deps, [x], "test"))
+    (curve,) = loss_curves(deps, split(deps, [x], "test"))
     assert curve is not None
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name][0]), "the model is as it was"
@@ -86,7 +86,7 @@ def test_without_gradients_there_is_no_answer() -> None:
     deps = graphprune.analyze(model, x[:2])
     samples = split(deps, [x], "test")
     deps.source.engine = Engine(lambda *_: [])
-    assert sense(deps, samples, deps.source.ops) is None
+    assert sensitivities(deps, samples, deps.source.ops) is None
 
 
 def test_perturbations_tell_what_gradients_do() -> None:
@@ -106,7 +106,7 @@ def test_perturbations_tell_what_gradients_do() -> None:
     deps = graphprune.analyze(model, x[:2])
     samples = split(deps, [x], "test")
     ops = [op for op in deps.source.ops if op.type in ("aten.linear", "aten.conv2d")]
-    felt = sense(deps, samples, ops)
+    felt = sensitivities(deps, samples, ops)
     seen = perturb(deps, samples, samples.chunks, samples.size, ops)
     assert felt is not None
     assert seen is not None
@@ -122,8 +122,8 @@ def test_runs_that_would_take_long_are_not_begun(monkeypatch: pytest.MonkeyPatch
     ops = [op for op in deps.source.ops if op.type == "aten.linear"]
     several = list(chunked([x], 16))
     whole = perturb(deps, samples, several, 16, ops)
-    monkeypatch.setattr("graphprune.compensation.perturb._RUNS", 2 * len(deps.source.ops))
+    monkeypatch.setattr("graphprune.compensation.perturb.PERTURBED_CALLS", 2 * len(deps.source.ops))
     fewer = perturb(deps, samples, several, 16, ops)
     assert whole != fewer, "of fewer samples"
-    monkeypatch.setattr("graphprune.compensation.perturb._RUNS", 1)
+    monkeypatch.setattr("graphprune.compensation.perturb.PERTURBED_CALLS", 1)
     assert perturb(deps, samples, several, 16, ops) is None

@@ -1,0 +1,191 @@
+"""The numbers of the method by which what was removed is made up for.
+
+Each line says what the number is, what it trades, and what chose it. *Not measured* means that it
+was chosen by hand: nothing on record compares it with other values. *Tried* gives what other values
+did with `effort="fast"`: the mean top-1 of small networks on scikit-learn's digits (the VGG, ResNet
+and ViT of `tools/bench_accuracy.py`, and a wide perceptron and a wide CNN), one training each; and
+the agreement of MobileNetV2 at 10 and 20 % of its MACs on 128 images. Networks and images are few:
+differences of a point or two say nothing.
+"""
+
+from __future__ import annotations
+
+# Least squares
+
+DAMPING = 1e-3
+"""Least ridge, as a share of the mean variance of the inputs. It keeps inverses stable where
+channels are nearly dependent. From the method's first figures. Tried: 1e-6 changes nothing on
+digits."""
+
+RIDGE_FLOOR = 1e-12
+"""Added to every ridge, so that inputs that are all zero have an inverse."""
+
+UNEXPLAINED = 0.1
+"""Share of the removed channels' variance left unexplained from which on the ridge has its full
+size. Tried: nearly zero (always the full size) changes nothing on digits and MobileNetV2; 1 (in
+proportion) raises the wide networks from 66.4 to 68.5 and was not tried on large ones."""
+
+WIDEST = 4096
+"""Most channels of one least-squares problem: the time grows with their cube, memory with their
+square. Not measured."""
+
+ROWS_EACH = 2
+"""Rows for each channel below which the positions of a flattened picture share one solution. With
+fewer, a separate solution for each position is overfitted. Not measured."""
+
+TOGETHER_LEAST = 256
+"""Channels that are one problem however few the rows: the ridge copes. Not measured."""
+
+DOUBLE_BELOW = 512
+"""Channels from which on a refit is solved in float32: wide problems take most of the time, and
+`DAMPING` bounds their condition number. Not measured."""
+
+# Optimal Brain Surgeon
+
+BLOCK_STEPS = 32
+"""Removals between two updates of whole matrices. Only time depends on it: 2 to 8 times as fast
+from 512 channels on as one update each (`tools/bench_importance.py`)."""
+
+BLOCK_ROWS = 128
+"""Rows of a triangle that are updated at a time. Smaller blocks waste less above the diagonal;
+larger ones use matrix products better. Only time depends on it; not measured."""
+
+SYSTEMS, SYSTEMS_WORK = 8, 1 << 31
+"""Most layers of a group with covariances of their own, and most cubed widths of these together.
+Further layers share covariances, which are averaged: the elimination takes time for each. Not
+measured."""
+
+# Loss curves
+
+CURVE_POWER = 3.0
+"""Power with which losses grow where the covariance says nothing: the first half of a group then
+causes an eighth of its loss. Tried: 1 lowers the wide networks from 66.4 to 64.3, 6 gives 67.1."""
+
+DOUBTFUL_SCARCITY = 30.0
+"""Scarcity of rows at which that shape counts as much as the covariance. Tried without: MobileNetV2
+without data falls from 44.5 / 14.8 to 38.3 / 10.9; the wide networks rise from 66.4 to 67.0."""
+
+PASSED_LEAST = 1e-3
+"""Least share of a group's signal that a curve tells apart from nothing: it keeps the logarithm
+finite, at 6.9. Tried: 1e-2 and 1e-12 change nothing on digits."""
+
+REMOVED_MOST = 0.9
+"""Share of a group's indices beyond which the others stay as long as anything else can go.
+Published with the method's first figures."""
+
+SENSITIVITY_FLOOR = 1e-12
+"""Least sensitivity of an output: groups that only such outputs read still have an order."""
+
+LOSS_FLOOR = 1e-300
+"""Least sum of losses that a curve is divided by."""
+
+RANK_STEP = 1e-12
+"""Added to a curve per index: keeps the order of removal where losses are equal."""
+
+# Sensitivities
+
+SENSED_MOST, SENSED_LEAST = 64, 8
+"""Most and fewest samples that gradients are taken of. More give steadier sensitivities and take
+time in proportion. Not measured."""
+
+SENSED_MACS = 5e10
+"""Multiply-accumulates that these samples may take, between the two bounds: about two seconds on
+one core."""
+
+GRADIENT_BYTES = 1 << 30
+"""Bytes that the values of a run may take, all of which are kept for gradients. Beyond,
+sensitivities are not measured. Not measured itself."""
+
+PERTURBATION = 0.1
+"""Share of its variation by which an output is perturbed: small enough to be linear, large enough
+for float32. Tried: 0.01 changes nothing."""
+
+PERTURBED_POWER = 0.5
+"""Power of the sensitivities that perturbations give, between 0 (all equal) and 1 (as measured).
+Tried on two networks in ONNX with 256 inputs: 95.3; with 0, 94.5; with 1, 93.8."""
+
+PERTURBED_MACS, PERTURBED_CALLS = 5e11, 50_000
+"""Multiply-accumulates, and operations, that all runs of perturbed graphs may take together: some
+ten seconds on one core. Not measured."""
+
+# Closed-form correlations
+
+COLOUR_CORRELATION = 0.9
+"""Correlation of the channels of pictures. Photographs have about that much. Not measured; it has
+no effect on pictures of one channel."""
+
+OLDEST = 2
+"""Linear operations after the last norm up to which correlations are followed: those of a
+squeeze-and-excitation gate."""
+
+SCARCITY_LEAST = 0.01
+"""Scarcity of rows below which the closed form is not computed: it would count for less than 1
+%."""
+
+FOLLOWED_MOST = 4096
+"""Most channels of a value whose correlations are followed: memory and time grow with their square.
+Wider values are as if unknown."""
+
+CORRELATIONS_MOST = 1 << 27
+"""Numbers that all correlations together may have: 512 MB."""
+
+CONSTANT_MOST = 1 << 20
+"""Numbers in a value that is computed from weights alone, such as 1 + gain; larger ones are not
+computed. Keeps embeddings out."""
+
+NUMBER_ROUNDING = 1e-3
+"""How far the number of a channel may be from a whole number after an operation that moves
+channels: means of equal numbers are rounded."""
+
+# Descent
+
+POLISH_STEPS = 300
+"""Steps of the descent. More come nearer to the original and take time. Raised from 100 together
+with mixtures of samples; variants differed by about 0.3 points."""
+
+POLISH_STEPS_FEWER = 100
+"""Steps where time does not allow `POLISH_STEPS`."""
+
+POLISH_STEPS_BEST = 1200
+"""Steps with `effort="best"`."""
+
+POLISH_RATE = 1e-3
+"""Adam's learning rate at the start: its default."""
+
+PARTS = 4
+"""One part in so many of the samples is held out to see whether the descent helps. More leave more
+samples to the descent and make the test noisier. Not measured."""
+
+ERROR_NEGLIGIBLE = 1e-6
+"""Relative squared error of the outputs after the refit at which no descent is begun: nothing is
+left to gain."""
+
+OUTPUT_VARIANCE_FLOOR = 1e-8
+"""Added to the variance that errors are divided by, for values that are constant."""
+
+# Time and samples, by effort
+
+SAMPLES_BY_EFFORT = {"fast": 64, "balanced": 256, "best": 1024}
+"""Samples that are read or made. On small networks, 256 gave all of the accuracy, and 32 lost
+several points; the others are a fourth of it and four times as many."""
+
+SAMPLES_LEAST = 16
+"""Samples that are used at least where a number of seconds is granted. Not measured."""
+
+POLISH_SECONDS = 40.0
+"""Estimated seconds of both descents up to which `effort="auto"` begins them: first with
+`POLISH_STEPS`, then with `POLISH_STEPS_FEWER`. A matter of patience."""
+
+MAKING_TIME = 0.4
+"""Share of the time left that inputs may take where a number of seconds is granted. Not
+measured."""
+
+PASSES_TIME = 0.2
+"""Share of the seconds granted that passes over the samples may take, by estimate. Not measured."""
+
+POLISH_TIME = 0.1
+"""Share of the seconds granted that must be left for a descent to be begun. Not measured."""
+
+TRIAL_TIME, FINAL_TIME = 0.45, 0.9
+"""Shares of the time left that the trial descent and the final one may take: halves, with a
+margin."""

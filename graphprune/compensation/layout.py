@@ -1,0 +1,132 @@
+"""How a consumer's channels are arranged for one least-squares problem, or one for each group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+
+from graphprune.compensation.constants import ROWS_EACH, TOGETHER_LEAST, WIDEST
+from graphprune.compensation.consumers import Consumer, Unsolvable
+from graphprune.core.axes import Dim, leaves, length
+from graphprune.core.cuts import Cuts
+from graphprune.core.indices import Indices
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A dimension of channels as `groups x before x width x after`.
+
+    Each group of a grouped convolution is a least-squares problem of its own, over `width`
+    channels. All positions `before` and `after` share its solution; mostly there is one of each.
+
+    Example:
+        A linear layer reads a flattened picture of 64 channels, 7 x 7. As one problem it has 3,136
+        channels: `Layout(1, 1, 3136, 1)`. Where samples are too few for that, the 49 positions
+        share one solution of 64 channels: `Layout(1, 1, 64, 49)`.
+    """
+
+    groups: int
+    before: int
+    width: int
+    after: int
+
+    def rows(self, x: torch.Tensor, channel: int) -> torch.Tensor:
+        """A value as rows for least squares.
+
+        Args:
+            x: A value that holds these channels, or fewer of them in each group.
+            channel: Its dimension that holds them.
+
+        Returns:
+            `groups x rows x channels`, one row for each place of the value.
+        """
+        x = x.movedim(channel, -1)
+        x = x.reshape(-1, self.groups, self.before, x.shape[-1] // self._rest, self.after)
+        return x.permute(1, 0, 2, 4, 3).flatten(1, 3)
+
+    @property
+    def _rest(self) -> int:
+        return self.groups * self.before * self.after
+
+    def spread(self, taps: torch.Tensor) -> torch.Tensor:
+        """A weight arranged alike: positions become taps.
+
+        Args:
+            taps: `groups x outputs x (before * width * after) x taps`.
+
+        Returns:
+            `groups x outputs x width x (before * after * taps)`.
+        """
+        g, o, i, k = taps.shape
+        parts = taps.reshape(g, o, self.before, i // (self.before * self.after), self.after, k)
+        return parts.permute(0, 1, 3, 2, 4, 5).flatten(3)
+
+    def gathered(self, spread: torch.Tensor) -> torch.Tensor:
+        """The inverse of `spread`."""
+        g, o, n, _ = spread.shape
+        parts = spread.reshape(g, o, n, self.before, self.after, -1)
+        return parts.permute(0, 1, 3, 2, 4, 5).flatten(2, 4)
+
+
+def layout(consumer: Consumer, dim: Dim, cuts: Cuts | None, rows: int) -> Layout | None:
+    """How to arrange a consumer's channels.
+
+    All channels are one problem, unless there are too many for it or for the rows. The positions of
+    a flattened picture then share one solution, over the widest axis; not where some of the
+    positions are removed.
+
+    Args:
+        consumer: The consumer.
+        dim: The dimension that it sums over.
+        cuts: What was removed; None for the original.
+        rows: Number of rows of statistics.
+
+    Returns:
+        None where the channels are more than `WIDEST` whatever the arrangement.
+    """
+    size = length(dim)
+    if consumer.groups > 1:
+        return Layout(consumer.groups, 1, size // consumer.groups, 1)
+    factors = leaves(dim)
+    most = min(WIDEST, max(rows // ROWS_EACH, TOGETHER_LEAST))
+    together = Layout(1, 1, size, 1) if size <= WIDEST else None
+    if size <= most or len(factors) == 1:
+        return together
+    sizes = [axis.size for axis in factors]
+    widest = int(np.argmax([axis.size if axis.reason is None else 0 for axis in factors]))
+    others = [(axis,) for i, axis in enumerate(factors) if i != widest]
+    if sizes[widest] > WIDEST or (
+        cuts is not None and any(cuts.touches(other) for other in others)
+    ):
+        return together
+    return Layout(1, prod(sizes[:widest]), sizes[widest], prod(sizes[widest + 1 :]))
+
+
+def kept_channels(consumer: Consumer, dim: Dim, how: Layout, cuts: Cuts) -> tuple[Indices, Indices]:
+    """The groups and channels of a layout that stay.
+
+    Args:
+        consumer: The consumer.
+        dim: The dimension that it sums over.
+        how: The arrangement of its channels.
+        cuts: What was removed.
+
+    Returns:
+        Numbers of the groups that stay, and of the channels that stay within each.
+
+    Raises:
+        Unsolvable: Different channels stay in different groups or at different positions.
+    """
+    kept = cuts.kept(consumer.value)[consumer.channel]
+    if kept is None:
+        kept = np.arange(length(dim))
+    places = kept.reshape(-1)
+    group, rest = np.divmod(places, how.before * how.width * how.after)
+    channel = rest // how.after % how.width
+    groups, channels = np.unique(group), np.unique(channel)
+    if len(groups) * len(channels) * how.before * how.after != len(places):
+        raise Unsolvable("other channels stay in each of its groups")
+    return groups, channels

@@ -1,0 +1,73 @@
+"""A refitted weight and its constant, in the shapes of the narrowed graph."""
+
+from __future__ import annotations
+
+import torch
+
+from graphprune.compensation.consumers import Consumer
+from graphprune.compensation.layout import Layout
+from graphprune.core.cuts import Cuts
+from graphprune.core.graph import Value
+from graphprune.engine.tensors import cut_tensor
+
+
+def narrowed(
+    consumer: Consumer, how: Layout, groups: torch.Tensor, new: torch.Tensor, cuts: Cuts
+) -> torch.Tensor:
+    """A refitted weight, cut to the outputs that stay, in the weight's own order of dimensions.
+
+    Args:
+        consumer: The consumer.
+        how: The layout of its channels.
+        groups: Numbers of the layout's groups that stay.
+        new: The weight of these groups for all outputs, as `refit` returns it.
+        cuts: What was removed.
+    """
+    old = consumer.weight.tensor
+    kept: list[object] = list(cuts.weights.get(consumer.weight, [None] * old.dim()))
+    weight = consumer.weight_of(how.gathered(new), consumer.kernel)
+    kept[consumer.inner] = None
+    if consumer.inner == 1:
+        kept[0] = _outputs_within(consumer, groups, cuts)
+    return cut_tensor(weight, kept).to(old.dtype).contiguous()
+
+
+def shifted(
+    consumer: Consumer, groups: torch.Tensor, constant: torch.Tensor, cuts: Cuts
+) -> tuple[Value, torch.Tensor]:
+    """Where a constant is added to a consumer's outputs, and what is added there.
+
+    Args:
+        consumer: The consumer.
+        groups: Numbers of its groups that stay.
+        constant: The constant for all outputs of these groups.
+        cuts: What was removed.
+
+    Returns:
+        The bias and the constant, or the mean of the batch norm and the negated constant; for the
+        outputs that stay.
+    """
+    outputs = _outputs_within(consumer, groups, cuts)
+    if outputs is not None:
+        if consumer.inner == 0 and consumer.groups > 1:  # the same outputs in each group
+            each = consumer.weight.shape[1]
+            starts = torch.arange(0, len(constant), each)
+            outputs = (starts[:, None] + outputs).flatten()
+        constant = constant[outputs.to(constant.device)]
+    if consumer.bias is not None:
+        return consumer.bias, constant
+    assert consumer.norm is not None and consumer.norm.inputs[3] is not None
+    return consumer.norm.inputs[3], -constant
+
+
+def _outputs_within(consumer: Consumer, groups: torch.Tensor, cuts: Cuts) -> torch.Tensor | None:
+    """The outputs that stay, numbered among the outputs of the groups that stay; None for all."""
+    dim = 0 if consumer.inner == 1 else 1
+    kept = cuts.weights.get(consumer.weight, [None, None])[dim]
+    if kept is None or consumer.groups == 1 or consumer.inner == 0:
+        return None if kept is None else torch.as_tensor(kept)
+    each = consumer.weight.shape[0] // consumer.groups
+    places = torch.full((consumer.groups,), -1)
+    places[groups] = torch.arange(len(groups))
+    index = torch.as_tensor(kept)
+    return places[index // each] * each + index % each
