@@ -100,6 +100,7 @@ def _names(page: Path) -> Any:
 
 @pytest.fixture(autouse=True)
 def what_pages_register_is_forgotten() -> Iterator[None]:
+    assert graphprune.DEFAULT  # asked for, it fills the tables; else they would be emptied again
     tables: list[dict[Any, Any]] = [_RULES, _COSTS, CRITERIA, PASSES]
     known = [dict(table) for table in tables]
     yield
