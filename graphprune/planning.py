@@ -18,7 +18,7 @@ from graphprune.compensation.calibration import Options
 from graphprune.core.batch import Batch
 from graphprune.core.errors import OptionError, nearest
 from graphprune.core.groups import Dependencies
-from graphprune.core.program import Inputs
+from graphprune.core.program import Inputs, Program
 from graphprune.costs.registry import Counting
 from graphprune.extensions import load_installed
 from graphprune.frontends.onnx import is_onnx
@@ -214,7 +214,7 @@ def planned(
         limits=options.get("limits"), whole=whole,
     )  # fmt: skip
     opened = open_model(model, inputs, data, repair.samples() + UNSEEN)
-    batches, unseen = parted(opened, repair)
+    batches, unseen = parted(opened.batches, opened.program, repair, pipeline)
     asked = Asked(
         request=request.located(keyed(opened, request.ratios, "ratios"),
                                 keyed(opened, request.limits, "limits")),
@@ -299,9 +299,13 @@ def _word(item: Any) -> str:
     return repr(item) if short else getattr(item, "__name__", "...")
 
 
-def parted(opened: Opened, options: Options) -> tuple[list[Batch], list[Batch]]:
-    """The data that steps look at, and those that are held out for a comparison at the end."""
-    return held_out(opened.batches, options.samples(), max(opened.program.batch(), 1))
+def parted(
+    batches: Sequence[Batch], program: Program, options: Options, passes: Pipeline
+) -> tuple[list[Batch], list[Batch]]:
+    """The data that steps look at, and those that are held out where a pass compares at the end."""
+    if not any(isinstance(step, Agree) for step in passes):
+        return list(batches), []
+    return held_out(batches, options.samples(), max(program.batch(), 1))
 
 
 def worked(

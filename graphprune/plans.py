@@ -30,7 +30,7 @@ from graphprune.planning import DEFAULT, parted, worked
 from graphprune.recalibration import remember
 from graphprune.report.made import reported
 from graphprune.report.report import Report
-from graphprune.statistics.batches import UNSEEN, held_out
+from graphprune.statistics.batches import UNSEEN
 
 M = TypeVar("M")
 
@@ -156,7 +156,8 @@ class Plan(Generic[M]):
         elif data is not None:
             work = self.live()
             read = work.program.read(data, self.options.samples() + UNSEEN)
-            batches, unseen = held_out(read, self.options.samples(), max(work.program.batch(), 1))
+            passes = self.pipeline or DEFAULT
+            batches, unseen = parted(read, work.program, self.options, passes)
             self.options = self.options.reading(batches)
             self.work = work.again(batches, self.options, unseen)
         work = self.live()
@@ -210,7 +211,8 @@ class Plan(Generic[M]):
     def _fitted(self, model: M, data: Any) -> Work:
         """Find what the plan changes in another instance of the model."""
         opened = open_model(given(model), self.inputs, data, self.options.samples() + UNSEEN)
-        batches, unseen = parted(opened, self.options)
+        passes = self.pipeline or DEFAULT
+        batches, unseen = parted(opened.batches, opened.program, self.options, passes)
         if batches:
             self.options = self.options.reading(batches)
         asked = Asked(options=self.options, keep=self.keep, inputs=self.inputs)
