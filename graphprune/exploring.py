@@ -371,7 +371,8 @@ def _scored(
     if function == "sensitivity":
         given.setdefault("effort", "fast")
     first = [step for step in pipeline if not step.makes and step.name != "select"]
-    work = planned(model, ratio, of, cast(PlanOptions, {**given, "passes": Pipeline(first)}))
+    scoring = cast(PlanOptions, {**given, "passes": Pipeline(first)})
+    work = planned(model, ratio, of, scoring, later=pipeline)
     work.pipeline = pipeline
     return work
 

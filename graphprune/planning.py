@@ -179,6 +179,7 @@ def planned(
     of: str | Counting,
     options: PlanOptions,
     whole: Mapping[str, int] | None = None,
+    later: Pipeline | None = None,
 ) -> Work:
     """Decide what to remove.
 
@@ -189,6 +190,7 @@ def planned(
         options: As for `graphprune.plan`.
         whole: Sizes of groups by name that fractions speak of, where the model was made smaller
             before; else they speak of the groups' own.
+        later: The passes that will run in the end, where `passes` are only the first of them.
     """
     check_options(options, PlanOptions, "plan")
     load_installed()
@@ -214,7 +216,7 @@ def planned(
         limits=options.get("limits"), whole=whole,
     )  # fmt: skip
     opened = open_model(model, inputs, data, repair.samples() + UNSEEN)
-    batches, unseen = parted(opened.batches, opened.program, repair, pipeline)
+    batches, unseen = parted(opened.batches, opened.program, repair, later or pipeline)
     asked = Asked(
         request=request.located(keyed(opened, request.ratios, "ratios"),
                                 keyed(opened, request.limits, "limits")),

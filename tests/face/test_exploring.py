@@ -90,6 +90,15 @@ def test_what_cannot_be_had_is_told() -> None:
     assert "99% cannot be had" in str(found)
 
 
+def test_points_are_compared_on_data_that_were_held_out() -> None:
+    x = torch.randn(96, 8)
+    point = graphprune.sweep(_net(), (0.5,), compensate=False, data=x, importance="l2").points[0]
+    plan = graphprune.plan(_net(), 0.5, compensate=False, data=x, importance="l2")
+    plan.apply()
+    assert plan.report.agreement.real
+    assert point.kept == pytest.approx(plan.report.agreement.kept, abs=1e-9)
+
+
 def test_a_point_is_the_plan_of_its_ratio() -> None:
     point = graphprune.sweep(_net(), (0.4,), **QUICK).points[0]
     plan = graphprune.plan(_net(), 0.4, **QUICK)
