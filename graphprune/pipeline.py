@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -96,10 +96,10 @@ class Work:
     What a pass has not found yet cannot be read: a `PassError` names the passes that find it.
 
     Attributes:
-        program: The captured model.
         asked: What the caller asks for.
         batches: Calibration data.
         unseen: Data that were held out of it, for a comparison at the end.
+        pending: Makes the program that rewrites ask for, once it is needed.
         edits: What the plan changes.
         solved: Weights that make up for what was removed; None where there are none.
         opened: The model as it was captured first, before passes changed it.
@@ -125,7 +125,8 @@ class Work:
         batches: Sequence[Batch] = (),
         unseen: Sequence[Batch] = (),
     ) -> None:
-        self.program = self.opened = program
+        self._program = self.opened = program
+        self.pending: Callable[[], Program] | None = None
         self.asked = asked
         self.batches = batches
         self.unseen = unseen
@@ -144,6 +145,23 @@ class Work:
         self.rows: list[PassRow] = []
         self.seconds: dict[str, float] = {}
         self._found: dict[str, Any] = {}
+
+    @property
+    def program(self) -> Program:
+        """The captured model, rewrites made."""
+        if self.pending is not None:
+            make, self.pending = self.pending, None
+            self._program = make()
+        return self._program
+
+    @program.setter
+    def program(self, program: Program) -> None:
+        self._program, self.pending = program, None
+
+    @property
+    def written(self) -> Program:
+        """The captured model as it is, whatever is pending."""
+        return self._program
 
     def has(self, name: str) -> bool:
         """Whether something has been found: a name in `FINDINGS`."""

@@ -34,12 +34,15 @@ from graphprune.passes.compensate import Compensate
 from graphprune.passes.constants import Constants
 from graphprune.passes.couple import Couple, couple
 from graphprune.passes.dead import Dead
+from graphprune.passes.drop_noops import DropNoops
 from graphprune.passes.fold_norms import FoldNorms
 from graphprune.passes.lower import Lower
 from graphprune.passes.mask import Choose
 from graphprune.passes.materialise import Materialise
 from graphprune.passes.measure import Measure
 from graphprune.passes.same import Same
+from graphprune.passes.merge_branches import MergeBranches
+from graphprune.passes.merge_linear import MergeLinear
 from graphprune.passes.score import Score
 from graphprune.passes.select import Select
 from graphprune.passes.share_zeros import ShareZeros
@@ -53,10 +56,12 @@ from graphprune.statistics.batches import UNSEEN, held_out
 DEFAULT = Pipeline([Couple, Score, Select, Lower, Verify, Compensate, Agree, Measure])
 """What `shrink` runs."""
 
-FOLDING = (FoldNorms,)
+FOLDING = (DropNoops, FoldNorms, MergeBranches, MergeLinear)
 """Passes that leave every result as it is and the model smaller; they go before all others."""
 
-COMPACT = Pipeline([Materialise, Constants, Couple, Dead, Lower, Verify, Same, Measure])
+COMPACT = Pipeline(
+    [Materialise, Constants, *FOLDING, Couple, Dead, Lower, Verify, Same, Measure]
+)
 """What `compact` runs."""
 
 

@@ -1,8 +1,11 @@
-"""Running rewrites: found on a draft of the graph, made by the frontend, and held against it."""
+"""Running rewrites: found on a draft of the graph, made by the frontend, and held against it.
+
+Passes in a row share a draft: the model is copied and captured anew once, when it is needed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -26,50 +29,73 @@ Find: TypeAlias = "Callable[[Draft, Op], Rewrite | str | None]"
 
 
 @dataclass
-class Rewritten:
-    """What came of looking for rewrites.
+class _Pending:
+    """A draft that no model was made of yet; calling it makes the program."""
 
-    Attributes:
-        made: Those that were made.
-        left: By name of an operation, why it stays although its kind could go.
-    """
-
-    made: Sequence[Rewrite] = ()
+    work: Work
+    draft: Draft
+    finds: list[Find] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
 
+    def __call__(self) -> Program:
+        program, work = self.work.written, self.work
+        deps: Dependencies | None = None
+        given_up: dict[str, str] = {}
+        draft = self.draft
+        while draft.made and len(given_up) < _TRIALS:
+            deps = deps or couple(program.graph)
+            try:
+                return _made(program, draft, deps, work.asked.verify)
+            except GraphPruneError as error:
+                wrong = _first_wrong(program, draft.made, deps, work.asked.verify)
+                given_up[wrong.at] = first_line(error)
+            draft = Draft(program.graph)
+            for find in self.finds:
+                _extend(program, draft, find, given_up)
+            where = _places(draft)
+            work.left |= {where[name]: why for name, why in given_up.items()}
+        return program
 
-def rewrite(work: Work, find: Find) -> Rewritten:
-    """Make every rewrite that is found, and put the new program in the work.
+
+def rewrite(work: Work, find: Find) -> int:
+    """Note every rewrite that is found; the model is made when it is needed.
 
     Args:
-        work: The work; nothing has been found of its program yet.
+        work: The work; nothing has been found of its program yet. What stays although its kind
+            could go is added to `work.left`, by its `place`.
         find: Finds what can be made of an operation.
+
+    Returns:
+        How many there are.
     """
-    program = work.program
-    given_up: dict[str, str] = {}
-    deps: Dependencies | None = None
-    while True:
-        draft, left = drafted(program, find, given_up)
-        left |= given_up
-        if not draft.made:
-            return Rewritten(left=left)
-        deps = deps or couple(program.graph)
-        try:
-            work.program = _made(program, draft, deps, work.asked.verify)
-            return Rewritten(draft.made, left)
-        except GraphPruneError as error:
-            why = first_line(error)
-        if len(given_up) == _TRIALS:
-            return Rewritten(left={**left, **{step.at: why for step in draft.made}})
-        wrong = _first_wrong(program, draft.made, deps, work.asked.verify)
-        given_up[wrong.at] = why
+    pending = work.pending
+    if not isinstance(pending, _Pending):
+        pending = _Pending(work, Draft(work.program.graph))
+    draft = pending.draft
+    before = len(draft.made)
+    left = _extend(work.written, draft, find, {})
+    where = _places(draft)
+    known = {place(op) for op in draft.ops}
+    work.left = {name: why for name, why in work.left.items() if name in known}
+    work.left |= {where[name]: why for name, why in left.items()}
+    if len(draft.made) > before:
+        pending.finds.append(find)
+        work.pending = pending
+    return len(draft.made) - before
 
 
-def drafted(
-    program: Program, find: Find, given_up: Collection[str] = ()
-) -> tuple[Draft, dict[str, str]]:
-    """The graph with all rewrites made that the frontend can make, and why what stays does."""
-    draft = Draft(program.graph)
+def place(op: Op) -> str:
+    """What names an operation in reports: its module, or the operation of a file."""
+    return op.module or op.name
+
+
+def _places(draft: Draft) -> dict[str, str]:
+    return {op.name: place(op) for op in draft.source.ops}
+
+
+def _extend(program: Program, draft: Draft, find: Find, given_up: dict[str, str]) -> dict[str, str]:
+    """Make all rewrites on a draft that the frontend can make, and say why what stays does."""
+    left: dict[str, str] = {}
     again = True
     while again:
         again, left = False, {}
@@ -81,10 +107,10 @@ def drafted(
                     draft.make(found)
                     again = True
                     continue
-                found = why
+                found = None if found.slight else why
             if found is not None:
                 left[op.name] = found
-    return draft, left
+    return left
 
 
 def _made(program: Program, draft: Draft, deps: Dependencies, verify: bool) -> Program:
@@ -127,8 +153,8 @@ def check(before: Graph, after: Graph, inputs: list[torch.Tensor]) -> float:
         found = final_values(graph, lambda v: v.tensor, given, dtype=graph.engine.dtype)
         results.append([found[value] for value in graph.outputs if value in found])
     worst = 0.0
-    for value, expected, found_ in zip(before.outputs, *results, strict=True):
-        gap = difference(expected.double(), found_.double())
+    for value, expected, made in zip(before.outputs, *results, strict=True):
+        gap = difference(expected.double(), made.double())
         if gap > _TOLERANCE:
             raise VerifyError(f"{value.name} would differ by {gap:.3g}", value.name, gap)
         worst = max(worst, gap)

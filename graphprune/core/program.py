@@ -151,6 +151,13 @@ class Program(Protocol):
             LiftError: The copy cannot be made, or cannot be captured.
         """
 
+    def tidied(self) -> Program | None:
+        """The same model without what a tool of its format takes out; None without such a tool.
+
+        Raises:
+            LiftError: What the tool made cannot be captured.
+        """
+
     def express(self, cuts: Cuts, hints: Expressed | None = None) -> Expressed:
         """What the model's own code can express of a choice.
 

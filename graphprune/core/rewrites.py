@@ -59,11 +59,13 @@ class Rewrite:
         at: Name of the operation where they were found.
         what: What they do, in a few words.
         steps: The steps.
+        slight: Whether they save so little that no code is generated for them.
     """
 
     at: str
     what: str
     steps: tuple[Step, ...]
+    slight: bool = False
 
 
 @dataclass

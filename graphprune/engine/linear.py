@@ -1,18 +1,16 @@
-"""Linear operations and scalings of a draft as numbers, in double precision, and back as steps."""
+"""Linear operations of a draft as numbers, in double precision, and back as steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from graphprune.core.graph import Evaluator, Op, Value
 from graphprune.core.rewrites import Draft, Step, Weigh
-from graphprune.rules.facts import Reading, Scaling, epsilon, is_batch_norm, reading
+from graphprune.rules.facts import Reading, reading
 
-_PROBES = (0.0, 1.0, -2.5)  # at which an operation shows whether it is a scale and a shift
-_EQUAL = 1e-12  # relative difference that rounding in double precision explains
+_PLACES = 23  # along each dimension, at which taps meet the border and the middle
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,7 @@ class Linear:
         """
         read, op = self.read, self.op
         old = read.weight.tensor
-        if read.inner == 0:
-            weight = weight.transpose(1, 2)
-        flat = weight.reshape(-1, *weight.shape[2:])
-        laid = flat[..., 0] if flat.dim() > old.dim() else flat
+        laid = self._plain(weight)
         place = op.inputs.index(read.weight)
         steps: list[Step] = [Weigh(op.name, place, laid.to(old).contiguous())]
         if bias is not None and (self.bias is not None or bool(bias.any())):
@@ -82,6 +77,46 @@ class Linear:
                 own = own.reshape(held.shape)
             steps.append(Weigh(op.name, read.bias_at, own.contiguous()))
         return tuple(steps)
+
+    def response(self, weight: torch.Tensor, x: torch.Tensor, engine: Evaluator) -> torch.Tensor:
+        """What the operation makes of another input with other weights, and no bias.
+
+        Args:
+            weight: Weights of any number of outputs and channels, laid out as the present ones.
+            x: The input.
+            engine: What runs the operation.
+        """
+        read, op = self.read, self.op
+        laid = self._plain(weight)
+        outputs = weight.shape[0] * weight.shape[1]
+        given = [
+            x
+            if value is read.source
+            else laid
+            if value is read.weight
+            else torch.zeros(outputs).to(laid)
+            if value is read.bias and value is not None
+            else None
+            for value in op.inputs
+        ]
+        found: torch.Tensor = engine.evaluate(op, given, {}, torch.float64)[0]
+        return found
+
+    def small_input(self, channels: int) -> torch.Tensor:
+        """Random numbers to read: so many channels a group, more places than taps reach."""
+        read, groups = self.read, self.weight.shape[0]
+        shape = [min(size, 2) for size in read.source.shape]
+        if read.windows:
+            shape = [1, *[_PLACES] * (len(shape) - 1)]
+        shape[read.channel] = groups * channels
+        drawn = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return drawn.to(self.weight.device)
+
+    def _plain(self, weight: torch.Tensor) -> torch.Tensor:
+        """Weights as the operation reads them."""
+        if self.read.inner == 0:
+            weight = weight.transpose(1, 2)
+        return weight.reshape(-1, *weight.shape[2:])
 
     def takes_bias(self, bias: torch.Tensor) -> bool:
         """Whether a bias can be given to the operation, or would be zero."""
@@ -119,61 +154,6 @@ def _laid_out(op: Op, read: Reading) -> Linear:
     outputs = weight.shape[0] * weight.shape[1]
     bias = read.bias.tensor.detach().double().reshape(-1).expand(outputs)
     return Linear(op, read, weight, bias)
-
-
-def numbers(op: Op, found: Scaling, engine: Evaluator) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The scale and the shift of an operation: a number for each channel, or one for all.
-
-    `s = g / sqrt(v + e)` and `t = b - m s` for a batch norm of gain g, offset b, mean m and
-    variance v (Ioffe & Szegedy, 2015, algorithm 2); the operation itself tells those of any other.
-    None where it is no scaling after all, such as a division by what is computed.
-    """
-    if is_batch_norm(op):
-        return _of_batch_norm(op)
-    rank = len(found.source.shape)
-    size = 1 if found.channel is None else found.source.shape[found.channel]
-    shape = [size if at == found.channel else 1 for at in range(rank)]
-    operands = [None if v is None else v.tensor for v in op.inputs]
-    if any(x is None for i, x in enumerate(operands) if i != found.place and op.inputs[i]):
-        return None
-    device = next((x.device for x in operands if x is not None), torch.device("cpu"))
-
-    def at(x: float) -> torch.Tensor:
-        drawn = torch.full(shape, x, dtype=torch.float64, device=device)
-        given = [
-            drawn if i == found.place else None if y is None else y.detach().double()
-            for i, y in enumerate(operands)
-        ]
-        result: torch.Tensor = engine.evaluate(op, given, {}, torch.float64)[0]
-        return result.reshape(-1).double()
-
-    zero, one, other = (at(x) for x in _PROBES)
-    scale, shift = one - zero, zero
-    if not bool(torch.isfinite(torch.cat([zero, one, other])).all()):
-        return None
-    if scale.numel() != size or not _close(other, _PROBES[2] * scale + shift):
-        return None
-    if bool((scale - scale.round()).abs().max() < _EQUAL * (1 + shift.abs().max())):
-        scale = scale.round()  # sums lose the last digits of a factor of one
-    return (scale, shift) if found.channel is not None else (scale[0], shift[0])
-
-
-def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return bool(((a - b).abs() <= 1e3 * _EQUAL * (a.abs() + b.abs() + 1e-30)).all())
-
-
-def _of_batch_norm(op: Op) -> tuple[torch.Tensor, torch.Tensor] | None:
-    tensors: list[Any] = [None if v is None else v.tensor for v in op.inputs]
-    gain, offset, mean, variance = (
-        None if x is None else x.detach().double() for x in tensors[1:5]
-    )
-    if mean is None or variance is None:
-        return None
-    scale = (variance + epsilon(op)).rsqrt()
-    if gain is not None:
-        scale = scale * gain
-    shift = -mean * scale
-    return scale, shift if offset is None else shift + offset
 
 
 def meets_no_border(op: Op, read: Reading, engine: Evaluator) -> bool:

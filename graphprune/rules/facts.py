@@ -6,7 +6,7 @@ Everything here follows from the signature of the operation's rule, or is stated
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from math import prod
@@ -39,6 +39,7 @@ class Reading:
         product: Whether both operands may be computed, as in q kᵀ.
         windows: Whether W has dimensions behind the first two.
         ends: Whether y is the operation's result, with no activation behind it.
+        pointwise: Whether each place of y is read from the same place of x alone.
         bias_at: The operand that b is or, where there is none, could be; None where it cannot.
     """
 
@@ -52,6 +53,7 @@ class Reading:
     product: bool = False
     windows: bool = False
     ends: bool = True
+    pointwise: bool = False
     bias_at: int | None = None
 
 
@@ -280,7 +282,7 @@ def _read(bound: Bound, ends: bool) -> Reading | str | None:
     bias_at = biases[0] if biases else _bias_at(bound, taken, kept)
     return Reading(
         x, weight, bias, channel, inner, output, groups, product=product, windows=windows,
-        ends=ends, bias_at=bias_at,
+        ends=ends, pointwise=_runs(x_pattern) > _STAR, bias_at=bias_at,
     )  # fmt: skip
 
 
@@ -378,6 +380,20 @@ def gain(op: Op) -> Value | None:
     return next((v for v in vectors if len(v.shape) == 1), None)
 
 
+def affine(op: Op) -> tuple[int, int | None, int] | None:
+    """Where a norm takes its gain and its offset, and the dimension of its result that they are of.
+
+    None where it takes no gain, or one of several dimensions.
+    """
+    found, at = gain(op), norm_channel(op)
+    if found is None or at is None or len(op.outputs[0].shape) != len(op.inputs[0].shape):  # type: ignore[union-attr]
+        return None
+    place = op.inputs.index(found)
+    more = [i for i, v in enumerate(op.inputs) if i > place and v is not None]
+    offset = more[0] if more and more[0] == place + 1 else None
+    return place, offset, at % len(op.outputs[0].shape)
+
+
 def is_batch_norm(op: Op) -> bool:
     """Whether an operation normalises by statistics that the model has stored.
 
@@ -400,12 +416,16 @@ def epsilon(op: Op) -> float:
 _AFFINE = ("add", "multiply", "subtract", "divide")
 
 
-def scaling(op: Op) -> Scaling | None:
+def scaling(op: Op, stored: Callable[[Value], bool] | None = None) -> Scaling | None:
     """What an operation multiplies by stored numbers and adds stored numbers to, if that is all.
 
     A batch norm with stored statistics does, and so do sums and products with one computed operand.
     A number that is an attribute counts as stored. Whether a quotient has x above the line is told
     by its numbers, not here.
+
+    Args:
+        op: The operation.
+        stored: Whether a value follows from what is stored; weights alone where not given.
     """
     if is_batch_norm(op):
         x = op.inputs[0]
@@ -413,7 +433,8 @@ def scaling(op: Op) -> Scaling | None:
         return None if x is None or at is None else Scaling(x, 0, at % len(x.shape))
     if stated(op).does not in _AFFINE or len(op.outputs) != 1:
         return None
-    computed = [i for i, v in enumerate(op.inputs) if v is not None and not v.is_weight]
+    known = stored or (lambda value: value.is_weight)
+    computed = [i for i, v in enumerate(op.inputs) if v is not None and not known(v)]
     y = op.outputs[0]
     if len(computed) != 1 or "float" not in y.dtype:
         return None
@@ -421,8 +442,8 @@ def scaling(op: Op) -> Scaling | None:
     if x is None or x.shape != y.shape or x.dtype != y.dtype:
         return None
     varied: set[int] = set()
-    for value in op.inputs:
-        if value is not None and value.is_weight:
+    for place, value in enumerate(op.inputs):
+        if value is not None and place != computed[0]:
             first = len(y.shape) - len(value.shape)
             varied |= {first + i for i, size in enumerate(value.shape) if size > 1}
     if len(varied) > 1:
@@ -456,6 +477,11 @@ def joins(op: Op) -> bool:
 def copies(op: Op) -> bool:
     """Whether an operation gives its first operand's numbers, if in another type."""
     return stated(op).does == "copy"
+
+
+def moves(op: Op) -> bool:
+    """Whether an operation's results are the first operand's elements, if at other places."""
+    return stated(op).view or stated(op).does == "move"
 
 
 def looked_up(op: Op) -> tuple[Value, Value] | None:

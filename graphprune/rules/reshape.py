@@ -10,7 +10,7 @@ from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
 
-@axis_rule("aten.view_copy")
+@axis_rule("aten.view_copy", does="move")
 @axis_rule("aten.view", "aten.reshape", "aten._unsafe_view", "Reshape", view=True)
 def reshape(op: Site) -> list[Dims]:
     """The same elements in row-major order under a new shape."""
@@ -50,14 +50,14 @@ def unflatten(op: Site) -> list[Dims]:
     return [out]
 
 
-@axis_rule("aten.permute_copy", "Transpose")
+@axis_rule("aten.permute_copy", "Transpose", does="move")
 @axis_rule("aten.permute", view=True)
 def permute(op: Site) -> list[Dims]:
     """Dimensions in another order; in reverse order where ONNX gives none."""
     return [[op.dims()[d] for d in op.attr("dims", "perm", default=range(op.rank())[::-1])]]
 
 
-@axis_rule("aten.transpose_copy")
+@axis_rule("aten.transpose_copy", does="move")
 @axis_rule("aten.transpose", "aten.swapaxes", "aten.swapdims", view=True)
 def transpose(op: Site) -> list[Dims]:
     """Two dimensions change places."""

@@ -16,6 +16,7 @@ import graphprune
 from graphprune.frontends.onnx.execute import run_model
 from graphprune.frontends.opening import open_model
 from graphprune.pipeline import Asked, Pipeline, Work
+from graphprune.planning import FOLDING
 
 IMAGE = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
 ROWS = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
@@ -34,7 +35,7 @@ def trained(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
-def worked(model: Any, x: torch.Tensor | None = None, passes: str = "fold_norms") -> Work:
+def worked(model: Any, x: torch.Tensor | None = None, passes: Any = FOLDING[1:2]) -> Work:
     """The work that passes have done on a model."""
     opened = open_model(model, None if x is None else ((x,), {}))
     work = Work(opened.program, Asked())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from graphprune.frontends.backends import backend
 from graphprune.frontends.onnx.compare import compare, valid
 from graphprune.frontends.onnx.data import read_data
 from graphprune.frontends.onnx.execute import forget, has_runtime, runner
-from graphprune.frontends.onnx.lift import LiftedFile
+from graphprune.frontends.onnx.lift import LiftedFile, lift
 from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.rewrites import refuses, rewritten
 from graphprune.frontends.onnx.same import apart
@@ -34,6 +34,7 @@ from graphprune.frontends.onnx.sizes import inputs_for
 from graphprune.frontends.onnx.speed import speed
 from graphprune.frontends.onnx.stored import Lowered as LoweredFile
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
+from graphprune.frontends.onnx.tidy import tidied
 from graphprune.frontends.onnx.write import write
 from graphprune.rules.facts import is_batch_norm
 
@@ -143,6 +144,14 @@ class FileProgram:
         """The lifted copy of the file that computes what a draft says."""
         forget()
         return FileProgram(rewritten(self.lifted, draft), assumed=self.assumed)
+
+    def tidied(self) -> FileProgram | None:
+        """The file as onnxslim leaves it; None where that is not installed, or changes nothing."""
+        source = tidied(self.lifted.source)
+        if source is None:
+            return None
+        made = replace(lift(source, self.lifted.examples), warnings=self.warnings)
+        return FileProgram(made, assumed=self.assumed)
 
     def express(self, cuts: Cuts, hints: Expressed | None = None) -> ExpressedFile:
         """A file can express any choice."""

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import onnx
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from graphprune.core.graph import Op, Value
@@ -26,6 +27,7 @@ from graphprune.frontends.onnx.model import (
     without_initializers,
 )
 from graphprune.frontends.onnx.tensors import as_array, to_proto
+from graphprune.frontends.onnx.trace import schema
 
 
 def refuses(lifted: LiftedFile, rewrite: Rewrite, draft: Draft) -> str:
@@ -38,15 +40,37 @@ def refuses(lifted: LiftedFile, rewrite: Rewrite, draft: Draft) -> str:
     """
     ops = {op.name: op for op in draft.ops}
     bodies = {name for node in lifted.source.nodes for name in captured(node)}
+    if rewrite.slight and not _at_any_size(lifted, ops, rewrite):
+        return "it changes something at other sizes of the inputs"
     for step in rewrite.steps:
         op = ops[step.op]
         if op.source is None:
             return "it follows from the sizes of the inputs"
         if isinstance(step, Drop) and (why := _unbridged(draft, op, step, bodies)):
             return why
+        if isinstance(step, Weigh) and step.tensor is None and not _optional(op, step.place):
+            return f"{op.type} cannot do without it"
         if isinstance(step, Weigh) and step.place >= len(op.source.proto.input) + 1:
             return "operands before it are left out"
     return ""
+
+
+def _at_any_size(lifted: LiftedFile, ops: dict[str, Op], rewrite: Rewrite) -> bool:
+    """Whether what hands on its operand at the sizes that are analysed does so at others."""
+    first, last = rewrite.steps[0], ops[rewrite.steps[-1].op]
+    source = ops[first.op].inputs[first.place]
+    assert source is not None
+    shapes = [lifted.traces.second.shape(v.name) for v in (source, last.outputs[0])]
+    return shapes[0] is not None and shapes[0] == shapes[1]
+
+
+def _optional(op: Op, place: int) -> bool:
+    """Whether a node can do without an operand."""
+    proto = op.source.proto
+    known = schema(proto.op_type, proto.domain, op.source.source.opsets.get(proto.domain, 0))
+    if known is None or place >= len(known.inputs):
+        return False
+    return bool(known.inputs[place].option == onnx.defs.OpSchema.FormalParameterOption.Optional)
 
 
 def _unbridged(draft: Draft, op: Op, step: Drop, bodies: set[str]) -> str:

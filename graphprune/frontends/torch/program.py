@@ -173,6 +173,9 @@ class ModuleProgram:
         made.assumed = self.assumed
         return made
 
+    def tidied(self) -> None:
+        """Nothing: there is no such tool for modules."""
+
     def express(self, cuts: Cuts, hints: Expressed | None = None) -> ExpressedModule:
         """Run the module's code on narrowed weights and see what it can express."""
         guessed = None if hints is None else hints.guessed

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -44,6 +45,13 @@ def refuses(captured: CapturedModule, rewrite: Rewrite, draft: Draft) -> str:
     """
     if captured.original is not None:
         return "the model was captured in parts"
+    if rewrite.slight:
+        ops_in = Counter(op.module for op in draft.source.ops)
+        layers = {op.module for op in draft.source.ops} & captured.layers
+        names = {step.op for step in rewrite.steps}
+        where = [op.module for op in draft.source.ops if op.name in names]
+        if not all(path in layers and ops_in[path] == 1 for path in where):
+            return "it would need generated code, and saves little"
     modules = dict(captured.model.named_modules(remove_duplicate=False))
     ops = {op.name: op for op in draft.source.ops}
     touched = [ops[step.op] for step in rewrite.steps]

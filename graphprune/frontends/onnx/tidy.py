@@ -1,0 +1,59 @@
+"""tidy: what onnxslim does well: constants that can be computed, known sizes, doubles.
+
+It is an extra: `pip install 'graphprune[slim]'`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from onnx import ModelProto
+
+from graphprune.core.errors import LiftError, first_line
+from graphprune.frontends.onnx.model import Source, indexed
+from graphprune.frontends.onnx.tensors import to_proto
+
+_MOST = 2**29  # bytes of a file up to which the tool, which copies it, is asked
+
+try:
+    import onnxslim
+except ImportError:  # an extra
+    onnxslim = None
+
+
+def tidied(source: Source) -> Source | None:
+    """A file as onnxslim leaves it.
+
+    Args:
+        source: The file.
+
+    Returns:
+        The new file; None where the tool is not installed, where the file is large or keeps its
+        data elsewhere, or where no node would go.
+
+    Raises:
+        LiftError: The tool fails.
+    """
+    model = source.model
+    if onnxslim is None or source.weight() > _MOST or model.functions:
+        return None
+    given = ModelProto()
+    given.CopyFrom(model)
+    for proto in given.graph.initializer:
+        if source.is_external(proto.name):
+            proto.CopyFrom(to_proto(source.array(proto.name), proto.name, proto.data_type))
+    logger = logging.getLogger("onnxslim")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        made = onnxslim.slim(given)
+    except Exception as error:  # it has no errors of its own
+        raise LiftError(f"onnxslim cannot read it: {first_line(error)}") from error
+    finally:
+        logger.setLevel(level)
+    if made is None or len(made.graph.node) >= len(model.graph.node):
+        return None
+    return indexed(replace(
+        source, model=made, whole=None, constants={}, origins={}, nodes=[], opsets={}, _arrays={}
+    ))  # fmt: skip
