@@ -40,9 +40,9 @@ from graphprune.passes.lower import Lower
 from graphprune.passes.mask import Choose
 from graphprune.passes.materialise import Materialise
 from graphprune.passes.measure import Measure
-from graphprune.passes.same import Same
 from graphprune.passes.merge_branches import MergeBranches
 from graphprune.passes.merge_linear import MergeLinear
+from graphprune.passes.same import Same
 from graphprune.passes.score import Score
 from graphprune.passes.select import Select
 from graphprune.passes.share_zeros import ShareZeros

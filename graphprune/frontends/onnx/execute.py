@@ -149,7 +149,7 @@ def prepared(
     names: list[str] = []
     source: Node = op.source
     inner = captured(source.proto)
-    places = len(source.proto.input)
+    places = max(len(source.proto.input), len(operands) - len(inner))  # some were given since
     for place, tensor in enumerate(operands):
         name = source.arguments.get(place)
         if name is not None:
