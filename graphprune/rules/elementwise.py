@@ -49,11 +49,11 @@ def _aten(names: str) -> list[str]:
 @axis_rule("aten.empty_like", elementwise=True, blank=True)
 @axis_rule(
     *_aten(_DRAWN),
-    *"Bernoulli RandomNormalLike RandomUniformLike Dropout".split(),
+    *"Bernoulli RandomNormalLike RandomUniformLike".split(),
     elementwise=True,
     random=True,
 )
-@axis_rule(*_aten(_DROPPED), elementwise=True, random=True, view=True)
+@axis_rule(*_aten(_DROPPED), "Dropout", elementwise=True, random=True, view=True)
 @axis_rule(*_aten(_SHARED), "Identity", elementwise=True, view=True, does="copy")
 @axis_rule(*_aten(_COPIED), "Cast", "CastLike", elementwise=True, does="copy")
 @axis_rule(*_aten(_UNARY), *_ONNX_UNARY.split(), elementwise=True)

@@ -54,6 +54,9 @@ def tidied(source: Source) -> Source | None:
         logger.setLevel(level)
     if made is None or len(made.graph.node) >= len(model.graph.node):
         return None
+    known = {item.name for item in model.graph.value_info}
+    for item in [i for i in made.graph.value_info if i.name not in known]:
+        made.graph.value_info.remove(item)  # what it infers on its way would be stored
     return indexed(replace(
         source, model=made, whole=None, constants={}, origins={}, nodes=[], opsets={}, _arrays={}
     ))  # fmt: skip
