@@ -59,9 +59,7 @@ DEFAULT = Pipeline([Couple, Score, Select, Lower, Verify, Compensate, Agree, Mea
 FOLDING = (DropNoops, FoldNorms, MergeBranches, MergeLinear)
 """Passes that leave every result as it is and the model smaller; they go before all others."""
 
-COMPACT = Pipeline(
-    [Materialise, Constants, *FOLDING, Couple, Dead, Lower, Verify, Same, Measure]
-)
+COMPACT = Pipeline([Materialise, Constants, Couple, Dead, Lower, Verify, Same, Measure])
 """What `compact` runs."""
 
 

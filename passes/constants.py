@@ -65,10 +65,9 @@ class Constants(Pass):
                 return behind
             return _folded(op, behind, columns[op.name], numbers[op.name])
 
-        found_ = rewrite(work, fold)
-        work.left |= found_.left
-        note = f"{len(found_.made)} operations take constants into their biases"
-        return self.done(note) if found_.made else self.unchanged(note)
+        number = rewrite(work, fold)
+        note = f"{number} operations take constants into their biases"
+        return self.done(note) if number else self.unchanged(note)
 
 
 def _folded(op: Op, behind: Linear, columns: torch.Tensor, numbers: torch.Tensor) -> Rewrite | None:
