@@ -6,7 +6,7 @@ Every removable index gets a *level*; all indices up to one common level go.
 2. `global`: its score, normalised so that groups compare.
 3. `isomorphic`: its rank among all groups of the same topology (Fang et al., Isomorphic Pruning,
    ECCV 2024).
-4. `loss`: its score, which is a loss curve already (`weigh`).
+4. `loss`: its score, which is a loss curve already (`graphprune.compensation.curves`).
 5. `erk`: what makes a group's kept share proportional to (Σ n) / (Π n) over the dimensions of
    its weights (Mocanu et al., 2018; Evci et al., RigL, 2020).
 """

@@ -11,8 +11,9 @@ it; beyond it, an error is raised. Tighter would cost round widths. Kept from th
 measured."""
 
 AUTO_ROUNDING = (8, 4, 2, 1)
-"""Multiples that kept counts are rounded to, the first that meets the budget. Kernels are fastest
-at multiples of 8; small networks need finer steps. Kept from the first version; not measured."""
+"""Multiples that kept counts are rounded to, the first that meets the budget. Kernels work on
+vectors of 4 to 16 channels; small networks need finer steps. Kept from the first version; not
+measured."""
 
 ROUNDED_FROM_STEPS = 4
 """Groups narrower than so many steps are not rounded: one step would be too large a part of them.
@@ -29,8 +30,8 @@ part in so many of what it keeps without them. Not measured."""
 
 FLAT_RISE = 1e-6
 """Relative rise of the levels over a flat stretch of a loss curve, from its first index to its
-last. Without it, all indices of the stretch share one level and could only go together. Any number
-far below a difference that matters does."""
+last. Without it, all indices of the stretch share one level and could only go together. It need
+only be far below differences that matter; not measured."""
 
 PRICE_ROUNDS = 8
 """Rounds in which prices (what an index saves) and counts follow from each other. They are halved

@@ -12,11 +12,12 @@ operation of two lengths is timed at all 25 pairs, so that more cost time as the
 
 STEPS = (16, 8, 4)
 """Steps of a latency staircase that are looked for, the largest first: lengths short of a multiple
-that take as long as the multiple. SIMD registers hold 4 to 16 float32."""
+that take as long as the multiple. Vector registers hold 4 (NEON, SSE), 8 (AVX) or 16 (AVX-512)
+float32."""
 
 PROBED = 4
 """Kinds of operations, those of most work, on which the step is looked for. The largest step that
-any shows counts. More take time and seldom show another."""
+any shows counts. More take time; whether they would show a larger step was not measured."""
 
 FLAT = 0.99
 """A length short of a multiple that takes more than this share of the multiple's time gains nothing

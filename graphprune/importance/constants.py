@@ -7,7 +7,8 @@ from __future__ import annotations
 
 NEEDED = 10.0
 """Added to a loss curve where hardly anything of a group would be left: indices of that level stay
-as long as any others can go. Losses count as shares, so any number well above 1 does."""
+as long as any others can go. The highest other level of a curve is -log 0.001 = 6.9 (`PASSED_LEAST`
+of the compensation); any number above it does."""
 
 HESSIAN_PROBES = 4
 """Vectors of random signs for each batch in Hutchinson's estimate of the Hessian's diagonal
