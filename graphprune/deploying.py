@@ -14,9 +14,8 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx
 import torch
 from torch import nn
 
@@ -27,7 +26,6 @@ from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError, OptionError
 from graphprune.core.files import check_target, write_whole
 from graphprune.costs.registry import Counting, cost_name
-from graphprune.frontends.onnx.speed import speed
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.saving import save_model
 from graphprune.models import given
@@ -37,6 +35,9 @@ from graphprune.quantising import Quantised, answers, quantise, quantised_alread
 from graphprune.statistics.batches import read_batches
 from graphprune.training import recover as recovered
 from graphprune.training.recover import SAMPLES
+
+if TYPE_CHECKING:  # importing graphprune does not import onnx
+    from onnx import ModelProto
 
 Metric = Callable[[Callable[..., Any]], float]
 """Judges a stage: gets a function of the model's inputs (tensors) that returns its outputs (a
@@ -316,7 +317,7 @@ class _Run:
         if isinstance(self._model, nn.Module):
             self._write(self._model)
         elif isinstance(self._model, str | os.PathLike):
-            write_whole(self.last, onnx.load(self._model).SerializeToString())
+            write_whole(self.last, _read(self._model).SerializeToString())
         else:
             write_whole(self.last, self.plan.live().program.model.SerializeToString())
 
@@ -348,13 +349,14 @@ class _Run:
 
     def _measured(self, name: str, path: Path, took: float) -> Stage:
         """Measure a stage beside the original."""
-        content = path.read_bytes()
-        proto = onnx.load(path)
+        from graphprune.frontends.onnx.speed import speed
+
+        content, proto = path.read_bytes(), _read(path)
         number = sum(
             int(torch.tensor(list(x.dims)).prod()) if x.dims else 1 for x in proto.graph.initializer
         )
         stage = Stage(name, number, len(content), len(gzip.compress(content)), took=took)
-        first = onnx.load(self._place / "original.onnx")
+        first = _read(self._place / "original.onnx")
         if not self._feeds:
             self._feeds = _inputs(first, _named(self._place / "original.onnx", self._judges))
             self._before = answers(first, self._feeds)
@@ -388,11 +390,18 @@ def _divided(model: Any, data: Any) -> tuple[list[Batch] | None, list[Batch] | N
     return batches[:-number], batches[-number:]
 
 
+def _read(path: str | os.PathLike[str], whole: bool = True) -> ModelProto:
+    """An ONNX file; without its external data where those are not needed."""
+    import onnx
+
+    return onnx.load(path, load_external_data=whole)
+
+
 def _named(path: Path, batches: list[Batch] | None) -> list[dict[str, Any]] | None:
     """Batches as a file's inputs are named; labels do not count."""
     if batches is None:
         return None
-    names = [item.name for item in onnx.load(path, load_external_data=False).graph.input]
+    names = [item.name for item in _read(path, False).graph.input]
     out = []
     for batch in batches:
         tensors = [*batch.args, *batch.kwargs.values()]
@@ -420,7 +429,7 @@ def _digest(model: Any) -> bytes:
     return found.digest()
 
 
-def _inputs(model: onnx.ModelProto, data: Any) -> list[dict[str, Any]]:
+def _inputs(model: ModelProto, data: Any) -> list[dict[str, Any]]:
     """Inputs to compare stages on: the caller's, or made ones."""
     opened = open_model(model, None, data, JUDGED_BY)
     deps = couple(opened.program.graph, ())
@@ -434,7 +443,7 @@ def _inputs(model: onnx.ModelProto, data: Any) -> list[dict[str, Any]]:
     return [{n: x.cpu().numpy() for n, x in zip(names, c, strict=True)} for c in chunks]
 
 
-def _predictor(model: onnx.ModelProto) -> Callable[..., Any]:
+def _predictor(model: ModelProto) -> Callable[..., Any]:
     """A function of the model's inputs that returns its outputs."""
     names = [item.name for item in model.graph.input]
 

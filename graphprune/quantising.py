@@ -14,9 +14,8 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -36,6 +35,9 @@ from graphprune.frontends.torch.inputs import as_inputs
 from graphprune.models import given
 from graphprune.passes.couple import couple
 from graphprune.statistics.samples import captured, recut
+
+if TYPE_CHECKING:  # importing graphprune does not import onnx
+    from onnx import ModelProto
 
 KINDS = ("static", "dynamic")
 """Ranges of activations: fixed by calibration, or measured at each run (weights alone are int8)."""
@@ -221,7 +223,7 @@ def _file(program: Program, deps: Dependencies, seen: Any, held: Any, kind: str)
     names = [value.name for value in deps.source.inputs]
     reader = _Reader([_feed(names, chunk) for chunk in seen])
     judged = [_feed(names, chunk) for chunk in held]
-    original: onnx.ModelProto = program.model
+    original: ModelProto = program.model
     before = answers(original, judged)
     best: Quantised | None = None
     for reduced in (False, True):
@@ -245,7 +247,7 @@ def _feed(names: Sequence[str], chunk: Sequence[torch.Tensor]) -> dict[str, Any]
     return {name: x.detach().cpu().numpy() for name, x in zip(names, chunk, strict=True)}
 
 
-def answers(model: onnx.ModelProto, feeds: Sequence[Mapping[str, Any]]) -> list[list[torch.Tensor]]:
+def answers(model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> list[list[torch.Tensor]]:
     """Results of a model in ONNX Runtime."""
     import onnxruntime as ort
 
@@ -261,10 +263,9 @@ def answers(model: onnx.ModelProto, feeds: Sequence[Mapping[str, Any]]) -> list[
     return out
 
 
-def _quantised(
-    original: onnx.ModelProto, reader: _Reader, kind: str, reduced: bool
-) -> onnx.ModelProto:
+def _quantised(original: ModelProto, reader: _Reader, kind: str, reduced: bool) -> ModelProto:
     """What ONNX Runtime's quantizer makes of a model."""
+    import onnx
     from onnxruntime import quantization as q
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
