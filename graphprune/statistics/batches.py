@@ -20,7 +20,7 @@ from graphprune.statistics.constants import BATCH_SIZE, SAMPLES
 UNSEEN = 64
 """Samples beyond those that are held out for a comparison at the end, which no step looks at."""
 
-_SPARED, _ENOUGH = 8, 32  # one sample of so many is held out, where there are at least so many
+_SPARED, _ENOUGH = 8, 96  # one sample of so many is held out; fewer in all are scarce, and stay
 LABELS = ("labels", "label")
 """Keys of the labels in a batch that is a dict."""
 
