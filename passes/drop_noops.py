@@ -17,6 +17,7 @@ import torch
 from graphprune.core.errors import GraphPruneError, first_line
 from graphprune.core.graph import Op, Value
 from graphprune.core.rewrites import Draft, Drop, Rewrite
+from graphprune.engine.run import along
 from graphprune.engine.scales import scale_of
 from graphprune.passes.rewrite import check, rewrite
 from graphprune.pipeline import Outcome, Pass, Work
@@ -103,15 +104,12 @@ def _hands_on(draft: Draft, ops: list[Op], source: Value, result: Value) -> bool
     number = torch.Size(source.shape).numel()
     kind = torch.float64 if whole.is_floating_point else whole
     given = (torch.arange(number) + 1).to(kind).reshape(source.shape)
-    made = given
-    for op in ops:
-        rest = [None if v is None else v.tensor for v in op.inputs[1:]]
-        if any(x is None for x, v in zip(rest, op.inputs[1:], strict=True) if v is not None):
-            return False
-        try:
-            made = draft.source.engine.evaluate(op, [made, *rest], {}, torch.float64)[0]
-        except (GraphPruneError, RuntimeError):
-            return False
+    if any(v is not None and v.tensor is None for op in ops for v in op.inputs[1:]):
+        return False
+    try:
+        made = along(draft.source, ops, source, given)
+    except (GraphPruneError, RuntimeError):
+        return False
     return made.shape == given.shape and bool((made == given).all())
 
 

@@ -195,6 +195,22 @@ class Run:
         return found if found is None or self._dtype is None else as_dtype(found, self._dtype)
 
 
+def along(graph: Graph, ops: Sequence[Op], source: Value, tensor: torch.Tensor) -> torch.Tensor:
+    """What operations in a row make of a tensor, each reading the one before it, in float64.
+
+    Args:
+        graph: The graph that they are of.
+        ops: The operations, in their order; what else they read is stored.
+        source: What the first of them reads.
+        tensor: What stands for it.
+    """
+    run = Run(graph, lambda value: value.tensor, [{source: tensor}], dtype=torch.float64, ops=ops)
+    made = tensor
+    for op in run.steps():
+        (made,) = run.values(op.outputs[0])
+    return made
+
+
 def given_inputs(
     graph: Graph, tensors: Sequence[torch.Tensor], dtype: torch.dtype | None = None
 ) -> dict[Value, torch.Tensor]:

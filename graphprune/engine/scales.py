@@ -9,6 +9,7 @@ import torch
 
 from graphprune.core.graph import Op, Value
 from graphprune.core.rewrites import Draft, Step, Weigh
+from graphprune.engine.run import along
 from graphprune.rules.facts import (
     Scaling,
     adds,
@@ -208,9 +209,6 @@ def _lands(draft: Draft, way: list[Op], source: Value, at: int, value: Value, ch
         shape = [-1 if i == dim else 1 for i in range(len(whose.shape))]
         return index.reshape(shape).expand(whose.shape)
 
-    made = counted(source, at).contiguous()
-    for op in way:
-        operands = [made, *(None if v is None else v.tensor for v in op.inputs[1:])]
-        made = draft.source.engine.evaluate(op, operands, {}, torch.float64)[0]
+    made = along(draft.source, way, source, counted(source, at).contiguous())
     wanted = counted(value, channel)
     return made.shape == wanted.shape and bool((made == wanted).all())

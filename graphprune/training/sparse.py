@@ -250,8 +250,8 @@ def densities(
         spread: `"erk"` or `"uniform"`.
 
     Examples:
-        >>> densities({"a": (10, 10), "b": (10, 90)}, 0.5)["a"]
-        0.9
+        >>> round(densities({"a": (10, 10), "b": (10, 90)}, 0.5)["a"], 3)
+        0.833
     """
     numbers = {name: math.prod(shape) for name, shape in shapes.items()}
     if spread == "uniform":

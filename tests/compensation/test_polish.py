@@ -85,7 +85,7 @@ def test_effort_decides_whether_there_is_time_for_a_descent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(calibration, "STEPS", FEW)
+    monkeypatch.setattr(calibration, "POLISH_STEPS", FEW)
     model, x = _Rows().eval(), torch.randn(128, 6, 4)
 
     def note(effort: str) -> str:

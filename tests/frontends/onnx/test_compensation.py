@@ -189,7 +189,8 @@ def test_models_without_a_dimension_of_samples() -> None:
     plan = graphprune.plan(model, 0.3, data=[normal(6, 4) for _ in range(20)])
     plan.apply()
     assert plan.report is not None
-    assert plan.report.compensation == "statistics from 20 inputs from data"
+    assert plan.report.compensation == "statistics from 18 inputs from data"
+    assert plan.report.agreement is not None and plan.report.agreement.real  # of the other two
 
 
 def test_a_plan_takes_other_data_and_other_weights(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_activation_criteria_take_data() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("x.npy", "data is a str"),
+        ("x.npy", r"no file x\.npy"),
         ([], "not a single batch"),
         ({"x": normal(4, 8), "z": normal(4, 2), "label": normal(4)}, None),
         ([(normal(4, 8), normal(4, 1), normal(4, 1))], "holds 3 arrays"),
