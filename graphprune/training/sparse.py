@@ -7,10 +7,10 @@ sparse kernels.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,6 +21,8 @@ from graphprune.importance import Context, Loss
 from graphprune.importance.gradients import flows, preservations, sensitivities
 from graphprune.planning import opened_and_coupled
 from graphprune.rules.facts import reading, recurrent
+from graphprune.sparsity import spread as spreading
+from graphprune.sparsity.patterns import pattern_of
 from graphprune.statistics.batches import read_batches
 from graphprune.training.attached import Attached, bare
 from graphprune.training.schedule import Schedule
@@ -107,7 +109,9 @@ class SparseTraining(Attached):
                 raise OptionError(f"no {what} {value!r}: {nearest(value, known)}")
         self.model = bare(model)
         self.schedule, self.method, self.spread = schedule, method, spread
-        self._block = _block(pattern)
+        self._pattern = pattern_of(pattern)
+        if self._pattern.cells > 1:
+            raise OptionError(f"pattern {pattern!r}: while training, zeros lie freely or as 'n:m'")
         self._generator = torch.Generator().manual_seed(seed)
         self._layers = _layers(self.model, example_inputs, keep)
         scores = self._scores(start, example_inputs, data, loss, seed)
@@ -139,7 +143,7 @@ class SparseTraining(Attached):
     @torch.no_grad()
     def after(self) -> None:
         """Zero masked weights; change the masks where the schedule says so."""
-        if self.method == "gradual" and self.schedule.due(self.steps) and not self._block:
+        if self.method == "gradual" and self.schedule.due(self.steps) and not self._pattern.of:
             scores = {n: self.model.get_parameter(n).detach().abs() for n in self.masks}
             for name, mask in self.masks.items():  # what is closed stays closed
                 scores[name] = torch.where(mask, scores[name], -1.0)
@@ -160,7 +164,7 @@ class SparseTraining(Attached):
             wish = self._growth.get(name)
             if self.method == "set" or wish is None:
                 wish = torch.rand(weight.shape, generator=self._generator).to(weight.device)
-            moved = _moved(weight.detach().abs(), wish.abs(), mask, share, self._block)
+            moved = _moved(weight.detach().abs(), wish.abs(), mask, share, self._pattern.of)
             self._forget(weight, moved & ~mask)
             self.masks[name] = moved
 
@@ -206,14 +210,22 @@ class SparseTraining(Attached):
         self, scores: Mapping[str, torch.Tensor], sparsity: float
     ) -> dict[str, torch.Tensor]:
         """Masks that keep the highest scores."""
-        if self._block:
-            return {name: _n_of_m(held, *self._block) for name, held in scores.items()}
-        sizes = {name: tuple(held.shape) for name, held in scores.items()}
+        if self._pattern.of:
+            kept, of = self._pattern.kept, self._pattern.of
+            return {name: _n_of_m(held, kept, of) for name, held in scores.items()}
+        held = list(scores.values())
+        sizes = np.array([x.numel() for x in held], np.int64)
+        total = round(sparsity * int(sizes.sum()))
         if self.spread == "global":
-            return _global(scores, sparsity)
-        shares = densities(sizes, sparsity, self.spread)
-        return {name: _top(held, round(shares[name] * held.numel()))
-                for name, held in scores.items()}  # fmt: skip
+            gone = spreading.least(held, total)
+        elif self.spread == "uniform":
+            gone = spreading.uniform(sizes, total)
+        else:
+            gone = spreading.erk([tuple(x.shape) for x in held], sizes, total)
+        return {
+            name: _top(x, x.numel() - int(number))
+            for (name, x), number in zip(scores.items(), gone, strict=True)
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Steps, masks, and the state of what draws."""
@@ -236,39 +248,6 @@ class SparseTraining(Attached):
         self._apply()
 
 
-def densities(
-    shapes: Mapping[str, tuple[int, ...]], sparsity: float, spread: str = "erk"
-) -> dict[str, float]:
-    """The share of weights that each layer keeps.
-
-    ERK (Evci et al., RigL, 2020): proportional to (Σ n)/(Π n) over a weight's dimensions, the
-    factor such that the whole is met; layers that would keep more than all keep all.
-
-    Args:
-        shapes: The weights' shapes by name.
-        sparsity: Fraction of all of them to mask.
-        spread: `"erk"` or `"uniform"`.
-
-    Examples:
-        >>> round(densities({"a": (10, 10), "b": (10, 90)}, 0.5)["a"], 3)
-        0.833
-    """
-    numbers = {name: math.prod(shape) for name, shape in shapes.items()}
-    if spread == "uniform":
-        return dict.fromkeys(shapes, 1 - sparsity)
-    left = (1 - sparsity) * sum(numbers.values())
-    full: set[str] = set()
-    while True:
-        rest = [name for name in shapes if name not in full]
-        raw = {name: sum(shapes[name]) / numbers[name] for name in rest}
-        total = sum(raw[name] * numbers[name] for name in rest)
-        factor = (left - sum(numbers[name] for name in full)) / total if total else 0.0
-        over = [name for name in rest if factor * raw[name] > 1]
-        if not over:
-            return {name: 1.0 if name in full else factor * raw[name] for name in shapes}
-        full.update(over)
-
-
 def _layers(model: nn.Module, example_inputs: Any, keep: Any) -> dict[str, Value]:
     """Trainable weights that are read linearly, by name."""
     opened, deps = opened_and_coupled(model, example_inputs)
@@ -287,32 +266,11 @@ def _layers(model: nn.Module, example_inputs: Any, keep: Any) -> dict[str, Value
     return found
 
 
-def _block(pattern: str) -> tuple[int, int] | None:
-    """N and m of a pattern `"n:m"`."""
-    if pattern == "unstructured":
-        return None
-    match = re.fullmatch(r"(\d+):(\d+)", pattern) if isinstance(pattern, str) else None
-    if match is None or not 0 < int(match[1]) < int(match[2]):
-        raise OptionError(f"pattern is 'unstructured' or 'n:m' such as '2:4', not {pattern!r}")
-    return int(match[1]), int(match[2])
-
-
 def _top(scores: torch.Tensor, number: int) -> torch.Tensor:
     """A mask of the highest scores."""
     mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     mask[scores.flatten().topk(number).indices] = True
     return mask.reshape(scores.shape)
-
-
-def _global(scores: Mapping[str, torch.Tensor], sparsity: float) -> dict[str, torch.Tensor]:
-    """Masks of the highest scores of all layers together."""
-    flat = torch.cat([held.flatten().float().cpu() for held in scores.values()])
-    mask = _top(flat, round((1 - sparsity) * flat.numel()))
-    parts = torch.split(mask, [held.numel() for held in scores.values()])
-    return {
-        name: part.reshape(held.shape).to(held.device)
-        for (name, held), part in zip(scores.items(), parts, strict=True)
-    }
 
 
 def _blocks(held: torch.Tensor, m: int) -> torch.Tensor | None:
@@ -343,23 +301,23 @@ def _moved(
     wish: torch.Tensor,
     mask: torch.Tensor,
     share: float,
-    block: tuple[int, int] | None,
+    block: int,
 ) -> torch.Tensor:
     """A mask with a share of its open weights moved: the smallest close, the most wished open.
 
-    With blocks, each swap stays in its block, and the blocks with the smallest open weights swap.
+    With blocks of so many neighbours, each swap stays in its block, and the blocks with the
+    smallest open weights swap.
     """
-    rows = None if block is None else _blocks(mask, block[1])
-    if block is not None and rows is None:
+    rows = _blocks(mask, block) if block else None
+    if block and rows is None:
         return mask
     if rows is None:
         number = min(int(share * int(mask.sum())), int((~mask).sum()))
         closed = _top(torch.where(mask, -size, -math.inf), number)
         open_ = mask & ~closed
         return open_ | _top(torch.where(open_ | closed, -math.inf, wish), number)
-    assert block is not None
-    small = _blocks(torch.where(mask, size, math.inf), block[1])
-    large = _blocks(torch.where(mask, -math.inf, wish), block[1])
+    small = _blocks(torch.where(mask, size, math.inf), block)
+    large = _blocks(torch.where(mask, -math.inf, wish), block)
     assert small is not None and large is not None
     least = small.min(1)
     number = int(share * int(mask.sum()))

@@ -10,7 +10,6 @@ import torch
 from graphprune import OptionError
 from graphprune.core.errors import GraphPruneError
 from graphprune.training import Schedule, SparseTraining
-from graphprune.training.sparse import densities
 from tests.training.nets import INPUTS, LABELS, cnn, train
 
 NAMES = ["0.weight", "3.weight", "8.weight"]
@@ -92,13 +91,10 @@ def test_masks_before_training(start: str) -> None:
 
 
 def test_erk_keeps_more_of_small_layers_and_meets_the_whole() -> None:
-    shapes = {"small": (8, 4, 3, 3), "large": (64, 64, 3, 3), "head": (10, 8)}
-    kept = densities(shapes, 0.9)
-    numbers = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
-    total = sum(kept[name] * numbers[name] for name in shapes)
-    assert total == pytest.approx(0.1 * sum(numbers.values()))
-    assert kept["head"] == 1.0 and kept["small"] > kept["large"]
-    assert densities(shapes, 0.9, "uniform") == dict.fromkeys(shapes, pytest.approx(0.1))
+    sparse = SparseTraining(cnn(), Schedule(final=0.8), "rigl", example_inputs=INPUTS[:2])
+    shares = {name: float(mask.float().mean()) for name, mask in sparse.masks.items()}
+    assert shares["8.weight"] == 1.0 and shares["0.weight"] > shares["3.weight"]
+    assert sparse.sparsity() == pytest.approx(0.8, abs=1e-3)
 
 
 def test_training_goes_on_from_a_state() -> None:
@@ -127,6 +123,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
         ({"start": "snap"}, "no start"),
         ({"spread": "erc"}, "no spread"),
         ({"pattern": "4:2"}, "pattern"),
+        ({"pattern": "block"}, "while training"),
         ({"keep": "*"}, "keep= names all"),
     ):
         with pytest.raises(OptionError, match=words):
