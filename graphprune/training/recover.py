@@ -44,6 +44,12 @@ PATIENCE = 3
 SAMPLES = 65536
 """Samples that are read of the data at most; they stay in memory."""
 
+RECOVERY = "graphprune_recovery"
+"""The attribute of a recovered model that tells what was done."""
+
+FEATURES = 8
+"""Layers that are compared at most, evenly spaced: each costs the memory of its outputs."""
+
 
 @dataclass
 class Recovery:
@@ -289,13 +295,6 @@ def recover(
     student.eval()
     student.__dict__[RECOVERY] = trainer.done
     return student  # type: ignore[return-value]
-
-
-RECOVERY = "graphprune_recovery"
-"""The attribute of a recovered model that tells what was done."""
-
-FEATURES = 8
-"""Layers that are compared at most, evenly spaced: each costs the memory of its outputs."""
 
 
 def _compared(small: nn.Module, teacher: nn.Module) -> list[Layer]:
