@@ -281,7 +281,7 @@ def test_a_report_as_a_page(
 
 
 def test_python_takes_what_the_command_line_takes(folder: Path) -> None:
-    np.save("inputs.npy", np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32))
+    np.save("inputs.npy", np.random.default_rng(0).normal(size=(120, 6)).astype(np.float32))
     (folder / "scores_for_cli.py").write_text(
         "import torch\n"
         "def first(weight, dim):\n    return -torch.arange(weight.shape[dim]).double()\n"
