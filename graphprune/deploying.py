@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from graphprune.api import plan as make_plan
-from graphprune.compensation.calibration import Calibration, Options
+from graphprune.compensation.calibration import inputs_for
 from graphprune.core.agreement import compared
 from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError, OptionError
@@ -433,9 +433,7 @@ def _inputs(model: ModelProto, data: Any) -> list[dict[str, Any]]:
     """Inputs to compare stages on: the caller's, or made ones."""
     opened = open_model(model, None, data, JUDGED_BY)
     deps = couple(opened.program.graph, ())
-    options = Options(compensate=True, seed=1)
-    options = options.reading(opened.batches) if opened.batches else options
-    found = Calibration(opened.program, deps, options).samples()
+    found = inputs_for(opened.program, deps, opened.batches, seed=1)
     if found is None:
         raise GraphPruneError("no inputs can be made to compare the stages on: pass data=")
     names = [value.name for value in deps.source.inputs]

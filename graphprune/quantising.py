@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graphprune.compensation.calibration import Calibration, Options
+from graphprune.compensation.calibration import inputs_for
 from graphprune.core.agreement import compared
 from graphprune.core.errors import GraphPruneError, OptionError, first_line, nearest
 from graphprune.core.files import check_target, write_whole
@@ -147,9 +147,7 @@ def quantise(
             "the model was captured in parts, and is quantised whole: export it to ONNX first"
         )
     deps = couple(program.graph, ())
-    options = Options(compensate=True, seed=seed)
-    options = options.reading(opened.batches) if opened.batches else options
-    found = Calibration(program, deps, options).samples()
+    found = inputs_for(program, deps, opened.batches, seed)
     if found is None:
         raise GraphPruneError("no calibration inputs can be made for this model: pass data=")
     size = found.size if len(found.chunks) > 1 else max(captured(deps), found.size // JUDGED)

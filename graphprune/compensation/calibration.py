@@ -256,6 +256,24 @@ class Calibration:
             return None
 
 
+def inputs_for(
+    program: Program, deps: Dependencies, batches: Sequence[Batch] = (), seed: int = 0
+) -> Samples | None:
+    """Inputs for statistics of a model, without any compensation: the caller's, or made ones.
+
+    Args:
+        program: The captured model.
+        deps: The analysis.
+        batches: The caller's data; where there are none, inputs are made.
+        seed: For inputs that are made.
+
+    Returns:
+        The samples; None where none can be made.
+    """
+    options = Options(compensate=True, seed=seed)
+    return Calibration(program, deps, options.reading(batches) if batches else options).samples()
+
+
 def _shares(norms: Scores) -> Scores:
     """A loss curve for a group that no linear operation reads: the cumulative share of its norm."""
     order = np.argsort(norms, kind="stable")

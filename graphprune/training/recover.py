@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graphprune.compensation.calibration import Calibration, Options
+from graphprune.compensation.calibration import inputs_for
 from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError, OptionError
 from graphprune.core.progress import progress
@@ -318,8 +318,7 @@ def _batches(teacher: nn.Module, data: Any, seed: int) -> list[Batch]:
     args, kwargs = program.example()
     leaves, structure = pytree.tree_flatten((args, kwargs))
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
-    calibration = Calibration(program, deps, Options(compensate=True, seed=seed))
-    samples = calibration.samples()
+    samples = inputs_for(program, deps, seed=seed)
     if samples is None or program.original is not None or len(tensors) != len(samples.chunks[0]):
         raise GraphPruneError("no inputs can be made for this model: pass data=")
     out = []
