@@ -30,7 +30,7 @@ def _concatenated(op: Site, operands: list[Dims], at: int) -> Dims:
     return [*rest[:at], concat([dims[at] for dims in operands]), *rest[at + 1 :]]
 
 
-@axis_rule("aten.stack")
+@axis_rule("aten.stack", does="stack")
 def stack(op: Site) -> list[Dims]:
     """A new dimension, each index of which is one operand."""
     dims = op.broadcast(op.operands())

@@ -464,14 +464,29 @@ def adds(op: Op) -> bool:
     return stated(op).does == "add" and op.attrs.get("alpha", 1) == 1
 
 
+def sums(op: Op) -> bool:
+    """Whether an operation adds its operands, or subtracts one from the other."""
+    return stated(op).does in ("add", "subtract")
+
+
 def multiplies(op: Op) -> bool:
     """Whether an operation multiplies its operands."""
     return stated(op).does == "multiply"
 
 
+def divides(op: Op) -> bool:
+    """Whether an operation divides its first operand by the second."""
+    return stated(op).does == "divide"
+
+
 def joins(op: Op) -> bool:
     """Whether an operation lays its operands side by side along a dimension."""
     return stated(op).does == "join"
+
+
+def stacks(op: Op) -> bool:
+    """Whether an operation lays its operands side by side along a new dimension."""
+    return stated(op).does == "stack"
 
 
 def copies(op: Op) -> bool:

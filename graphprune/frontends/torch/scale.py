@@ -20,22 +20,20 @@ from graphprune.frontends.torch.execute import evaluate
 from graphprune.frontends.torch.fold import Fold
 from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.shares import Readers, carried, shape_of
-from graphprune.rules.facts import gain, is_batch_norm
-from graphprune.rules.registry import stated
-
-_MOVES = frozenset(
-    {
-        *("aten.view", "aten.reshape", "aten.flatten", "aten.unflatten", "aten.squeeze"),
-        *("aten.unsqueeze", "aten.permute", "aten.transpose", "aten.swapaxes", "aten.movedim"),
-        *("aten.t", "aten.select", "aten.slice", "aten.unbind", "aten.split", "aten.chunk"),
-        *("aten.split_with_sizes", "aten.contiguous", "aten.clone", "aten.alias"),
-        *("aten.dropout", "aten.to"),
-    }
+from graphprune.rules.facts import (
+    Reading,
+    affine,
+    copies,
+    divides,
+    is_batch_norm,
+    joins,
+    moves,
+    multiplies,
+    reading,
+    stacks,
+    sums,
 )
-_SUMS = frozenset({"aten.add", "aten.sub", "aten.cat", "aten.stack"})
-_SCALED = frozenset({"aten.mul", "aten.div", "aten.neg"})
-_PRODUCTS = frozenset({"aten.matmul", "aten.bmm"})
-_LINEAR = {"aten.linear": -1, "aten.conv1d": 1, "aten.conv2d": 1}
+from graphprune.rules.registry import stated
 
 
 def find_folds(captured: CapturedModule, cuts: Cuts) -> tuple[list[Fold], Cuts]:
@@ -95,7 +93,7 @@ def fold_numbers(
         number = attrs.get(op, {}).get(attr, op.attrs[attr])
         if found is None or not given or not number:
             continue
-        factor = given / number if op.type == "aten.div" else number / given
+        factor = given / number if divides(op) else number / given
         folds.extend(_folds(found, factor))
         attrs[op] = {**attrs.get(op, {}), attr: given}
     return folds, Cuts(cuts.deps, cuts.keep, cuts.weights, attrs)
@@ -103,12 +101,27 @@ def fold_numbers(
 
 def _folds(found: tuple[Op, tuple[int, ...]], factor: float) -> list[Fold]:
     linear, rows = found
-    return [Fold(value, rows, factor) for value in _scalable(linear)]
+    made = _made(linear)
+    return [Fold(value, rows, factor) for value in made[0]] if made is not None else []
 
 
-def _scalable(op: Op) -> list[Value]:
-    """Gain and offset, or weight and bias: what the results of an operation grow with."""
-    return [value for value in op.inputs[1:3] if value is not None]
+def _made(op: Op) -> tuple[list[Value], int] | None:
+    """What the results of an operation grow with, and the dimension of them that its rows make.
+
+    Weight and bias of a linear layer whose outputs lie along the first dimension of its weight;
+    gain and offset of a batch norm. None for any other operation.
+    """
+    if is_batch_norm(op):
+        placed = affine(op)
+        if placed is None:
+            return None
+        held = [op.inputs[at] for at in placed[:2] if at is not None]
+        return [value for value in held if value is not None], placed[2]
+    read = reading(op)
+    if not isinstance(read, Reading) or read.product or read.inner != 1 or not read.ends:
+        return None
+    dim = read.output % len(op.outputs[0].shape)
+    return [read.weight, *([] if read.bias is None else [read.bias])], dim
 
 
 class _Tracer:
@@ -129,11 +142,12 @@ class _Tracer:
         if attr == "scale":
             query, *others = op.inputs[:3]
             return self.rows(query, others, op)
-        if op.type not in ("aten.div", "aten.mul") or op.inputs[0] is None:
+        if not (divides(op) or multiplies(op)) or op.inputs[0] is None:
             return None
         scaled = op.inputs[0]
         product = self._makers.get(scaled)
-        if product is None or product.type not in _PRODUCTS:
+        read = reading(product) if product is not None else None
+        if product is None or not isinstance(read, Reading) or not read.product:
             return self.rows(scaled, [], op)
         if self._users[scaled] != [op]:
             return None
@@ -153,7 +167,8 @@ class _Tracer:
         if query is None:
             return None
         found = self._trace(query)
-        if found is None or not all(w.is_weight for w in _scalable(found[0])):
+        made = _made(found[0]) if found is not None else None
+        if found is None or made is None or not all(w.is_weight for w in made[0]):
             return None
         linear, maps = found
         rows = _distinct(maps)
@@ -166,7 +181,7 @@ class _Tracer:
             traced = self._trace(other) if other is not None else None
             if traced is not None and traced[0] is linear and rows & _distinct(traced[1]):
                 return None
-        if any(len(self._users.get(w, [])) > 1 for w in _scalable(linear)):
+        if any(len(self._users.get(w, [])) > 1 for w in made[0]):
             return None
         return linear, tuple(sorted(rows))
 
@@ -192,26 +207,20 @@ class _Tracer:
         op = self._makers.get(value)
         if op is None:
             return None
-        if op.type in _LINEAR:
-            return op, [self._rows(op)]
-        if op.type in _MOVES:
+        made = _made(op)
+        if made is not None:
+            return op, [self._rows(op, made[1])]
+        if moves(op) or copies(op):
             return self._moved(op, value)
-        if op.type in _SUMS:
+        if sums(op) or joins(op) or stacks(op):
             return self._summed(op, value)
-        if is_batch_norm(op):
-            return (op, [self._rows(op)]) if gain(op) is not None else None
-        return self._scaled(op, value) if op.type in _SCALED else self._rectified(op)
+        return (self._scaled if multiplies(op) or divides(op) else self._rectified)(op, value)
 
-    def _rectified(self, op: Op) -> tuple[Op, list[torch.Tensor]] | None:
+    def _rectified(self, op: Op, value: Value) -> tuple[Op, list[torch.Tensor]] | None:
         """Behind an activation that passes positive factors on."""
         (source, *others) = op.inputs or [None]
         alone = source is not None and not any(others) and len(op.outputs) == 1
-        if (
-            source is None
-            or not alone
-            or not stated(op).elementwise
-            or source.shape != op.outputs[0].shape
-        ):
+        if source is None or not alone or not stated(op).elementwise or source.shape != value.shape:
             return None
         found = self._trace(source)
         if found is None:
@@ -220,9 +229,8 @@ class _Tracer:
         passed = carried(op, {source: everywhere}, self._cuts)
         return found if passed is not None and bool(passed[0].all()) else None
 
-    def _rows(self, op: Op) -> torch.Tensor:
+    def _rows(self, op: Op, dim: int) -> torch.Tensor:
         shape = shape_of(op.outputs[0], self._cuts)
-        dim = _LINEAR.get(op.type, 1) % len(shape)
         view = [1] * len(shape)
         view[dim] = shape[dim]
         return torch.arange(shape[dim]).view(view).expand(shape)
@@ -233,7 +241,7 @@ class _Tracer:
         if found is None:
             return None
         at = op.outputs.index(value)
-        if op.type in ("aten.dropout", "aten.to"):
+        if copies(op) or stated(op).elementwise:
             return found
         changed = self._cuts.attrs.get(op, {})
         maps = [m.contiguous() if op.type == "aten.view" else m for m in found[1]]
@@ -244,7 +252,7 @@ class _Tracer:
         known = [t for t in traced if t is not None]
         if len(known) < len(traced) or len({id(t[0]) for t in known}) != 1 or not known:
             return None
-        if op.type in ("aten.cat", "aten.stack"):
+        if joins(op) or stacks(op):
             depth = max(len(maps) for _, maps in known)
             layers = [[maps[min(i, len(maps) - 1)] for _, maps in known] for i in range(depth)]
             return known[0][0], [evaluate(op, layer, {})[0] for layer in layers]
@@ -254,7 +262,7 @@ class _Tracer:
     def _scaled(self, op: Op, value: Value) -> tuple[Op, list[torch.Tensor]] | None:
         traced = [self._trace(v) if v is not None else None for v in op.inputs]
         known = [t for t in traced if t is not None]
-        if len(known) != 1 or (op.type == "aten.div" and traced[0] is None):
+        if len(known) != 1 or (divides(op) and traced[0] is None):
             return None
         shape = shape_of(value, self._cuts)
         return known[0][0], [m.expand(shape) for m in known[0][1]]
