@@ -1,14 +1,14 @@
-"""allocate: in which order the indices of all groups go, and how far each group may.
+"""allocate: the order in which indices are removed, over all groups, and each group's bounds.
 
-Every removable index gets a *level*; all indices up to one common level go.
+Every removable index gets a *level*; all indices whose level is at most one common number go.
 
 1. `uniform`: its rank in its group, as a fraction.
 2. `global`: its score, normalised so that groups compare.
 3. `isomorphic`: its rank among all groups of the same topology (Fang et al., Isomorphic Pruning,
    ECCV 2024).
 4. `loss`: its score, which is a loss curve already (`graphprune.compensation.curves`).
-5. `erk`: what makes a group's kept share proportional to (Σ n) / (Π n) over the dimensions of
-   its weights (Mocanu et al., 2018; Evci et al., RigL, 2020).
+5. `erk`: levels at which the share that a group keeps is proportional to (Σ n) / (Π n) over the
+   dimensions of its weights (Mocanu et al., 2018; Evci et al., RigL, 2020).
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ def _isomorphic(deps: Dependencies, scores: Sequence[Scores]) -> list[Scores]:
 
 
 def topologies(deps: Dependencies) -> list[tuple[object, ...]]:
-    """For each group which operations hold its axis, and at which operand and dimension.
+    """For each group the operations that hold its axis, with the operand and the dimension.
 
-    Groups with the same answer are isomorphic: the same operations, whatever their widths.
+    Groups with equal answers are isomorphic: the same operations, whatever their widths.
     """
     ids = {group.axis: group.id for group in deps.groups}
     found: list[list[tuple[str, int, int]]] = [[] for _ in deps.groups]
@@ -97,13 +97,13 @@ def topologies(deps: Dependencies) -> list[tuple[object, ...]]:
 
 
 def _density(group: Group) -> float:
-    """What the kept share of a group is proportional to: the mean over its matrices and kernels."""
+    """(Σ n) / (Π n) of a group, averaged over its weights of two dimensions or more."""
     shapes = [m.weight.shape for m in group.members if len(m.weight.shape) > 1]
     return float(np.mean([sum(s) / prod(s) for s in shapes])) if shapes else 1.0
 
 
 def fixed(deps: Dependencies, request: Request) -> dict[int, float]:
-    """How many indices the groups keep whose fraction the caller has fixed, by id.
+    """For each group named in `ratios=`, by id, the number of indices that it keeps.
 
     Raises:
         GraphPruneError: A pattern matches no group.
@@ -117,10 +117,11 @@ def fixed(deps: Dependencies, request: Request) -> dict[int, float]:
 
 
 def bounds(deps: Dependencies, request: Request) -> tuple[Counts, Counts]:
-    """The least and the most indices that each group may keep.
+    """The fewest and the most indices that each group may keep.
 
-    Limits are by name pattern a least, or a least and a most: whole numbers count indices, others
-    are fractions. Later patterns overrule earlier ones.
+    `limits=` maps a pattern of names to the fewest, or to a pair of the fewest and the most.
+    Whole numbers are counts, fractions are shares of the group's size; where two patterns match a
+    group, the later one counts. Example: `{"layer4*": 0.5, "head": (8, 16)}`.
 
     Raises:
         GraphPruneError: A pattern matches no group, or its limits contradict each other.
@@ -142,7 +143,7 @@ def bounds(deps: Dependencies, request: Request) -> tuple[Counts, Counts]:
 
 
 def _whole(group: Group, request: Request) -> int:
-    """The size that fractions of a group speak of."""
+    """The size that shares of a group refer to."""
     return request.whole.get(group.name, group.size)
 
 
@@ -155,7 +156,7 @@ def _text(patterns: Patterns) -> str:
 
 
 def _matching(deps: Dependencies, patterns: Patterns, option: str) -> list[Group]:
-    """The groups of channels that layers make, or else read, whose names match a pattern."""
+    """The groups of a pattern: those that matching layers produce or, if none, those they read."""
     read = _contracted(deps)
     wanted = (patterns,) if isinstance(patterns, str) else patterns
     made: dict[Group, None] = {}

@@ -1,7 +1,7 @@
-"""choose: the indices that stay, and whether the model's own code can express that.
+"""choose: which indices stay, such that the model's own code can run with the new widths.
 
-Widths that the code takes for one another are learned from where the narrowed code goes wrong, and
-kept equal if the budget allows: the choice is then made again.
+The code is run with the chosen widths. Where it fails because it uses one width in place of another
+(`x.view(n, self.width)`), the two are tied, and the choice is made again if the budget allows.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Chooser:
         self._hints: Expressed | None = None
 
     def take(self, selection: Selection) -> Choice:
-        """The choice that a selection makes."""
+        """Narrow the graph to a selection, and see what the code can express of it."""
         cuts = narrow(self.deps, selection.keep)
         return Choice(selection, cuts, self.program.express(cuts, self._hints))
 
@@ -77,7 +77,7 @@ class Chooser:
         return best
 
     def _best(self, request: Request, scores: Sequence[Scores]) -> Choice:
-        """The choice that the model's own code can express best."""
+        """The best of a few rounds, each with what the code taught in the one before."""
         learned: list[Relation] = []
         wished: list[Relation] = []
         best: Choice | None = None
@@ -97,7 +97,7 @@ class Chooser:
         return best
 
     def _select(self, request: Request, scores: Sequence[Scores], ties: list[Ties]) -> Selection:
-        """Select; an error tells what the capture left alone too, and what is locked."""
+        """Select; an error also tells what could not be captured, and what is locked."""
         work = threshold if request.threshold else select if request.asked() else fixed_only
         try:
             return work(self.deps, scores, request, ties)
@@ -107,9 +107,9 @@ class Chooser:
             raise BudgetError(text, closest=error.closest) from None
 
     def _learn(self, found: Choice, learned: list[Relation], wished: list[Relation]) -> bool:
-        """Whether the narrowed code, or its config, teaches a relation that was not known.
+        """Add the relations that the narrowed code or its config taught; whether any was new.
 
-        Where a module goes on failing, the widths inside it are to stay.
+        Where a module keeps failing on relations that are known, the widths inside it stay.
         """
         expressed = found.expressed
         counts = {axis: len(kept) for axis, kept in found.selection.keep.items()}
@@ -127,7 +127,7 @@ class Chooser:
         return bool(new or wish)
 
     def _inside(self, path: str) -> Iterator[Axis]:
-        """Axes that only weights of one module hold; none for the whole model."""
+        """Axes that occur in the weights of one module alone; none if it is the whole model."""
         for group in self.deps.groups:
             names = (member.weight.name for member in group.members)
             if path and all(name.startswith(f"{path}.") for name in names):
@@ -135,7 +135,7 @@ class Chooser:
 
 
 def _better(found: Choice, best: Choice | None) -> Choice:
-    """The choice that the code can express better; the earlier one where both are alike."""
+    """The choice of which the code can express more; if equal, the earlier one."""
     if best is None or found.expressed.wrong < best.expressed.wrong:
         return found
     return best

@@ -67,7 +67,7 @@ def _up_to(flat: Any, starts: Any, level: float) -> Any:  # pragma: no cover
 
 @dataclass(frozen=True)
 class Moves:
-    """Which steps the counts may take.
+    """The steps that counts may take.
 
     Attributes:
         steps: The step of each group.
@@ -111,7 +111,7 @@ def descend(counts: Counts, moves: Moves, budget: Budget) -> Counts:
 
 
 def follow(counts: Counts, sizes: Counts, followers: Mapping[int, Sequence[int]]) -> Counts:
-    """Let followers take the counts that their ties give them; in place."""
+    """Set the counts of followers in proportion to their leaders'; in place."""
     for width, held in followers.items():
         for i in held:
             counts[i] = counts[width] * sizes[i] // sizes[width]

@@ -35,16 +35,16 @@ def knapsack(
         start: The counts to begin with.
         stops: For each group that may move, the counts at which it may stop.
         losses: For each group what is lost once 0, 1, 2, ... of its indices are gone.
-        saved: What a group's move to another count saves.
+        saved: The cost that a group saves by going to another count.
         slack: Negative while the budget is not met.
-        complete: Lets the groups that follow others take their counts.
+        complete: Sets the counts of groups that follow others.
 
     Returns:
-        The first counts that meet the budget, or those where nothing saves any more.
+        The first counts that meet the budget, or those from which no move saves anything.
     """
 
     def best(i: int) -> Move | None:
-        """The move of a group that saves the most for what it loses."""
+        """The move of a group that saves most per loss."""
         moves: list[Move] = []
         size, now = len(losses[i]) - 1, counts[i]
         for to in stops[i][stops[i] < now]:

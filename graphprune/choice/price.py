@@ -32,13 +32,14 @@ def settled(
     slopes_at: Callable[[Counts], Counts],
     lowest: Callable[[Ladder], Counts],
 ) -> Counts:
-    """Counts at which one more index loses equally much per unit saved in every group.
+    """Counts at which one more index costs the same loss per unit saved in every group.
 
     Args:
         losses: As for `priced`.
         followers: Groups whose counts are in proportion to another's.
-        slopes_at: What an index of each group saves at certain counts.
-        lowest: The counts for levels, at the highest common level that leaves the budget unmet.
+        slopes_at: For given counts, what one index of each group saves.
+        lowest: For given levels, the counts at the highest common level that leaves the budget
+            unmet.
     """
     counts: Counts = np.array([len(curve) for curve in losses], dtype=np.float64)
     prices = slopes_at(counts)
@@ -55,9 +56,9 @@ def priced(losses: Sequence[Scores], prices: Counts) -> list[Scores]:
     """Levels of all indices.
 
     Args:
-        losses: For each group what is lost once 1, 2, ... of its indices are gone, ascending;
-            those from `NEEDED` on stay as long as there are others.
-        prices: What an index of each group saves, at the counts considered.
+        losses: For each group the loss once 1, 2, ... of its indices are gone, ascending. Indices
+            whose loss is `NEEDED` or more go only when no others are left.
+        prices: What one index of each group saves, at the counts considered.
 
     Returns:
         For each group one level for each index, ascending.

@@ -1,9 +1,9 @@
-"""select: which indices go under an exact budget.
+"""select: which indices go, for an exact budget.
 
-Attempts run from the most to the least wanted: counts tied where the model's own code equates two
-lengths (`tie`), each group near the count that its scores ask for, widths that are multiples of 8.
-The first attempt that meets the budget is taken.
-Lengths that the code was seen to equate stay in proportion wherever the whole tolerance allows it.
+Several attempts are made, the best first: counts tied where the model's own code assumes two
+lengths equal (`tie`), each group near the count that its scores ask for, widths that are multiples
+of 8. The first attempt that meets the budget is taken. Lengths that the code was found to assume
+equal stay in proportion if the budget can be met within its tolerance.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ Attempt: TypeAlias = tuple[float, Ties, int]
 
 @dataclass(frozen=True)
 class Selection:
-    """What goes.
+    """What is removed.
 
     Attributes:
         keep: Sorted indices that stay, for each group's axis that loses some.
         asked: The ratio asked for.
         achieved: The ratio reached.
-        round_to: Kept counts are multiples of this: in groups large enough, or in all that are not
-            whole where the caller has named it.
-        of: The cost that the ratios speak of: of several, the one that decided.
+        round_to: Kept counts are multiples of this: in groups that are large enough or, if the
+            caller has given it, in all that lose anything.
+        of: The cost that the ratios refer to; of several, the one that decided.
     """
 
     keep: dict[Axis, Indices]
@@ -74,7 +74,7 @@ def select(
         deps: The analysis.
         scores: One score for each index of each group; the lowest go first.
         request: What is asked for.
-        ties: Counts that should stay in proportion if the budget allows, the most wanted first.
+        ties: Counts that should stay in proportion if the budget allows, the best first.
 
     Raises:
         BudgetError: The ratio cannot be reached, or is too small to remove anything.
@@ -128,7 +128,7 @@ def _lopsided(counts: Counts, free: Counts) -> bool:
 
 
 def _nothing(deps: Dependencies) -> str:
-    """Why nothing can go: operations without a rule first, as they are what can be changed."""
+    """Why nothing can be removed: operations without a rule first, since a rule can be added."""
     first = [
         f"there is no rule for {kind} (at {', '.join(names[:3])}{', ...' if names[3:] else ''}), "
         "so all that it touches is locked: graphprune.axis_rule adds one"

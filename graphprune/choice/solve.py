@@ -75,7 +75,7 @@ class Problem:
         self.ties = Ties()
 
     def without(self, ties: Ties) -> Ties:
-        """Ties that do not touch the groups whose counts the caller has bounded."""
+        """The ties without those of groups that `ratios=` or `limits=` bound."""
         bound = self.bound
         followers = {
             width: held for width, held in ties.followers.items() if not bound & {width, *held}
@@ -85,7 +85,7 @@ class Problem:
         return Ties(frozen, steps, followers, ties.wish, ties.needed and bool(frozen or followers))
 
     def rounding(self) -> Sequence[int]:
-        """What kept counts may be multiples of, the best first."""
+        """Numbers that kept counts may be rounded to multiples of, the best first."""
         if self.exact is not None:
             return (self.exact,)
         if self.staircase is None:
@@ -93,16 +93,17 @@ class Problem:
         return (self.staircase.step, *(s for s in AUTO_ROUNDING if s < self.staircase.step))
 
     def met(self, slack: float, tolerance: float = RATIO_TOLERANCE / 2) -> bool:
-        """Whether a slack is near enough to what was asked."""
+        """Whether what was removed is near enough to what was asked."""
         return abs(slack) <= tolerance and (slack >= 0 or not self.budget.strict)
 
     def solve(self, step: int, reach: float) -> Counts:
-        """Kept counts whose costs are as near to the budget as possible.
+        """The counts whose costs are nearest to the budget.
 
         Args:
-            step: What kept counts are multiples of: in groups large enough, or in all of them
-                where the caller has named it.
-            reach: How far a group may move from the common level, as a share of its size.
+            step: Counts are rounded to multiples of it: in groups that are large enough or, if
+                the caller has given `round_to=`, in all.
+            reach: How far a group's count may be from the one at the common level, as a share of
+                its size.
         """
         if self.staircase is not None:
             return self._climb(step)
@@ -148,7 +149,7 @@ class Problem:
         return self._at(ladder, ladder.rungs[max(found - 1, 0)], step)
 
     def _settled(self, step: int) -> Counts:
-        """Counts at levels that follow from what indices save at these counts."""
+        """Counts at which every group loses the same per unit of cost saved."""
         return settled(
             self.levels,
             self.ties.followers,
@@ -157,7 +158,7 @@ class Problem:
         )
 
     def _climb(self, step: int) -> Counts:
-        """Counts at the steps of a staircase."""
+        """Counts for a cost that is a staircase: each group stops at the end of a step."""
         steps = self._steps(step)
         bound = self.ties.frozen.union(*self.ties.followers.values())
         stops = {}
@@ -176,7 +177,7 @@ class Problem:
         return self._descend(counts, steps, list(stops), (self.least, self.most))
 
     def _losses(self) -> list[Scores]:
-        """For each group what is lost once so many indices are gone, none first."""
+        """For each group the loss once 0, 1, 2, ... of its indices are gone."""
         if self.curves:
             return [np.append(0.0, level) for level in self.levels]
         lowest = min(float(level[0]) for level in self.levels)
@@ -184,7 +185,7 @@ class Problem:
         return [np.append(0.0, total) for total in sums]
 
     def _needed(self) -> Counts:
-        """Indices whose level says that they should stay unless nothing else is left to go."""
+        """For each group the number of indices that go only when no others are left."""
         return np.array([float((levels >= NEEDED).sum()) for levels in self.levels])
 
     def _at(self, ladder: Ladder, level: float, step: int) -> Counts:
@@ -204,9 +205,9 @@ class Problem:
         return np.lcm(steps.astype(np.int64), self.grains).astype(np.float64)
 
     def _exact_steps(self, step: int) -> Counts:
-        """Steps with which every count stays a multiple, of leaders and their followers alike.
+        """Steps that keep every count a multiple, those of followers included.
 
-        A step beyond a group's size leaves it no choice but to stay whole.
+        A group that is smaller than its step stays whole.
         """
         steps = np.lcm(np.full(len(self.sizes), step), self.grains)
         for width, multiple in self.ties.steps.items():
@@ -219,7 +220,7 @@ class Problem:
         return out
 
     def _complete(self, counts: Counts) -> Counts:
-        """Let frozen groups and followers take the counts that their ties give them."""
+        """Set the counts of frozen groups and of followers, which their ties decide."""
         for i in self.ties.frozen:
             counts[i] = self.sizes[i]
         return follow(counts, self.sizes, self.ties.followers)
@@ -297,10 +298,10 @@ def rounded(
 
     Args:
         deps: The analysis.
-        step: What every count must be a multiple of.
-        fixed: Groups whose count the caller has fixed: the nearest multiple is taken.
-        least: What each group keeps at least.
-        most: What each group keeps at most.
+        step: Every count is a multiple of it.
+        fixed: Groups whose count the caller has fixed: they get the nearest multiple.
+        least: The fewest indices that each group may keep.
+        most: The most indices that each group may keep.
 
     Raises:
         OptionError: A group may keep neither a multiple nor all of its indices.

@@ -1,7 +1,7 @@
-"""threshold: the criterion itself decides how much goes.
+"""threshold: the scores decide how much is removed; there is no budget.
 
-Indices whose score is below mean - 2 x standard deviation of their group go: the outliers at the
-lower end. No budget is asked for; what was reached is reported.
+Indices whose score is below mean - 2 x standard deviation of their group are removed: the outliers
+at the lower end. The ratio that this reaches is reported.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ def threshold(
     Args:
         deps: The analysis.
         scores: One norm for each index of each group.
-        request: Its ratios, limits and cost count.
-        ties: Groups that keep all their indices, and counts that follow others; the latter keep
-            what they have.
+        request: Of it, `ratios`, `limits` and the cost are used.
+        ties: Groups that are frozen, and groups that follow others; neither loses any index.
 
     Raises:
         BudgetError: No score is below its threshold.

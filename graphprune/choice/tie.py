@@ -1,16 +1,16 @@
-"""tie: lengths that a model's code is likely to equate, as a preference in the choice of counts.
+"""tie: lengths that a model's code probably assumes equal, kept equal where the budget allows.
 
-Python code often takes one length for another that was equal when the model was built:
+Python code often uses one length in place of another that was equal when the model was built:
 `x.reshape(B, N, C)` where the inner width is heads x head_dim, `C // num_heads` for head_dim,
-`qkv.chunk(3)`. Coupling them would be wrong: their indices have nothing to do with each other.
-Keeping their *counts* in proportion costs little, and lets the caller's code express the result.
+`qkv.chunk(3)`. Coupling the two would be wrong: their indices have nothing to do with each other.
+Keeping their *counts* in proportion costs little, and the caller's code then runs as it is.
 
 1. Where removable axes are multiplied (heads x head_dim, groups x channels), only one of them
    loses indices: the outermost, which keeps head_dim and with it the fast attention kernels and
-   the softmax scale; or, where heads are too coarse a step for the budget, the innermost; of
-   models that a config describes, rather neither.
+   the softmax scale. Where heads are too coarse a step for the budget, it is the innermost; in
+   models that are built from a config, preferably neither.
 2. Where a weight maps a width onto a product of the same length, the two stay in proportion.
-3. So do lengths that the code was seen to take for one another (`learn`).
+3. So do lengths that the code was found to use in place of one another (`learn`).
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def preferences(
     alike: bool,
     wished: Sequence[Relation] = (),
 ) -> list[Ties]:
-    """Ties to try, the most wanted first.
+    """Ties to try, the best first.
 
     Args:
         deps: The analysis.
-        learned: Lengths that the code was seen to equate.
+        learned: Lengths that the code was found to assume equal.
         alike: Whether repeated blocks should keep the same widths.
-        wished: Lengths that a config equates, which are given up first.
+        wished: Lengths that a config has one number for; these ties are given up first.
     """
     wishes = _preferences(deps, [*learned, *wished], alike)
     for ties in wishes:
@@ -66,7 +66,7 @@ def _preferences(deps: Dependencies, learned: Sequence[Relation], alike: bool) -
 
 
 class _Builder:
-    """Ties under one choice of which axis of a product varies: those of a slice of its axes."""
+    """Ties where only some axes of each product may lose indices: those in a slice of its axes."""
 
     def __init__(self, deps: Dependencies, varies: slice) -> None:
         self._sizes = [group.size for group in deps.groups]
@@ -159,7 +159,7 @@ def _projections(deps: Dependencies) -> Iterator[Relation]:
 
 
 def _roles(deps: Dependencies) -> Iterator[Relation]:
-    """Groups that play the same part in repeated blocks: names alike but for numbers."""
+    """Groups with the same part in repeated blocks: their names differ only in numbers."""
     first: dict[tuple[str, int, int], Axis] = {}
     for group in deps.groups:
         held = sum(member.weight is group.members[0].weight for member in group.members)
@@ -172,12 +172,12 @@ def _roles(deps: Dependencies) -> Iterator[Relation]:
 def learn(
     deps: Dependencies, counts: Mapping[Axis, int], mismatches: Iterable[Mismatch]
 ) -> list[Relation]:
-    """Relations that a mismatch suggests.
+    """Pairs of lengths to keep in proportion, from where the narrowed code failed.
 
     Args:
         deps: The analysis.
         counts: How many indices each axis keeps.
-        mismatches: Lengths that the model's code took for others.
+        mismatches: Where the model's code used one length in place of another.
     """
     weights = [
         [_Size(d, leaves(d), length(d), kept_length(d, counts)) for d in deps.dims[v]]
@@ -199,9 +199,9 @@ class _Size(NamedTuple):
 
 
 def _alike(weights: Sequence[Sequence[_Size]], found: Mismatch) -> Dim:
-    """A dimension of a weight that had the wanted length and now has the given one.
+    """The dimension of a weight whose length the code used: it was as long as the one that failed.
 
-    Else one that lost the same share (a stage's width is twice that of the one before).
+    If there is none, one that lost the same share: a stage may be twice as wide as the one before.
     """
     wanted, size = leaves(found.dim), length(found.dim)
     best: tuple[bool, bool, Dim] | None = None
@@ -216,10 +216,10 @@ def _alike(weights: Sequence[Sequence[_Size]], found: Mismatch) -> Dim:
 
 
 def repeated(deps: Dependencies, relations: Iterable[Relation]) -> Iterator[Relation]:
-    """Relations inside one block, for all blocks of the same names but for numbers.
+    """The relations of one block, for every block whose names differ only in numbers.
 
-    What the code of one equates is equated in the others too, where it may not have shown yet:
-    their lengths were equal by chance.
+    Blocks share their code, so what it assumes in one it assumes in all, even where that has not
+    failed yet because the lengths happened to be equal.
     """
     names: dict[Axis, str] = {}
     count: Counter[str] = Counter()

@@ -1,8 +1,11 @@
 """The time of a forward pass as a function of how many indices each group keeps.
 
-Every operation is measured at a few lengths of each dimension it depends on and interpolated
-between them; operations of the same shapes are measured once. The lengths are multiples of what
-the machine computes at a time, found by a probe: between two such lengths nothing is gained.
+Every operation is timed at a few lengths of each dimension that can shrink; between these lengths
+times are interpolated. Operations of the same shapes are timed once. The lengths are multiples of
+the number that the machine computes at a time (a probe finds it): in between nothing is gained.
+
+Example: a convolution of 64 channels takes 1.0 ms at 64, 0.8 ms at 48 and 0.5 ms at 32 channels.
+At 40 the table says 0.65 ms.
 """
 
 from __future__ import annotations
@@ -34,12 +37,13 @@ Sizes = Mapping[Axis, int]
 
 @dataclass
 class _Part:
-    """Operations that are scaled alike.
+    """Operations whose measured times are scaled by one factor.
 
     Attributes:
-        tables: By the variables that they depend on; of three and more, by the operation.
-        constant: Seconds of operations that no choice changes.
-        share: What the measured seconds count.
+        tables: One table for all operations with the same one or two variables; operations with
+            more have a table each.
+        constant: Seconds of operations whose time no choice changes.
+        share: The factor.
     """
 
     tables: dict[object, Table]
@@ -61,7 +65,7 @@ class Latency:
         deps: The analysis.
         backend: What runs the operations.
         timer: Measures, or remembers.
-        sizes: Indices of axes that were captured longer than they are to be measured: a batch.
+        sizes: Lengths to measure at, of axes that were captured longer: the batch.
 
     Attributes:
         step: What lengths should be multiples of on this machine.
@@ -121,9 +125,9 @@ class Latency:
         return total
 
     def fit(self, seconds: float) -> None:
-        """Scale the operations so that together they take what the whole model takes.
+        """Scale the operations so that their sum is the time of the whole model.
 
-        What the backend joins counts as far as the whole leaves room for it.
+        Operations that the backend fuses into others count only for what the others leave over.
 
         Args:
             seconds: Of the whole model at full size.
@@ -137,14 +141,14 @@ class Latency:
         self._joined.share = whole * counted / joined if joined else 1.0
 
     def _work(self, op: Op) -> float:
-        """Multiply-accumulates, of operations that can become smaller."""
+        """Multiply-accumulates of an operation; 0 if none of its dimensions can shrink."""
         if not self._free(op):
             return 0.0
         products = (prod(length(dim) for dim in dims) for dims in self._deps.effects[op].macs)
         return float(sum(products))
 
     def _heaviest(self, ops: Sequence[Op]) -> list[Op]:
-        """The most work of each kind: the same operator on weights of the same kernel."""
+        """The operation with most work of each kind: one operator, one kernel size."""
         found: dict[object, Op] = {}
         for op in ops:
             shapes = [v.shape for v in op.inputs[1:2] if v is not None]
@@ -154,10 +158,10 @@ class Latency:
         return sorted(found.values(), key=self._work)[-PROBED:]
 
     def _free(self, op: Op) -> list[Dim]:
-        """What of an operation's dimensions can become shorter.
+        """The variables of an operation: its dimensions that can shrink.
 
         Factors that only occur together, such as heads and head_dim of a projection, are one
-        variable: its length is what the kernel sees.
+        variable, because the kernel sees their product.
         """
         places: dict[Axis, list[tuple[int, int]]] = {}
         values = [v for v in (*op.inputs, *op.outputs) if v is not None]

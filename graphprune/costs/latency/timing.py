@@ -44,10 +44,10 @@ _LARGEST, _TRIMMED = 32 << 20, 64 << 20  # where glibc's own adaptive thresholds
 
 @contextmanager
 def steady() -> Iterator[None]:
-    """Keep glibc from handing memory back and fetching it anew while times are taken.
+    """Keep glibc from returning memory to the system while times are taken.
 
-    Whether it does depends on what the process did before. It costs a fifth of the time of a
-    MobileNet, in steps, and would be mistaken for a gain of whatever is measured next.
+    Whether it does so depends on what the process did before. That can cost a fifth of the time of
+    a MobileNet, and would be mistaken for a gain of what is measured next.
     """
     try:
         libc = ctypes.CDLL(None)
