@@ -32,6 +32,7 @@ from graphprune.models import given
 from graphprune.passes.couple import couple
 from graphprune.plans import Plan
 from graphprune.quantising import Quantised, answers, quantise, quantised_already
+from graphprune.statistics.answers import scored
 from graphprune.statistics.batches import read_batches
 from graphprune.training import recover as recovered
 from graphprune.training.recover import SAMPLES
@@ -257,6 +258,7 @@ class _Run:
         self._key = ""
         self._before: list[list[torch.Tensor]] | None = None
         self._feeds: list[dict[str, Any]] = []
+        self._scores: list[bool] = []
         self._small: nn.Module | None = None
 
     @cached_property
@@ -358,12 +360,12 @@ class _Run:
         stage = Stage(name, number, len(content), len(gzip.compress(content)), took=took)
         first = _read(self._place / "original.onnx")
         if not self._feeds:
-            self._feeds = _inputs(first, _named(self._place / "original.onnx", self._judges))
+            judges = _named(self._place / "original.onnx", self._judges)
+            self._feeds, self._scores = _inputs(first, judges)
             self._before = answers(first, self._feeds)
         assert self._before is not None
         after = answers(proto, self._feeds)
-        scores = [len(x.shape) == 2 and x.shape[1] > 1 for x in self._before[0]]
-        numbers = compared(self._before, after, scores)
+        numbers = compared(self._before, after, self._scores)
         if numbers is not None:
             stage.kept, stage.same, _ = numbers
         if self._metric is not None:
@@ -404,13 +406,10 @@ def _named(path: Path, batches: list[Batch] | None) -> list[dict[str, Any]] | No
     names = [item.name for item in _read(path, False).graph.input]
     out = []
     for batch in batches:
-        tensors = [*batch.args, *batch.kwargs.values()]
-        rest = zip([n for n in names if n not in batch.kwargs], batch.args, strict=False)
-        given = {n: x for n, x in batch.kwargs.items() if n in names} or dict(
-            zip(names, tensors, strict=False)
-        )
-        given.update(rest)
-        out.append({n: torch.as_tensor(x).detach().cpu().numpy() for n, x in given.items()})
+        rest = (name for name in names if name not in batch.kwargs)
+        by_name = {**batch.kwargs, **dict(zip(rest, batch.args, strict=False))}
+        feeds = {n: torch.as_tensor(by_name[n]) for n in names if n in by_name}
+        out.append({n: x.detach().cpu().numpy() for n, x in feeds.items()})
     return out
 
 
@@ -429,8 +428,8 @@ def _digest(model: Any) -> bytes:
     return found.digest()
 
 
-def _inputs(model: ModelProto, data: Any) -> list[dict[str, Any]]:
-    """Inputs to compare stages on: the caller's, or made ones."""
+def _inputs(model: ModelProto, data: Any) -> tuple[list[dict[str, Any]], list[bool]]:
+    """Inputs to compare stages on, the caller's or made ones; and which results are scores."""
     opened = open_model(model, None, data, JUDGED_BY)
     deps = couple(opened.program.graph, ())
     found = inputs_for(opened.program, deps, opened.batches, seed=1)
@@ -438,7 +437,8 @@ def _inputs(model: ModelProto, data: Any) -> list[dict[str, Any]]:
         raise GraphPruneError("no inputs can be made to compare the stages on: pass data=")
     names = [value.name for value in deps.source.inputs]
     chunks = found.chunks[: max(1, JUDGED_BY // found.size)]
-    return [{n: x.cpu().numpy() for n, x in zip(names, c, strict=True)} for c in chunks]
+    feeds = [{n: x.cpu().numpy() for n, x in zip(names, c, strict=True)} for c in chunks]
+    return feeds, scored(deps)
 
 
 def _predictor(model: ModelProto) -> Callable[..., Any]:

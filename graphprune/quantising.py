@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +32,10 @@ from graphprune.extensions import load_installed
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.inference import undisturbed
 from graphprune.frontends.torch.inputs import as_inputs
+from graphprune.frontends.torch.saving import tensor_bytes
 from graphprune.models import given
 from graphprune.passes.couple import couple
+from graphprune.statistics.answers import scored
 from graphprune.statistics.samples import captured, recut
 
 if TYPE_CHECKING:  # importing graphprune does not import onnx
@@ -191,12 +193,6 @@ def _needed(is_module: bool) -> None:
         ) from None
 
 
-def _scores(deps: Dependencies) -> list[bool]:
-    return [
-        "float" in v.dtype and len(v.shape) == 2 and v.shape[1] > 1 for v in deps.source.outputs
-    ]
-
-
 # ---------------------------------------------------------------------------------------- ONNX
 
 
@@ -229,7 +225,7 @@ def _file(program: Program, deps: Dependencies, seen: Any, held: Any, kind: str)
         bits = (
             "7-bit weights (no overflow on processors without VNNI)" if reduced else "8-bit weights"
         )
-        numbers = compared(before, answers(made, judged), _scores(deps))
+        numbers = compared(before, answers(made, judged), scored(deps))
         kept, same, _ = numbers or (None, None, None)
         done = Quantised(
             made, (original.ByteSize(), made.ByteSize()), kept, same, 0, "",
@@ -334,10 +330,12 @@ def _module(program: Program, deps: Dependencies, seen: Any, held: Any, kind: st
         module.train(training)
     unused = set(dict(made.named_parameters())) | set(dict(made.named_buffers()))
     unused -= {node.target for node in made.graph.nodes if node.op == "get_attr"}
-    numbers = compared(before, after, _scores(deps))
+    numbers = compared(before, after, scored(deps))
     kept, same, _ = numbers or (None, None, None)
     note = "static PT2E for x86; fast once compiled by torch.compile(model)"
-    return Quantised(made, (_bytes(module), _bytes(made, unused)), kept, same, 0, "", note)
+    return Quantised(
+        made, (tensor_bytes(module), tensor_bytes(made, unused)), kept, same, 0, "", note
+    )
 
 
 def _flat(function: Any, given: tuple[Any, Any]) -> list[torch.Tensor]:
@@ -346,10 +344,3 @@ def _flat(function: Any, given: tuple[Any, Any]) -> list[torch.Tensor]:
     if hasattr(output, "to_tuple"):
         output = output.to_tuple()
     return [x for x in pytree.tree_leaves(output) if isinstance(x, torch.Tensor)]
-
-
-def _bytes(module: nn.Module, without: Collection[str] = ()) -> int:
-    """Bytes of all tensors, each once, but for those of some names."""
-    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    tensors = {id(x): x for name, x in named.items() if name not in without}
-    return sum(x.numel() * x.element_size() for x in tensors.values())

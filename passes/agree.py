@@ -7,15 +7,12 @@ any that statistics are taken from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from graphprune.core.agreement import Agreement, compared
 from graphprune.core.errors import GraphPruneError, first_line
-from graphprune.core.groups import Dependencies
 from graphprune.pipeline import Outcome, Pass, Work
+from graphprune.statistics.answers import scored
 from graphprune.statistics.batches import UNSEEN
 from graphprune.statistics.estimate import seconds
-from graphprune.statistics.made.generate import table_rows
 from graphprune.statistics.made.sample import kind, plain, plain_for_parts
 from graphprune.statistics.samples import Samples, captured, recut
 from graphprune.statistics.supplied import read
@@ -65,7 +62,7 @@ class Agree(Pass):
         before, after = (
             work.program.answers(work.expressed, model, chunks) for model in (None, work.lowered)
         )
-        numbers = compared(before, after, _scores(deps))
+        numbers = compared(before, after, scored(deps))
         if numbers is None:
             return "no two results can be compared"
         kept, same, output = numbers
@@ -85,16 +82,3 @@ class Agree(Pass):
             return plain_for_parts(work.program, work.deps, number, seed), "made inputs"
         likes = work.program.flat_inputs()
         return plain(work.deps, likes, number, seed), kind(likes)
-
-
-def _scores(deps: Dependencies) -> Sequence[bool]:
-    """Which results are scores of classes: of a sample, or of the tokens that a model reads."""
-    tables = {table_rows(deps, value) for value in deps.source.inputs} - {None}
-    return [
-        "float" in value.dtype
-        and (
-            (len(value.shape) == 2 and value.shape[1] > 1)
-            or (len(value.shape) == 3 and value.shape[2] in tables)
-        )
-        for value in deps.source.outputs
-    ]

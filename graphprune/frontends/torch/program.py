@@ -34,7 +34,7 @@ from graphprune.frontends.torch.masks import materialised
 from graphprune.frontends.torch.parts import whole
 from graphprune.frontends.torch.rewrites import refuses, rewritten
 from graphprune.frontends.torch.same import apart
-from graphprune.frontends.torch.saving import save_model
+from graphprune.frontends.torch.saving import save_model, tensor_bytes
 from graphprune.frontends.torch.survey import Survey, survey
 from graphprune.statistics.batches import read_batches
 
@@ -284,7 +284,7 @@ class ModuleProgram:
 
     def weighed(self, lowered: Lowered) -> tuple[int, int]:
         """Bytes of the parameters and buffers before and after."""
-        return _bytes(self.model), _bytes(_lowered(lowered).model)
+        return tensor_bytes(self.model), tensor_bytes(_lowered(lowered).model)
 
     def runnable(self, found: Expressed) -> nn.Module:
         """The module of a choice; the caller's own where nothing goes."""
@@ -324,10 +324,6 @@ class ModuleProgram:
 
     def speed(self, found: Expressed, lowered: Lowered, seed: int) -> None:
         """Nothing: a module is timed where its latency is asked for."""
-
-
-def _bytes(module: nn.Module) -> int:
-    return sum(x.numel() * x.element_size() for x in (*module.parameters(), *module.buffers()))
 
 
 def _module(found: Expressed) -> ExpressedModule:

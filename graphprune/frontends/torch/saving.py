@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -72,3 +72,10 @@ def silent() -> Iterator[None]:
     """Keep the exporters' chatter out of the output."""
     with quiet(), mended(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         yield
+
+
+def tensor_bytes(module: nn.Module, without: Collection[str] = ()) -> int:
+    """Bytes of all parameters and buffers, each counted once, without those of some names."""
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    tensors = {id(x): x for name, x in named.items() if name not in without}
+    return sum(x.numel() * x.element_size() for x in tensors.values())
