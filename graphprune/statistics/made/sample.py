@@ -47,7 +47,6 @@ from graphprune.statistics.constants import (
     STEPS_INVERTING,
     STEPS_PICTURES,
     STEPS_TYPICAL,
-    WORTH_PLAIN,
     WORTH_STEPPED,
     WRITING_ROUNDS,
 )
@@ -94,7 +93,7 @@ def sample(
         granted: Seconds of wall time it may take; None: as the estimates of `effort` allow.
 
     Returns:
-        The samples, with their `worth`, and with `norms` where they are unlike training data.
+        The samples, with `norms` where they are unlike training data.
     """
     longest = LONGEST_SECONDS if granted is None else granted
     make = _synthesis(deps, likes)
@@ -274,8 +273,7 @@ def plain_for_parts(program: Program, deps: Dependencies, number: int, seed: int
 
 
 def _unshaped(deps: Dependencies, samples: Samples) -> Samples:
-    """Mark samples as unlike training data: worth little, and batch norms use their statistics."""
-    samples.worth = WORTH_PLAIN
+    """Mark samples as unlike training data: batch norms use the samples' own statistics."""
     for op in norms(deps):
         if op.inputs[0] is not None:
             samples.norms.setdefault(op.inputs[0], []).append(op)
