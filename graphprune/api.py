@@ -41,8 +41,8 @@ def shrink(
         of: The cost, as for `plan`.
         **options: As for `plan`. With `steps` of more than one, the model shrinks step by step:
             `schedule` (`"polynomial"`, `"linear"`, `"exponential"`), `initial_ratio`,
-            `callback(model, step)` for fine-tuning after each step, and `state`, a file to go on
-            from, may be given too.
+            `callback(model, step)` for fine-tuning after each step, `state`, a file to go on
+            from, and `log`, a writer such as TensorBoard's, may be given too.
 
     Returns:
         A model of the same class, in the same train/eval mode, on the same device.

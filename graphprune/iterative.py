@@ -18,14 +18,16 @@ from torch import nn
 from graphprune.choice.constants import RATIO_TOLERANCE
 from graphprune.core.errors import GraphPruneError, OptionError, first_line, nearest
 from graphprune.core.files import check_target, write_whole
+from graphprune.core.scalars import tell, writer_of
 from graphprune.costs.registry import Counting
 from graphprune.frontends.torch.wrapped import unwrapped
 from graphprune.models import given
 from graphprune.planning import PlanOptions, planned
 from graphprune.plans import Plan, made
+from graphprune.report.report import Report
 from graphprune.statistics.batches import read_batches
 
-STEP_OPTIONS = frozenset({"schedule", "initial_ratio", "callback", "state"})
+STEP_OPTIONS = frozenset({"schedule", "initial_ratio", "callback", "state", "log"})
 """Options of `shrink` that speak of several steps."""
 
 SCHEDULES: dict[str, Callable[[float, float, float], float]] = {
@@ -70,6 +72,7 @@ def shrink_in_steps(
     initial_ratio: float = 0.0,
     callback: Callback | None = None,
     state: str | Path | None = None,
+    log: Any = None,
     **options: Any,
 ) -> Any:
     """Shrink a model step by step.
@@ -84,6 +87,8 @@ def shrink_in_steps(
         callback: Called after each step.
         state: A file that is written after each step (a pickled module: open only files you
             trust). Where it exists already, the work goes on behind the step that wrote it.
+        log: Takes numbers after each step, by `add_scalar(name, value, step)`; None: they are
+            logged at INFO.
         **options: As for `plan`.
 
     Raises:
@@ -96,6 +101,7 @@ def shrink_in_steps(
     ratios = _schedule(ratio, steps, schedule, initial_ratio, options)
     if callback is not None and not callable(callback):
         raise OptionError(f"callback is a function (model, step), not {callback!r}")
+    writer = writer_of(log)
     place = None if state is None else check_target(state)
     if place is not None:
         _check_pickled(model)
@@ -116,12 +122,19 @@ def shrink_in_steps(
         small = step.apply()
         assert step.report is not None
         spent = 1 - (1 - spent) * (1 - step.report.achieved)
+        tell(writer, "shrink", _scalars(step.report, spent), number)
         if callback is not None:
             returned = callback(small, Step(number, steps, ratios[number - 1], step))
             small = returned if isinstance(returned, nn.Module) else small
         if place is not None:
             _save(place, small, number, spent, ratios, whole)
     return small
+
+
+def _scalars(report: Report, spent: float) -> dict[str, float]:
+    """What a step came to."""
+    found = {"removed": spent, "parameters": report.params[1], "macs": report.macs[1]}
+    return found if report.agreement is None else {**found, "agreement": report.agreement.share}
 
 
 def _schedule(

@@ -126,6 +126,7 @@ class ShrinkOptions(PlanOptions, total=False):
     initial_ratio: float
     callback: Callable[[Any, Any], Any] | None
     state: Any
+    log: Any
 
 
 def check_options(given: Mapping[str, Any], known: type[Any], function: str) -> None:

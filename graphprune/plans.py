@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,6 +21,7 @@ from graphprune.core.markup import heading, table
 from graphprune.core.program import Inputs
 from graphprune.costs.registry import cost_name
 from graphprune.extensions import load_installed
+from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.described import describe, restore
 from graphprune.frontends.torch.inference import undisturbed
@@ -31,6 +32,7 @@ from graphprune.recalibration import remember
 from graphprune.report.made import reported
 from graphprune.report.report import Report
 from graphprune.statistics.batches import UNSEEN
+from graphprune.version import __version__
 
 M = TypeVar("M")
 
@@ -120,6 +122,7 @@ class Plan(Generic[M]):
             PlanError: The plan does not fit this model, or was changed to what cannot be.
         """
         work = self._made(model, data)
+        self._annotate(work)
         small = work.program.finish(work.expressed, work.lowered, self.verify)
         self._tell(work)
         if isinstance(small, nn.Module):
@@ -138,9 +141,27 @@ class Plan(Generic[M]):
         suffixes = (".onnx",) if self.live().program.is_file else (".pt", ".pt2", ".onnx")
         target = check_target(path, suffixes)
         work = self._made(None, None)
+        self._annotate(work)
         work.program.save(work.expressed, work.lowered, target, self.verify)
         self._tell(work)
         _log.info("wrote %s", target)
+
+    def _annotate(self, work: Work) -> None:
+        """Let a file say what was done to it: in words, and as data that `load_plan` reads."""
+        if not work.program.is_file:
+            return
+        report = reported(work)
+        told = replace(report, groups=[replace(row, curve=[]) for row in report.groups])
+        shrunk = [row for row in report.groups if row.kept < row.size]
+        notes = {
+            "version": __version__,
+            "done": report.sentence(),
+            "groups": "; ".join(f"{row.name}: {row.size} -> {row.kept}" for row in shrunk),
+            "help": "graphprune.load_plan(path) and graphprune.report_of(path) read the rest",
+            "plan": self.as_dict(),
+            "report": told.as_dict(),
+        }
+        work.program.annotate(work.lowered, notes)
 
     def _tell(self, work: Work) -> None:
         """Report what was made, and log it in a line."""
@@ -250,14 +271,22 @@ def made(work: Work) -> Plan[Any]:
     )
 
 
-def load_plan(path: str | Path) -> Plan[Any]:
+def load_plan(path: Any) -> Plan[Any]:
     """Read a plan that `Plan.save` wrote, in this version or an earlier one.
+
+    Args:
+        path: The plan's file; or a smaller ONNX model, as a file or a `ModelProto`, whose metadata
+            hold the plan that made it.
 
     Raises:
         PlanError: The file is not a plan; the message says why.
-        GraphPruneError: The file cannot be read.
+        GraphPruneError: The file cannot be read, or the model holds no plan.
     """
     load_installed()
+    if is_onnx(path):
+        from graphprune.frontends.onnx.notes import note_of
+
+        return plan_of(note_of(path, "plan")[0])
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, TypeError) as error:

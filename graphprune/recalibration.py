@@ -10,11 +10,13 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from graphprune.core.errors import GraphPruneError
+from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.torch.inference import undisturbed
 from graphprune.pipeline import Work, run
 from graphprune.planning import DEFAULT
 from graphprune.report.made import reported
 from graphprune.report.report import Report
+from graphprune.report.restored import restored
 from graphprune.statistics.batches import read_batches
 
 M = TypeVar("M", bound=nn.Module)
@@ -29,15 +31,25 @@ def remember(small: nn.Module, work: Work) -> None:
     _made[small] = work
 
 
-def report_of(small: nn.Module) -> Report:
+def report_of(small: Any) -> Report:
     """The report of a smaller model.
 
     Args:
-        small: A model that `shrink` or `Plan.apply` made in this process.
+        small: A module that `shrink` or `Plan.apply` made in this process; or an ONNX model, as a
+            file or a `ModelProto`, made whenever: its metadata hold the report, without curves.
 
     Raises:
-        GraphPruneError: It was not made in this process: a plan that was saved tells more.
+        GraphPruneError: A module was not made in this process: a plan that was saved tells more.
+            Or the file holds no report.
     """
+    if is_onnx(small):
+        from graphprune.frontends.onnx.notes import note_of
+
+        data, size = note_of(small, "report")
+        found = restored(data)
+        if found.bytes is not None:
+            found.bytes = (found.bytes[0], size)  # with the metadata themselves
+        return found
     return reported(made_from(small))
 
 

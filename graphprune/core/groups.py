@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import networkx as nx
@@ -15,7 +17,15 @@ import numpy.typing as npt
 from graphprune.core.axes import Axis, atoms
 from graphprune.core.effect import Dims, Effect
 from graphprune.core.errors import AxisError
-from graphprune.core.explain import chains, coupling_graph
+from graphprune.core.explain import (
+    Coupling,
+    Reasons,
+    coupling_graph,
+    couplings_of,
+    reasons,
+    sentences,
+)
+from graphprune.core.files import check_target, write_whole
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.indices import Indices
 from graphprune.core.markup import heading, table
@@ -139,12 +149,20 @@ class Dependencies:
         return reached / total if total else 0.0
 
     @cached_property
-    def graph(self) -> nx.Graph[Any]:
+    def couplings(self) -> list[Coupling]:
+        """What each operation makes the same."""
+        return list(couplings_of(self.source.ops + self.source.training, self.infer))
+
+    @cached_property
+    def graph(self) -> nx.MultiGraph[Any]:
         """How dimensions hold together: nodes are (value, dimension), edges carry the op."""
-        return coupling_graph(self)
+        return coupling_graph(self.couplings, self)
 
     def why(self, a: str, b: str) -> list[str]:
-        """Why two layers are coupled: every chain of operations that does so.
+        """Why two layers are coupled, in plain words: every independent reason.
+
+        A reason is a chain of operations from one to the other. A further chain counts where it
+        takes an operation that no other one takes.
 
         Args:
             a: A layer or weight name, or one dimension of it: `conv1`, `conv1.weight`,
@@ -152,16 +170,88 @@ class Dependencies:
             b: Another.
 
         Returns:
-            Alternately dimensions and the operations between them, as text; an empty line before
-            each further chain, by another group. Nothing where nothing couples the two.
+            Lines of text: how many reasons there are, each chain with the group that both hold,
+            how many more there are than are told, and what every chain takes. Nothing where
+            nothing couples the two.
 
         Raises:
             AxisError: A name matches no weight.
         """
-        lines: list[str] = []
-        for found in chains(self, a, b):
-            lines += ["", *found] if lines else found
-        return lines
+        return sentences(self, a, b)
+
+    def reasons(self, a: str, b: str) -> list[Reasons]:
+        """The same as data: for each group that both hold, its chains.
+
+        Args:
+            a: As for `why`.
+            b: Another.
+
+        Raises:
+            AxisError: A name matches no weight.
+        """
+        return reasons(self, a, b)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Groups, locks, unknown operations, and the coupling graph as plain data."""
+        from graphprune.core.views.exchange import as_dict
+
+        return as_dict(self)
+
+    def as_dot(self, layer: str | None = None) -> str:
+        """The coupling graph for Graphviz.
+
+        Args:
+            layer: Only the groups that this layer or weight holds; `*` and `?` match any text.
+
+        Raises:
+            AxisError: No weight matches.
+        """
+        from graphprune.core.views.exchange import as_dot
+
+        return as_dot(self, layer)
+
+    def as_graphml(self, layer: str | None = None) -> str:
+        """The coupling graph in GraphML, for Gephi and networkx; arguments as for `as_dot`."""
+        from graphprune.core.views.exchange import as_graphml
+
+        return as_graphml(self, layer)
+
+    def as_html(self, layer: str | None = None, why: tuple[str, str] | None = None) -> str:
+        """The network as a page in one file, with its groups, locks and couplings.
+
+        Args:
+            layer: As for `as_dot`.
+            why: Two layers whose chains are lit when the page opens.
+
+        Raises:
+            AxisError: A name matches no weight.
+        """
+        from graphprune.core.views.page import page
+
+        return page(self, layer, why)
+
+    def save(
+        self, path: str | Path, layer: str | None = None, why: tuple[str, str] | None = None
+    ) -> None:
+        """Write the analysis, whole or not at all: `.html`, `.dot`, `.graphml` or `.json`.
+
+        Args:
+            path: Where to write.
+            layer: As for `as_dot`; JSON always holds everything.
+            why: As for `as_html`.
+
+        Raises:
+            GraphPruneError: The file cannot be written, or ends otherwise.
+            AxisError: A name matches no weight.
+        """
+        target = check_target(path, (".html", ".dot", ".graphml", ".json"))
+        if target.suffix == ".html":
+            text = self.as_html(layer, why)
+        elif target.suffix == ".json":
+            text = json.dumps(self.as_dict(), indent=1) + "\n"
+        else:
+            text = self.as_dot(layer) if target.suffix == ".dot" else self.as_graphml(layer)
+        write_whole(target, text.encode())
 
     def __repr__(self) -> str:
         return f"Dependencies({self._sentence()})"

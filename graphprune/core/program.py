@@ -205,6 +205,14 @@ class Program(Protocol):
     def save(self, found: Expressed, lowered: Lowered, path: Path, check: bool) -> None:
         """Write the smaller model to a file, whole or not at all."""
 
+    def annotate(self, lowered: Lowered, notes: Mapping[str, Any]) -> None:
+        """Write what was done into the smaller model, where its format has room for it.
+
+        Args:
+            lowered: The smaller model.
+            notes: Text, or data for JSON, by name; the earlier ones come first.
+        """
+
     def weighed(self, lowered: Lowered) -> tuple[int, int]:
         """Bytes of the model and of the smaller one: of the file, or of all tensors."""
 

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
 from graphprune.core.errors import GraphPruneError, OptionError
+from graphprune.core.scalars import Writer, tell, writer_of
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -52,6 +53,8 @@ class Attached:
         self.steps = 0
         self._handles: list[RemovableHandle] = []
         self._optimizer: torch.optim.Optimizer | None = None
+        self._writer: Writer | None = None
+        self._told_every = 1
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -95,6 +98,29 @@ class Attached:
         self.attached()
         return self
 
+    def log(self, writer: Any = None, every: int = 100) -> Self:
+        """Write what the method does from now on, as numbers: see `scalars`.
+
+        Args:
+            writer: Anything with `add_scalar(name, value, step)`, such as TensorBoard's
+                `SummaryWriter`; None: `logging.getLogger("graphprune")`, at INFO.
+            every: Optimizer steps between two lines.
+
+        Returns:
+            The method itself.
+
+        Raises:
+            OptionError: The writer has no `add_scalar`, or `every` is no number of steps.
+        """
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise OptionError(f"every is a number of optimizer steps, not {every!r}")
+        self._writer, self._told_every = writer_of(writer), every
+        return self
+
+    def scalars(self) -> dict[str, float]:
+        """What tells how far the method is, by name."""
+        return {}
+
     def detach(self) -> None:
         """Take no part in further steps; what was done stays."""
         for handle in self._handles:
@@ -117,6 +143,8 @@ class Attached:
     def _after(self, *_: Any) -> None:
         self.steps += 1
         self.after()
+        if self._writer is not None and self.steps % self._told_every == 0:
+            tell(self._writer, self.kind, self.scalars(), self.steps)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on: tensors and plain data."""

@@ -275,6 +275,10 @@ class Gates(Attached):
         share = min(1.0, self.steps / self.warmup) if self.warmup else 1.0
         return 1 - self.ratio * share
 
+    def scalars(self) -> dict[str, float]:
+        """The expected share of the cost that is left, and what should be."""
+        return {"left": float(self.left().detach()), "target": self.target()}
+
     def loss(self) -> torch.Tensor:
         """m·(c - t) + r/2·(c - t)², for those who add it to the loss themselves."""
         over = self.left() - self.target()

@@ -87,6 +87,11 @@ class Gradual(Attached):
         if self.schedule.due(self.steps):
             self.remove(self.schedule.at(self.steps))
 
+    def scalars(self) -> dict[str, float]:
+        """The fraction that is gone, and the parameters that are left."""
+        left = sum(parameter.numel() for parameter in self.model.parameters())
+        return {"removed": self.removed, "parameters": left}
+
     def remove(self, ratio: float) -> bool:
         """Remove channels until a fraction of the original cost is gone.
 

@@ -87,6 +87,13 @@ class Penalty(Attached):
             for group, held in zip(self.coupled.groups, self._open(), strict=True)
         }
 
+    @torch.no_grad()
+    def scalars(self) -> dict[str, float]:
+        """The strength, the penalty itself, and the share of indices that are closed."""
+        closed, sizes = sum(self.closed().values()), sum(g.size for g in self.coupled.groups)
+        value = float(self())
+        return {"strength": self.strength, "penalty": value, "closed": closed / max(sizes, 1)}
+
     def before(self) -> None:
         """Add the penalty's gradient to that of the loss."""
         if not self.strength:

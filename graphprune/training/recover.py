@@ -18,6 +18,7 @@ from graphprune.compensation.calibration import inputs_for
 from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError, OptionError
 from graphprune.core.progress import progress
+from graphprune.core.scalars import Logged, Writer, tell, writer_of
 from graphprune.importance import Loss
 from graphprune.planning import opened_and_coupled
 from graphprune.recalibration import made_from
@@ -234,6 +235,7 @@ def recover(
     temperature: float = TEMPERATURE,
     seconds: float | None = None,
     callback: Callback | None = None,
+    log: Any = None,
     seed: int = 0,
 ) -> M:
     """Train a smaller model to give what the model it was made of gives.
@@ -256,6 +258,9 @@ def recover(
         temperature: T of `distillation`.
         seconds: Stop after so many.
         callback: Called after each step with its number and loss; False stops.
+        log: Anything with `add_scalar(name, value, step)`, such as TensorBoard's `SummaryWriter`:
+            takes the loss of each step and that on the held-out batches after each epoch. None:
+            the latter goes to `logging.getLogger("graphprune")`, at INFO.
         seed: For the order of the data.
 
     Returns:
@@ -276,6 +281,7 @@ def recover(
             raise OptionError(f"{what} is a whole number of at least 1, not {value!r}")
     if not 0 < rate < float("inf"):
         raise OptionError(f"rate is a number above 0, not {rate!r}")
+    writer = writer_of(log)
     teacher = bare(teacher)
     layers = _compared(small, teacher) if features else []
     student = copy.deepcopy(bare(small))
@@ -287,7 +293,7 @@ def recover(
     modes = {module: module.training for module in teacher.modules()}
     teacher.eval()
     try:
-        trainer = _Trainer(student, teacher, layers, loss, temperature)
+        trainer = _Trainer(student, teacher, layers, loss, temperature, writer)
         trainer.run(training, held, epochs, rate, seconds, callback, seed)
     finally:
         for module, mode in modes.items():
@@ -361,7 +367,9 @@ class _Trainer:
         layers: Sequence[Layer],
         loss: Loss | None,
         temperature: float,
+        writer: Writer,
     ) -> None:
+        self._writer = writer
         self.student, self.teacher, self.layers = student, teacher, layers
         self._loss, self._temperature = loss, temperature
         self.done = Recovery(0.0, 0.0, 0, 0.0)
@@ -396,6 +404,7 @@ class _Trainer:
                     if not going:
                         break
                 found = self._judge(held)
+                tell(self._writer, "recover", {"held_out": found}, self.done.steps)
                 if found < best:
                     best, worse = found, 0
                     kept = copy.deepcopy(self.student.state_dict())
@@ -422,6 +431,8 @@ class _Trainer:
         optimizer.step()
         self.done.steps += 1
         self.done.losses.append(float(value.detach()))
+        if not isinstance(self._writer, Logged):  # a line for each step would be too many
+            tell(self._writer, "recover", {"loss": self.done.losses[-1]}, self.done.steps)
         going = callback is None or callback(self.done.steps, self.done.losses[-1]) is not False
         return bool(going)
 

@@ -127,6 +127,10 @@ class SparseTraining(Attached):
         kept = sum(int(mask.sum()) for mask in self.masks.values())
         return 1 - kept / whole
 
+    def scalars(self) -> dict[str, float]:
+        """The fraction of the masked layers' weights that are masked."""
+        return {"sparsity": self.sparsity()}
+
     @torch.no_grad()
     def before(self) -> None:
         """Zero the gradients of masked weights; RigL keeps them where masks are about to move."""

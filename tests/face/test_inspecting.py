@@ -1,10 +1,13 @@
-"""The views of an analysis: text, why, JSON, GraphML, Graphviz."""
+"""The views of an analysis: text, why, JSON, GraphML, Graphviz; the page has a file of its own."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from io import BytesIO
+from pathlib import Path
 
 import networkx as nx
 import pytest
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune import inspecting
-from graphprune.core.errors import AxisError
+from graphprune.core.errors import AxisError, GraphPruneError
 from graphprune.core.groups import Dependencies
 from graphprune.report.report import lock_reasons
 
@@ -107,20 +110,34 @@ def test_an_unknown_layer_brings_close_names(deps: Dependencies) -> None:
 
 
 def test_why_shows_the_operations_between(deps: Dependencies) -> None:
-    lines = inspecting.why_text(deps, "stem", "outer").splitlines()
-    assert lines[0] in ("stem.weight[0]", "stem.bias[0]")
-    assert lines[-1].startswith("outer.")
-    assert any("aten.add" in line for line in lines)
+    first, _, held, *chain = inspecting.why_text(deps, "stem", "outer").splitlines()
+    assert first == "stem and outer lose the same indices, for one reason:"
+    assert held == "both hold the 8 indices of stem.weight[0]:"
+    assert chain == WHY.splitlines()
+
+
+WHY = """\
+stem.weight[0]
+  aten.conv2d (conv2d) uses it to make
+conv2d[1]
+  aten.add (add) takes it together with
+conv2d_2[1]
+  aten.conv2d (conv2d_2) makes it from
+outer.weight[0]
+"""
 
 
 def test_why_says_that_nothing_couples(deps: Dependencies) -> None:
-    assert inspecting.why_text(deps, "stem", "apart").startswith("nothing couples stem and apart")
+    text = inspecting.why_text(deps, "stem", "apart")
+    assert text.startswith("nothing couples stem and apart")
+    assert "  stem.weight[0], stem.bias[0]: group stem.weight[0]\n" in text
+    assert "  apart.weight[1]: locked, model input y\n" in text
     with pytest.raises(AxisError, match="nowhere"):
         inspecting.why_text(deps, "stem", "nowhere")
 
 
 def test_json_holds_everything(deps: Dependencies) -> None:
-    data = json.loads(inspecting.as_json(deps))
+    data = json.loads(json.dumps(deps.as_dict()))
     assert [group["size"] for group in data["groups"]] == [8, 12]
     assert data["groups"][1]["members"] == ["inner.weight[0]", "inner.bias[0]", "outer.weight[1]"]
     assert len(data["locks"]) == len(deps.locks)
@@ -133,25 +150,53 @@ def test_json_holds_everything(deps: Dependencies) -> None:
 
 
 def test_graphml_is_read_back(deps: Dependencies) -> None:
-    graph = nx.read_graphml(BytesIO(inspecting.as_graphml(deps).encode()))
+    graph = nx.read_graphml(BytesIO(deps.as_graphml().encode()))
     assert graph.number_of_nodes() == deps.graph.number_of_nodes()
     assert graph.number_of_edges() == deps.graph.number_of_edges()
-    assert graph.nodes["stem.weight[0]"] == {"size": 8, "kind": "parameter", "groups": "0"}
-    assert graph.nodes["stem.weight[1]"]["groups"] == ""
+    assert graph.nodes["stem.weight[0]"] == {
+        "label": "stem.weight[0]", "size": 8, "kind": "parameter", "groups": "0", "group": 0,
+        "locked": False, "reason": "",
+    }  # fmt: skip
+    locked = graph.nodes["stem.weight[1]"]
+    assert (locked["group"], locked["locked"], locked["reason"]) == (-1, True, "model input x")
     assert "aten.conv2d" in {data["type"] for *_, data in graph.edges(data=True)}
+    ids = re.findall(r'<edge source="[^"]+" target="[^"]+" id="(\w+)"', deps.as_graphml())
+    assert len(set(ids)) == graph.number_of_edges(), "Gephi drops edges that share an id"
 
 
-def test_dot_draws_what_groups_hold(deps: Dependencies) -> None:
-    text = inspecting.as_dot(deps)
+def test_dot_draws_groups_and_locks(deps: Dependencies) -> None:
+    text = deps.as_dot()
     assert text.startswith("graph ")
     assert text.count("{") == text.count("}") == 1
     edges = re.findall(r'^  "(.+)" -- "(.+)" \[label="(.+)"\];$', text, re.MULTILINE)
     nodes = set(re.findall(r'^  "([^"]+)" \[label=', text, re.MULTILINE))
-    assert {"stem.weight[0]", "outer.weight[1]"} <= nodes
-    assert "stem.weight[1]" not in nodes, "a locked dimension"
+    assert {"stem.weight[0]", "outer.weight[1]", "conv2d[1]"} <= nodes
+    assert (
+        '"stem.weight[1]" [label="stem.weight[1]\\n3\\nlocked: model input x", style=dashed' in text
+    )
+    assert "conv2d[0]" not in nodes, "the batch of a result"
     assert edges
     assert {end for a, b, _ in edges for end in (a, b)} <= nodes
     assert "aten.conv2d" in {label for *_, label in edges}
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
+def test_graphviz_reads_it(deps: Dependencies) -> None:
+    done = subprocess.run(["dot", "-Tplain"], input=deps.as_dot().encode(), capture_output=True)
+    assert done.returncode == 0
+    assert done.stderr == b""
+    assert b"outer.weight[1]" in done.stdout
+
+
+def test_a_layer_narrows_the_files(deps: Dependencies, tmp_path: Path) -> None:
+    deps.save(tmp_path / "one.dot", "inner.weight")
+    assert "head.weight" in (tmp_path / "one.dot").read_text(), "it shares a group with inner"
+    deps.save(tmp_path / "one.graphml", "apart")
+    assert nx.read_graphml(tmp_path / "one.graphml").number_of_nodes() == 0
+    deps.save(tmp_path / "all.json")
+    assert json.loads((tmp_path / "all.json").read_text()) == deps.as_dict()
+    with pytest.raises(GraphPruneError, match=r"is a .*\.graphml or \.json file"):
+        deps.save(tmp_path / "all.svg")
 
 
 class _ChannelAttention(nn.Module):

@@ -28,6 +28,7 @@ from graphprune.frontends.onnx.data import read_data
 from graphprune.frontends.onnx.execute import forget, has_runtime, runner
 from graphprune.frontends.onnx.lift import LiftedFile, lift
 from graphprune.frontends.onnx.lower import lower
+from graphprune.frontends.onnx.notes import annotate
 from graphprune.frontends.onnx.rewrites import refuses, rewritten
 from graphprune.frontends.onnx.same import apart
 from graphprune.frontends.onnx.sizes import inputs_for
@@ -218,6 +219,10 @@ class FileProgram:
     def save(self, found: Expressed, lowered: Lowered, path: Path, check: bool) -> None:
         """Write the smaller model, tensor by tensor."""
         write(_lowered(lowered), path)
+
+    def annotate(self, lowered: Lowered, notes: Mapping[str, Any]) -> None:
+        """Write what was done into the smaller file's metadata."""
+        annotate(_lowered(lowered), notes)
 
     def weighed(self, lowered: Lowered) -> tuple[int, int]:
         """Bytes of the files, external data included."""

@@ -108,9 +108,9 @@ class Lowered:
         Raises:
             LiftError: It is larger than the 2 GB that a protobuf can hold.
         """
-        if self.size() >= LARGEST:
+        if self.weight() >= LARGEST:
             raise LiftError(
-                f"the smaller model holds {self.size() / 1e9:.1f} GB, more than a protobuf can; "
+                f"the smaller model holds {self.weight() / 1e9:.1f} GB, more than a protobuf can; "
                 "write it to a file: plan.write('small.onnx')"
             )
         out = ModelProto()

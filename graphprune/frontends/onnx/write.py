@@ -30,7 +30,7 @@ def write(lowered: Lowered, path: Path) -> int:
         GraphPruneError: The file cannot be written.
     """
     external = any(tensor.external for tensor in lowered.tensors)
-    if not external and lowered.size() < LARGEST:
+    if not external and lowered.weight() < LARGEST:
         data = lowered.proto().SerializeToString()
         write_whole(path, data)
         return len(data)

@@ -282,6 +282,9 @@ class ModuleProgram:
         """Write the smaller module: `.pt`, `.pt2` or `.onnx`."""
         save_model(self.finish(found, lowered, check), self.given or self.inputs, path)
 
+    def annotate(self, lowered: Lowered, notes: Mapping[str, Any]) -> None:
+        """Nothing: a module has no place for notes; `report_of` finds its report."""
+
     def weighed(self, lowered: Lowered) -> tuple[int, int]:
         """Bytes of the parameters and buffers before and after."""
         return tensor_bytes(self.model), tensor_bytes(_lowered(lowered).model)

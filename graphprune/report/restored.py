@@ -1,0 +1,47 @@
+"""A report from plain data, as `Report.as_dict` made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from graphprune.core.agreement import Agreement
+from graphprune.core.errors import GraphPruneError
+from graphprune.core.proof import Verification
+from graphprune.pipeline import PassRow
+from graphprune.report.report import SCHEMA, GroupRow, LayerRow, Report, Sparse, WidthRow
+
+_PAIRS = ("params", "macs", "bytes", "memory", "latency")  # tuples, which JSON makes lists of
+
+
+def restored(data: Mapping[str, Any]) -> Report:
+    """The report that was made plain data of.
+
+    Raises:
+        GraphPruneError: It is none, or of another version; says which.
+    """
+    try:
+        if data["schema"] != SCHEMA:
+            raise GraphPruneError(
+                f"a report of schema {data['schema']}; this version reads {SCHEMA}"
+            )
+        held = {each.name: data[each.name] for each in fields(Report) if each.name in data}
+        for name in _PAIRS:
+            if held.get(name) is not None:
+                held[name] = tuple(held[name])
+        for name, kind in (("groups", GroupRow), ("layers", WidthRow), ("passes", PassRow)):
+            held[name] = [kind(**row) for row in held.get(name, ())]
+        for name, kind in (("agreement", Agreement), ("verification", Verification)):
+            if held.get(name) is not None:
+                held[name] = kind(**held[name])
+        if held.get("zeros") is not None:
+            held["zeros"] = {name: tuple(found) for name, found in held["zeros"].items()}
+        if held.get("sparsity") is not None:
+            found = dict(held["sparsity"])
+            found["layers"] = [LayerRow(**row) for row in found["layers"]]
+            found["gzip"] = None if found["gzip"] is None else tuple(found["gzip"])
+            held["sparsity"] = Sparse(**found)
+        return Report(**held)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise GraphPruneError(f"not a report of graphprune: {error!r}") from error
