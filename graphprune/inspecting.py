@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from graphprune.core.explain import nodes_of
-from graphprune.core.groups import Dependencies, Lock, Member
+from graphprune.core.groups import Dependencies, Group, Lock, Member
 from graphprune.core.views.chosen import chosen, touched
 
 _WINDOW = "consumed by a window"
@@ -75,7 +75,8 @@ def why_text(deps: Dependencies, a: str, b: str) -> str:
 def _held(deps: Dependencies, name: str) -> Iterator[str]:
     """What the dimensions of a layer hold."""
     nodes = set(nodes_of(deps, name))
-    for held in (*deps.groups, *deps.locks):
+    everything: list[Group | Lock] = [*deps.groups, *deps.locks]
+    for held in everything:
         own = [str(m) for m in held.members if (m.weight.name, m.dim) in nodes]
         if own:
             what = f"locked, {held.reason}" if isinstance(held, Lock) else f"group {held.name}"

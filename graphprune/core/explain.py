@@ -149,7 +149,7 @@ def reasons(deps: Dependencies, a: str, b: str) -> list[Reasons]:
         AxisError: A name matches no weight.
     """
     starts, goals = nodes_of(deps, a), nodes_of(deps, b)
-    holding = deps.graph.nodes(data="groups")
+    holding: Any = deps.graph.nodes(data="groups")
     found, known = [], []
     for group in deps.groups:
         within = [node for node, held in holding if group.id in held]

@@ -14,6 +14,9 @@ from graphprune.report.report import SCHEMA, GroupRow, LayerRow, Report, Sparse,
 
 _PAIRS = ("params", "macs", "bytes", "memory", "latency")  # tuples, which JSON makes lists of
 
+_ROWS: dict[str, type[Any]] = {"groups": GroupRow, "layers": WidthRow, "passes": PassRow}
+_PARTS: dict[str, type[Any]] = {"agreement": Agreement, "verification": Verification}
+
 
 def restored(data: Mapping[str, Any]) -> Report:
     """The report that was made plain data of.
@@ -30,9 +33,9 @@ def restored(data: Mapping[str, Any]) -> Report:
         for name in _PAIRS:
             if held.get(name) is not None:
                 held[name] = tuple(held[name])
-        for name, kind in (("groups", GroupRow), ("layers", WidthRow), ("passes", PassRow)):
-            held[name] = [kind(**row) for row in held.get(name, ())]
-        for name, kind in (("agreement", Agreement), ("verification", Verification)):
+        for name, row in _ROWS.items():
+            held[name] = [row(**found) for found in held.get(name, ())]
+        for name, kind in _PARTS.items():
             if held.get(name) is not None:
                 held[name] = kind(**held[name])
         if held.get("zeros") is not None:

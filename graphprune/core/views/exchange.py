@@ -65,8 +65,8 @@ def as_graphml(deps: Dependencies, layer: str | None = None) -> str:
         )
     for number, (a, b, data) in enumerate(graph.edges(data=True)):
         told = {key: _clean(text) for key, text in data.items()}
-        ends = (_clean(text_of(node)) for node in (a, b))
-        plain.add_edge(*ends, f"e{number}", label=told["type"], **told)
+        ends = _clean(text_of(a)), _clean(text_of(b))
+        plain.add_edge(*ends, key=f"e{number}", label=told["type"], **told)
     return "\n".join(nx.generate_graphml(plain)) + "\n"
 
 
