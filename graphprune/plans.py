@@ -148,8 +148,9 @@ class Plan(Generic[M]):
 
     def _annotate(self, work: Work) -> None:
         """Let a file say what was done to it: in words, and as data that `load_plan` reads."""
-        if not work.program.is_file:
-            return
+        same = work.program is work.opened and not cut_by(self.edits, work.deps)
+        if not work.program.is_file or (same and len(self.edits) == len(self.groups)):
+            return  # nothing was done, and the file stays as it is
         report = reported(work)
         rows = [replace(row, curve=[]) for row in report.groups]
         # Without times and what else differs from run to run: the same plan writes the same file.

@@ -113,7 +113,8 @@ def test_random_generators_are_left_as_they_were() -> None:
 def test_every_reason_is_told() -> None:
     deps = graphprune.analyze(Residual(), torch.randn(2, 3, 8, 8))
     lines = deps.why("a", "b")
-    parts = "\n".join(lines).split("\n\n")
+    first, *parts = "\n".join(lines).split("\n\n")
+    assert first.endswith("for 2 independent reasons:")
     assert len(parts) == 2
     assert any("relu" in part for part in parts)
     assert any("add" in part for part in parts)
