@@ -134,7 +134,9 @@ def shrink_in_steps(
 def _scalars(report: Report, spent: float) -> dict[str, float]:
     """What a step came to."""
     found = {"removed": spent, "parameters": report.params[1], "macs": report.macs[1]}
-    return found if report.agreement is None else {**found, "agreement": report.agreement.share}
+    return (
+        found if report.agreement is None else {**found, "step_agreement": report.agreement.share}
+    )
 
 
 def _schedule(

@@ -80,7 +80,7 @@ def test_shrinking_in_steps_tells_every_step(caplog: pytest.LogCaptureFixture) -
         graphprune.shrink(cnn(), 0.4, steps=2, compensate=False, log=board, **GIVEN)
     assert [step for _, step in board.of("shrink/removed")] == [1, 2]
     assert board.of("shrink/removed")[-1][0] == pytest.approx(0.4, abs=0.05)
-    assert len(board.of("shrink/parameters")) == len(board.of("shrink/agreement")) == 2
+    assert len(board.of("shrink/parameters")) == len(board.of("shrink/step_agreement")) == 2
     assert not any("shrink/removed" in text for text in caplog.messages)
 
 
