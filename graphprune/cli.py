@@ -9,7 +9,6 @@ import logging
 import sys
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -46,11 +45,8 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
     def run(**given: Any) -> None:
         try:
             command(**given)
-        except KeyboardInterrupt:
-            state = given.get("state")
-            kept = "no file is left half written"
-            if state is not None and Path(state).exists():
-                kept = f"what was done is kept in {state}, and the same command goes on from there"
+        except KeyboardInterrupt as error:
+            kept = "; ".join(["no file is left half written", *map(str, error.args)])
             typer.echo(f"stopped: {kept}", err=True)
             raise typer.Exit(_STOPPED) from None
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from graphprune.api import plan
 from graphprune.core.errors import GraphPruneError
+from graphprune.core.progress import tracked
 from graphprune.frontends.torch.saving import save_model
 from graphprune.report.report import show
 
@@ -75,26 +75,22 @@ def accuracy(model: nn.Module, data: Split) -> float:
         return float((model.eval()(data[0]).argmax(1) == data[1]).float().mean())
 
 
-def train(
-    model: nn.Module, data: Split, epochs: int, rate: float, label: str, console: Console
-) -> None:
+def train(model: nn.Module, data: Split, epochs: int, rate: float, label: str) -> None:
     """Train a classifier, with a progress bar."""
     images, labels = data
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     generator = torch.Generator().manual_seed(1)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        for _ in bar.track(range(epochs), description=label):
-            order = torch.randperm(len(images), generator=generator)
-            for start in range(0, len(order), 64):
-                batch = order[start : start + 64]
-                optimizer.zero_grad()
-                loss = F.cross_entropy(model(images[batch]), labels[batch], label_smoothing=0.1)
-                torch.autograd.backward(loss)
-                optimizer.step()
-            schedule.step()
+    for _ in tracked(range(epochs), label, epochs):
+        order = torch.randperm(len(images), generator=generator)
+        for start in range(0, len(order), 64):
+            batch = order[start : start + 64]
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(images[batch]), labels[batch], label_smoothing=0.1)
+            torch.autograd.backward(loss)
+            optimizer.step()
+        schedule.step()
     model.eval()
 
 
@@ -114,7 +110,7 @@ def run(out: Path, ratio: float, epochs: int, console: Console) -> None:
     torch.manual_seed(0)
     data, test = digits()
     model = DigitsNet()
-    train(model, data, epochs, 3e-3, "training on handwritten digits", console)
+    train(model, data, epochs, 3e-3, "training on handwritten digits")
     before = accuracy(model, test)
 
     plain = plan(model, ratio, example_inputs=test[0][:2], compensate=False, verify=False).apply()
@@ -128,7 +124,7 @@ def run(out: Path, ratio: float, epochs: int, console: Console) -> None:
     show(made.report, console, rows)
 
     tuning = max(epochs // 5, 1)
-    train(small, data, tuning, 1e-3, f"fine-tuning for {tuning} epochs", console)
+    train(small, data, tuning, 1e-3, f"fine-tuning for {tuning} epochs")
     console.print(f"accuracy after {tuning} epochs of fine-tuning: {accuracy(small, test):.1%}")
     save(small, test[0], out, console)
     made.save(out / "plan.json")

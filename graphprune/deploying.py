@@ -25,6 +25,7 @@ from graphprune.core.agreement import compared
 from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError, OptionError
 from graphprune.core.files import check_target, write_whole
+from graphprune.core.progress import interruptible
 from graphprune.costs.registry import Counting, cost_name
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.saving import save_model
@@ -49,6 +50,9 @@ STEEP, STEEPEST = 10.0, 20.0
 
 JUDGED_BY = 128
 """Inputs that stages are compared on, at most."""
+
+SCHEMA = 1
+"""The version of a deployment as data: it grows where a field is renamed or goes."""
 
 _STATE = "state.json"
 
@@ -103,7 +107,12 @@ class Deployed:
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain data, ready for JSON."""
-        return {**asdict(self), "path": str(self.path), "compression": self.compression}
+        return {
+            "schema": SCHEMA,
+            **asdict(self),
+            "path": str(self.path),
+            "compression": self.compression,
+        }
 
     def __str__(self) -> str:
         first = self.stages[0]
@@ -195,7 +204,10 @@ def deploy(
         lifted = open_model(model, None, None, 1).program
         if quantised_already(lifted.graph):
             raise OptionError(f"{lifted.name} holds int8 operations already: pass int8=False")
-    with _place(folder) as place:
+    kept = "nothing is kept; with folder=, the same call goes on behind the last stage"
+    if folder is not None:
+        kept = f"stages that were finished are kept in {folder}, and the same call goes on"
+    with interruptible(lambda: kept), _place(folder) as place:
         run = _Run(model, Path(place), data, metric, (ratio, of, {**options, "verify": made}))
         run.check(recover, int8)
         run.stage("original", run.export)

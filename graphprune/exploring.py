@@ -10,24 +10,26 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from rich.table import Table
 from typing_extensions import Unpack
 
 from graphprune.choice.select import Selection
 from graphprune.core.errors import BudgetError, GraphPruneError, OptionError
 from graphprune.core.files import check_target, write_whole
-from graphprune.core.markup import heading, lines, table
-from graphprune.core.progress import tracked
+from graphprune.core.progress import interruptible, progress
 from graphprune.costs.registry import Counting, cost_of
+from graphprune.foretelling import UNPROVEN
 from graphprune.frontends.torch.inference import undisturbed
+from graphprune.importance.constants import NEEDED
+from graphprune.passes.agree import Agree
 from graphprune.pipeline import Pass, Pipeline, Work
 from graphprune.planning import DEFAULT, PlanOptions, check_options, planned
-from graphprune.report.report import as_text
+from graphprune.report.explored import FLOAT, Point, Sensitive, Sensitivity, Sweep
+from graphprune.rounding import LEAST, MOST, bytes_of, rounded
 
 Metric = Callable[[Any], float]
 """What a model is worth: a function of the finished model, larger being better."""
@@ -35,197 +37,7 @@ Metric = Callable[[Any], float]
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Where a sweep looks, unless told."""
 
-SCHEMA = 1
-"""The version of both results as data."""
-
-_STATE = 1  # format of a saved sweep
-_LEAST = 3  # groups, fewer of which have no order to speak of
-
-
-@dataclass(frozen=True)
-class Sensitive:
-    """What it costs to shrink one coupled group, the others staying whole.
-
-    Attributes:
-        group: Its name.
-        size: How many indices it has.
-        removed: How many went.
-        params: Share of the model's parameters that went with them.
-        predicted: Share of what the group's readers compute that is lost, by the loss curve; None
-            where the criterion has no such curve.
-        lost: Share of the outputs' variation that is lost, measured; None where nothing can be
-            compared.
-        metric: The metric of the smaller model; None without one.
-    """
-
-    group: str
-    size: int
-    removed: int
-    params: float
-    predicted: float | None
-    lost: float | None
-    metric: float | None
-
-
-@dataclass(repr=False)
-class Sensitivity:
-    """What it costs to shrink each coupled group of a model.
-
-    Attributes:
-        model: Its name.
-        ratio: Fraction of each group that went.
-        base: The metric of the model itself; None without one.
-        rows: One for each group, in the order of the model.
-    """
-
-    model: str
-    ratio: float
-    base: float | None
-    rows: list[Sensitive] = field(default_factory=list)
-
-    @property
-    def correlation(self) -> float | None:
-        """Spearman's rank correlation of what is predicted and what is measured, from -1 to 1.
-
-        It says how far the loss curves, which cost nothing, may stand for the measurement; None
-        where there are fewer than three groups, or nothing to compare.
-        """
-        pairs = [
-            (row.predicted, row.lost)
-            for row in self.rows
-            if row.predicted is not None and row.lost is not None
-        ]
-        if len(pairs) < _LEAST:
-            return None
-        ranks = [np.argsort(np.argsort(column)) for column in zip(*pairs, strict=True)]
-        if any(np.ptp(x) == 0 for x in zip(*pairs, strict=True)):
-            return None
-        return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-    def as_dict(self) -> dict[str, Any]:
-        """The result as plain data."""
-        return {"schema": SCHEMA, **asdict(self), "correlation": self.correlation}
-
-    def columns(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """The result as a table: names of columns, and rows, the most sensitive group first."""
-        head = ("group", "removed", "params", "predicted loss", "measured loss")
-        rows = [
-            (row.group, f"{row.removed} of {row.size}", f"{row.params:.1%}", _share(row.predicted),
-             _share(row.lost), *([_number(row.metric)] if self.base is not None else []))
-            for row in sorted(self.rows, key=lambda row: -(row.lost or row.predicted or 0.0))
-        ]  # fmt: skip
-        return (*head, "metric") if self.base is not None else head, rows
-
-    def notes(self) -> list[str]:
-        """What the table does not say."""
-        out = [] if self.base is None else [f"metric of the model itself: {self.base:.4g}"]
-        if self.correlation is not None:
-            out.append(f"rank correlation of predicted and measured loss: {self.correlation:.2f}")
-        return out
-
-    def __repr__(self) -> str:
-        return f"Sensitivity({self.model}: {len(self.rows)} groups, {self.ratio:.0%} of each)"
-
-    def __str__(self) -> str:
-        return _text(f"{self.model}: {self.ratio:.0%} of each group alone", self)
-
-    def _repr_html_(self) -> str:
-        head, rows = self.columns()
-        return heading(repr(self)) + table(head, rows) + lines(self.notes())
-
-
-@dataclass(frozen=True)
-class Point:
-    """One point of a sweep.
-
-    Attributes:
-        asked: The fraction of the cost to remove.
-        achieved: What was reached; None where the budget cannot be met, `why` telling the reason.
-        params: Parameters that stay.
-        macs: Multiply-accumulates of one sample that stay.
-        kept: Share of the outputs' variation that is kept.
-        same: Share of equal answers, where outputs are scores of classes.
-        metric: The metric of the smaller model.
-        why: Why there is no such model; else empty.
-    """
-
-    asked: float
-    achieved: float | None = None
-    params: int = 0
-    macs: int = 0
-    kept: float | None = None
-    same: float | None = None
-    metric: float | None = None
-    why: str = ""
-
-
-@dataclass(repr=False)
-class Sweep:
-    """What a model is worth at several sizes.
-
-    Attributes:
-        model: Its name.
-        of: The cost that the fractions speak of.
-        params: Parameters of the model itself.
-        macs: Its multiply-accumulates for one sample.
-        base: The metric of the model itself; None without one.
-        points: One for each fraction, in the order asked for.
-    """
-
-    model: str
-    of: str
-    params: int
-    macs: int
-    base: float | None
-    points: list[Point] = field(default_factory=list)
-
-    @property
-    def pareto(self) -> list[Point]:
-        """The points than which no other is both smaller and better, the largest model first."""
-        known = [p for p in self.points if p.achieved is not None and _worth(p) is not None]
-        out: list[Point] = []
-        for point in sorted(known, key=lambda p: (p.params, -cast(float, _worth(p)))):
-            if not out or cast(float, _worth(point)) > cast(float, _worth(out[-1])):
-                out.append(point)
-        return out[::-1]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The result as plain data."""
-        return {"schema": SCHEMA, **asdict(self), "pareto": [point.asked for point in self.pareto]}
-
-    def columns(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """The result as a table: names of columns, and rows."""
-        head = ("removed", "parameters", "MACs", "outputs keep", "same answer")
-        best = self.pareto
-        rows = []
-        for point in self.points:
-            if point.achieved is None:
-                blank = ["-"] * (len(head) - 1 + (self.base is not None))
-                rows.append((f"{point.asked:.0%}", *blank))
-                continue
-            metric = [_number(point.metric)] if self.base is not None else []
-            star = "" if point in best else " (not better than a smaller one)"
-            rows.append(
-                (f"{point.achieved:.1%}{star}", f"{point.params:,}", f"{point.macs:,}",
-                 _share(point.kept), _share(point.same), *metric)
-            )  # fmt: skip
-        return (*head, "metric") if self.base is not None else head, rows
-
-    def notes(self) -> list[str]:
-        """What the table does not say."""
-        out = [] if self.base is None else [f"metric of the model itself: {self.base:.4g}"]
-        return out + [f"{p.asked:.0%} cannot be had: {p.why}" for p in self.points if p.why]
-
-    def __repr__(self) -> str:
-        return f"Sweep({self.model}: {len(self.points)} sizes by {self.of})"
-
-    def __str__(self) -> str:
-        title = f"{self.model}: {self.params:,} parameters, {self.macs:,} MACs; share of {self.of}"
-        return _text(title, self)
-
-    def _repr_html_(self) -> str:
-        head, rows = self.columns()
-        return heading(repr(self)) + table(head, rows) + lines(self.notes())
+_STATE = 2  # format of a saved sweep
 
 
 @undisturbed
@@ -253,31 +65,37 @@ def sensitivity(
     """
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
         raise OptionError(f"ratio is the share of each group to remove, in (0, 1), not {ratio!r}")
-    work = _scored(model, ratio, "params", metric, options, "sensitivity")
+    work = _scored(model, ratio, "params", metric, options, "sensitivity", None)
     out = Sensitivity(work.program.name, float(ratio), _base(work, metric))
-    params, sizes = cost_of(work.deps, "params"), work.deps.sizes()
-    curved = work.rows[-1].note == _CURVES
-    for group, scores in tracked(
-        zip(work.deps.groups, work.scores, strict=True), "measuring groups", len(work.deps.groups)
-    ):
-        left = max(math.ceil((1 - ratio) * group.size / group.grain) * group.grain, group.grain)
-        keep = np.sort(np.argsort(scores, kind="stable")[group.size - left :])
-        gone = group.size - left
-        selection = Selection({group.axis: keep} if gone else {}, ratio, ratio, 1, "params")
-        made = _made(work, selection)
-        counts = work.deps.counts(selection.keep)
-        out.rows.append(
-            Sensitive(
-                group.name,
-                group.size,
-                gone,
-                1 - float(params(counts) / params(sizes)),
-                float(np.sort(scores)[gone - 1]) if curved and gone else None,
-                None if made.agreement is None else 1 - made.agreement.kept,
-                _measured(made, metric),
-            )
-        )
+    groups = len(work.deps.groups)
+    kept = "nothing is kept of a sensitivity that was not finished; a sweep takes state="
+    with interruptible(lambda: kept), progress("measuring groups") as advance:
+        for number in range(groups):
+            out.rows.append(_alone(work, number, float(ratio), metric))
+            advance((number + 1) / groups)
     return out
+
+
+def _alone(work: Work, number: int, ratio: float, metric: Metric | None) -> Sensitive:
+    """What it costs to shrink one group, the others staying whole."""
+    group, scores = work.deps.groups[number], work.scores[number]
+    params = cost_of(work.deps, "params")
+    left = max(math.ceil((1 - ratio) * group.size / group.grain) * group.grain, group.grain)
+    keep = np.sort(np.argsort(scores, kind="stable")[group.size - left :])
+    gone = group.size - left
+    selection = Selection({group.axis: keep} if gone else {}, ratio, ratio, 1, "params")
+    made = _made(work, selection)
+    counts = work.deps.counts(selection.keep)
+    predicts = work.rows[-1].note == _CURVES and gone > 0 and np.sort(scores)[gone - 1] < NEEDED
+    return Sensitive(
+        group.name,
+        group.size,
+        gone,
+        1 - float(params(counts) / params(work.deps.sizes())),
+        float(np.sort(scores)[gone - 1]) if predicts else None,
+        None if made.agreement is None else 1 - made.agreement.kept,
+        _measured(made, metric),
+    )
 
 
 @undisturbed
@@ -286,6 +104,7 @@ def sweep(
     ratios: Sequence[float] = RATIOS,
     of: str | Counting = "params",
     *,
+    bits: Sequence[int] = (FLOAT,),
     metric: Metric | None = None,
     state: str | Path | None = None,
     **options: Any,
@@ -296,6 +115,8 @@ def sweep(
         model: As for `plan`; it is not modified.
         ratios: Fractions of the cost to remove.
         of: The cost, as for `plan`; not `"latency"`, which each point would have to measure.
+        bits: At each size the weights of linear layers are rounded to so many bits (2 to 16), one
+            scale for each output, and the model is measured again; 32 leaves them as they are.
         metric: What a model is worth, such as its accuracy: a function of the finished model.
         state: A file (JSON) that is written whole after each point. Where it exists, the points in
             it are not measured again.
@@ -312,42 +133,75 @@ def sweep(
         raise OptionError(f"ratios are fractions to remove, each in (0, 1), not {ratios!r}")
     if of == "latency":
         raise OptionError('a sweep cannot follow "latency": name "macs", and time what you choose')
+    if not bits or not all(
+        isinstance(b, int) and not isinstance(b, bool) and (b == FLOAT or LEAST <= b <= MOST)
+        for b in bits
+    ):
+        raise OptionError(
+            f"bits are whole numbers from {LEAST} to {MOST}, or {FLOAT} for weights as they are, "
+            f"not {bits!r}"
+        )
     place = None if state is None else check_target(state)
-    work = _scored(model, max(ratios), of, metric, cast(PlanOptions, options), "sweep")
-    deps, batch = work.deps, max(work.program.batch(), 1)
-    macs, params = cost_of(deps, "macs"), cost_of(deps, "params")
-    full, of = deps.sizes(), work.asked.request.of
-    out = Sweep(
-        work.program.name, of, round(params(full)), round(macs(full) / batch), _base(work, metric)
-    )
+    plain = cast(PlanOptions, options)
+    work = _scored(model, max(ratios), of, metric, plain, "sweep", len(ratios))
+    batch = max(work.program.batch(), 1)
+    full, of = work.deps.sizes(), work.asked.request.of
+    params, macs = (round(cost_of(work.deps, name)(full)) for name in ("params", "macs"))
+    out = Sweep(work.program.name, of, params, round(macs / batch), _base(work, metric))
     mark = _fingerprint(work, of, options)
     known = {} if place is None else _known(place, mark)
-    cost = cost_of(deps, of)
-    for ratio in tracked(ratios, "sweeping sizes", len(ratios)):
-        point = known.get(ratio)
-        if point is None:
-            try:
-                request = replace(work.asked.request, ratio=float(ratio))
-                made = _made(work, work.chooser.choose(request, work.scores).selection)
-            except BudgetError as error:
-                point = Point(float(ratio), why=str(error).splitlines()[0])
-            else:
-                kept, found = deps.counts(made.selection.keep), made.agreement
-                point = Point(
-                    float(ratio),
-                    1 - float(cost(kept) / cost(full)),
-                    round(params(kept)),
-                    round(macs(kept) / batch),
-                    None if found is None else found.kept,
-                    None if found is None else found.same,
-                    _measured(made, metric),
-                )
-        out.points.append(point)
-        if place is not None:
-            held = {**known, **{p.asked: p for p in out.points}}
-            saved = {"format": _STATE, "of": mark, "points": [asdict(p) for p in held.values()]}
-            write_whole(place, json.dumps(saved, indent=1).encode())
+
+    def kept() -> str:
+        if place is None:
+            return "nothing is kept; with state=, the same call goes on behind the last point"
+        number = len(ratios) * len(bits)
+        return f"{len(out.points)} of {number} points are kept in {place}; the same call goes on"
+
+    with interruptible(kept), progress("sweeping sizes") as advance:
+        for done, ratio in enumerate(ratios, 1):
+            held = [known.get((float(ratio), each)) for each in bits]
+            if any(point is None for point in held):
+                held = list(_points(work, float(ratio), bits, metric))
+            out.points += [point for point in held if point is not None]
+            if place is not None:
+                points = {**known, **{(p.asked, p.bits): p for p in out.points}}
+                saved = {"format": _STATE, "of": mark, "points": [*map(asdict, points.values())]}
+                write_whole(place, json.dumps(saved, indent=1).encode())
+            advance(done / len(ratios))
     return out
+
+
+def _points(
+    work: Work, ratio: float, bits: Sequence[int], metric: Metric | None
+) -> Iterator[Point]:
+    """What the model is worth at one size: a point for each number of bits."""
+    try:
+        request = replace(work.asked.request, ratio=ratio)
+        made = _made(work, work.chooser.choose(request, work.scores).selection)
+    except BudgetError as error:
+        why = str(error).splitlines()[0]
+        yield from (Point(ratio, bits=each, why=why) for each in bits)
+        return
+    deps, full = work.deps, work.deps.sizes()
+    kept = deps.counts(made.selection.keep)
+    cost, params, macs = (cost_of(deps, name) for name in (work.asked.request.of, "params", "macs"))
+    for each in sorted(bits, reverse=True):  # from the weights as they are
+        if each != FLOAT:
+            values = rounded(made, each)
+            made.lowered = made.program.write(made.expressed, made.lowered, values)
+            Agree().run(made)
+        found = made.agreement
+        yield Point(
+            ratio,
+            1 - float(cost(kept) / cost(full)),
+            round(params(kept)),
+            round(macs(kept) / max(work.program.batch(), 1)),
+            None if found is None else found.kept,
+            None if found is None else found.same,
+            _measured(made, metric),
+            each,
+            bytes_of(made, each),
+        )
 
 
 _CURVES = "loss curves after compensation"  # what the pass that scores notes
@@ -360,8 +214,9 @@ def _scored(
     metric: Metric | None,
     options: PlanOptions,
     function: str,
+    points: int | None,
 ) -> Work:
-    """The model captured and its indices scored, once for all points."""
+    """The model captured and its indices scored, once for all points (None: one for each group)."""
     check_options(options, PlanOptions, function)
     if metric is not None and not callable(metric):
         raise OptionError(f"metric is a function of the smaller model, not {metric!r}")
@@ -372,7 +227,7 @@ def _scored(
         given.setdefault("effort", "fast")
     first = [step for step in pipeline if not step.makes and step.name != "select"]
     scoring = cast(PlanOptions, {**given, "passes": Pipeline(first)})
-    work = planned(model, ratio, of, scoring, later=pipeline)
+    work = planned(model, ratio, of, scoring, later=pipeline, points=points)
     work.pipeline = pipeline
     return work
 
@@ -393,7 +248,7 @@ def _made(work: Work, selection: Selection) -> Work:
 
 def _making(pipeline: Pipeline) -> Iterator[Pass]:
     """What makes the smaller model, but for what proves or times it."""
-    return (step for step in pipeline if step.makes and step.name not in ("verify", "measure"))
+    return (step for step in pipeline if step.makes and step.name not in UNPROVEN)
 
 
 def _base(work: Work, metric: Metric | None) -> float | None:
@@ -423,7 +278,7 @@ def _fingerprint(work: Work, of: str, options: Mapping[str, Any]) -> str:
     return f"{work.program.name} by {of}, {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _known(path: Path, mark: str) -> dict[float, Point]:
+def _known(path: Path, mark: str) -> dict[tuple[float, int], Point]:
     """The points that an earlier run of the same sweep left.
 
     Raises:
@@ -441,31 +296,4 @@ def _known(path: Path, mark: str) -> dict[float, Point]:
             f"{path} belongs to another sweep ({found}, not {mark}): name another file, or delete "
             "it to start anew"
         )
-    return {point.asked: point for point in points}
-
-
-def _worth(point: Point) -> float | None:
-    return point.kept if point.metric is None else point.metric
-
-
-def _share(found: float | None) -> str:
-    return "-" if found is None else f"{found:.1%}"
-
-
-def _number(found: float | None) -> str:
-    return "-" if found is None else f"{found:.4g}"
-
-
-def drawn(title: str, found: Sensitivity | Sweep) -> Table:
-    """A result as a table for terminals."""
-    head, rows = found.columns()
-    out = Table(title=title)
-    for number, name in enumerate(head):
-        out.add_column(name, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        out.add_row(*row)
-    return out
-
-
-def _text(title: str, found: Sensitivity | Sweep) -> str:
-    return as_text(drawn(title, found)) + "".join(f"{line}\n" for line in found.notes())
+    return {(point.asked, point.bits): point for point in points}

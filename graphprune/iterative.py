@@ -18,6 +18,7 @@ from torch import nn
 from graphprune.choice.constants import RATIO_TOLERANCE
 from graphprune.core.errors import GraphPruneError, OptionError, first_line, nearest
 from graphprune.core.files import check_target, write_whole
+from graphprune.core.progress import interruptible
 from graphprune.core.scalars import tell, writer_of
 from graphprune.costs.registry import Counting
 from graphprune.frontends.torch.wrapped import unwrapped
@@ -110,24 +111,33 @@ def shrink_in_steps(
     fixed = dict(options.pop("ratios", None) or {})
     if options.get("data") is not None:
         options["data"] = read_batches(options["data"], model)  # a generator serves once
-    for number in range(done + 1, steps + 1):
-        left = 1 - (1 - ratios[number - 1]) / (1 - spent)
-        asked = left if left > RATIO_TOLERANCE / 2 else 0.0
-        share = number / steps
-        options["ratios"] = {
-            layer: SCHEDULES[schedule](0.0, f, share) for layer, f in fixed.items()
-        }
-        step = made(planned(small, asked, of, cast(PlanOptions, options), whole))
-        whole = whole or {group.name: group.size for group in step.live().deps.groups}
-        small = step.apply()
-        assert step.report is not None
-        spent = 1 - (1 - spent) * (1 - step.report.achieved)
-        tell(writer, "shrink", _scalars(step.report, spent), number)
-        if callback is not None:
-            returned = callback(small, Step(number, steps, ratios[number - 1], step))
-            small = returned if isinstance(returned, nn.Module) else small
-        if place is not None:
-            _save(place, small, number, spent, ratios, whole)
+    finished = done
+
+    def kept() -> str:
+        if place is None:
+            return "nothing is kept; with state=, the same call goes on behind the last step"
+        return f"{finished} of {steps} steps are kept in {place}, and the same call goes on"
+
+    with interruptible(kept):
+        for number in range(done + 1, steps + 1):
+            left = 1 - (1 - ratios[number - 1]) / (1 - spent)
+            asked = left if left > RATIO_TOLERANCE / 2 else 0.0
+            share = number / steps
+            options["ratios"] = {
+                layer: SCHEDULES[schedule](0.0, f, share) for layer, f in fixed.items()
+            }
+            step = made(planned(small, asked, of, cast(PlanOptions, options), whole))
+            whole = whole or {group.name: group.size for group in step.live().deps.groups}
+            small = step.apply()
+            assert step.report is not None
+            spent = 1 - (1 - spent) * (1 - step.report.achieved)
+            tell(writer, "shrink", _scalars(step.report, spent), number)
+            if callback is not None:
+                returned = callback(small, Step(number, steps, ratios[number - 1], step))
+                small = returned if isinstance(returned, nn.Module) else small
+            if place is not None:
+                _save(place, small, number, spent, ratios, whole)
+            finished = number
     return small
 
 

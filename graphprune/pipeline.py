@@ -353,6 +353,15 @@ class Pass:
         """Do the work."""
         raise NotImplementedError(f"pass {self.name!r} defines no run(work)")
 
+    def takes(self, work: Work, effort: str | float) -> float:
+        """About how many seconds `run` takes on one core; zero where that is little or unknown.
+
+        Args:
+            work: The work once groups are known.
+            effort: How long compensation may take, as for `graphprune.plan`.
+        """
+        return 0.0
+
     def before(self, work: Work) -> None:
         """Check what `requires` does not say.
 
@@ -447,11 +456,18 @@ class Pipeline:
             if step.prepares:
                 run(step, work)
 
-    def decide(self, work: Work) -> None:
-        """Run the passes that decide what goes."""
+    def decide(self, work: Work, coupled: Callable[[], None] = lambda: None) -> None:
+        """Run the passes that decide what goes.
+
+        Args:
+            work: What they add to.
+            coupled: Called once groups are known.
+        """
         for step in self.passes:
             if not step.makes:
                 run(step, work)
+                if "deps" in step.ensures:
+                    coupled()
 
     def make(self, work: Work) -> None:
         """Run the passes that make the smaller model; a plan may be applied again."""

@@ -21,6 +21,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.program import Inputs, Program
 from graphprune.costs.registry import Counting
 from graphprune.extensions import load_installed
+from graphprune.foretelling import teller
 from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.opening import Opened, keyed, open_model
 from graphprune.frontends.torch.inference import undisturbed
@@ -184,6 +185,7 @@ def planned(
     options: PlanOptions,
     whole: Mapping[str, int] | None = None,
     later: Pipeline | None = None,
+    points: int | None = 1,
 ) -> Work:
     """Decide what to remove.
 
@@ -195,6 +197,7 @@ def planned(
         whole: Sizes of groups by name that fractions speak of, where the model was made smaller
             before; else they speak of the groups' own.
         later: The passes that will run in the end, where `passes` are only the first of them.
+        points: How many smaller models will be made; None: one for each group.
     """
     check_options(options, PlanOptions, "plan")
     load_installed()
@@ -238,7 +241,7 @@ def planned(
     work.pipeline = pipeline
     if work.program.assumed:
         _log.info("inputs assumed, as none were given: %s", work.program.assumed)
-    pipeline.decide(work)
+    pipeline.decide(work, teller(work, later or pipeline, points))
     if work.has("choice"):
         found, kept = work.selection, work.deps.counts(work.selection.keep)
         fewer = int((kept < work.deps.sizes()).sum())

@@ -15,7 +15,7 @@ from graphprune.core.errors import (
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import cost
 from graphprune.deploying import Deployed, deploy
-from graphprune.exploring import Sensitivity, Sweep, sensitivity, sweep
+from graphprune.exploring import sensitivity, sweep
 from graphprune.frontends.opening import frontend
 from graphprune.importance import criterion
 from graphprune.pipeline import Pass, Pipeline
@@ -23,6 +23,7 @@ from graphprune.planning import COMPACT, DEFAULT
 from graphprune.plans import Plan, load_plan
 from graphprune.quantising import Quantised, quantise
 from graphprune.recalibration import recalibrate, report_of
+from graphprune.report.explored import Sensitivity, Sweep
 from graphprune.report.report import Report
 from graphprune.rules import axis_rule
 from graphprune.training import recover

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from graphprune.core.files import check_target, write_whole
 from graphprune.core.graph import Graph
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
+from graphprune.core.progress import LONG, announce, duration
 from graphprune.engine.state import quiet
 from graphprune.extensions import load_installed
 from graphprune.frontends.opening import open_model
@@ -43,6 +45,11 @@ if TYPE_CHECKING:  # importing graphprune does not import onnx
 
 KINDS = ("static", "dynamic")
 """Ranges of activations: fixed by calibration, or measured at each run (weights alone are int8)."""
+
+SCHEMA = 1
+"""The version of a result as data: it grows where a field is renamed or goes."""
+
+_RANGES = 2  # ranges of weights that are tried, each calibrated and judged anew
 
 JUDGED = 4
 """One chunk of calibration inputs in so many is kept back to judge by."""
@@ -70,6 +77,11 @@ class Quantised:
     inputs: int
     source: str
     note: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is known, without the model, as plain data ready for JSON."""
+        held = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {"schema": SCHEMA, **{k: v for k, v in held.items() if k != "model"}}
 
     def __str__(self) -> str:
         before, after = self.bytes
@@ -218,7 +230,13 @@ def _file(program: Program, deps: Dependencies, seen: Any, held: Any, kind: str)
     reader = _Reader([_feed(names, chunk) for chunk in seen])
     judged = [_feed(names, chunk) for chunk in held]
     original: ModelProto = program.model
+    start = time.perf_counter()
     before = answers(original, judged)
+    runs = len(judged) + (len(seen) if kind == "static" else 0)
+    took = time.perf_counter() - start
+    whole = _RANGES * took * runs / len(judged)
+    if whole > LONG:
+        announce(f"int8: about {duration(whole)}, by the speed of the first runs")
     best: Quantised | None = None
     for reduced in (False, True):
         made = _quantised(original, reader, kind, reduced)

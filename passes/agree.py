@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from graphprune.core.agreement import Agreement, compared
 from graphprune.core.errors import GraphPruneError, first_line
+from graphprune.core.groups import Dependencies
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.statistics.answers import scored
 from graphprune.statistics.batches import UNSEEN
+from graphprune.statistics.constants import BACKWARD_FACTOR
 from graphprune.statistics.estimate import seconds
 from graphprune.statistics.made.sample import kind, plain, plain_for_parts
 from graphprune.statistics.samples import Samples, captured, recut
@@ -20,7 +22,6 @@ from graphprune.statistics.supplied import read
 _MADE = 16  # inputs that are made, at most: to paint a picture takes as long as to look at it
 _RUNS = 32  # of each model, at most: every one takes as many inputs as were captured
 _BRIEF, _LONGEST = 2.0, 60.0  # estimated seconds that all runs should take, and one pair may
-_BACKWARDS = 3  # times as long as forwards alone a run takes with gradients
 _HELD_OUT = "inputs held out of data"
 _APART = 104729  # from the caller's seed to that of unseen inputs, which no other step draws
 
@@ -36,6 +37,10 @@ class Agree(Pass):
     requires = ("deps", "choice", "lowered")
     makes = True
 
+    def takes(self, work: Work, effort: str | float) -> float:
+        """Runs of both models."""
+        return _number(work) * _each(work.deps)
+
     def run(self, work: Work) -> Outcome:
         """Compare what both return."""
         work.agreement = None
@@ -50,11 +55,9 @@ class Agree(Pass):
 
     def _measured(self, work: Work) -> Agreement | str:
         deps, batch = work.deps, captured(work.deps)
-        each = 2 * seconds(deps, 1, 1) / _BACKWARDS  # both models
-        if each * batch > _LONGEST:
+        number = _number(work)
+        if not number:
             return "a run of this model takes minutes"
-        most = UNSEEN if work.unseen else max(_MADE, batch)
-        number = min(most, _RUNS * batch, max(int(_BRIEF / each) // batch, 1) * batch)
         samples, source = self._unseen(work, number)
         if samples is None:
             return "no inputs can be made for a model captured in parts: pass data="
@@ -82,3 +85,18 @@ class Agree(Pass):
             return plain_for_parts(work.program, work.deps, number, seed), "made inputs"
         likes = work.program.flat_inputs()
         return plain(work.deps, likes, number, seed), kind(likes)
+
+
+def _each(deps: Dependencies) -> float:
+    """Estimated seconds that an input takes both models."""
+    return 2 * seconds(deps, 1, 1) / BACKWARD_FACTOR
+
+
+def _number(work: Work) -> int:
+    """How many inputs are compared; 0 where a run takes too long."""
+    deps, batch = work.deps, captured(work.deps)
+    each = _each(deps)
+    if each * batch > _LONGEST:
+        return 0
+    most = UNSEEN if work.unseen else max(_MADE, batch)
+    return min(most, _RUNS * batch, max(int(_BRIEF / each) // batch, 1) * batch)

@@ -28,6 +28,11 @@ class Compensate(Pass):
         work.lowered = work.program.write(work.expressed, work.lowered, work.solved.values)
         return self.done(statistics.note)
 
+    def takes(self, work: Work, effort: str | float) -> float:
+        """The refit and the descent."""
+        found = work.statistics().forecast(effort)
+        return 0.0 if found is None else found.solving + found.polishing
+
     def after(self, work: Work) -> None:
         """Every new weight has the shape that the narrowed graph gives it."""
         for value, tensor in work.solved.values.items() if work.solved else ():

@@ -8,6 +8,7 @@ import numpy as np
 
 from graphprune.core.errors import GraphPruneError, PassError
 from graphprune.importance.free import foremost
+from graphprune.importance.registry import DECIDED
 from graphprune.importance.score import score
 from graphprune.pipeline import Outcome, Pass, Work
 
@@ -32,7 +33,7 @@ class Score(Pass):
         """Score by the criterion that is asked for."""
         asked, request = work.asked, work.asked.request
         criterion = asked.importance
-        if criterion in ("auto", "obs"):
+        if criterion in DECIDED:
             statistics = work.statistics()
             wanted = request.nontrivial() or criterion == "obs"
             curves = statistics.levels() if wanted else None
@@ -50,6 +51,12 @@ class Score(Pass):
         scores = score(work.deps, criterion, work.context(), asked.reduction)
         work.scores = foremost(work.deps, scores)
         return self.unchanged(criterion if isinstance(criterion, str) else "a criterion of yours")
+
+    def takes(self, work: Work, effort: str | float) -> float:
+        """Making inputs, and loss curves where they decide."""
+        found = work.statistics().forecast(effort)
+        curves = work.asked.importance in DECIDED
+        return 0.0 if found is None or not curves else found.making + found.weighing
 
     def after(self, work: Work) -> None:
         """Every index has a finite score."""

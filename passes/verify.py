@@ -25,7 +25,11 @@ from graphprune.engine.run import Run, given_inputs
 from graphprune.engine.tensors import along, cut_tensor, difference
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules.facts import is_random
+from graphprune.statistics.constants import BACKWARD_FACTOR
+from graphprune.statistics.estimate import seconds
+from graphprune.statistics.samples import captured
 
+_RUNS = 12  # forwards in single precision that take as long as all that is run here
 _LIMIT = 1e8  # larger numbers are scaled down where the type is coarse
 
 
@@ -251,6 +255,12 @@ class Verify(Pass):
     requires = ("choice", "lowered")
     ensures = ("lowered",)
     makes = True
+
+    def takes(self, work: Work, effort: str | float) -> float:
+        """Runs of the captured batch, in double precision."""
+        if not work.asked.verify:
+            return 0.0
+        return _RUNS * seconds(work.deps, captured(work.deps), 1) / BACKWARD_FACTOR
 
     def run(self, work: Work) -> Outcome:
         """Run the narrowed and the masked graph side by side, then the smaller model."""

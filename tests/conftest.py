@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from graphprune.compensation import calibration
+from graphprune.compensation import forecast
 from graphprune.statistics.made import imitate, sample, synthesize
 
 # On tensors this small, more threads only wait for each other.
@@ -35,7 +35,7 @@ def little_time() -> Iterator[None]:
         return pictures(number, tuple(shape), seed).clone()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "POLISH_SECONDS", _DESCENT)
+        patch.setattr(forecast, "POLISH_SECONDS", _DESCENT)
         patch.setattr(sample, "LONGEST_SECONDS", _MAKING)
         for module in (sample, imitate, synthesize):
             patch.setattr(module, "painted", painted)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from graphprune.commands.options import AsJson, Model, Planning, planning
-from graphprune.commands.printing import console
+from graphprune.commands.options import AsJson, Force, Model, Planning, planning
+from graphprune.commands.printing import check_page, command_line, console, say
 
 if TYPE_CHECKING:
-    from graphprune.exploring import Sensitivity, Sweep
+    from graphprune.report.explored import Sensitivity, Sweep
 
 Metric: TypeAlias = Annotated[
     str | None,
@@ -20,19 +20,28 @@ Metric: TypeAlias = Annotated[
 ]
 
 
+Html: TypeAlias = Annotated[Path | None, typer.Option(help="also write a page with a picture here")]
+
+
 @planning
 def sensitivity(
-    model: Model, asked: Planning, metric: Metric = None, as_json: AsJson = False
+    model: Model,
+    asked: Planning,
+    metric: Metric = None,
+    html: Html = None,
+    force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure what it costs to shrink each coupled group alone, by --ratio of its indices."""
     from graphprune.exploring import sensitivity as measure
 
+    check_page(html, force)
     options = asked.options()
     if asked.effort == "auto":
         options.pop("effort")
     ratio = 0.5 if asked.ratio is None else asked.ratio
     found = measure(asked.opened(model), ratio, metric=_function(metric), **options)
-    _print(found, as_json)
+    _print(found, html, as_json)
 
 
 @planning
@@ -42,26 +51,35 @@ def sweep(
     at: Annotated[
         str, typer.Option(help="fractions to remove, with commas")
     ] = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9",
+    bits: Annotated[
+        str, typer.Option(help="bits of weights at each size, with commas: 32,8,4")
+    ] = "32",
     metric: Metric = None,
     state: Annotated[
         Path | None, typer.Option(help="a file to go on from after an interruption")
     ] = None,
+    html: Html = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure what a model is worth at several sizes."""
     from graphprune.core.errors import GraphPruneError
     from graphprune.exploring import sweep as measure
 
+    check_page(html, force)
     if asked.ratio is not None:
         raise GraphPruneError("a sweep has many ratios: pass --at 0.3,0.5 in place of --ratio")
     try:
         ratios = [float(part) for part in at.split(",")]
     except ValueError:
         raise GraphPruneError(f"--at is a list of fractions such as 0.3,0.5, not {at}") from None
-    chosen = {"metric": _function(metric), "state": state, **asked.options()}
+    widths = [int(part) if part.strip().isdecimal() else part for part in bits.split(",")]
+    chosen = {
+        "metric": _function(metric), "state": state, "bits": widths, **asked.options(),
+    }  # fmt: skip
     if chosen.pop("ratios"):
         raise GraphPruneError("a sweep shrinks the model as a whole: leave out --ratios")
-    _print(measure(asked.opened(model), ratios, asked.of, **chosen), as_json)
+    _print(measure(asked.opened(model), ratios, asked.of, **chosen), html, as_json)
 
 
 def _function(name: str | None) -> Any:
@@ -70,13 +88,16 @@ def _function(name: str | None) -> Any:
     return None if name is None else function_named(name)
 
 
-def _print(found: Sensitivity | Sweep, as_json: bool) -> None:
+def _print(found: Sensitivity | Sweep, html: Path | None, as_json: bool) -> None:
     """Print a result; data on stdout and the text on stderr where asked for."""
-    from graphprune.exploring import drawn
+    from graphprune.report.explored import drawn
 
     screen = console(stderr=as_json)
-    screen.print(drawn(repr(found), found))
+    screen.print(drawn(found.title(), found))
     for line in found.notes():
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    if html is not None:
+        found.save(html, command=command_line())
+        say(f"wrote {html}", as_json)
     if as_json:
         typer.echo(json.dumps(found.as_dict()))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+
+from graphprune.core.progress import be_silent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +24,25 @@ def be_quiet(wanted: bool) -> None:
     """Whether nothing is printed from now on but data and errors."""
     global _quiet
     _quiet = wanted
+    be_silent(wanted)
+
+
+def command_line() -> str:
+    """The command as it was typed."""
+    return shlex.join(["graphprune", *sys.argv[1:]])
+
+
+def check_page(html: Path | None, force: bool) -> None:
+    """Refuse a page that cannot be written, or would replace something, before the work.
+
+    Raises:
+        GraphPruneError: Names the file, and the way out.
+    """
+    from graphprune.core.errors import GraphPruneError
+    from graphprune.core.files import check_target
+
+    if html is not None and check_target(html, (".html",)).exists() and not force:
+        raise GraphPruneError(f"{html} exists: pass --force to replace it")
 
 
 def print_report(report: Report, as_json: bool) -> None:

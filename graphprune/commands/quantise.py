@@ -25,7 +25,6 @@ def quantise(
 ) -> None:
     """Quantise an ONNX file to int8."""
     import json
-    from dataclasses import asdict, replace
 
     from graphprune.core.errors import GraphPruneError
     from graphprune.frontends.onnx import is_onnx
@@ -39,5 +38,5 @@ def quantise(
     found = None if data is None else load_data(data, True)
     done = work(model, found, kind=kind, out=out, samples=samples, seed=seed)
     if as_json:
-        typer.echo(json.dumps({**asdict(replace(done, model=None)), "path": str(out)}))
+        typer.echo(json.dumps({**done.as_dict(), "path": str(out)}))
     typer.echo(f"{done}\nwrote {out}", err=as_json)

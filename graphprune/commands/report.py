@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from graphprune.commands.options import AsJson, Force, Model, Planning, planning
-from graphprune.commands.printing import print_report, say
+from graphprune.commands.printing import check_page, command_line, print_report, say
 
 
 @planning
@@ -24,16 +22,12 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Print what a plan would do; write no model."""
-    from graphprune.core.errors import GraphPruneError
-    from graphprune.core.files import check_target
-
-    if html is not None and check_target(html, (".html",)).exists() and not force:
-        raise GraphPruneError(f"{html} exists: pass --force to replace it")
+    check_page(html, force)
     made = asked.plan(model, verify=html is not None)
     if html is not None:
         made.apply()
     assert made.report is not None
     print_report(made.report, as_json)
     if html is not None:
-        made.report.save(html, command=shlex.join(["graphprune", *sys.argv[1:]]))
+        made.report.save(html, command=command_line())
         say(f"wrote {html}", as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
@@ -12,16 +13,14 @@ from graphprune.compensation.compensate import Compensation, compensate
 from graphprune.compensation.constants import (
     MAKING_TIME,
     PASSES_TIME,
-    POLISH_SECONDS,
     POLISH_STEPS,
-    POLISH_STEPS_BEST,
-    POLISH_STEPS_FEWER,
     POLISH_TIME,
     SAMPLES_BY_EFFORT,
     SAMPLES_LEAST,
 )
 from graphprune.compensation.consumers import untrained
 from graphprune.compensation.curves import loss_curves
+from graphprune.compensation.forecast import Forecast, descent_steps, forecast
 from graphprune.compensation.polish import parts, polish
 from graphprune.core.allowance import Allowance
 from graphprune.core.batch import Batch
@@ -40,6 +39,11 @@ from graphprune.statistics.supplied import read
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+SYNTHESISING, WEIGHING, COMPENSATING, POLISHING = STAGES = (
+    "synthesising inputs", "weighing channels", "compensating", "polishing",
+)  # fmt: skip
+"""Labels of the bars of all stages, in order."""
 
 EFFORTS = ("auto", "fast", "balanced", "best")
 _NAMED = 3
@@ -123,6 +127,8 @@ class Calibration:
         granted = options.granted
         self._allowed = Allowance() if granted is None else Allowance(granted)
         self._wanted = options.compensate is not False
+        self._after: dict[str, float] = {}
+        self._forecasts: dict[str | float, Forecast] = {}
         if options.compensate is False:
             self.note = "off"
         elif options.compensate == "auto" and options.data is None:
@@ -143,6 +149,27 @@ class Calibration:
         """The same where compensation is off: statistics for whom needs them all the same."""
         return Calibration(self._program, self._deps, replace(self.options, compensate=True))
 
+    def forecast(self, effort: str | float) -> Forecast | None:
+        """Estimated seconds on one core, with an effort; None where nothing is known.
+
+        Nothing is known of models that were captured in parts, as their inputs come from runs of
+        the caller's own code.
+        """
+        asked = replace(self.options, effort=effort)
+        own = asked.data is not None
+        if not self._wanted or (self._program.original is not None and not own):
+            return None
+        if effort not in self._forecasts:
+            number = asked.samples() if asked.granted is None else self._number()
+            self._forecasts[effort] = forecast(
+                self._program, self._deps, number, asked.manner, asked.granted, own
+            )
+        return self._forecasts[effort]
+
+    def expect(self, after: dict[str, float]) -> None:
+        """Let bars tell what is left of all: seconds of what follows a stage, by its label."""
+        self._after = after
+
     def samples(self) -> Samples | None:
         """The samples, read or made at the first call; None where compensation is off or ended."""
         if self._wanted and self._samples is None:
@@ -158,7 +185,7 @@ class Calibration:
 
     def _made(self) -> Samples | None:
         number, effort, seed = self._number(), self.options.manner, self.options.seed
-        with progress("synthesising inputs") as advance:
+        with self._progress(SYNTHESISING) as advance:
             if self._program.original is not None:
                 return self._made_for_parts(number, effort, seed)
             likes = self._program.flat_inputs()
@@ -188,7 +215,7 @@ class Calibration:
         samples = self.samples()
         if samples is None:
             return None
-        with progress("weighing channels") as advance:
+        with self._progress(WEIGHING) as advance:
             curves = self._attempt(loss_curves, self._deps, samples, advance)
         if curves is None:
             return None
@@ -203,7 +230,7 @@ class Calibration:
         samples = self.samples() if cuts.keep else None
         if samples is None:
             return None
-        with progress("compensating") as advance:
+        with self._progress(COMPENSATING) as advance:
             found = self._attempt(compensate, cuts, samples, advance)
         if found is None:
             return None
@@ -224,7 +251,7 @@ class Calibration:
         steps = self._steps(parts(self._deps, samples)[1])
         if not steps:
             return found
-        with progress("polishing") as advance:
+        with self._progress(POLISHING) as advance:
             try:
                 better = polish(cuts, samples, found, steps, advance, self._allowed)
             except RuntimeError:  # no gradients, or it does not run at this batch size
@@ -241,11 +268,10 @@ class Calibration:
         """
         if self.options.granted is not None:  # the clock ends the descent
             return POLISH_STEPS if self._allowed.left > POLISH_TIME * self.options.granted else 0
-        if self.options.effort != "auto":
-            return POLISH_STEPS_BEST if self.options.effort == "best" else POLISH_STEPS
-        tried = (POLISH_STEPS, POLISH_STEPS_FEWER)
-        able = (n for n in tried if seconds(self._deps, each, 2 * n) <= POLISH_SECONDS)
-        return next(able, 0)
+        return descent_steps(self._deps, each, self.options.manner)
+
+    def _progress(self, label: str) -> AbstractContextManager[Callable[[float], None]]:
+        return progress(label, self._after.get(label))
 
     def _attempt(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
         """Run a stage; where the captured graph fails, compensation ends, not the plan."""

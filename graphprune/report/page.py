@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from graphprune.core.agreement import CLOSE
 from graphprune.report.report import GroupRow, Report, agreed, figures, verdict
@@ -40,10 +41,10 @@ def page(report: Report, command: str = "") -> str:
         report: The report.
         command: The command line that repeats it; the Python call where there is none.
     """
-    text = files("graphprune.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    tools = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
     found = report.agreement
-    return tools.from_string(text).render(
+    return _rendered(
+        "page.html.j2",
+        title=f"{report.model}: {100 * report.achieved:.1f} % of {report.of} removed",
         report=report,
         command=command,
         sections=_SECTIONS,
@@ -53,13 +54,44 @@ def page(report: Report, command: str = "") -> str:
         widest=max((layer.size for layer in report.layers), default=1),
         losses=any("loss curves" in row.note for row in report.passes),
         proven="" if report.verification is None else verdict(report.verification),
-        versions=_versions(),
-        machine=_machine(),
         points=_points,
         is_wide=_is_wide,
         cut_at=_cut_at,
         cut_score=_cut_score,
     )
+
+
+def explored_page(
+    title: str,
+    picture: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    command: str = "",
+) -> str:
+    """A sensitivity or a sweep as HTML.
+
+    Args:
+        title: What it is about, in a line.
+        picture: SVG.
+        head: Names of the table's columns.
+        rows: Its cells.
+        notes: What the table does not say.
+        command: The command line that repeats it; empty where there is none.
+    """
+    sections = (("picture", "Picture"), ("numbers", "Numbers"), ("repeat", "Repeat it"))
+    return _rendered(
+        "explored.html.j2", title=title, picture=Markup(picture), head=head, rows=rows, notes=notes,
+        command=command, sections=sections,
+    )  # fmt: skip
+
+
+def _rendered(template: str, **given: Any) -> str:
+    """A template of this folder, filled."""
+    tools = Environment(
+        loader=PackageLoader("graphprune", "report"), autoescape=True, undefined=StrictUndefined
+    )
+    return tools.get_template(template).render(versions=_versions(), machine=_machine(), **given)
 
 
 def _points(group: GroupRow) -> str:

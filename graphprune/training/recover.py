@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from graphprune.compensation.calibration import inputs_for
 from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError, OptionError
-from graphprune.core.progress import progress
+from graphprune.core.progress import interruptible, progress
 from graphprune.core.scalars import Logged, Writer, tell, writer_of
 from graphprune.importance import Loss
 from graphprune.planning import opened_and_coupled
@@ -47,6 +47,8 @@ SAMPLES = 65536
 
 RECOVERY = "graphprune_recovery"
 """The attribute of a recovered model that tells what was done."""
+
+_STOPPED = "nothing is kept; seconds=, or a callback= that returns False, ends with the best"
 
 FEATURES = 8
 """Layers that are compared at most, evenly spaced: each costs the memory of its outputs."""
@@ -392,7 +394,7 @@ class _Trainer:
         generator = torch.Generator().manual_seed(seed)
         best = self.done.before = self._judge(held)
         kept, worse = copy.deepcopy(self.student.state_dict()), 0
-        with progress("recovering") as advance:
+        with interruptible(lambda: _STOPPED), progress("recovering") as advance:
             for _ in range(epochs):
                 going = True
                 for i in torch.randperm(len(training), generator=generator).tolist():

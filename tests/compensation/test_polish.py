@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.compensation import calibration
+from graphprune.compensation import calibration, forecast
 from graphprune.compensation import polish as module
 from graphprune.compensation.compensate import Compensation, compensate
 from graphprune.compensation.polish import polish
@@ -96,7 +96,7 @@ def test_effort_decides_whether_there_is_time_for_a_descent(
 
     assert "polished" in note("auto")
     assert "polished" not in note("fast")
-    monkeypatch.setattr(calibration, "POLISH_SECONDS", 0.0)
+    monkeypatch.setattr(forecast, "POLISH_SECONDS", 0.0)
     assert "polished" not in note("auto")
     assert "polished" in note("balanced")
 
@@ -118,19 +118,19 @@ def test_the_descent_is_judged_by_inputs_that_the_solve_did_not_see_either() -> 
 
 def test_steps_are_as_many_as_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     deps = _solved()[0].deps
-    full = seconds(deps, 32, 2 * calibration.POLISH_STEPS)
+    full = seconds(deps, 32, 2 * forecast.POLISH_STEPS)
     program = Mock(original=None)
 
     def steps(effort: str, longest: float) -> int:
-        monkeypatch.setattr(calibration, "POLISH_SECONDS", longest)
+        monkeypatch.setattr(forecast, "POLISH_SECONDS", longest)
         options = calibration.Options(compensate=True, effort=effort)
         return calibration.Calibration(program, deps, options)._steps(32)
 
-    assert steps("auto", full) == calibration.POLISH_STEPS
-    assert 0 < steps("auto", full / 2) < calibration.POLISH_STEPS
+    assert steps("auto", full) == forecast.POLISH_STEPS
+    assert 0 < steps("auto", full / 2) < forecast.POLISH_STEPS
     assert steps("auto", 0.0) == 0
-    assert steps("balanced", 0.0) == calibration.POLISH_STEPS
-    assert steps("best", 0.0) > calibration.POLISH_STEPS
+    assert steps("balanced", 0.0) == forecast.POLISH_STEPS
+    assert steps("best", 0.0) > forecast.POLISH_STEPS
 
 
 def test_without_time_the_weights_stay_as_they_were_solved_for() -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import graphprune
-from graphprune import cli
+from graphprune import cli, iterative
 from graphprune.version import __version__
 
 FACTORY = """
@@ -245,13 +246,35 @@ def test_several_steps_and_where_they_stopped(
     def stops(*_: object) -> None:
         raise KeyboardInterrupt
 
+    with monkeypatch.context() as patch:
+        patch.setattr(iterative, "planned", stops)
+        Path("state.pt").unlink()
+        assert run(patch, "shrink", MODEL, *steps, "-o", "c.pt") == 130
+    assert "0 of 2 steps are kept in state.pt, and the same call goes" in capsys.readouterr().err
+
     from graphprune.commands import options
 
     monkeypatch.setattr(options.Planning, "opened", stops)
-    assert run(monkeypatch, "shrink", MODEL, *steps, "-o", "c.pt") == 130
-    assert "kept in state.pt" in capsys.readouterr().err
     assert run(monkeypatch, "report", MODEL) == 130
     assert "no file is left half written" in capsys.readouterr().err
+
+
+def test_a_plan_of_another_model_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = graphprune.plan(torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Linear(9, 2)), 0.5,
+                           example_inputs=torch.randn(2, 6), compensate=False)  # fmt: skip
+    plan.save("other.json")
+    assert run(monkeypatch, "verify", MODEL, "--plan", "other.json") == 2
+    assert "the plan was made for another model: its group 0 is " in capsys.readouterr().err
+
+
+def test_the_shell_completes_commands() -> None:
+    asked = {
+        "_GRAPHPRUNE_COMPLETE": "complete_bash", "COMP_WORDS": "graphprune sw", "COMP_CWORD": "1"
+    }  # fmt: skip
+    found = CliRunner().invoke(cli.app, [], prog_name="graphprune", env=asked)
+    assert found.output.split() == ["sweep"]
 
 
 def test_quiet_and_verbose(

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune import cli, exploring
+from graphprune import cli, demo
 from graphprune.core.errors import GraphPruneError, OptionError
+from graphprune.report import explored
 
 X = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
 
@@ -56,7 +57,7 @@ def test_the_loss_curves_predict_what_is_measured() -> None:
     found = graphprune.sensitivity(net, 0.5, data=torch.randn(128, 16), compensate=True)
     assert all(row.predicted is not None for row in found.rows)
     assert found.correlation is not None and found.correlation > 0.5
-    assert json.loads(json.dumps(found.as_dict()))["schema"] == 1
+    assert json.loads(json.dumps(found.as_dict()))["schema"] == explored.SCHEMA
 
 
 def test_a_sweep_captures_once_and_goes_on_from_its_state(
@@ -143,5 +144,79 @@ def test_both_commands(
         assert not stop.value.code
         shown = capsys.readouterr()
         found = json.loads(shown.out)
-        assert found["base"] == 32.0 and found["schema"] == exploring.SCHEMA
+        assert found["base"] == 32.0 and found["schema"] == explored.SCHEMA
         assert "metric" in shown.err
+
+
+def test_a_sweep_over_sizes_and_bits() -> None:
+    found = graphprune.sweep(_net(), (0.2, 0.5), bits=(32, 8, 3), **QUICK)
+    assert [(p.asked, p.bits) for p in found.points] == [
+        (ratio, bits) for ratio in (0.2, 0.5) for bits in (32, 8, 3)
+    ]
+    first, eight, three = found.points[:3]
+    assert first.params == eight.params and first.bytes > 3 * eight.bytes > 3 * three.bytes
+    assert first.bytes == 4 * first.params
+    assert first.kept >= eight.kept > 0.9 and eight.kept > three.kept  # type: ignore[operator]
+    best = found.pareto
+    assert eight in best and first not in best[1:]  # 8 bits lose next to nothing
+    assert [p.bytes for p in best] == sorted((p.bytes for p in best), reverse=True)
+    assert "8 bits" in found.plot().svg and "bits" in found.columns()[0]
+    with pytest.raises(OptionError, match="whole numbers from 2 to 16"):
+        graphprune.sweep(_net(), (0.2,), bits=(1,), **QUICK)
+
+
+def test_pictures_and_pages(tmp_path: Path) -> None:
+    several = graphprune.sensitivity(_net(), 0.5, **QUICK)
+    sizes = graphprune.sweep(_net(), (0.2, 0.5), **QUICK)
+    for found in (several, sizes):
+        assert "<svg" in found._repr_html_() and 'role="img"' in found.plot().svg
+        for ending in ("html", "json", "svg", "txt"):
+            found.save(tmp_path / f"found.{ending}")
+        page = (tmp_path / "found.html").read_text()
+        assert found.plot().svg in page and "://" not in page.replace(
+            "http://www.w3.org/2000/svg", ""
+        )
+        assert (tmp_path / "found.svg").read_text() == found.plot().file()
+        with pytest.raises(GraphPruneError, match=r"is a \.html, "):
+            found.save(tmp_path / "found.pdf")
+    assert "2.weight[0]" in several.plot().svg
+
+
+@pytest.mark.parametrize(
+    ("made", "epochs", "error"),
+    [("perceptron", 3, 4.0), pytest.param("residual", 6, 2.0, marks=pytest.mark.slow)],
+)
+def test_predictions_are_as_near_as_the_documentation_says(
+    made: str, epochs: int, error: float
+) -> None:
+    """docs/reports.md: 2.0 and 1.2."""
+    torch.manual_seed(0)
+    layers = [part for n in (64, 48, 48) for part in (nn.Linear(n, 48), nn.ReLU())]
+    perceptron = nn.Sequential(nn.Flatten(), *layers, nn.Linear(48, 10))
+    model = perceptron if made == "perceptron" else demo.DigitsNet()
+    (images, labels), _ = demo.digits()
+    demo.train(model, (images, labels), epochs, 3e-3, "training")
+    found = graphprune.sensitivity(model, 0.5, data=images[:512])
+    assert found.error is not None and found.error < error
+    assert f"miss the measured ones by a factor of {found.error:.1f}" in str(found)
+
+
+def test_what_no_curve_predicts_is_left_out() -> None:
+    """Channels of queries and keys go last whatever they cost: that is no prediction."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(8, 16) for _ in range(3))
+            self.out = nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scores = (self.q(x) @ self.k(x).transpose(1, 2)).softmax(-1)
+            out: torch.Tensor = self.out(scores @ self.v(x))
+            return out
+
+    x = torch.randn(96, 4, 8)
+    found = graphprune.sensitivity(Attention(), 0.5, data=x, compensate=True)
+    told = {row.group: row.predicted for row in found.rows}
+    assert told["q.weight[0]"] is None and told["v.weight[0]"] is not None
+    assert found.error is None and found.correlation is None  # of two groups one is left

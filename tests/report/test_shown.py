@@ -41,6 +41,30 @@ def _net() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
 
 
+class Halves(nn.Module):
+    """Two groups that start in one dimension of one weight: each half of `a` has its own reader."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = self.a(x).chunk(2, 1)
+        out: torch.Tensor = self.b(first) + self.c(second)
+        return out
+
+
+def test_two_groups_of_one_name_are_told_apart() -> None:
+    x = torch.randn(2, 8)
+    plan = graphprune.plan(Halves(), 0.4, compensate=False, example_inputs=x)
+    plan.apply()
+    found = graphprune.sensitivity(Halves(), 0.5, compensate=False, example_inputs=x)
+    for names in ([row.name for row in plan.report.groups], [row.group for row in found.rows]):
+        assert len(names) == 2 and len(set(names)) == 2
+        assert all(name.startswith("a.weight[0]") for name in names)
+        assert all(name in str(plan.report).replace("\n", "") for name in names)
+
+
 @pytest.fixture
 def plan() -> Any:
     return graphprune.plan(_net(), 0.5, compensate=False)

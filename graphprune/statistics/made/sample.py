@@ -42,6 +42,8 @@ from graphprune.statistics.constants import (
     QUICK_FEWEST,
     QUICK_MACS,
     QUICK_MACS_FAST,
+    SECONDS_PER_PICTURE,
+    SECONDS_PER_PIXEL,
     STEPS,
     STEPS_BEST,
     STEPS_INVERTING,
@@ -51,7 +53,7 @@ from graphprune.statistics.constants import (
     WRITING_ROUNDS,
 )
 from graphprune.statistics.estimate import elements_of, macs_of, seconds, synthesis_seconds
-from graphprune.statistics.made.generate import find_writer, generate, table_rows
+from graphprune.statistics.made.generate import Writer, find_writer, generate, table_rows
 from graphprune.statistics.made.imitate import imitate
 from graphprune.statistics.made.paint import paintable, painted
 from graphprune.statistics.made.synthesize import (
@@ -96,43 +98,85 @@ def sample(
         The samples, with `norms` where they are unlike training data.
     """
     longest = LONGEST_SECONDS if granted is None else granted
-    make = _synthesis(deps, likes)
-    if make is not None and effort != "fast":
-        steps = STEPS_BEST if effort == "best" else STEPS
-        if make is invert_classes:
-            steps = STEPS_INVERTING
-        number = _synthesised(deps, wanted, steps, effort, longest)
-        most = math.inf if granted is None else granted
-        how = Matching(steps, seed, seconds=most)
-        if not number and make is match_norms and paintable(likes[0].shape[1:]):
-            number, steps = _briefly(deps, wanted, longest)
-            how = Matching(steps, seed, from_pictures=True, seconds=most)
-        if number:
-            try:
-                return _optimised(deps, likes, make, number, how, advance)
-            except RuntimeError:  # no gradient reaches the inputs, or this batch size fails
-                pass
-    return _written(deps, likes, wanted, effort, seed, advance, longest) or plain(
-        deps, likes, _quick(deps, affordable(deps, wanted), effort), seed
-    )
+    found = _descent(deps, likes, wanted, effort, seed, granted)
+    if found is not None:
+        make, number, how = found
+        try:
+            return _optimised(deps, likes, make, number, how, advance)
+        except RuntimeError:  # no gradient reaches the inputs, or this batch size fails
+            pass
+    written = _writing(deps, wanted, effort, longest)
+    if written is not None:
+        writer, number, rounds = written
+        texts = generate(deps, writer, plain(deps, likes, number, seed), rounds, seed, advance)
+        if texts is not None:
+            return texts
+    return plain(deps, likes, _quick(deps, affordable(deps, wanted), effort), seed)
 
 
-def _written(
+def making(
+    deps: Dependencies,
+    likes: Sequence[torch.Tensor],
+    wanted: int,
+    effort: str,
+    granted: float | None = None,
+) -> tuple[int, float]:
+    """How many inputs `sample` makes of the same arguments, and how long that takes.
+
+    Returns:
+        The number, and the estimated seconds on one core.
+    """
+    longest = LONGEST_SECONDS if granted is None else granted
+    found = _descent(deps, likes, wanted, effort, 0, granted)
+    if found is not None:
+        _, number, how = found
+        steps = min(how.steps, STEPS_TYPICAL)
+        return number, min(synthesis_seconds(deps, number, steps), how.seconds)
+    written = _writing(deps, wanted, effort, longest)
+    if written is not None:
+        _, number, rounds = written
+        return number, seconds(deps, number, rounds) / BACKWARD_FACTOR
+    number = _quick(deps, affordable(deps, wanted), effort)
+    pictures = [like[0].numel() for like in likes if paintable(like.shape[1:])]
+    each = sum(SECONDS_PER_PICTURE + pixels * SECONDS_PER_PIXEL for pixels in pictures)
+    return number, number * each
+
+
+def _descent(
     deps: Dependencies,
     likes: Sequence[torch.Tensor],
     wanted: int,
     effort: str,
     seed: int,
-    advance: Callable[[float], None],
-    longest: float,
-) -> Samples | None:
-    """Text that a causal language model writes, as much as time allows.
+    granted: float | None,
+) -> tuple[Synthesis, int, Matching] | None:
+    """How to make inputs by a descent, and how many; None where no way applies, or none in time."""
+    longest = LONGEST_SECONDS if granted is None else granted
+    make = _synthesis(deps, likes)
+    if make is None or effort == "fast":
+        return None
+    steps = STEPS_BEST if effort == "best" else STEPS
+    if make is invert_classes:
+        steps = STEPS_INVERTING
+    number = _synthesised(deps, wanted, steps, effort, longest)
+    most = math.inf if granted is None else granted
+    how = Matching(steps, seed, seconds=most)
+    if not number and make is match_norms and paintable(likes[0].shape[1:]):
+        number, steps = _briefly(deps, wanted, longest)
+        how = Matching(steps, seed, from_pictures=True, seconds=most)
+    return (make, number, how) if number else None
+
+
+def _writing(
+    deps: Dependencies, wanted: int, effort: str, longest: float
+) -> tuple[Writer, int, int] | None:
+    """A causal language model that writes its inputs, how many of them, and in how many rounds.
 
     Returns:
         None where the model is no causal language model, or time allows too few inputs.
     """
-    writer = find_writer(deps)
-    if writer is None or effort == "fast":
+    writer = None if effort == "fast" else find_writer(deps)
+    if writer is None:
         return None
     number, rounds = affordable(deps, wanted), WRITING_ROUNDS
     if effort == "best":
@@ -140,9 +184,7 @@ def _written(
     elif effort == "auto":
         each = seconds(deps, 1, rounds) / BACKWARD_FACTOR
         number = min(number, int(longest / each)) // captured(deps) * captured(deps)
-    if number < FEWEST_MADE:
-        return None
-    return generate(deps, writer, plain(deps, likes, number, seed), rounds, seed, advance)
+    return None if number < FEWEST_MADE else (writer, number, rounds)
 
 
 def _optimised(
