@@ -86,13 +86,14 @@ def _alone(work: Work, number: int, ratio: float, metric: Metric | None) -> Sens
     selection = Selection({group.axis: keep} if gone else {}, ratio, ratio, 1, "params")
     made = _made(work, selection)
     counts = work.deps.counts(selection.keep)
-    predicts = work.rows[-1].note == _CURVES and gone > 0 and np.sort(scores)[gone - 1] < NEEDED
+    level = float(np.sort(scores)[gone - 1]) if gone else NEEDED
+    curved = work.rows[-1].note == _CURVES and number not in work.statistics().unread
     return Sensitive(
         group.name,
         group.size,
         gone,
         1 - float(params(counts) / params(work.deps.sizes())),
-        float(np.sort(scores)[gone - 1]) if predicts else None,
+        level if curved and level < NEEDED else None,
         None if made.agreement is None else 1 - made.agreement.kept,
         _measured(made, metric),
     )
@@ -141,6 +142,7 @@ def sweep(
             f"bits are whole numbers from {LEAST} to {MOST}, or {FLOAT} for weights as they are, "
             f"not {bits!r}"
         )
+    bits = sorted(set(bits), reverse=True)  # from the weights as they are
     place = None if state is None else check_target(state)
     plain = cast(PlanOptions, options)
     work = _scored(model, max(ratios), of, metric, plain, "sweep", len(ratios))
@@ -185,7 +187,7 @@ def _points(
     deps, full = work.deps, work.deps.sizes()
     kept = deps.counts(made.selection.keep)
     cost, params, macs = (cost_of(deps, name) for name in (work.asked.request.of, "params", "macs"))
-    for each in sorted(bits, reverse=True):  # from the weights as they are
+    for each in bits:
         if each != FLOAT:
             values = rounded(made, each)
             made.lowered = made.program.write(made.expressed, made.lowered, values)

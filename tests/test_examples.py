@@ -9,7 +9,12 @@ import pytest
 
 from tools import run_examples
 
-SLOW = {"hf_decoder", "hf_encoder", "onnx_int8"}  # imports of transformers, exports: many seconds
+SLOW = {
+    "hf_decoder",
+    "hf_encoder",
+    "onnx_int8",
+    "timm",
+}  # imports of transformers, exports: many seconds
 NEEDS = {
     "timm": ("timm",),
     "hf_encoder": ("transformers", "accelerate"),

@@ -115,11 +115,13 @@ class Calibration:
         note: What was done, or why nothing was, for the report.
         left: Names of operations that could not be compensated, with the reason.
         options: What the caller asks for.
+        unread: Numbers of the groups that no linear operation reads: their curves predict nothing.
     """
 
     def __init__(self, program: Program, deps: Dependencies, options: Options) -> None:
         self.note = ""
         self.left: dict[str, str] = {}
+        self.unread: set[int] = set()
         self._program = program
         self._deps = deps
         self.options = options
@@ -219,6 +221,7 @@ class Calibration:
             curves = self._attempt(loss_curves, self._deps, samples, advance)
         if curves is None:
             return None
+        self.unread = {number for number, curve in enumerate(curves) if curve is None}
         norms = score(self._deps, "l2")
         return [
             _shares(norm) if curve is None else curve

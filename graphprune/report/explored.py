@@ -265,7 +265,8 @@ class Sweep(_Explored):
         params: Parameters of the model itself.
         macs: Its multiply-accumulates for one sample.
         base: The metric of the model itself; None without one.
-        points: One for each fraction and each number of bits, in the order asked for.
+        points: One for each fraction, in the order asked for, and each number of bits, the most
+            first.
     """
 
     model: str

@@ -23,6 +23,8 @@ CHROMIUM = next((found for found in map(shutil.which, PLACES) if found), None)
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
 KINDS = ("report", "sensitivity", "sweep")
 
+pytest.importorskip("playwright")
+pytest.importorskip("axe_playwright_python")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 
 
@@ -37,13 +39,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         name = f"a_stage_with_a_rather_long_name_{number}"
         net.add_module(name, nn.Sequential(nn.Linear(a, b), nn.ReLU()))
     net.add_module("head", nn.Linear(32, 4))
-    data: dict[str, Any] = {"data": torch.randn(128, 8), "effort": "fast"}
-    plan = graphprune.plan(net, 0.5, compensate=True, **data)
+    plan = graphprune.plan(net, 0.5, data=torch.randn(96, 8), effort="fast", compensate=True)
     plan.apply()
     assert plan.report is not None
     found = {
         "report": plan.report,
-        "sensitivity": graphprune.sensitivity(net, 0.5, compensate=True, **data),
+        "sensitivity": graphprune.sensitivity(net, 0.5, compensate=False),
         "sweep": graphprune.sweep(net, (0.2, 0.5), bits=(32, 8), compensate=False),
     }
     for name, each in found.items():
