@@ -23,8 +23,8 @@ CHROMIUM = next((found for found in map(shutil.which, PLACES) if found), None)
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
 KINDS = ("report", "sensitivity", "sweep")
 
-pytest.importorskip("playwright")
-pytest.importorskip("axe_playwright_python")
+playwright = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 
 
@@ -54,8 +54,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    tools = pytest.importorskip("playwright.sync_api")
-    with tools.sync_playwright() as made:
+    with playwright.sync_playwright() as made:
         opened = made.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
@@ -64,7 +63,6 @@ def browser() -> Iterator[Any]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_axe_finds_nothing(kind: str, scheme: str, pages: Any, browser: Any) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = browser.new_page(viewport=DESK, color_scheme=scheme)
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
