@@ -27,12 +27,14 @@ report
 extensions
 models
 pictures
+foretelling
 planning
 recalibration
 plans
 compacting
 iterative
 inspecting
+rounding
 exploring
 api
 training
