@@ -27,6 +27,20 @@ _DESCENT, _MAKING = 1.0, 4.0
 
 
 @pytest.fixture(autouse=True, scope="session")
+def one_registry() -> Iterator[None]:
+    """Let PyTorch's exporter collect its table of operators once, not anew at each export."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:  # another version of PyTorch: tests take longer
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        once = staticmethod(cache(ONNXRegistry.from_torchlib))
+        patch.setattr(ONNXRegistry, "from_torchlib", once)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def little_time() -> Iterator[None]:
     pictures = cache(sample.painted)
 

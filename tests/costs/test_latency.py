@@ -57,6 +57,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few lengths of each operation: every one takes a session of ONNX Runtime of its own."""
+    monkeypatch.setattr("graphprune.costs.latency.cost.FRACTIONS", (1 / 2, 1.0))
+    monkeypatch.setattr("graphprune.costs.latency.cost.PROBED", 1)
+
+
+@pytest.fixture
 def small() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
@@ -270,6 +277,7 @@ def test_a_ratio_that_a_calm_machine_cannot_reach_is_refused(
         graphprune.plan(small, 0.4, "latency", example_inputs=X[:1], compensate=False)
 
 
+@pytest.mark.usefixtures("coarse")
 def test_onnx_runtime_measures_modules(small: nn.Module) -> None:
     x = torch.randn(1, 3, 64, 64)
     plan = graphprune.plan(
@@ -279,6 +287,7 @@ def test_onnx_runtime_measures_modules(small: nn.Module) -> None:
     assert isinstance(plan.apply(), nn.Sequential)
 
 
+@pytest.mark.usefixtures("coarse")
 def test_onnx_files_are_measured_in_onnx_runtime(small: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     save_model(small.eval(), ((torch.randn(2, 3, 64, 64),), {}), path)
