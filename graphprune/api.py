@@ -10,6 +10,7 @@ from graphprune.compacting import CompactOptions, compacted
 from graphprune.core.edits import Mask
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import Counting
+from graphprune.factoring import FactorOptions, factored
 from graphprune.frontends.torch.inference import undisturbed
 from graphprune.frontends.torch.sparse import check_form, formed
 from graphprune.iterative import STEP_OPTIONS, shrink_in_steps
@@ -103,6 +104,51 @@ def compact(model: M, **options: Unpack[CompactOptions]) -> M:
         Linear(in_features=8, out_features=8, bias=True)
     """
     small: M = compacted(model, options).apply()
+    return small
+
+
+def factor(
+    model: M,
+    ratio: float | None = None,
+    of: str | Counting = "params",
+    **options: Unpack[FactorOptions],
+) -> M:
+    """Return a smaller model in which two layers in a row stand for one, wherever that costs less.
+
+    A linear layer or a convolution of m inputs and n outputs becomes one of r outputs and one of r
+    inputs, r (m + n) < m n. No channel goes. `plan(model, ratio, passes=FACTOR)` decides the same
+    and has the report.
+
+    Args:
+        model: The model; it is not modified.
+        ratio: Fraction of the cost to remove, in [0, 1); a half where nothing else decides.
+        of: The cost: `"params"` or `"macs"`.
+        **options: The following, by name, as for `plan`.
+
+            - `budget`: Several costs at once with the fraction to remove of each, at least.
+            - `limits`: The least, or the least and the most, channels between two layers, by name
+              pattern.
+            - `round_to`: These numbers of channels are multiples of this.
+            - `keep`: What to leave as it is.
+            - `example_inputs`, `data`, `compensate`, `effort`, `verify`, `seed`: As for `plan`.
+
+    Returns:
+        A model of the same class, in the same train/eval mode, on the same device, with an
+        `nn.Sequential` of two layers in place of some; in an ONNX file, with two nodes.
+
+    Raises:
+        OptionError: There is no such option; names the nearest one.
+        BudgetError: The ratio cannot be reached, or no layer can become two.
+        LiftError: The model cannot be captured.
+        VerifyError: The result is not what it must be.
+
+    Examples:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64))
+        >>> [layer.out_features for layer in factor(net, 0.5, compensate=False)[0]]
+        [24, 128]
+    """
+    small: M = factored(model, ratio, of, options).apply()
     return small
 
 

@@ -17,6 +17,7 @@ from graphprune.commands.compact import compact
 from graphprune.commands.demo import demo
 from graphprune.commands.deploy import deploy
 from graphprune.commands.explore import sensitivity, sweep
+from graphprune.commands.factor import factor
 from graphprune.commands.inspect import inspect
 from graphprune.commands.passes import passes
 from graphprune.commands.printing import be_quiet
@@ -28,8 +29,8 @@ from graphprune.commands.verify import verify
 from graphprune.version import __version__
 
 COMMANDS = (
-    shrink, compact, sparsify, deploy, quantise, report, verify, inspect, sensitivity, sweep,
-    passes, demo,
+    shrink, compact, factor, sparsify, deploy, quantise, report, verify, inspect, sensitivity,
+    sweep, passes, demo,
 )  # fmt: skip
 """The commands, in the order in which `--help` lists them; each has a file of its own."""
 

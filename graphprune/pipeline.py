@@ -31,6 +31,8 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.program import Expressed, Inputs, Lowered, Program
 from graphprune.core.proof import Verification
 from graphprune.importance import Context, Criterion, Loss, Scores
+from graphprune.lowrank.factoring import Factors
+from graphprune.lowrank.ranks import Ranks
 from graphprune.sparsity.prune import Pruned
 from graphprune.sparsity.request import Sparsity
 from graphprune.sparsity.zeros import Zeros
@@ -108,6 +110,7 @@ class Work:
         gap: By how much the smaller model's results differ from the given one's; None where they
             were not compared.
         pruned: Sparse weights; None where there are none.
+        factors: Layers as two in a row; None where there are none.
         verification: What was proven; None where nothing was checked.
         agreement: How far the smaller model answers as the original does; None where that was not
             measured.
@@ -137,6 +140,7 @@ class Work:
         self._statistics: Calibration | None = None
         self.solved: Compensation | None = None
         self.pruned: Pruned | None = None
+        self.factors: Factors | None = None
         self.verification: Verification | None = None
         self.agreement: Agreement | None = None
         self.latency: tuple[float, float] | None = None
@@ -202,6 +206,16 @@ class Work:
     @zeros.setter
     def zeros(self, found: Zeros) -> None:
         self._found["zeros"] = found
+
+    @property
+    def ranks(self) -> Ranks:
+        """The layers that can become two in a row, and how few channels there may be between."""
+        found: Ranks = self._get("ranks")
+        return found
+
+    @ranks.setter
+    def ranks(self, found: Ranks) -> None:
+        self._found["ranks"] = found
 
     @property
     def choice(self) -> Choice:
@@ -387,9 +401,9 @@ class Pass:
         return Outcome(False, note)
 
 
-FINDINGS = ("deps", "scores", "zeros", "choice", "lowered")
+FINDINGS = ("deps", "scores", "zeros", "ranks", "choice", "lowered")
 """What passes find: coupled groups, scores of their indices, how many numbers of each layer become
-zero, what stays, the smaller model."""
+zero, which layers can become two, what stays, the smaller model."""
 
 PASSES: dict[str, type[Pass]] = {}
 """All passes that are defined, by name."""

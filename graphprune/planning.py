@@ -31,11 +31,13 @@ from graphprune.importance.reduce import REDUCTIONS
 from graphprune.importance.registry import DECIDED
 from graphprune.models import function_named, given, load_data
 from graphprune.passes.agree import Agree
+from graphprune.passes.choose_ranks import ChooseRanks
 from graphprune.passes.compensate import Compensate
 from graphprune.passes.constants import Constants
 from graphprune.passes.couple import Couple, couple
 from graphprune.passes.dead import Dead
 from graphprune.passes.drop_noops import DropNoops
+from graphprune.passes.factorise import Factorise
 from graphprune.passes.fold_norms import FoldNorms
 from graphprune.passes.lower import Lower
 from graphprune.passes.mask import Choose
@@ -43,6 +45,7 @@ from graphprune.passes.materialise import Materialise
 from graphprune.passes.measure import Measure
 from graphprune.passes.merge_branches import MergeBranches
 from graphprune.passes.merge_linear import MergeLinear
+from graphprune.passes.offer_ranks import OfferRanks
 from graphprune.passes.same import Same
 from graphprune.passes.score import Score
 from graphprune.passes.select import Select
@@ -63,6 +66,14 @@ FOLDING = (DropNoops, FoldNorms, MergeBranches, MergeLinear)
 COMPACT = Pipeline([Materialise, Constants, Couple, Dead, Lower, Verify, Same, Measure])
 """What `compact` runs."""
 
+
+FACTOR = Pipeline([Couple, OfferRanks, ChooseRanks, Lower, Factorise, Agree, Measure])
+"""What `factor` runs."""
+
+BOTH = Pipeline(
+    [Couple, Score, OfferRanks, ChooseRanks, Lower, Verify, Compensate, Factorise, Agree, Measure]
+)
+"""What chooses widths and ranks within one budget."""
 
 SPARSE = Pipeline([Couple, ShareZeros, Choose, Lower, WriteZeros])
 """What `sparsify` runs."""

@@ -197,6 +197,7 @@ class Plan(Generic[M]):
             not np.array_equal(kept, present[axis]) for axis, kept in wanted.items()
         ):
             work.take(self.edits, self.asked, self.of)
+        work.edits = list(self.edits)
 
     @undisturbed
     def save(self, path: str | Path) -> None:

@@ -1,6 +1,6 @@
 """All public names, imported: what `graphprune` hands out when one of them is first asked for."""
 
-from graphprune.api import analyze, compact, plan, plan_sparsity, shrink, sparsify
+from graphprune.api import analyze, compact, factor, plan, plan_sparsity, shrink, sparsify
 from graphprune.core.errors import (
     AxisError,
     BudgetError,
@@ -19,7 +19,7 @@ from graphprune.exploring import sensitivity, sweep
 from graphprune.frontends.opening import frontend
 from graphprune.importance import criterion
 from graphprune.pipeline import Pass, Pipeline
-from graphprune.planning import COMPACT, DEFAULT
+from graphprune.planning import BOTH, COMPACT, DEFAULT, FACTOR
 from graphprune.plans import Plan, load_plan
 from graphprune.quantising import Quantised, quantise
 from graphprune.recalibration import recalibrate, report_of
@@ -30,8 +30,10 @@ from graphprune.training import recover
 from graphprune.version import __version__
 
 __all__ = [
+    "BOTH",
     "COMPACT",
     "DEFAULT",
+    "FACTOR",
     "AxisError",
     "BudgetError",
     "Dependencies",
@@ -57,6 +59,7 @@ __all__ = [
     "cost",
     "criterion",
     "deploy",
+    "factor",
     "frontend",
     "load_plan",
     "plan",

@@ -19,6 +19,7 @@ importance
 compensation
 choice
 sparsity
+lowrank
 frontends
 pipeline
 passes
@@ -32,6 +33,7 @@ planning
 recalibration
 plans
 compacting
+factoring
 iterative
 inspecting
 rounding

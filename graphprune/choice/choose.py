@@ -47,16 +47,22 @@ class Chooser:
     Args:
         program: The captured model.
         deps: The analysis.
+        within: The analysis with more groups than the model's own, behind these, of which indices
+            go within the same budget.
     """
 
-    def __init__(self, program: Program, deps: Dependencies) -> None:
+    def __init__(
+        self, program: Program, deps: Dependencies, within: Dependencies | None = None
+    ) -> None:
         self.program = program
         self.deps = deps
+        self._within = within or deps
         self._hints: Expressed | None = None
 
     def take(self, selection: Selection) -> Choice:
         """Narrow the graph to a selection, and see what the code can express of it."""
-        cuts = narrow(self.deps, selection.keep)
+        own = {group.axis for group in self.deps.groups}
+        cuts = narrow(self.deps, {a: kept for a, kept in selection.keep.items() if a in own})
         return Choice(selection, cuts, self.program.express(cuts, self._hints))
 
     def choose(self, request: Request, scores: Sequence[Scores]) -> Choice:
@@ -100,7 +106,7 @@ class Chooser:
         """Select; an error also tells what could not be captured, and what is locked."""
         work = threshold if request.threshold else select if request.asked() else fixed_only
         try:
-            return work(self.deps, scores, request, ties)
+            return work(self._within, scores, request, ties)
         except BudgetError as error:
             text = "; ".join([str(error), *_whole_weights(self.deps)])
             text = "\n".join([text, *self.program.warnings])

@@ -35,7 +35,7 @@ from graphprune.core.groups import Counts, Dependencies
 from graphprune.core.indices import Indices
 from graphprune.core.relations import Ties
 from graphprune.costs.budget import Budget
-from graphprune.costs.counted import Polynomial, Staircase
+from graphprune.costs.counted import Smooth, Staircase
 from graphprune.costs.registry import cost_of
 from graphprune.importance import Scores
 from graphprune.importance.constants import NEEDED
@@ -61,8 +61,8 @@ class Problem:
         self.levels = levels(deps, ordered, request.allocation, request.normalize)
         self.ladder = Ladder(self.levels)
         self.curves = request.allocation == "loss"
-        polynomials = all(isinstance(found, Polynomial) for found in costs.values())
-        self.prices = self.curves and polynomials
+        smooth = all(isinstance(found, Smooth) for found in costs.values())
+        self.prices = self.curves and smooth
         self.fixed = fixed(deps, request)
         self.least, self.most = bounds(deps, request)
         for i, count in self.fixed.items():

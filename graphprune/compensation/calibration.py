@@ -116,10 +116,12 @@ class Calibration:
         left: Names of operations that could not be compensated, with the reason.
         options: What the caller asks for.
         unread: Numbers of the groups that no linear operation reads: their curves predict nothing.
+        unit: The loss that `levels` are in units of; None before they are known.
     """
 
     def __init__(self, program: Program, deps: Dependencies, options: Options) -> None:
         self.note = ""
+        self.unit: float | None = None
         self.left: dict[str, str] = {}
         self.unread: set[int] = set()
         self._program = program
@@ -221,11 +223,12 @@ class Calibration:
             curves = self._attempt(loss_curves, self._deps, samples, advance)
         if curves is None:
             return None
-        self.unread = {number for number, curve in enumerate(curves) if curve is None}
+        self.unread = {number for number, curve in enumerate(curves.levels) if curve is None}
+        self.unit = curves.unit
         norms = score(self._deps, "l2")
         return [
             _shares(norm) if curve is None else curve
-            for curve, norm in zip(curves, norms, strict=True)
+            for curve, norm in zip(curves.levels, norms, strict=True)
         ]
 
     def solve(self, cuts: Cuts) -> Compensation | None:

@@ -23,6 +23,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -58,21 +59,31 @@ _Covariances: TypeAlias = dict[tuple[object, ...], tuple[npt.NDArray[np.float64]
 """The covariances of one value and their scarcities, by how they were taken."""
 
 
+@dataclass(frozen=True)
+class Curves:
+    """Loss curves.
+
+    Attributes:
+        levels: For each group the level of every index (see above); None where no linear operation
+            reads the group.
+        unit: The largest sum of losses of any group.
+    """
+
+    levels: list[Scores | None]
+    unit: float
+
+
 def loss_curves(
     deps: Dependencies,
     samples: Samples,
     advance: Callable[[float], None] = lambda _: None,
-) -> list[Scores | None]:
+) -> Curves:
     """The loss curve of every group.
 
     Args:
         deps: The analysis.
         samples: The inputs that statistics are taken from.
         advance: Called with the share of the work that is done.
-
-    Returns:
-        For each group the level of every index (see above); None where no linear operation reads
-        the group.
     """
     graph = deps.source
     consumers = find_consumers(deps).by_op
@@ -92,12 +103,12 @@ def loss_curves(
         advance((number + 1) / len(graph.ops))
     needed = _products(deps)
     most = max((one.losses.sum() for one in found.values() if one is not None), default=1.0)
-    return [
-        None
-        if one is None
-        else _levels(one, max(float(most), LOSS_FLOOR), axis in needed, scarcity[axis])
+    most = max(float(most), LOSS_FLOOR)
+    levels = [
+        None if one is None else _levels(one, most, axis in needed, scarcity[axis])
         for axis, one in found.items()
     ]
+    return Curves(levels, most)
 
 
 def _products(deps: Dependencies) -> set[Axis]:

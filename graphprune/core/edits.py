@@ -262,6 +262,87 @@ class Mask:
         }  # fmt: skip
 
 
+@dataclass
+class Rank:
+    """Two layers in a row in place of one, with few channels between them.
+
+    - How it cuts: no index goes; the weight becomes the product of two.
+    - What it costs: the two weights in place of the one.
+    - How it is proven: the two layers compute what the one does with their product as its weight.
+
+    Attributes:
+        weight: The weight's name.
+        shape: Its shape.
+        rank: Channels between the two layers; in each group, of a grouped convolution.
+    """
+
+    weight: str
+    shape: tuple[int, ...]
+    rank: int
+
+    kind: ClassVar[str] = "rank"
+    proof: ClassVar[str] = "two layers equal the one with their product as its weight"
+
+    def find(self, deps: Dependencies) -> Value:
+        """The weight in a model's analysis.
+
+        Raises:
+            PlanError: The model has no such weight, or one of another shape.
+        """
+        found = deps.source.weights.get(self.weight)
+        if found is None or found.shape != self.shape:
+            present = "no such weight" if found is None else f"one of shape {found.shape}"
+            raise PlanError(
+                f"the plan was made for another model: it factors {self.weight} of shape "
+                f"{self.shape}, this model has {present}"
+            )
+        return found
+
+    def check(self, deps: Dependencies) -> None:
+        """Refuse a rank that the weight cannot have.
+
+        Raises:
+            PlanError: There is no such weight, or the rank is no whole number from 1 up to what
+                the weight's dimensions allow.
+        """
+        self.find(deps)
+        if len(self.shape) < 2:
+            raise PlanError(f"{self.weight} is a row of numbers, which has no rank")
+        first, second, *taps = self.shape
+        most = max(min(first, second * prod(taps)), min(second, first * prod(taps)))
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int | np.integer):
+            raise PlanError(f"{self.weight}: a rank is a whole number, not {self.rank!r}")
+        if not 1 <= self.rank <= most:
+            raise PlanError(f"{self.weight}: ranks run from 1 to {most}, not {self.rank}")
+
+    def cut(self, deps: Dependencies) -> Mapping[Axis, Indices]:
+        """No index goes."""
+        return {}
+
+    def count(self, deps: Dependencies, counts: Counts) -> None:
+        """All indices stay."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Rank:
+        """The edit from plain data.
+
+        Raises:
+            PlanError: Something is missing or wrong.
+        """
+        try:
+            shape = tuple(int(size) for size in data["shape"])
+            return cls(str(data["weight"]), shape, int(data["rank"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(f"a rank lacks its weight, shape or number: {error!r}") from error
+
+    def as_dict(self) -> dict[str, Any]:
+        """The edit as plain data."""
+        return {
+            "kind": self.kind, "weight": self.weight, "shape": list(self.shape),
+            "rank": int(self.rank),
+        }  # fmt: skip
+
+
 def _array(kept: Any, where: str) -> Any:
     """Indices as an array, of whatever they are.
 
@@ -292,6 +373,7 @@ def edit_kind(kind: type[Any]) -> type[Any]:
 
 edit_kind(Keep)
 edit_kind(Mask)
+edit_kind(Rank)
 
 
 def edit_of(data: Mapping[str, Any]) -> Edit:

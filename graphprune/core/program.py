@@ -10,7 +10,8 @@ import torch
 
 from graphprune.core.batch import Batch
 from graphprune.core.cuts import Cuts
-from graphprune.core.graph import Graph, Value
+from graphprune.core.factors import Pair
+from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.relations import Mismatch
 from graphprune.core.rewrites import Draft, Rewrite
@@ -211,6 +212,50 @@ class Program(Protocol):
         Args:
             lowered: The smaller model.
             notes: Text, or data for JSON, by name; the earlier ones come first.
+        """
+
+    def unsplit(self, layers: Mapping[Value, Op]) -> Mapping[Value, str]:
+        """Weights that cannot become two, with the reason.
+
+        Args:
+            layers: Weights, each with the only operation that reads it.
+        """
+
+    def split(self, lowered: Lowered, pairs: Sequence[Pair]) -> Lowered:
+        """A smaller model with two layers in a row in place of some; the given one stays as it is.
+
+        Args:
+            lowered: The smaller model, which holds the products of the pairs as weights.
+            pairs: The weights of the two layers; none of them is refused by `unsplit`.
+        """
+
+    def reopened(self, lowered: Lowered) -> tuple[Program, Mapping[str, str]]:
+        """A smaller model, captured anew.
+
+        Returns:
+            The captured model, and what this one calls each of its weights.
+
+        Raises:
+            LiftError: It cannot be captured.
+        """
+
+    def adopted(self, lowered: Lowered, other: Lowered) -> Lowered:
+        """What became of the smaller model that was made of this one, and reopened.
+
+        Args:
+            lowered: The smaller model.
+            other: What was made of it; the smaller model itself where it was not reopened.
+        """
+
+    def equal(self, lowered: Lowered, split: Lowered, seed: int) -> float | None:
+        """Hold a split model against the one that holds the products, in either mode.
+
+        Returns:
+            The largest relative difference between their results; None where they are too large to
+            be run.
+
+        Raises:
+            VerifyError: They differ by more than rounding explains.
         """
 
     def weighed(self, lowered: Lowered) -> tuple[int, int]:

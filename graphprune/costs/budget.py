@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphprune.core.groups import Counts
-from graphprune.costs.counted import Cost, Polynomial
+from graphprune.costs.counted import Cost, Smooth
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Budget:
         return min(target.removed(counts) - target.ratio for target in self.targets)
 
     def slopes(self, counts: Counts) -> Counts:
-        """What an index of each group costs, as a share of all costs; they are polynomials."""
+        """What an index of each group costs, as a share of all costs that can tell."""
         total = np.zeros(len(counts))
         for target in self.targets:
-            if target.full and isinstance(target.cost, Polynomial):
+            if target.full and isinstance(target.cost, Smooth):
                 total += target.cost.slopes(counts) / target.full
         return total
 

@@ -25,6 +25,14 @@ class Cost(Protocol):
 
 
 @runtime_checkable
+class Smooth(Cost, Protocol):
+    """A cost that tells what one index more of each group costs."""
+
+    def slopes(self, counts: Counts) -> Counts:
+        """By how much the cost grows with each group's count, per index; no count is zero."""
+
+
+@runtime_checkable
 class Staircase(Cost, Protocol):
     """A cost that falls in steps only.
 

@@ -15,11 +15,14 @@ from graphprune.core.graph import Value
 from graphprune.core.indices import kept_indices
 from graphprune.costs.registry import cost_of
 from graphprune.engine.tensors import cut_tensor
+from graphprune.lowrank.ranks import ranked, ranks_of, spent
 from graphprune.passes.couple import couple
 from graphprune.pipeline import Work
 from graphprune.report.report import (
     GroupRow,
     LayerRow,
+    LowRank,
+    RankRow,
     Report,
     Sparse,
     WidthRow,
@@ -58,8 +61,14 @@ def reported(work: Work) -> Report:
     """The report of some work, before or after the smaller model is made."""
     deps, of = work.deps, work.selection.of
     full, kept = deps.sizes(), deps.counts(work.selection.keep)
-    params, macs = cost_of(deps, "params"), cost_of(deps, "macs")
-    whole = (params(full), macs(full))
+    whole_still = {} if work.factors is None else work.factors.whole
+    edits = ranks_of(work.edits)
+    ranks = ranked(deps, {name: edits[name] for name in edits if name not in whole_still})
+
+    def after(name: str) -> float:
+        return spent(deps, kept, ranks, name)
+
+    whole = (cost_of(deps, "params")(full), cost_of(deps, "macs")(full))
     if work.opened is not work.program:  # passes made it smaller before anything was removed
         before = couple(work.opened.graph)
         sizes = before.sizes()
@@ -67,8 +76,8 @@ def reported(work: Work) -> Report:
     batch = max(work.program.batch(), 1)
     achieved = work.selection.achieved
     if of != "latency":  # which only a measurement tells
-        spent = cost_of(deps, of)
-        achieved = 1 - spent(kept) / spent(full) if spent(full) else 0.0
+        before_all = cost_of(deps, of)(full)
+        achieved = 1 - after(of) / before_all if before_all else 0.0
     asked = {of, *work.asked.request.asked()}
     others = [cost_of(deps, name) for name in sorted(asked & {"memory"})]
     statistics = work.statistics()
@@ -77,8 +86,8 @@ def reported(work: Work) -> Report:
         of=of,
         asked=work.selection.asked,
         achieved=achieved,
-        params=(round(whole[0]), round(params(kept))),
-        macs=(round(whole[1] / batch), round(macs(kept) / batch)),
+        params=(round(whole[0]), round(after("params"))),
+        macs=(round(whole[1] / batch), round(after("macs") / batch)),
         memory=next(((round(c(full)), round(c(kept))) for c in others), None),
         agreement=work.agreement,
         latency=work.latency,
@@ -106,6 +115,17 @@ def reported(work: Work) -> Report:
         assumed=work.program.assumed,
     )
     out.sparsity = zeros_of(work)
+    if ranks:
+        out.ranks = LowRank(
+            [
+                RankRow(offer.weight.name, view.outputs, view.columns, rank)
+                for offer, rank in ranks.items()
+                for view in (offer.layer.view,)
+            ],
+            {**(work.ranks.left if work.has("ranks") else {}), **whole_still},
+        )
+    if work.factors is not None:
+        out.left = {**out.left, **work.factors.left}
     if work.pruned is not None:
         out.left = {**out.left, **work.pruned.left}
     if work.has("lowered"):

@@ -91,6 +91,36 @@ class Sparse:
 
 
 @dataclass(frozen=True, slots=True)
+class RankRow:
+    """A layer that became two.
+
+    Attributes:
+        name: Its weight.
+        outputs: Rows of the weight as a matrix, in each group of a grouped convolution.
+        columns: Columns: channels times places of a kernel.
+        rank: Channels between the two layers.
+    """
+
+    name: str
+    outputs: int
+    columns: int
+    rank: int
+
+
+@dataclass
+class LowRank:
+    """The layers that became two.
+
+    Attributes:
+        layers: One row for each of them.
+        left: Weights that stay whole although two layers would cost less, with the reason.
+    """
+
+    layers: list[RankRow]
+    left: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class WidthRow:
     """One weight of at least two dimensions.
 
@@ -140,6 +170,7 @@ class Report:
         edits: Attributes with new values.
         folded: Weights into which a softmax scale was folded.
         sparsity: What became zero; None where nothing did.
+        ranks: The layers that became two; None where none did.
         compensation: What makes up for what was removed, or why nothing does.
         left: What stays although its kind could go, and operations that read fewer channels and
             could not be compensated, with the reason.
@@ -174,6 +205,7 @@ class Report:
     edits: dict[str, int] = field(default_factory=dict)
     folded: list[str] = field(default_factory=list)
     sparsity: Sparse | None = None
+    ranks: LowRank | None = None
     compensation: str = ""
     left: dict[str, str] = field(default_factory=dict)
     passes: list[PassRow] = field(default_factory=list)
@@ -288,7 +320,12 @@ def show(report: Report, console: Console, rows: Iterable[tuple[str, str, str]] 
     if report.sparsity is not None:
         _add_zeros(table, report.sparsity)
     console.print(table)
-    console.print(_groups(report) if report.sparsity is None else _layers(report.sparsity))
+    if report.sparsity is not None:
+        console.print(_layers(report.sparsity))
+    elif report.ranks is None or any(row.kept < row.size for row in report.groups):
+        console.print(_groups(report))
+    if report.ranks is not None:
+        console.print(_pairs(report.ranks))
     for line in _notes(report):
         console.print(line, highlight=False, markup=False)
 
@@ -323,6 +360,17 @@ def _layers(found: Sparse) -> Table:
     return table
 
 
+def _pairs(found: LowRank) -> Table:
+    """Ranks of the layers that became two."""
+    table = Table(title="layers that became two")
+    table.add_column("weight", overflow="fold")
+    for name in ("outputs", "columns", "rank"):
+        table.add_column(name, justify="right")
+    for row in found.layers:
+        table.add_row(row.name, str(row.outputs), str(row.columns), str(row.rank))
+    return table
+
+
 def _groups(report: Report) -> Table:
     table = Table(title="coupled groups")
     table.add_column("group", overflow="fold")
@@ -342,6 +390,8 @@ def _notes(report: Report) -> list[str]:
     lines = []
     if report.sparsity is not None:
         lines += _zero_notes(report.sparsity)
+    if report.ranks is not None:
+        lines += _rank_notes(report.ranks)
     if report.verification is not None:
         lines.append(f"surgery verified: {verdict(report.verification)}")
     if report.gap is not None:
@@ -363,11 +413,7 @@ def _notes(report: Report) -> list[str]:
         lines.append(f"speed-up: {measured:.2f} x measured, {beside}")
     if report.compensation and report.gap is None:
         lines.append(f"compensation: {report.compensation}")
-    for why, number in Counter(report.left.values()).items():
-        names = [name for name, reason in report.left.items() if reason == why]
-        shown = ", ".join(names[:3]) + (", ..." if number > 3 else "")
-        what = "not compensated" if report.gap is None else "left"
-        lines.append(f"{what}: {shown} ({why})")
+    lines += _left("not compensated" if report.gap is None else "left", report.left)
     lines += [f"warning: {warning}" for warning in report.warnings]
     for path, why in report.replaced.items():
         lines.append(f"generated: {path or 'the whole model'} ({why})")
@@ -396,15 +442,27 @@ def _zeros(zeros: dict[str, tuple[int, int]]) -> list[str]:
 
 
 def _zero_notes(found: Sparse) -> list[str]:
-    lines = [
+    return [
         f"zeros chosen: {found.how}",
         "speed: as before without sparse kernels; the file is smaller once compressed",
+        *_left("left dense", found.left),
     ]
-    for why, number in Counter(found.left.values()).items():
-        names = [name for name, reason in found.left.items() if reason == why]
+
+
+def _rank_notes(found: LowRank) -> list[str]:
+    layer = found.layers[0].name.removesuffix(".weight")
+    return [
+        f"names: {layer} holds two layers now, {layer}.0 and {layer}.1; so do the others",
+        *_left("left whole", found.left),
+    ]
+
+
+def _left(what: str, left: dict[str, str]) -> Iterator[str]:
+    """What was left as it is, by reason."""
+    for why, number in Counter(left.values()).items():
+        names = [name for name, reason in left.items() if reason == why]
         shown = ", ".join(names[:_KINDS]) + (", ..." if number > _KINDS else "")
-        lines.append(f"left dense: {shown} ({why})")
-    return lines
+        yield f"{what}: {shown} ({why})"
 
 
 def _but_for(names: Sequence[str]) -> str:

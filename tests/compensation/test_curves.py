@@ -19,7 +19,7 @@ from tests.blocks import BLOCKS
 
 def _levels(model: nn.Module, x: torch.Tensor) -> tuple[graphprune.Dependencies, list[np.ndarray]]:
     deps = graphprune.analyze(model, x[:2])
-    found = loss_curves(deps, split(deps, [x], "test"))
+    found = loss_curves(deps, split(deps, [x], "test")).levels
     assert all(curve is not None for curve in found)
     return deps, [curve for curve in found if curve is not None]
 
@@ -97,7 +97,7 @@ def test_where_rows_are_few_the_first_channels_still_cost_least() -> None:
     model = nn.Sequential(nn.Linear(16, 2048), nn.ReLU(), nn.Linear(2048, 4))
     x = torch.randn(4, 16)
     deps = graphprune.analyze(model, x[:2])
-    (curve,) = loss_curves(deps, split(deps, [x], "test"))
+    (curve,) = loss_curves(deps, split(deps, [x], "test")).levels
     assert curve is not None
     lost = np.sort(curve)
     assert lost[1023] < 0.2 * lost[1760]

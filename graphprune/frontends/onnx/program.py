@@ -15,7 +15,8 @@ import torch
 from graphprune.core.batch import Batch
 from graphprune.core.cuts import Cuts
 from graphprune.core.errors import EvaluationError
-from graphprune.core.graph import Graph, Value
+from graphprune.core.factors import Pair
+from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Expressed, Inputs, Lowered
 from graphprune.core.relations import Mismatch
@@ -28,11 +29,13 @@ from graphprune.frontends.onnx.data import read_data
 from graphprune.frontends.onnx.execute import forget, has_runtime, runner
 from graphprune.frontends.onnx.lift import LiftedFile, lift
 from graphprune.frontends.onnx.lower import lower
+from graphprune.frontends.onnx.model import read_model
 from graphprune.frontends.onnx.notes import annotate
 from graphprune.frontends.onnx.rewrites import refuses, rewritten
 from graphprune.frontends.onnx.same import apart
 from graphprune.frontends.onnx.sizes import inputs_for
 from graphprune.frontends.onnx.speed import speed
+from graphprune.frontends.onnx.split import split, unsplit
 from graphprune.frontends.onnx.stored import Lowered as LoweredFile
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
 from graphprune.frontends.onnx.tidy import tidied
@@ -223,6 +226,35 @@ class FileProgram:
     def annotate(self, lowered: Lowered, notes: Mapping[str, Any]) -> None:
         """Write what was done into the smaller file's metadata."""
         annotate(_lowered(lowered), notes)
+
+    def unsplit(self, layers: Mapping[Value, Op]) -> Mapping[Value, str]:
+        """Weights whose node cannot become two, with the reason."""
+        return unsplit(self.lifted, layers)
+
+    def split(self, lowered: Lowered, pairs: Sequence[Pair]) -> LoweredFile:
+        """The smaller file with two nodes in place of some."""
+        return split(self.lifted, _lowered(lowered), pairs)
+
+    def reopened(self, lowered: Lowered) -> tuple[FileProgram, Mapping[str, str]]:
+        """The smaller file, lifted anew; some of its weights have new names."""
+        made = _lowered(lowered)
+        program = FileProgram(lift(read_model(made.proto()), self.lifted.examples))
+        known = {name: value.name for value, name in made.names.items()}
+        return program, {name: known.get(name, name) for name in program.graph.weights}
+
+    def adopted(self, lowered: Lowered, other: Lowered) -> LoweredFile:
+        """The smaller file in place of the one that it was made of."""
+        return replace(_lowered(other), edits=_lowered(lowered).edits)
+
+    def equal(self, lowered: Lowered, split: Lowered, seed: int) -> float | None:
+        """Hold two files against each other, at both sizes of their inputs."""
+        one, other = _lowered(lowered), _lowered(split)
+        if max(one.size(), other.size()) > _WHOLE:
+            return None
+        try:
+            return apart(replace(self.lifted, source=read_model(one.proto())), other.proto(), seed)
+        finally:
+            forget()
 
     def weighed(self, lowered: Lowered) -> tuple[int, int]:
         """Bytes of the files, external data included."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,8 @@ from torch.utils import _pytree as pytree
 from graphprune.core.batch import Batch
 from graphprune.core.cuts import Cuts
 from graphprune.core.errors import VerifyError
-from graphprune.core.graph import Graph, Value
+from graphprune.core.factors import Pair
+from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Expressed, Inputs, Lowered
 from graphprune.core.relations import Mismatch
@@ -35,6 +36,7 @@ from graphprune.frontends.torch.parts import whole
 from graphprune.frontends.torch.rewrites import refuses, rewritten
 from graphprune.frontends.torch.same import apart
 from graphprune.frontends.torch.saving import save_model, tensor_bytes
+from graphprune.frontends.torch.split import split, unsplit
 from graphprune.frontends.torch.survey import Survey, survey
 from graphprune.statistics.batches import read_batches
 
@@ -284,6 +286,29 @@ class ModuleProgram:
 
     def annotate(self, lowered: Lowered, notes: Mapping[str, Any]) -> None:
         """Nothing: a module has no place for notes; `report_of` finds its report."""
+
+    def unsplit(self, layers: Mapping[Value, Op]) -> Mapping[Value, str]:
+        """Weights whose module cannot become two, with the reason."""
+        return unsplit(self.captured, layers)
+
+    def split(self, lowered: Lowered, pairs: Sequence[Pair]) -> LoweredModule:
+        """The smaller module with an `nn.Sequential` of two layers in place of some."""
+        made = _lowered(lowered)
+        return replace(made, model=split(made.model, pairs))
+
+    def reopened(self, lowered: Lowered) -> tuple[ModuleProgram, Mapping[str, str]]:
+        """The smaller module, captured anew; its weights have the names that they had."""
+        made = ModuleProgram(lift(_lowered(lowered).model, self.inputs), self.back)
+        return made, {name: name for name in made.graph.weights}
+
+    def adopted(self, lowered: Lowered, other: Lowered) -> LoweredModule:
+        """The smaller module in place of the one that it was made of."""
+        return replace(_lowered(lowered), model=_lowered(other).model)
+
+    def equal(self, lowered: Lowered, split: Lowered, seed: int) -> float:
+        """Hold two modules against each other, in evaluation and in training."""
+        one, other = _lowered(lowered).model, _lowered(split).model
+        return apart(one, other, self.inputs, (False, True))
 
     def weighed(self, lowered: Lowered) -> tuple[int, int]:
         """Bytes of the parameters and buffers before and after."""

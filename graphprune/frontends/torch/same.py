@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,17 +19,26 @@ _DOUBLE = 1e-10  # relative: sums of double precision in another order, through 
 _MARGIN = 16.0  # times the rounding that the model itself shows: a fault is not of its size
 
 
-def apart(model: nn.Module, small: nn.Module, inputs: Inputs) -> float:
-    """The largest relative difference between two modules' results, in evaluation.
+def apart(
+    model: nn.Module, small: nn.Module, inputs: Inputs, modes: Sequence[bool] = (False,)
+) -> float:
+    """The largest relative difference between two modules' results.
 
     They run in double precision where their code takes it, on the inputs and on one sample more.
+
+    Args:
+        model: The given module.
+        small: The smaller one.
+        inputs: Example inputs.
+        modes: Whether they run in training mode; in several modes, one after the other.
 
     Raises:
         VerifyError: They differ by more than rounding explains.
     """
     worst = 0.0
     for given in _sizes(model, inputs):
-        worst = max(worst, _held_against(model, small, given))
+        for training in modes:
+            worst = max(worst, _held_against(model, small, given, training))
     return worst
 
 
@@ -49,14 +58,22 @@ def _sizes(model: nn.Module, inputs: Inputs) -> Iterator[Inputs]:
         yield more
 
 
-def _held_against(model: nn.Module, small: nn.Module, inputs: Inputs) -> float:
+def _held_against(
+    model: nn.Module, small: nn.Module, inputs: Inputs, training: bool = False
+) -> float:
     fine = True
     try:
-        expected = _results(model, inputs, torch.float64)
+        expected = _results(model, inputs, torch.float64, training)
     except Exception:  # its code makes single-precision numbers of its own
-        expected, fine = _results(model, inputs, None), False
+        fine = False
+        try:
+            expected = _results(model, inputs, None, training)
+        except Exception:
+            if training:  # it takes no such batch in training
+                return 0.0
+            raise
     try:
-        found = _results(small, inputs, torch.float64 if fine else None)
+        found = _results(small, inputs, torch.float64 if fine else None, training)
     except Exception as error:
         raise VerifyError(
             f"the smaller {type(small).__name__} does not run: {first_line(error)}",
@@ -74,7 +91,7 @@ def _held_against(model: nn.Module, small: nn.Module, inputs: Inputs) -> float:
     limit = _DOUBLE if stored < single else _SINGLE * stored / single
     gaps = [difference(a, b) for a, b in zip(expected, found, strict=True)]
     worst = max(gaps, default=0.0)
-    if worst > limit and worst > _MARGIN * _rounding(model, inputs, expected, fine):
+    if worst > limit and worst > _MARGIN * _rounding(model, inputs, expected, fine, training):
         raise VerifyError(
             f"the smaller model differs from the given one: largest relative difference "
             f"{worst:.3g} at result {gaps.index(worst)}",
@@ -84,29 +101,40 @@ def _held_against(model: nn.Module, small: nn.Module, inputs: Inputs) -> float:
     return worst
 
 
-def _rounding(model: nn.Module, inputs: Inputs, expected: list[torch.Tensor], fine: bool) -> float:
+def _rounding(
+    model: nn.Module,
+    inputs: Inputs,
+    expected: list[torch.Tensor],
+    fine: bool,
+    training: bool = False,
+) -> float:
     """How far rounding takes the model's own results, which says what two orders of sums may do."""
     if not fine:
         return 0.0
-    rough = _results(model, inputs, None)
+    rough = _results(model, inputs, None, training)
     return max(
         (difference(a.double(), b.double()) for a, b in zip(expected, rough, strict=True)),
         default=0.0,
     )
 
 
-def _results(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None) -> list[torch.Tensor]:
-    """The tensors that a module gives in evaluation."""
+def _results(
+    model: nn.Module, inputs: Inputs, dtype: torch.dtype | None, training: bool = False
+) -> list[torch.Tensor]:
+    """The tensors that a module gives."""
     args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, inputs)
     swap: dict[str, Any] = {}
+    if training:  # which writes statistics into buffers
+        swap = {name: tensor.clone() for name, tensor in model.named_buffers()}
     if dtype is not None:
         named = (*model.named_parameters(), *model.named_buffers())
-        swap = {name: as_dtype(tensor.detach(), dtype) for name, tensor in named}
+        held = ((name, tensor.detach()) for name, tensor in named)
+        swap = {name: as_dtype(swap.get(name, tensor), dtype) for name, tensor in held}
         args, kwargs = pytree.tree_map_only(
             torch.Tensor, lambda x: as_dtype(x, dtype), (args, kwargs)
         )
     with preserved(model), torch.no_grad(), same_draws():
-        model.eval()
+        model.train(training)
         found = torch.func.functional_call(model, swap, args, kwargs)
     tensors = [x for x in pytree.tree_leaves(found) if isinstance(x, torch.Tensor)]
     return [x if dtype is None else as_dtype(x, dtype) for x in tensors]

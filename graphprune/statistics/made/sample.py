@@ -314,6 +314,17 @@ def plain_for_parts(program: Program, deps: Dependencies, number: int, seed: int
     return out
 
 
+def carried(deps: Dependencies, samples: Samples) -> Samples:
+    """The same inputs for another model that takes them.
+
+    Args:
+        deps: The analysis of that model.
+        samples: The inputs.
+    """
+    out = Samples(samples.chunks, samples.size, samples.origin, worth=samples.worth)
+    return _unshaped(deps, out) if samples.norms else out
+
+
 def _unshaped(deps: Dependencies, samples: Samples) -> Samples:
     """Mark samples as unlike training data: batch norms use the samples' own statistics."""
     for op in norms(deps):
