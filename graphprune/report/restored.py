@@ -10,7 +10,16 @@ from graphprune.core.agreement import Agreement
 from graphprune.core.errors import GraphPruneError
 from graphprune.core.proof import Verification
 from graphprune.pipeline import PassRow
-from graphprune.report.report import SCHEMA, GroupRow, LayerRow, Report, Sparse, WidthRow
+from graphprune.report.report import (
+    SCHEMA,
+    GroupRow,
+    LayerRow,
+    LowRank,
+    RankRow,
+    Report,
+    Sparse,
+    WidthRow,
+)
 
 _PAIRS = ("params", "macs", "bytes", "memory", "latency")  # tuples, which JSON makes lists of
 
@@ -45,6 +54,10 @@ def restored(data: Mapping[str, Any]) -> Report:
             found["layers"] = [LayerRow(**row) for row in found["layers"]]
             found["gzip"] = None if found["gzip"] is None else tuple(found["gzip"])
             held["sparsity"] = Sparse(**found)
+        if held.get("ranks") is not None:
+            found = dict(held["ranks"])
+            found["layers"] = [RankRow(**row) for row in found["layers"]]
+            held["ranks"] = LowRank(**found)
         return Report(**held)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise GraphPruneError(f"not a report of graphprune: {error!r}") from error

@@ -123,6 +123,7 @@ def test_a_file_gets_two_nodes() -> None:
     onnx.checker.check_model(small, full_check=True)
     nodes = [len(m.graph.node) for m in (model, small)]
     assert nodes[1] == nodes[0] + len(plan.report.ranks.layers)
+    assert graphprune.report_of(small).ranks == plan.report.ranks
     held = sum(int(np.prod(t.dims)) for t in small.graph.initializer if len(t.dims) > 1)
     assert held < 0.65 * _size(net)
     (found,) = run_model(small, {model.graph.input[0].name: X.numpy()})
