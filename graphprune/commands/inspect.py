@@ -57,6 +57,7 @@ def inspect(
             typer.echo(view(), nl=False)
         elif target is not None:
             write_whole(target, view().encode())
+            typer.echo(f"wrote {target}", err=True)
     if why is not None:
         typer.echo(inspecting.why_text(deps, *why), nl=False)
     elif not any(target for target, _ in wanted):
