@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -27,7 +29,17 @@ from graphprune.core.indices import holdings
 from graphprune.engine.linear import meets_no_border
 from graphprune.engine.run import Run
 from graphprune.importance.stored import Stored
-from graphprune.rules.facts import Reading, folded, gain, is_norm, is_random, reading
+from graphprune.rules.facts import (
+    Reading,
+    folded,
+    gain,
+    is_batch_norm,
+    is_elementwise,
+    is_norm,
+    is_random,
+    norm_channel,
+    reading,
+)
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
@@ -35,6 +47,8 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 # channel of few numbers could lie on one side of a kink by chance.
 _DRAWS = ((0, 1.0), (0, -1.0), (1, 30.0), (1, -30.0), (2, 1e4), (2, -1e4), (3, 1e-2))
 _ROUNDINGS = 32.0  # by which kernels may differ from place to place in one number
+_THIN = 4  # places along each dimension, of operations that treat all places alike
+_POOL, _APART = 65537, 7919  # numbers that are drawn, over and over; how far operands are apart
 
 
 @dataclass(frozen=True)
@@ -128,7 +142,7 @@ class Known:
                 results = self._drawn(op, seed, scale)
             except (RuntimeError, IndexError, TypeError, ValueError):
                 return  # nothing is known of what it makes of such numbers
-            if any(r.shape != v.shape for r, v in zip(results, op.outputs, strict=True)):
+            if not all(map(self._fits, op.outputs, results)):
                 return
             for value, result, steady in zip(op.outputs, results, found, strict=True):
                 self._compare(value, result, steady, number == 0)
@@ -137,6 +151,12 @@ class Known:
         for value, steady in zip(op.outputs, found, strict=True):
             for at, (mask, numbers) in steady.items():
                 self._note(value, at, mask, numbers)
+
+    def _fits(self, value: Value, result: torch.Tensor) -> bool:
+        """Whether a result has the lengths that matter."""
+        return result.dim() == len(value.shape) and all(
+            result.shape[at] == value.shape[at] for at in self._dims(value)
+        )
 
     def _compare(
         self,
@@ -220,24 +240,60 @@ class Known:
         graph = self._deps.source
         weights = (v.tensor for v in op.inputs if v is not None and v.is_weight)
         device = next((t.device for t in weights if t is not None), self._device)
-        generator = torch.Generator().manual_seed(seed)
         drawn: dict[Value, torch.Tensor] = {}
-        for value in op.inputs:
-            if value is None or value.is_weight or value in drawn:
-                continue
+        for value, shape in self._shapes(op).items():
             if not value.dtype.rpartition(".")[2].startswith(("float", "bfloat")):
                 raise RuntimeError(f"{value.name} holds {value.dtype}")
-            x = torch.randn(value.shape, generator=generator, dtype=self._dtype) * scale
+            x = _numbers(shape, seed, len(drawn), self._dtype) * scale
             drawn[value] = self._placed(value, x).to(device)
         run = Run(graph, lambda weight: weight.tensor, [drawn], dtype=self._dtype, ops=[op])
         run.step(op)
         return [run.values(value)[0] for value in op.outputs]
+
+    def _shapes(self, op: Op) -> dict[Value, tuple[int, ...]]:
+        """The shapes of what an operation reads: a few places stand for all that it treats alike.
+
+        So it does where it acts on each element by itself, in dimensions along which nothing is
+        known and no stored number differs.
+        """
+        read = [value for value in op.inputs if value is not None and not value.is_weight]
+        rank = max((len(value.shape) for value in op.outputs), default=0)
+        whole: set[int] = set()
+        if is_batch_norm(op):
+            whole.add((norm_channel(op) or 0) % rank)
+        elif is_elementwise(op.type):
+            for value in (v for v in op.inputs if v is not None and v.is_weight):
+                first = rank - len(value.shape)
+                whole |= {first + i for i, size in enumerate(value.shape) if size > 1}
+        else:
+            return {value: value.shape for value in read}
+        for value in (*read, *op.outputs):
+            whole |= {rank - len(value.shape) + at for at in self._dims(value)}
+        return {
+            value: tuple(
+                size if rank - len(value.shape) + i in whole else min(size, _THIN)
+                for i, size in enumerate(value.shape)
+            )
+            for value in read
+        }
 
     def _placed(self, value: Value, x: torch.Tensor) -> torch.Tensor:
         for number, found in self._held.get(value, {}).items():
             sides = [-1 if at == number else 1 for at in range(x.dim())]
             x = torch.where(found.mask.reshape(sides), found.numbers.to(x).reshape(sides), x)
         return x
+
+
+@lru_cache(maxsize=len(_DRAWS))
+def _pool(seed: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(_POOL, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def _numbers(shape: tuple[int, ...], seed: int, place: int, dtype: torch.dtype) -> torch.Tensor:
+    """Numbers of the normal distribution for one operand; a prime number of them in turn."""
+    pool = _pool(seed, dtype).roll(place * _APART)
+    size = prod(shape)
+    return pool.repeat(-(-size // _POOL))[:size].reshape(shape)
 
 
 def _equal(rows: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
