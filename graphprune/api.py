@@ -82,6 +82,10 @@ def compact(model: M, **options: Unpack[CompactOptions]) -> M:
 
             - `example_inputs`: Inputs for `forward`; found from the model where not given.
             - `keep`: What to leave as it is.
+            - `assume`: `"statistics"`: what batch norms make stays within six times their gain, so
+              that channels go which a ReLU is dead on; `"data"`: no input takes a channel further
+              than those in `data`. Nothing is assumed where not given; the report names it.
+            - `data`: Inputs, for `assume="data"`.
             - `verify`: Whether the result is held against the given model.
             - `seed`: For whatever is drawn.
 

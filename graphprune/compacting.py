@@ -14,6 +14,8 @@ class CompactOptions(TypedDict, total=False):
     """All options of `graphprune.compact`."""
 
     example_inputs: Any
+    data: Any
+    assume: str | None
     keep: Any
     verify: bool
     seed: int

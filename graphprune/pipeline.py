@@ -53,6 +53,8 @@ class Asked:
         verify: Whether the result is checked.
         seed: For whatever is drawn.
         sparsity: How many numbers become zero, which, and how they may lie.
+        assume: What tells which channels are constant beside the weights: `"statistics"` of batch
+            norms, `"data"`, or nothing.
         call: The call in words, for the report.
     """
 
@@ -66,6 +68,7 @@ class Asked:
     verify: bool = True
     seed: int = 0
     sparsity: Sparsity = field(default_factory=Sparsity)
+    assume: str = ""
     call: str = ""
 
 
@@ -102,6 +105,7 @@ class Work:
         batches: Calibration data.
         unseen: Data that were held out of it, for a comparison at the end.
         pending: Makes the program that rewrites ask for, once it is needed.
+        codes: Whether passes that change the model may generate code for it.
         edits: What the plan changes.
         solved: Weights that make up for what was removed; None where there are none.
         opened: The model as it was captured first, before passes changed it.
@@ -109,6 +113,8 @@ class Work:
         reasons: For each group that loses indices at no cost, how many go for which reason.
         gap: By how much the smaller model's results differ from the given one's; None where they
             were not compared.
+        assumed: What was taken for granted so that channels go; empty where nothing was.
+        training_gap: The same in training mode; None where that cannot be compared.
         pruned: Sparse weights; None where there are none.
         factors: Layers as two in a row; None where there are none.
         verification: What was proven; None where nothing was checked.
@@ -133,10 +139,13 @@ class Work:
         self.asked = asked
         self.batches = batches
         self.unseen = unseen
+        self.codes = True
         self.edits: list[Edit] = []
         self.left: dict[str, str] = {}
         self.reasons: dict[str, dict[str, int]] = {}
         self.gap: float | None = None
+        self.training_gap: float | None = None
+        self.assumed = ""
         self._statistics: Calibration | None = None
         self.solved: Compensation | None = None
         self.pruned: Pruned | None = None

@@ -31,6 +31,7 @@ from graphprune.importance.reduce import REDUCTIONS
 from graphprune.importance.registry import DECIDED
 from graphprune.models import function_named, given, load_data
 from graphprune.passes.agree import Agree
+from graphprune.passes.assume import ASSUMED, Assume
 from graphprune.passes.choose_ranks import ChooseRanks
 from graphprune.passes.compensate import Compensate
 from graphprune.passes.constants import Constants
@@ -39,6 +40,7 @@ from graphprune.passes.dead import Dead
 from graphprune.passes.drop_noops import DropNoops
 from graphprune.passes.factorise import Factorise
 from graphprune.passes.fold_norms import FoldNorms
+from graphprune.passes.keep_classes import KeepClasses
 from graphprune.passes.lower import Lower
 from graphprune.passes.mask import Choose
 from graphprune.passes.materialise import Materialise
@@ -50,6 +52,7 @@ from graphprune.passes.same import Same
 from graphprune.passes.score import Score
 from graphprune.passes.select import Select
 from graphprune.passes.share_zeros import ShareZeros
+from graphprune.passes.twins import MergeTwins
 from graphprune.passes.verify import Verify
 from graphprune.passes.write_zeros import WriteZeros
 from graphprune.pictures import read_pictures
@@ -57,13 +60,18 @@ from graphprune.pipeline import Asked, Pass, Pipeline, Work
 from graphprune.sparsity.request import sparsity
 from graphprune.statistics.batches import UNSEEN, held_out
 
-DEFAULT = Pipeline([Couple, Score, Select, Lower, Verify, Compensate, Agree, Measure])
+DEFAULT = Pipeline([Constants, Couple, Score, Select, Lower, Verify, Compensate, Agree, Measure])
 """What `shrink` runs."""
 
 FOLDING = (DropNoops, FoldNorms, MergeBranches, MergeLinear)
 """Passes that leave every result as it is and the model smaller; they go before all others."""
 
-COMPACT = Pipeline([Materialise, Constants, Couple, Dead, Lower, Verify, Same, Measure])
+COMPACT = Pipeline(
+    [
+        KeepClasses, Materialise, Assume, Constants, *FOLDING, Constants, MergeTwins,
+        Couple, Dead, Lower, Verify, Same, Measure,
+    ]
+)  # fmt: skip
 """What `compact` runs."""
 
 
@@ -119,6 +127,7 @@ class Repairing(TypedDict, total=False):
 class PlanOptions(Budgeting, Scoring, Repairing, total=False):
     """All options of `graphprune.plan`."""
 
+    assume: str | None
     passes: Pipeline | Passes | str | None
 
 
@@ -246,6 +255,7 @@ def planned(
         inputs=inputs,
         verify=options.get("verify", True),
         seed=options.get("seed", 0),
+        assume=_assumed(options.get("assume")),
         call=_call(ratio, of, options),
     )  # fmt: skip
     work = worked(opened, asked, batches, unseen)
@@ -290,6 +300,13 @@ def planned_sparse(model: Any, ratio: float | None, pattern: str, options: Spars
     work.pipeline = SPARSE
     SPARSE.decide(work)
     return work
+
+
+def _assumed(assume: Any) -> str:
+    """What the caller takes for granted, or nothing."""
+    if assume not in (None, *ASSUMED):
+        raise OptionError(f"assume is one of {', '.join(map(repr, ASSUMED))}, not {assume!r}")
+    return assume or ""
 
 
 def _call(ratio: float | None, of: str | Counting, options: Mapping[str, Any]) -> str:

@@ -242,8 +242,7 @@ class Plan(Generic[M]):
             self.options = self.options.reading(batches)
         asked = Asked(options=self.options, keep=self.keep, inputs=self.inputs)
         work = worked(opened, asked, batches, unseen)
-        if self.pipeline is not None:
-            self.pipeline.prepare(work)
+        passes.prepare(work)
         Pipeline(["couple"]).decide(work)
         if len(work.deps.groups) > len(self.groups):
             extra = work.deps.groups[len(self.groups)]

@@ -35,10 +35,16 @@ class Dead(Pass):
     def run(self, work: Work) -> Outcome:
         """Remove all that is free."""
         deps = work.deps
-        found = Free(deps).reasons()
+        free_indices = Free(deps)
+        found, partly = free_indices.reasons(), free_indices.partly()
         keep: dict[Axis, Indices] = {}
         for group in deps.groups:
             masks = found.get(group.axis)
+            for why, mask in partly.get(group.axis, {}).items():
+                told = f"{int(mask.sum())} of its indices, masked or constant in places, {why}"
+                work.left[group.name] = "; ".join(
+                    filter(None, (work.left.get(group.name, ""), told))
+                )
             if masks is None:
                 continue
             free = np.logical_or.reduce(list(masks.values()))

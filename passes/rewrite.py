@@ -39,19 +39,20 @@ class _Pending:
 
     def __call__(self) -> Program:
         program, work = self.work.written, self.work
+        verify = work.asked.verify and not work.assumed
         deps: Dependencies | None = None
         given_up: dict[str, str] = {}
         draft = self.draft
         while draft.made and len(given_up) < _TRIALS:
             deps = deps or couple(program.graph)
             try:
-                return _made(program, draft, deps, work.asked.verify)
+                return _made(program, draft, deps, verify)
             except GraphPruneError as error:
-                wrong = _first_wrong(program, draft.made, deps, work.asked.verify)
+                wrong = _first_wrong(program, draft.made, deps, verify)
                 given_up[wrong.at] = first_line(error)
             draft = Draft(program.graph)
             for find in self.finds:
-                _extend(program, draft, find, given_up)
+                _extend(program, draft, find, given_up, work.codes)
             where = _places(draft)
             work.left |= {where[name]: why for name, why in given_up.items()}
         return program
@@ -73,7 +74,7 @@ def rewrite(work: Work, find: Find) -> int:
         pending = _Pending(work, Draft(work.program.graph))
     draft = pending.draft
     before = len(draft.made)
-    left = _extend(work.written, draft, find, {})
+    left = _extend(work.written, draft, find, {}, work.codes)
     where = _places(draft)
     known = {place(op) for op in draft.ops}
     work.left = {name: why for name, why in work.left.items() if name in known}
@@ -93,7 +94,9 @@ def _places(draft: Draft) -> dict[str, str]:
     return {op.name: place(op) for op in draft.source.ops}
 
 
-def _extend(program: Program, draft: Draft, find: Find, given_up: dict[str, str]) -> dict[str, str]:
+def _extend(
+    program: Program, draft: Draft, find: Find, given_up: dict[str, str], code: bool
+) -> dict[str, str]:
     """Make all rewrites on a draft that the frontend can make, and say why what stays does."""
     left: dict[str, str] = {}
     again = True
@@ -102,7 +105,7 @@ def _extend(program: Program, draft: Draft, find: Find, given_up: dict[str, str]
         for op in list(draft.ops):
             found = find(draft, op) if draft.holds(op) and op.name not in given_up else None
             if isinstance(found, Rewrite):
-                why = program.refuses(found, draft)
+                why = program.refuses(found, draft, code)
                 if not why:
                     draft.make(found)
                     again = True

@@ -7,9 +7,9 @@ channels of every batch norm. The table says which share of the masked indices i
 the outputs differ, what became of the class, and how long it took. Groups along which something
 averages (a LayerNorm, a softmax) are left out: without a zero, a mean is another.
 
-With `--slim`, two small networks are trained on handwritten digits with an L1 penalty on the scales
-of their batch norms; small scales are set to zero, and the table says what `compact` and `shrink`
-at the same size lose on held-out digits.
+With `--slim`, two small networks are trained on handwritten digits and on Fashion-MNIST with an L1
+penalty on the scales of their batch norms; small scales are set to zero, and the table says what
+`compact` and `shrink` at the same size lose on held-out images.
 
     python tools/bench_compact.py torchvision:resnet18 timm:mobilenetv3_small_100
     python tools/bench_compact.py families --seconds 120
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accuracy.tasks import TASKS
 from measure import Row, look_trained
 from torch import nn
 from zoo import build, names_of
@@ -190,22 +191,17 @@ class Skips(nn.Module):
         return out
 
 
-def slimmed(kind: type[nn.Module], steps: int = _STEPS) -> Row:
+def slimmed(kind: type[nn.Module], data: str, steps: int = _STEPS) -> Row:
     """Train, zero small scales, compact, and shrink to the same size: top-1 of each."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    images = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 16
-    labels = torch.tensor(data.target)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    train, test = order[:1300], order[1300:]
+    task = TASKS[data](0)
+    (images, labels), (unseen, truth) = task.train, task.test
     torch.manual_seed(0)
     model = kind()
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     draw = torch.Generator().manual_seed(0)
     for _ in range(steps):
-        at = train[torch.randint(len(train), (128,), generator=draw)]
+        at = torch.randint(len(images), (128,), generator=draw)
         loss = nn.functional.cross_entropy(model(images[at]), labels[at])
         scales = sum(norm.weight.abs().sum() for norm in norms)
         optimizer.zero_grad()
@@ -218,20 +214,20 @@ def slimmed(kind: type[nn.Module], steps: int = _STEPS) -> Row:
 
     def top1(net: nn.Module) -> float:
         with torch.no_grad():
-            return float((net(images[test]).argmax(1) == labels[test]).float().mean())
+            return float((net(unseen).argmax(1) == truth).float().mean())
 
     plan = compacted(model, {"example_inputs": images[:2]})
     small = plan.apply()
     assert plan.report is not None
     before, after = plan.report.params
     row: Row = {
-        "model": kind.__name__, "top1": top1(model), "compact": top1(small),
+        "model": f"{kind.__name__} on {data}", "top1": top1(model), "compact": top1(small),
         "params": (before, after), "gap": plan.report.gap,
     }  # fmt: skip
     ratio = 1 - after / before
     if ratio > 0:
         shrunk = graphprune.shrink(
-            model, ratio, example_inputs=images[:2], data=images[train], effort="fast"
+            model, ratio, example_inputs=images[:2], data=task.inputs, effort="fast"
         )
         row["shrink"] = top1(shrunk)
     return row
@@ -259,8 +255,9 @@ def main() -> int:
                 flush=True,
             )
     print(*lines(rows), sep="\n")
-    for kind in (Plain, Skips) if options.slim else ():
-        print(slimmed(kind), flush=True)
+    for data in ("digits", "fashion") if options.slim else ():
+        for kind in (Plain, Skips):
+            print(slimmed(kind, data), flush=True)
     return int(any("error" in row for row in rows))
 
 

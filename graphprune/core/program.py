@@ -133,12 +133,13 @@ class Program(Protocol):
             A captured copy, or this program itself where there are none; and the weights' names.
         """
 
-    def refuses(self, rewrite: Rewrite, draft: Draft) -> str:
+    def refuses(self, rewrite: Rewrite, draft: Draft, code: bool = True) -> str:
         """Why a rewrite cannot be made of the model, or nothing.
 
         Args:
             rewrite: What is to be changed.
             draft: The graph that it was found on.
+            code: Whether code may be generated for it.
         """
 
     def rewritten(self, draft: Draft, deps: Dependencies) -> Program:
@@ -190,6 +191,17 @@ class Program(Protocol):
 
         Raises:
             VerifyError: They differ by more than the rounding of weights explains.
+        """
+
+    def apart_in_training(self, lowered: Lowered) -> float | None:
+        """How far a smaller model's results are from this one's in training mode.
+
+        Norms see the statistics of the batch there: what is constant in evaluation, or folded, may
+        be another number.
+
+        Returns:
+            The largest relative difference; None where there is no such mode, where numbers are
+            drawn in it, or where the model does not run.
         """
 
     def write(

@@ -98,6 +98,15 @@ class Draft:
         self.ops = [_copied(op) for op in self.source.ops]
         self.outputs = list(self.source.outputs)
 
+    def copied(self) -> Draft:
+        """Another draft, with the same rewrites made."""
+        other = Draft(self.source)
+        other.ops = [_copied(op) for op in self.ops]
+        other.outputs, other.made = list(self.outputs), list(self.made)
+        other.operands, other.dropped = dict(self.operands), dict(self.dropped)
+        other._stands = dict(self._stands)
+        return other
+
     def holds(self, op: Op) -> bool:
         """Whether an operation is still there."""
         return bool(op.outputs) and self.makers().get(op.outputs[0]) is op

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -25,10 +25,12 @@ from graphprune.engine.linear import Linear, linear, meets_no_border
 from graphprune.importance.kernels import Scores
 from graphprune.importance.known import Known
 from graphprune.rules.facts import products
+from graphprune.statistics.bounds import Bounds
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 _BELOW = 1e-6  # of the mean score, by which free indices sort before others
+_SOME = "stand for several channels, as groups of an operation have them, and not all are"
 BORDER = "it pads with zeros, which a constant does not reach"
 
 
@@ -51,15 +53,21 @@ class Free:
     Args:
         deps: The analysis.
         axes: The groups' axes to ask for; all of them where not given.
+        bounds: Between which numbers channels of values are taken to lie.
 
     Attributes:
         left: Why constant indices of operations cannot go, by the operations' names.
     """
 
-    def __init__(self, deps: Dependencies, axes: Collection[Axis] | None = None) -> None:
+    def __init__(
+        self,
+        deps: Dependencies,
+        axes: Collection[Axis] | None = None,
+        bounds: Mapping[Value, Bounds] | None = None,
+    ) -> None:
         self._deps = deps
         self._wanted = {group.axis for group in deps.groups if axes is None or group.axis in axes}
-        self._known = Known(deps, self._wanted)
+        self._known = Known(deps, self._wanted, bounds)
         self._ops = [*deps.source.ops, *deps.source.training]
         self._draft = Draft(deps.source)
         self._linear: dict[str, Linear | str | None] = {}
@@ -85,6 +93,74 @@ class Free:
             constant = mask & known.get(axis, nothing) & ~zeros
             out[axis] = {"zero": zeros, "constant": constant, "unread": mask & ~zeros & ~constant}
         return out
+
+    def partly(self) -> dict[Axis, dict[str, Mask]]:
+        """Indices that are one number in places and not free, by what they are kept for.
+
+        Of the stream behind a skip, for example, a channel that one branch writes zeros to and
+        another does not.
+        """
+        free = self.found()
+        begun: dict[Axis, Mask] = {}
+        whole: dict[Axis, Mask] = {}
+        for value, number in self._known.held():
+            if value.is_weight and len(value.shape) == 1:
+                continue  # a bias of zero masks nothing
+            for axis in {*atoms(self._deps.dims[value][number])} & self._wanted:
+                none = np.zeros(axis.size, dtype=bool)
+                some = self._known.touched(value, number, axis)
+                every = self._known.where(value, number, axis, zero=False)
+                begun[axis] = begun.get(axis, none) | some
+                whole[axis] = whole.get(axis, none) | every
+        out: dict[Axis, dict[str, Mask]] = {}
+        for axis, mask in begun.items():
+            live = ~free.get(axis, np.zeros(axis.size, dtype=bool))
+            kept = dict(self._kept_by(axis, whole[axis] & live))
+            if (parts := mask & live & ~whole[axis]).any():
+                kept[_SOME] = parts
+            if kept:
+                out[axis] = kept
+        return out
+
+    def _kept_by(self, axis: Axis, left: Mask) -> Iterator[tuple[str, Mask]]:
+        """What each index is kept for: where it gets other numbers, or who reads or averages it."""
+        ways = (
+            (self._lost, "get other numbers at"),
+            (self._averaged, "are averaged at"),
+            (self._contracted, "are read by"),
+        )
+        for meets, what in ways:
+            for op in self._ops if left.any() else ():
+                found = left & meets(op, axis)
+                if found.any():
+                    yield f"{what} {op.module or op.name} ({op.type})", found
+                    left = left & ~found
+
+    def _lost(self, op: Op, axis: Axis) -> Mask:
+        """Where an operation reads known numbers and its result is not known."""
+        out = np.zeros(axis.size, dtype=bool)
+        if any(axis in atoms(dim) for dim in self._deps.effects[op].contracts):
+            return out
+        for value, number in self._holding(op, axis):
+            if not value.is_weight:
+                out |= self._known.where(value, number, axis, zero=False)
+        results = [(v, n) for v in op.outputs for n in self._dims_of(v, axis)]
+        for value, number in results:
+            out &= ~self._known.where(value, number, axis, zero=False)
+        return out if results else np.zeros(axis.size, dtype=bool)
+
+    def _averaged(self, op: Op, axis: Axis) -> Mask:
+        mixed = any(axis in atoms(dim) for dim in self._deps.effects[op].mixes)
+        return np.full(axis.size, mixed)
+
+    def _contracted(self, op: Op, axis: Axis) -> Mask:
+        summed = any(axis in atoms(dim) for dim in self._deps.effects[op].contracts)
+        return ~self._summed(op, axis) if summed else np.zeros(axis.size, dtype=bool)
+
+    def _dims_of(self, value: Value, axis: Axis) -> Iterator[int]:
+        for number, dim in enumerate(self._deps.dims[value]):
+            if axis in atoms(dim):
+                yield number
 
     def _where(self, meets: Callable[[Op, Axis], Mask]) -> dict[Axis, Mask]:
         axes = self._known.axes() & self._wanted
@@ -166,6 +242,14 @@ class Free:
         found = self._known.slices(source, behind.read.channel % len(source.shape))
         return None if found is None else (found.mask, found.numbers)
 
+    def whole(self, value: Value) -> tuple[int, torch.Tensor] | None:
+        """The numbers of a value all of whose slices along a dimension are known, and which."""
+        for number in range(len(value.shape)):
+            found = self._known.slices(value, number)
+            if found is not None and bool(found.mask.all()):
+                return number, found.numbers
+        return None
+
     def _multiplied(self, op: Op, axis: Axis) -> Iterator[list[tuple[Value, int]]]:
         """The two dimensions that meet, for each product that sums over an axis."""
         for product in products(op):
@@ -182,9 +266,8 @@ class Free:
 
     def _holding(self, op: Op, axis: Axis) -> Iterator[tuple[Value, int]]:
         for value in (v for v in op.inputs if v is not None):
-            for number, dim in enumerate(self._deps.dims[value]):
-                if axis in atoms(dim):
-                    yield value, number
+            for number in self._dims_of(value, axis):
+                yield value, number
 
 
 def foremost(deps: Dependencies, scores: Sequence[Scores]) -> list[Scores]:

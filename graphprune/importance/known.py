@@ -12,7 +12,7 @@ Nothing here looks at samples: a channel that merely seems dead on a few inputs 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -40,12 +40,13 @@ from graphprune.rules.facts import (
     norm_channel,
     reading,
 )
+from graphprune.statistics.bounds import Bounds
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 # Seed and scale of the numbers drawn: small and large, and each time their negatives too, or a
 # channel of few numbers could lie on one side of a kink by chance.
-_DRAWS = ((0, 1.0), (0, -1.0), (1, 30.0), (1, -30.0), (2, 1e4), (2, -1e4), (3, 1e-2))
+DRAWS = ((0, 1.0), (0, -1.0), (1, 30.0), (1, -30.0), (2, 1e4), (2, -1e4), (3, 1e-2))
 _ROUNDINGS = 32.0  # by which kernels may differ from place to place in one number
 _THIN = 4  # places along each dimension, of operations that treat all places alike
 _POOL, _APART = 65537, 7919  # numbers that are drawn, over and over; how far operands are apart
@@ -67,19 +68,29 @@ class Slices:
 class Known:
     """What is known of every value of a graph before it runs, along dimensions of groups' axes.
 
+    Attributes:
+        dtype: The precision in which operations are asked.
+
     Args:
         deps: The analysis.
         wanted: The axes whose slices are looked for.
+        bounds: Between which numbers channels of values are taken to lie, if that is assumed.
     """
 
-    def __init__(self, deps: Dependencies, wanted: Collection[Axis]) -> None:
+    def __init__(
+        self,
+        deps: Dependencies,
+        wanted: Collection[Axis],
+        bounds: Mapping[Value, Bounds] | None = None,
+    ) -> None:
         self._deps = deps
         self._wanted = set(wanted)
+        self._bounds = bounds or {}
         self._held: dict[Value, dict[int, Slices]] = {}
         self._stored = Stored(deps)
         tensors = (value.tensor for value in deps.source.weights.values())
         self._device = next((t.device for t in tensors if t is not None), torch.device("cpu"))
-        self._dtype: torch.dtype = deps.source.engine.dtype
+        self.dtype: torch.dtype = deps.source.engine.dtype
         for value in deps.source.weights.values():
             self._weigh(value)
         for op in deps.source.ops:
@@ -87,8 +98,13 @@ class Known:
 
     def axes(self) -> set[Axis]:
         """The axes along which anything is known."""
-        pairs = ((value, number) for value, found in self._held.items() for number in found)
-        return {axis for value, at in pairs for axis in atoms(self._deps.dims[value][at])}
+        return {axis for value, at in self.held() for axis in atoms(self._deps.dims[value][at])}
+
+    def held(self) -> Iterator[tuple[Value, int]]:
+        """Every value of which something is known, and along which dimension."""
+        for value, found in self._held.items():
+            for number in found:
+                yield value, number
 
     def slices(self, value: Value, number: int) -> Slices | None:
         """What is known of a value along one of its dimensions."""
@@ -107,6 +123,15 @@ class Known:
                 return np.equal(held, 0)
         return np.zeros(axis.size, dtype=bool)
 
+    def touched(self, value: Value, number: int, axis: Axis) -> Mask:
+        """Which indices of an axis own a known slice of a dimension, and others maybe."""
+        found = self.slices(value, number)
+        out = np.zeros(axis.size, dtype=bool)
+        for own, positions, owners in holdings(self._deps.dims[value][number]):
+            if found is not None and own is axis:
+                out[owners[found.mask.cpu().numpy()[positions]]] = True
+        return out
+
     # --- what is known ------------------------------------------------------------------------
 
     def _dims(self, value: Value) -> Iterator[int]:
@@ -123,7 +148,7 @@ class Known:
             live = tensor != 0
             for number in self._dims(value):
                 dead = ~live.movedim(number, 0).reshape(live.shape[number], -1).any(1)
-                self._note(value, number, dead, torch.zeros(dead.shape, dtype=self._dtype))
+                self._note(value, number, dead, torch.zeros(dead.shape, dtype=self.dtype))
 
     def _note(self, value: Value, at: int, mask: torch.Tensor, numbers: torch.Tensor) -> None:
         if bool(mask.any()):
@@ -137,9 +162,9 @@ class Known:
         if not self._may_be_known(op, read):
             return
         found: list[dict[int, tuple[torch.Tensor, torch.Tensor]]] = [{} for _ in op.outputs]
-        for number, (seed, scale) in enumerate(_DRAWS):
+        for number, (seed, scale) in enumerate(DRAWS):
             try:
-                results = self._drawn(op, seed, scale)
+                results = self.drawn(op, seed, scale, self._placed, self._dims)
             except (RuntimeError, IndexError, TypeError, ValueError):
                 return  # nothing is known of what it makes of such numbers
             if not all(map(self._fits, op.outputs, results)):
@@ -229,10 +254,24 @@ class Known:
             given = [read.source, read.weight]
         elif is_norm(op):
             given = [op.inputs[0], gain(op)]
-        return any(value in self._held for value in given)
+        return any(value in self._held or value in self._bounds for value in given)
 
-    def _drawn(self, op: Op, seed: int, scale: float) -> list[torch.Tensor]:
-        """Results for operands that are drawn, with what is known of them in its place.
+    def drawn(
+        self,
+        op: Op,
+        seed: int,
+        scale: float,
+        placed: Callable[[Value, torch.Tensor], torch.Tensor],
+        counts: Callable[[Value], Iterable[int]],
+    ) -> list[torch.Tensor]:
+        """Results of an operation for operands that are drawn.
+
+        Args:
+            op: The operation.
+            seed: For the draw.
+            scale: By how much the numbers are multiplied.
+            placed: Puts what is known of a value in its place.
+            counts: The dimensions of a value in which every place counts; a few stand for others.
 
         Raises:
             RuntimeError: It does not run on them, or what it reads are no such numbers.
@@ -241,50 +280,53 @@ class Known:
         weights = (v.tensor for v in op.inputs if v is not None and v.is_weight)
         device = next((t.device for t in weights if t is not None), self._device)
         drawn: dict[Value, torch.Tensor] = {}
-        for value, shape in self._shapes(op).items():
+        for value, shape in _shapes(op, counts).items():
             if not value.dtype.rpartition(".")[2].startswith(("float", "bfloat")):
                 raise RuntimeError(f"{value.name} holds {value.dtype}")
-            x = _numbers(shape, seed, len(drawn), self._dtype) * scale
-            drawn[value] = self._placed(value, x).to(device)
-        run = Run(graph, lambda weight: weight.tensor, [drawn], dtype=self._dtype, ops=[op])
+            x = _numbers(shape, seed, len(drawn), self.dtype) * scale
+            drawn[value] = placed(value, x).to(device)
+        run = Run(graph, lambda weight: weight.tensor, [drawn], dtype=self.dtype, ops=[op])
         run.step(op)
         return [run.values(value)[0] for value in op.outputs]
 
-    def _shapes(self, op: Op) -> dict[Value, tuple[int, ...]]:
-        """The shapes of what an operation reads: a few places stand for all that it treats alike.
-
-        So it does where it acts on each element by itself, in dimensions along which nothing is
-        known and no stored number differs.
-        """
-        read = [value for value in op.inputs if value is not None and not value.is_weight]
-        rank = max((len(value.shape) for value in op.outputs), default=0)
-        whole: set[int] = set()
-        if is_batch_norm(op):
-            whole.add((norm_channel(op) or 0) % rank)
-        elif is_elementwise(op.type):
-            for value in (v for v in op.inputs if v is not None and v.is_weight):
-                first = rank - len(value.shape)
-                whole |= {first + i for i, size in enumerate(value.shape) if size > 1}
-        else:
-            return {value: value.shape for value in read}
-        for value in (*read, *op.outputs):
-            whole |= {rank - len(value.shape) + at for at in self._dims(value)}
-        return {
-            value: tuple(
-                size if rank - len(value.shape) + i in whole else min(size, _THIN)
-                for i, size in enumerate(value.shape)
-            )
-            for value in read
-        }
-
     def _placed(self, value: Value, x: torch.Tensor) -> torch.Tensor:
+        if value in self._bounds:
+            x = self._bounds[value].squeezed(x)
         for number, found in self._held.get(value, {}).items():
             sides = [-1 if at == number else 1 for at in range(x.dim())]
             x = torch.where(found.mask.reshape(sides), found.numbers.to(x).reshape(sides), x)
         return x
 
 
-@lru_cache(maxsize=len(_DRAWS))
+def _shapes(op: Op, counts: Callable[[Value], Iterable[int]]) -> dict[Value, tuple[int, ...]]:
+    """The shapes of what an operation reads: a few places stand for all that it treats alike.
+
+    So it does where it acts on each element by itself, in dimensions that do not count and in which
+    no stored number differs.
+    """
+    read = [value for value in op.inputs if value is not None and not value.is_weight]
+    rank = max((len(value.shape) for value in op.outputs), default=0)
+    whole: set[int] = set()
+    if is_batch_norm(op):
+        whole.add((norm_channel(op) or 0) % rank)
+    elif is_elementwise(op.type):
+        for value in (v for v in op.inputs if v is not None and v.is_weight):
+            first = rank - len(value.shape)
+            whole |= {first + i for i, size in enumerate(value.shape) if size > 1}
+    else:
+        return {value: value.shape for value in read}
+    for value in (*read, *op.outputs):
+        whole |= {rank - len(value.shape) + at for at in counts(value)}
+    return {
+        value: tuple(
+            size if rank - len(value.shape) + i in whole else min(size, _THIN)
+            for i, size in enumerate(value.shape)
+        )
+        for value in read
+    }
+
+
+@lru_cache(maxsize=len(DRAWS))
 def _pool(seed: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(_POOL, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 

@@ -131,7 +131,9 @@ def reported(work: Work) -> Report:
     if work.has("lowered"):
         out.verification = work.verification
         out.bytes = work.opened.weighed(work.lowered)
-        out.gap = work.gap
+        if work.assumed:
+            out.warnings = [*out.warnings, work.assumed]
+        out.gap, out.training_gap = work.gap, work.training_gap
         if work.reasons or work.gap is not None:
             out.zeros = _zeros(work)
         out.replaced = dict(work.lowered.replaced)

@@ -163,6 +163,7 @@ class Report:
         verification: Outcome of the checks; None if they were not asked for or not yet made.
         gap: Largest relative difference between the results of the given model and of the smaller
             one; None where they were not compared.
+        training_gap: The same in training mode; None where that cannot be compared.
         zeros: For each weight that still holds zeros, how many, and of how many numbers; None
             where that was not asked for.
         kept_class: Whether the result has the model's own class; None before `apply`.
@@ -199,6 +200,7 @@ class Report:
     unknown: dict[str, list[str]] = field(default_factory=dict)
     verification: Verification | None = None
     gap: float | None = None
+    training_gap: float | None = None
     zeros: dict[str, tuple[int, int]] | None = None
     kept_class: bool | None = None
     replaced: dict[str, str] = field(default_factory=dict)
@@ -398,6 +400,8 @@ def _notes(report: Report) -> list[str]:
         lines.append(
             f"outputs: those of the given model (largest relative difference {report.gap:.1e})"
         )
+    if report.training_gap is not None:
+        lines.append(f"in training mode they differ by {report.training_gap:.1e}")
     if report.zeros is not None:
         lines += _zeros(report.zeros)
     if report.kept_class:

@@ -52,8 +52,11 @@ def check(net: nn.Module, x: torch.Tensor, **options: Any) -> Any:
     small = plan.apply()
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert type(small) is type(net)
-    gap = (small.eval()(x) - net.eval()(x)).abs().max() / net(x).abs().max()
-    assert gap <= (1e-12 if x.dtype is torch.float64 else 1e-5)
+    limit = 1e-12 if x.dtype is torch.float64 else 1e-5
+    for given in (x, torch.cat([x, x.flip(0)])):
+        gap = (small.eval()(given) - net.eval()(given)).abs().max() / net(given).abs().max()
+        assert gap <= limit
+    assert plan.report.gap <= limit
     return small, plan.report
 
 
@@ -103,12 +106,59 @@ def _parametrized(net: Any) -> None:
     parametrize.register_parametrization(net[0], "bias", Mask(mask[:, 0]))
 
 
+class Wrapper(nn.Module):
+    """A module around another, as pruners of NNI have it: masks are multiplied in before it runs.
+
+    Args:
+        module: The other.
+        mask: The mask of its weight.
+        within: Whether the weight stays in the other, and is overwritten.
+    """
+
+    def __init__(self, module: nn.Module, mask: torch.Tensor, within: bool) -> None:
+        super().__init__()
+        self.module, self.within = module, within
+        for name, held in (("weight", mask), ("bias", mask[:, 0].clone())):
+            self.register_buffer(f"{name}_mask", held)
+            if not within:
+                inner = module._parameters.pop(name)
+                self.register_parameter(name, inner)
+                module.register_buffer(name, inner.data)
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        for name in ("weight", "bias"):
+            mask = getattr(self, f"{name}_mask")
+            if self.within:
+                held = getattr(self.module, name)
+                held.data = held.data.mul_(mask)
+            else:
+                setattr(self.module, name, torch.mul(getattr(self, name), mask))
+        return self.module(*inputs)
+
+
+def _wrapped(within: bool) -> Any:
+    def mask(net: Any) -> None:
+        kept = torch.ones_like(net[0].weight)
+        kept[[1, 2]] = 0
+        if within:  # what the wrapper does at its first run
+            zero(net[0].weight, [1, 2])
+            zero(net[0].bias, [1, 2])
+        net[0] = Wrapper(net[0], kept, within)
+
+    return mask
+
+
 def _zeroed(net: Any) -> None:
     zero(net[0].weight, [4, 5])
     zero(net[0].bias, [4, 5])
 
 
-@pytest.mark.parametrize("mask", [_custom, _rows, _columns, _twice, _parametrized, _zeroed])
+MASKS = [
+    _custom, _rows, _columns, _twice, _parametrized, _zeroed, _wrapped(True), _wrapped(False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("used", [False, True])
 def test_masks_become_removals(mask: Any, used: bool) -> None:
     torch.manual_seed(0)
@@ -167,12 +217,81 @@ def test_nothing_to_remove_gives_a_copy_and_says_so() -> None:
     assert any(row.name == "dead" and row.note == "nothing is free" for row in report.passes)
 
 
-def test_a_group_that_is_all_zero_keeps_an_index() -> None:
-    net = nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 4)).eval()
-    zero(net[0].weight, range(8))
-    small, report = check(net, ROWS)
-    assert small[0].out_features == 1
-    assert "one stays" in report.left["0.weight[0]"]
+class Dead(nn.Module):
+    """A residual block whose inner layer is zero throughout."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.a, self.b = conv(3, 8), conv(8, 6), conv(6, 8, bias=bias)
+        self.last, self.head = conv(8, 8), nn.Linear(8, 5)
+        zero(self.a.weight, range(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        x = x + self.b(torch.relu(self.a(x)))
+        return self.head(torch.relu(self.last(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_group_that_is_all_zero_keeps_an_index_in_code_and_none_in_a_file(bias: bool) -> None:
+    net = Dead(bias).eval()
+    small, report = check(net, IMAGE)
+    assert small.a.out_channels == 1
+    assert "one stays" in report.left["a.weight[0]"]
+    plan = compacted(exported(net, IMAGE), {})
+    nodes = [node.op_type for node in plan.apply().graph.node]
+    assert nodes.count("Conv") == 2 and nodes.count("Add") == int(bias)
+    assert plan.report.gap < 1e-5
+
+
+def test_what_only_one_branch_leaves_at_zero_stays_with_the_reason() -> None:
+    net = Residual().eval()
+    zero(net.stem.weight, [1, 2, 5, 6, 3])
+    zero(net.point.weight, [1, 5])  # the branch still writes channels 2 and 6, and 3
+    small, report = check(net, IMAGE)
+    assert small.stem.out_channels == 6
+    (first, second) = (report.left[f"stem.weight[0] axis {n} of 2"] for n in (1, 2))
+    assert "1 of its indices, masked or constant in places, get other numbers at add" in second
+    assert "1 of its indices" in second and "stand for several channels" in second
+    assert "stand for several channels" in first
+
+
+class Joined(nn.Module):
+    """A skip behind a concatenation, convolutions in groups, an activation of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.slope = conv(3, 4), conv(3, 6), nn.Parameter(torch.rand(()))
+        self.mix, self.depth = conv(10, 8, groups=2), conv(8, 8, groups=8)
+        self.point, self.head = conv(8, 8, 1), nn.Linear(8, 5)
+
+    def act(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.tanh(nn.functional.softplus(self.slope * x))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.act(self.mix(torch.cat([self.a(x), self.act(self.b(x))], 1)))
+        return self.head((x + self.point(self.act(self.depth(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_skips_concatenations_groups_and_own_activations(dtype: torch.dtype) -> None:
+    net = Joined().to(dtype)
+    for layer in (net.mix, net.point):
+        prune.custom_from_mask(layer, "weight", _rows_of(layer.weight, [1, 5]))
+    prune.custom_from_mask(net.b, "weight", _rows_of(net.b.weight, [2]))
+    prune.custom_from_mask(net.a, "weight", _rows_of(net.a.weight, [1]))
+    small, report = check(net.eval(), IMAGE.to(dtype))
+    assert small.mix.out_channels == small.point.out_channels == 6
+    assert small.depth.groups == 6
+    assert report.training_gap <= 1e-12
+
+
+def _rows_of(weight: torch.Tensor, rows: Any) -> torch.Tensor:
+    mask = torch.ones_like(weight)
+    zero(mask, rows)
+    return mask
 
 
 def test_kept_layers_stay() -> None:
@@ -239,3 +358,35 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 def test_an_option_that_does_not_exist_is_named() -> None:
     with pytest.raises(graphprune.OptionError, match="compact has no option 'ratio'"):
         graphprune.compact(Residual(), ratio=0.5)
+
+
+# --- what is assumed ------------------------------------------------------------------------------
+
+
+def _asleep() -> nn.Module:
+    """A network three channels of which hardly ever wake behind their ReLU."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 6), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    with torch.no_grad():
+        net[1].bias[:3] = -0.5
+        net[1].weight[:3] = 0.05
+    net.train()
+    for _ in range(80):  # statistics are those of such inputs
+        net(torch.randn(32, 3, 8, 8))
+    return net.eval()
+
+
+@pytest.mark.parametrize(("assume", "width"), [(None, 8), ("statistics", 5), ("data", 5)])
+def test_channels_asleep_go_only_where_that_is_assumed(assume: Any, width: int) -> None:
+    net = _asleep()
+    given = {"assume": assume, "data": torch.randn(64, 3, 8, 8)} if assume else {}
+    small, report = check(net, IMAGE, **given)
+    assert small[0].out_channels == width
+    assert any("it is assumed that" in told for told in report.warnings) == bool(assume)
+
+
+def test_what_cannot_be_assumed_is_named() -> None:
+    with pytest.raises(graphprune.OptionError, match="assume is one of 'statistics', 'data'"):
+        graphprune.compact(Residual(), assume="luck")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import numpy_helper
 from torch import nn
 
 import graphprune
+from graphprune.frontends.onnx.execute import run_model
 from graphprune.importance.known import Known
 from tests.passes.test_compact import IMAGE, ROWS, check, conv, exported, zero
 
@@ -119,3 +121,34 @@ def test_few_numbers_do_not_pass_for_constants() -> None:
     known = Known(deps, {deps.groups[0].axis})
     found = known.slices(deps.source.ops[1].outputs[0], 1)
     assert found is not None and np.flatnonzero(found.mask.numpy()).tolist() == [0]
+
+
+@pytest.mark.parametrize("kind", ["module", "file"])
+@pytest.mark.parametrize("importance", ["l1", "l2"])
+def test_shrink_takes_constants_first_and_at_no_cost(kind: str, importance: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        conv(3, 16), normed(16, [0, 3, 4, 7, 9, 12, 13, 15]), nn.ReLU(), nn.Conv2d(16, 6, 3),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4),
+    ).eval()  # fmt: skip
+    net[0].weight.data[::2] *= 1e-3  # which no criterion by size would leave
+    model = net if kind == "module" else exported(net, IMAGE)
+    given = {"example_inputs": IMAGE} if kind == "module" else {}
+    plan = graphprune.plan(
+        model, ratios={net_first(kind): 0.5}, importance=importance, compensate=False, **given
+    )
+    small = plan.apply()
+    gone = set(range(16)) - set(plan.groups[0].keep.tolist())
+    assert gone == {0, 3, 4, 7, 9, 12, 13, 15}
+    if kind == "module":
+        assert (small(IMAGE) - net(IMAGE)).abs().max() < 1e-5
+        again = plan.apply(copy.deepcopy(net))
+        assert torch.equal(again(IMAGE), small(IMAGE))
+    else:
+        x = {"x": IMAGE.numpy()}
+        assert np.abs(run_model(small, x)[0] - run_model(model, x)[0]).max() < 1e-5
+
+
+def net_first(kind: str) -> str:
+    """What names the first layer."""
+    return "0" if kind == "module" else "0.weight"

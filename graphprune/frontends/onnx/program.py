@@ -140,8 +140,8 @@ class FileProgram:
         """The file itself: what nodes make of stored numbers alone is known as it stands."""
         return self, []
 
-    def refuses(self, rewrite: Rewrite, draft: Draft) -> str:
-        """Why a rewrite cannot be made of the file, or nothing."""
+    def refuses(self, rewrite: Rewrite, draft: Draft, code: bool = True) -> str:
+        """Why a rewrite cannot be made of the file, or nothing; a file has no code."""
         return refuses(self.lifted, rewrite, draft)
 
     def rewritten(self, draft: Draft, deps: Dependencies) -> FileProgram:
@@ -196,6 +196,9 @@ class FileProgram:
             return apart(self.lifted, made.proto(), seed)
         finally:
             forget()
+
+    def apart_in_training(self, lowered: Lowered) -> None:
+        """Nothing: a file has no training mode."""
 
     def write(
         self, found: Expressed, lowered: Lowered, values: Mapping[Value, torch.Tensor]

@@ -59,7 +59,8 @@ def _at_any_size(lifted: LiftedFile, ops: dict[str, Op], rewrite: Rewrite) -> bo
     """Whether what hands on its operand at the sizes that are analysed does so at others."""
     first, last = rewrite.steps[0], ops[rewrite.steps[-1].op]
     source = ops[first.op].inputs[first.place]
-    assert source is not None
+    if isinstance(first, Weigh) or source is None:
+        return True
     shapes = [lifted.traces.second.shape(v.name) for v in (source, last.outputs[0])]
     return shapes[0] is not None and shapes[0] == shapes[1]
 
@@ -147,8 +148,11 @@ class _Copy:
         name = self._named(node, place)
         like = op.inputs[place] if place < len(op.inputs) else None
         like = like or next(v for v in op.inputs if v is not None and v.is_weight)
-        elem_type = self._source.constants[op.source.operands[op.inputs.index(like)]].data_type
-        self._kept[name] = to_proto(as_array(value.tensor), name, elem_type)
+        array = as_array(value.tensor)
+        origin = op.source.operands.get(op.inputs.index(like))
+        held = None if origin is None else self._source.constants.get(origin)
+        elem_type = helper.np_dtype_to_tensor_dtype(array.dtype) if held is None else held.data_type
+        self._kept[name] = to_proto(array, name, elem_type)
         node.input[place] = name
 
     def _node(self, op: Op) -> Any:

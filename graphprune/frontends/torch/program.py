@@ -34,7 +34,7 @@ from graphprune.frontends.torch.lowered import Lowered as LoweredModule
 from graphprune.frontends.torch.masks import materialised
 from graphprune.frontends.torch.parts import whole
 from graphprune.frontends.torch.rewrites import refuses, rewritten
-from graphprune.frontends.torch.same import apart
+from graphprune.frontends.torch.same import apart, apart_in_training
 from graphprune.frontends.torch.saving import save_model, tensor_bytes
 from graphprune.frontends.torch.split import split, unsplit
 from graphprune.frontends.torch.survey import Survey, survey
@@ -155,17 +155,18 @@ class ModuleProgram:
 
     def materialised(self) -> tuple[ModuleProgram, Sequence[str]]:
         """The module with its masks multiplied into the weights that they lie over."""
-        model, names = materialised(self.captured.original or self.model)
+        inputs = self.captured.given or self.inputs
+        model, names = materialised(self.captured.original or self.model, inputs)
         if not names:
             return self, []
-        made = ModuleProgram(lift(model, self.captured.given or self.inputs), self.back)
+        made = ModuleProgram(lift(model, inputs), self.back)
         made.warnings[:] = dict.fromkeys([*self.warnings, *made.warnings])
         made.assumed = self.assumed
         return made, names
 
-    def refuses(self, rewrite: Rewrite, draft: Draft) -> str:
+    def refuses(self, rewrite: Rewrite, draft: Draft, code: bool = True) -> str:
         """Why a rewrite cannot be made of the module, or nothing."""
-        return refuses(self.captured, rewrite, draft)
+        return refuses(self.captured, rewrite, draft, code)
 
     def rewritten(self, draft: Draft, deps: Dependencies) -> ModuleProgram:
         """The captured copy of the module that computes what a draft says."""
@@ -215,6 +216,10 @@ class ModuleProgram:
     def apart(self, lowered: Lowered, seed: int) -> float:
         """Hold a smaller module against this one."""
         return apart(self.model, _lowered(lowered).model, self.inputs)
+
+    def apart_in_training(self, lowered: Lowered) -> float | None:
+        """Hold a smaller module against this one in training mode."""
+        return apart_in_training(self.model, _lowered(lowered).model, self.inputs)
 
     def _settled(self, found: ExpressedModule, made: LoweredModule) -> LoweredModule:
         """A module that computes what the narrowed graph does.

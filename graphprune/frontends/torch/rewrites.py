@@ -22,7 +22,7 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.errors import LiftError
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
-from graphprune.core.rewrites import Draft, Drop, Rewrite, Weigh
+from graphprune.core.rewrites import Draft, Drop, Rewrite, Step, Weigh
 from graphprune.frontends.torch.emit import emit
 from graphprune.frontends.torch.findings import Call, Findings
 from graphprune.frontends.torch.lift import CapturedModule, lift
@@ -35,13 +35,14 @@ _MODES = ("training", "train")  # what operations that depend on the mode call i
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def refuses(captured: CapturedModule, rewrite: Rewrite, draft: Draft) -> str:
+def refuses(captured: CapturedModule, rewrite: Rewrite, draft: Draft, code: bool = True) -> str:
     """Why a rewrite cannot be made of a module, or nothing.
 
     Args:
         captured: The captured module.
         rewrite: The rewrite.
         draft: The graph that it was found on.
+        code: Whether code may be generated for it.
     """
     if captured.original is not None:
         return "the model was captured in parts"
@@ -52,6 +53,11 @@ def refuses(captured: CapturedModule, rewrite: Rewrite, draft: Draft) -> str:
         where = [op.module for op in draft.source.ops if op.name in names]
         if not all(path in layers and ops_in[path] == 1 for path in where):
             return "it would need generated code, and saves little"
+    if not code and any(isinstance(step, Drop) for step in rewrite.steps):
+        trial = draft.copied()
+        trial.make(rewrite)
+        if _Gone(captured, trial).needs_code(rewrite.steps):
+            return "it would need generated code"
     modules = dict(captured.model.named_modules(remove_duplicate=False))
     ops = {op.name: op for op in draft.source.ops}
     touched = [ops[step.op] for step in rewrite.steps]
@@ -137,6 +143,100 @@ def rewritten(captured: CapturedModule, draft: Draft, deps: Dependencies) -> Cap
     return lift(model, captured.inputs)
 
 
+class _Gone:
+    """What went of a model: modules that hand on what they take, and those that need other code."""
+
+    def __init__(self, captured: CapturedModule, draft: Draft) -> None:
+        self._captured, self._draft = captured, draft
+        self._source = {op.name: op for op in draft.source.ops}
+        self._alive = {op.name for op in draft.ops}
+
+    def needs_code(self, steps: Iterable[Step]) -> bool:
+        """Whether operations that steps drop leave more behind than modules that hand on."""
+        idle: dict[str, bool] = {}
+        for step in steps:
+            if not isinstance(step, Drop):
+                continue
+            op = self._source[step.op]
+            for path in {op.module, *(other.module for other in self._swept(op))}:
+                for outer in (outer for outer in _paths(path) if outer and outer not in idle):
+                    idle[outer] = self._is_idle(outer)
+                if not any(idle.get(outer) for outer in _paths(path)):
+                    return True
+        return False
+
+    def idle(self) -> set[str]:
+        """Paths of modules that hand on the only thing that they take."""
+        return {path for path in self._modules() if self._is_idle(path)}
+
+    def _modules(self) -> set[str]:
+        """Paths of the modules in which operations went."""
+        gone = (op for name, op in self._source.items() if name not in self._alive)
+        return {op.module for op in gone} - {""}
+
+    def _is_idle(self, path: str) -> bool:
+        """Whether a module hands on the only thing that it takes."""
+        ops = self.ops_in(path)
+        if any(op.name in self._alive for op in ops):
+            return False
+        dropped = [op for op in ops if op.name in self._draft.dropped]
+        own = {value for op in ops for value in op.outputs}
+        if not dropped or any(self._draft.stands_for(op.outputs[0]) in own for op in dropped):
+            return False
+        module = _module(self._captured.model, path)
+        if module is None:
+            return False
+        given = list(inspect.signature(module.forward).parameters.values())
+        plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return (
+            bool(given)
+            and given[0].kind in plain
+            and all(
+                p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+                for p in given[1:]
+            )
+        )
+
+    def roots(self, idle: Iterable[str]) -> set[str]:
+        """Modules that need other code: those around what went and is in no idle module."""
+        within = tuple(idle)
+        roots: set[str] = set()
+        for name in self._draft.dropped:
+            op = self._source[name]
+            swept = list(self._swept(op))
+            if any(_lies_in(op, path) for path in within) and all(
+                any(_lies_in(other, path) for path in within) for other in swept
+            ):
+                continue
+            path = op.module
+            for other in swept:
+                path = _common(path, other.module)
+            roots.add(path)
+        return roots
+
+    def _swept(self, op: Op) -> Iterator[Op]:
+        """The operations that only a dropped one read."""
+        makers = {value: other for other in self._source.values() for value in other.outputs}
+        todo, seen = [op], {op}
+        while todo:
+            for value in todo.pop().inputs:
+                other = makers.get(value) if value is not None else None
+                if other is None or other in seen or other.name in self._alive:
+                    continue
+                if other.name not in self._draft.dropped:
+                    seen.add(other)
+                    todo.append(other)
+                    yield other
+
+    def ops_in(self, path: str) -> list[Op]:
+        """The operations that run in a module."""
+        return [op for op in self._source.values() if _lies_in(op, path)]
+
+    def is_used(self, path: str) -> bool:
+        """Whether any operation is left in a module."""
+        return any(op.name in self._alive for op in self.ops_in(path))
+
+
 class _Copy:
     """A copy of the module, being changed."""
 
@@ -146,6 +246,7 @@ class _Copy:
         self._captured, self._draft, self._cuts, self._model = captured, draft, cuts, model
         self._source = {op.name: op for op in draft.source.ops}
         self._alive = {op.name for op in draft.ops}
+        self._gone = _Gone(captured, draft)
         self._set: set[str] = set()
 
     def change(self) -> None:
@@ -153,8 +254,8 @@ class _Copy:
         for (name, place), value in self._draft.operands.items():
             if name in self._alive:
                 self._weigh(self._source[name], place, value)
-        idle = {path for path in self._modules() if self._is_idle(path)}
-        self._generate(self._roots(idle))
+        idle = self._gone.idle()
+        self._generate(self._gone.roots(idle))
         for path in idle:
             self._replace(path)
         self._clear()
@@ -195,34 +296,6 @@ class _Copy:
 
     # --- modules ----------------------------------------------------------------------------
 
-    def _modules(self) -> set[str]:
-        """Paths of the modules in which operations went."""
-        gone = (op for name, op in self._source.items() if name not in self._alive)
-        return {op.module for op in gone} - {""}
-
-    def _is_idle(self, path: str) -> bool:
-        """Whether a module hands on the only thing that it takes."""
-        ops = [op for op in self._source.values() if _lies_in(op, path)]
-        if any(op.name in self._alive for op in ops):
-            return False
-        dropped = [op for op in ops if op.name in self._draft.dropped]
-        own = {value for op in ops for value in op.outputs}
-        if not dropped or any(self._draft.stands_for(op.outputs[0]) in own for op in dropped):
-            return False
-        module = _module(self._captured.model, path)
-        if module is None:
-            return False
-        given = list(inspect.signature(module.forward).parameters.values())
-        plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        return (
-            bool(given)
-            and given[0].kind in plain
-            and all(
-                p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-                for p in given[1:]
-            )
-        )
-
     def _replace(self, path: str) -> None:
         parent, _, name = path.rpartition(".")
         holder = _module(self._model, parent)
@@ -231,37 +304,6 @@ class _Copy:
             new = nn.Identity()
             new.training = old.training
             holder._modules[name] = new
-
-    def _roots(self, idle: Iterable[str]) -> set[str]:
-        """Modules that need other code: those around what went and is in no idle module."""
-        within = tuple(idle)
-        roots: set[str] = set()
-        for name in self._draft.dropped:
-            op = self._source[name]
-            swept = list(self._swept(op))
-            if any(_lies_in(op, path) for path in within) and all(
-                any(_lies_in(other, path) for path in within) for other in swept
-            ):
-                continue
-            path = op.module
-            for other in swept:
-                path = _common(path, other.module)
-            roots.add(path)
-        return roots
-
-    def _swept(self, op: Op) -> Iterator[Op]:
-        """The operations that only a dropped one read."""
-        makers = {value: other for other in self._source.values() for value in other.outputs}
-        todo, seen = [op], {op}
-        while todo:
-            for value in todo.pop().inputs:
-                other = makers.get(value) if value is not None else None
-                if other is None or other in seen or other.name in self._alive:
-                    continue
-                if other.name not in self._draft.dropped:
-                    seen.add(other)
-                    todo.append(other)
-                    yield other
 
     def _generate(self, roots: set[str]) -> None:
         if not roots:
@@ -307,14 +349,10 @@ class _Copy:
                 module = _module(self._model, path)
                 if module is None:
                     continue
-                used = any(op.name in self._alive for op in self._ops_in(path))
-                if path and not used and self._ops_in(path):
+                if path and not self._gone.is_used(path) and self._gone.ops_in(path):
                     self._replace(path)
                 elif attr in module._parameters and not isinstance(module, nn.ParameterList):
                     module._parameters[attr] = None
-
-    def _ops_in(self, path: str) -> list[Op]:
-        return [op for op in self._source.values() if _lies_in(op, path)]
 
 
 def _common(a: str, b: str) -> str:

@@ -42,6 +42,23 @@ def apart(
     return worst
 
 
+def apart_in_training(model: nn.Module, small: nn.Module, inputs: Inputs) -> float | None:
+    """The largest relative difference between two modules' results in training mode.
+
+    None where the model draws numbers there, or does not run.
+    """
+    try:
+        first, second = (_results(model, inputs, torch.float64, True, seed) for seed in (0, 1))
+        if any(difference(a, b) > 0 for a, b in zip(first, second, strict=True)):
+            return None
+        found = _results(small, inputs, torch.float64, True, 0)
+    except Exception:  # single-precision numbers of its own, or it needs labels there
+        return None
+    if len(first) != len(found):
+        return float("inf")
+    return max((difference(a, b) for a, b in zip(first, found, strict=True)), default=0.0)
+
+
 def _sizes(model: nn.Module, inputs: Inputs) -> Iterator[Inputs]:
     """The inputs, and inputs of one sample more where the model takes them."""
     yield inputs
@@ -64,6 +81,7 @@ def _held_against(
     fine = True
     try:
         expected = _results(model, inputs, torch.float64, training)
+        found = _results(small, inputs, torch.float64, training)
     except Exception:  # its code makes single-precision numbers of its own
         fine = False
         try:
@@ -73,7 +91,7 @@ def _held_against(
                 return 0.0
             raise
     try:
-        found = _results(small, inputs, torch.float64 if fine else None, training)
+        found = found if fine else _results(small, inputs, None, training)
     except Exception as error:
         raise VerifyError(
             f"the smaller {type(small).__name__} does not run: {first_line(error)}",
@@ -119,9 +137,13 @@ def _rounding(
 
 
 def _results(
-    model: nn.Module, inputs: Inputs, dtype: torch.dtype | None, training: bool = False
+    model: nn.Module,
+    inputs: Inputs,
+    dtype: torch.dtype | None,
+    training: bool = False,
+    seed: int | None = None,
 ) -> list[torch.Tensor]:
-    """The tensors that a module gives."""
+    """The tensors that a module gives in evaluation, or in training mode."""
     args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, inputs)
     swap: dict[str, Any] = {}
     if training:  # which writes statistics into buffers
@@ -135,9 +157,11 @@ def _results(
         )
     with preserved(model), torch.no_grad(), same_draws():
         model.train(training)
+        if seed is not None:
+            torch.manual_seed(seed)
         found = torch.func.functional_call(model, swap, args, kwargs)
     tensors = [x for x in pytree.tree_leaves(found) if isinstance(x, torch.Tensor)]
     return [x if dtype is None else as_dtype(x, dtype) for x in tensors]
 
 
-__all__ = ["apart"]
+__all__ = ["apart", "apart_in_training"]
