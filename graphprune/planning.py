@@ -68,7 +68,7 @@ FOLDING = (DropNoops, FoldNorms, MergeBranches, MergeLinear)
 
 COMPACT = Pipeline(
     [
-        KeepClasses, Materialise, Assume, Constants, *FOLDING, Constants, MergeTwins,
+        KeepClasses, Materialise, Assume, *FOLDING, Constants, MergeTwins,
         Couple, Dead, Lower, Verify, Same, Measure,
     ]
 )  # fmt: skip

@@ -210,7 +210,8 @@ class Free:
         found = self._known.where(read.source, number, axis, zero=False)
         if not found.any() or axis not in atoms(self._deps.dims[read.source][number]):
             return none
-        others = [(v, d) for v, d in self._holding(op, axis) if v not in (read.source, read.weight)]
+        own = (read.source, read.weight, read.bias)
+        others = [(v, d) for v, d in self._holding(op, axis) if v not in own]
         why = self._refuses(op, behind)
         if others or why:
             if why and bool((found & ~self._summed(op, axis)).any()):

@@ -23,7 +23,7 @@ class Doubled(nn.Module):
         self.point, self.head = conv(8, 6, bias=True), nn.Linear(6, 5)
         with torch.no_grad():
             for held in (self.stem.weight, self.stem.bias):
-                held[5] = 2.5 * held[1]
+                held[5] = 4 * held[1]
             self.depth.weight[5] = 0.5 * self.depth.weight[1]
             for held in (self.point.weight, self.point.bias):
                 held[4] = -2 * held[2]  # nothing but linear operations read it
