@@ -123,6 +123,7 @@ def reported(work: Work) -> Report:
                 for view in (offer.layer.view,)
             ],
             {**(work.ranks.left if work.has("ranks") else {}), **whole_still},
+            work.program.is_file,
         )
     if work.factors is not None:
         out.left = {**out.left, **work.factors.left}

@@ -114,10 +114,12 @@ class LowRank:
     Attributes:
         layers: One row for each of them.
         left: Weights that stay whole although two layers would cost less, with the reason.
+        in_file: Whether they are nodes of a file rather than modules.
     """
 
     layers: list[RankRow]
     left: dict[str, str] = field(default_factory=dict)
+    in_file: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,9 +456,11 @@ def _zero_notes(found: Sparse) -> list[str]:
 
 
 def _rank_notes(found: LowRank) -> list[str]:
-    layer = found.layers[0].name.removesuffix(".weight")
+    weight = found.layers[0].name
+    old = weight if found.in_file else weight.removesuffix(".weight")
+    parts = [f"{old}_{n}" if found.in_file else f"{old}.{n}" for n in (0, 1)]
     return [
-        f"names: {layer} holds two layers now, {layer}.0 and {layer}.1; so do the others",
+        f"names: {' and '.join(parts)} stand for {old} now, and so on",
         *_left("left whole", found.left),
     ]
 

@@ -70,7 +70,7 @@ def test_so_many_parameters_go_as_asked_for_and_the_report_counts_them(halved: A
     assert _size(small) == pytest.approx(0.6 * _size(net), rel=0.02)
     rows = {row.name: row.rank for row in plan.report.ranks.layers}
     assert rows == {edit.weight: edit.rank for edit in plan.edits if isinstance(edit, Rank)}
-    assert "names: 3 holds two layers now, 3.0 and 3.1" in str(plan.report)
+    assert "names: 3.0 and 3.1 stand for 3 now" in str(plan.report)
 
 
 def test_two_layers_are_checked_against_their_product_in_both_modes(halved: Any) -> None:
