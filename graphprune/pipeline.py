@@ -56,6 +56,7 @@ class Asked:
         assume: What tells which channels are constant beside the weights: `"statistics"` of batch
             norms, `"data"`, or nothing.
         call: The call in words, for the report.
+        released: Name patterns of ranks of adapters that may shrink, for they were asked for.
     """
 
     request: Request = field(default_factory=Request)
@@ -70,6 +71,7 @@ class Asked:
     sparsity: Sparsity = field(default_factory=Sparsity)
     assume: str = ""
     call: str = ""
+    released: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

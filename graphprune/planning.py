@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 import torch
 from torch.utils import _pytree as pytree
 
-from graphprune.choice.request import Limits, requested
+from graphprune.choice.request import Limits, Patterns, requested
 from graphprune.compensation.calibration import Options
 from graphprune.core.batch import Batch
 from graphprune.core.errors import OptionError, nearest
@@ -35,7 +35,7 @@ from graphprune.passes.assume import ASSUMED, Assume
 from graphprune.passes.choose_ranks import ChooseRanks
 from graphprune.passes.compensate import Compensate
 from graphprune.passes.constants import Constants
-from graphprune.passes.couple import Couple, couple
+from graphprune.passes.couple import Couple, couple, releases
 from graphprune.passes.dead import Dead
 from graphprune.passes.drop_noops import DropNoops
 from graphprune.passes.factorise import Factorise
@@ -244,9 +244,10 @@ def planned(
     )  # fmt: skip
     opened = open_model(model, inputs, data, repair.samples() + UNSEEN)
     batches, unseen = parted(opened.batches, opened.program, repair, later or pipeline)
+    ratios = keyed(opened, request.ratios, "ratios")
+    limits = keyed(opened, request.limits, "limits")
     asked = Asked(
-        request=request.located(keyed(opened, request.ratios, "ratios"),
-                                keyed(opened, request.limits, "limits")),
+        request=request.located(ratios, limits),
         options=repair.reading(batches) if batches else repair,
         keep=opened.patterns(options.get("keep", ()), "keep"),
         importance=importance,
@@ -257,6 +258,7 @@ def planned(
         seed=options.get("seed", 0),
         assume=_assumed(options.get("assume")),
         call=_call(ratio, of, options),
+        released=_released(opened, [*ratios, *limits]),
     )  # fmt: skip
     work = worked(opened, asked, batches, unseen)
     work.pipeline = pipeline
@@ -271,6 +273,13 @@ def planned(
             100 * found.achieved, found.of, 100 * found.asked, fewer, len(work.deps.groups),
         )  # fmt: skip
     return work
+
+
+def _released(opened: Opened, given: Sequence[Patterns]) -> list[str]:
+    """The name patterns among the options that ask for ranks of adapters, which else stay."""
+    several = [(name,) if isinstance(name, str) else name for name in given]
+    graph = opened.program.graph
+    return [name for names in several if releases(graph, names) for name in names]
 
 
 def planned_sparse(model: Any, ratio: float | None, pattern: str, options: SparsifyOptions) -> Work:

@@ -54,6 +54,7 @@ class Plan(Generic[M]):
         asked: The ratio asked for.
         verify: Whether `apply` checks its result.
         seed: For the check.
+        released: Name patterns of ranks of adapters that may shrink, for they were asked for.
         options: How the result is compensated; the data is not saved.
         pipeline: The passes that made it and that `apply` runs; None for the default ones.
         report: What the plan removes and, after `apply`, what was proven; None for a plan that
@@ -68,6 +69,7 @@ class Plan(Generic[M]):
     asked: float
     verify: bool = True
     seed: int = 0
+    released: list[str] = field(default_factory=list, repr=False)
     options: Options = field(default_factory=Options, repr=False)
     pipeline: Pipeline | None = None
     report: Report | None = None
@@ -219,6 +221,7 @@ class Plan(Generic[M]):
             "of": self.of,
             "ratio": self.asked,
             "keep": self.keep,
+            "released": self.released,
             "compensate": self.options.compensate,
             "effort": self.options.effort,
             "inputs": None if self.inputs is None else describe(self.inputs),
@@ -240,7 +243,9 @@ class Plan(Generic[M]):
         batches, unseen = parted(opened.batches, opened.program, self.options, passes)
         if batches:
             self.options = self.options.reading(batches)
-        asked = Asked(options=self.options, keep=self.keep, inputs=self.inputs)
+        asked = Asked(
+            options=self.options, keep=self.keep, inputs=self.inputs, released=self.released
+        )
         work = worked(opened, asked, batches, unseen)
         passes.prepare(work)
         Pipeline(["couple"]).decide(work)
@@ -267,6 +272,7 @@ def made(work: Work) -> Plan[Any]:
         asked=work.selection.asked,
         verify=asked.verify,
         seed=asked.seed,
+        released=list(asked.released),
         options=asked.options,
         pipeline=None if work.pipeline is DEFAULT else work.pipeline,
         report=reported(work),
@@ -321,7 +327,11 @@ def plan_of(data: Mapping[str, Any]) -> Plan[Any]:
         passes = data.get("passes")
         pipeline = None if passes is None else Pipeline(passes)
         of, ratio = cost_name(data["of"]), float(data["ratio"])
-        return Plan(edits, inputs, data["keep"], of, ratio, options=options, pipeline=pipeline)
+        released = list(data.get("released", ()))
+        return Plan(
+            edits, inputs, data["keep"], of, ratio, released=released, options=options,
+            pipeline=pipeline,
+        )  # fmt: skip
     except (AttributeError, IndexError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise PlanError(f"not a graphprune plan: {error!r}") from error
 

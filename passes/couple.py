@@ -24,12 +24,15 @@ from graphprune.rules import infer, is_known
 from graphprune.rules.statistic import settle_means
 
 
-def couple(graph: Graph, keep: Collection[str] = ()) -> Dependencies:
+def couple(
+    graph: Graph, keep: Collection[str] = (), released: Collection[str] = ()
+) -> Dependencies:
     """Analyse a graph.
 
     Args:
         graph: The lifted model.
         keep: Names of weights or modules to leave as they are; `*` and `?` match any text.
+        released: Names of weights whose dimensions may shrink though the graph fixes them.
 
     Returns:
         Groups, locks and the dimensions of every value.
@@ -55,8 +58,15 @@ def couple(graph: Graph, keep: Collection[str] = ()) -> Dependencies:
     for value in graph.outputs:
         for dim in dims[value]:
             lock(dim, f"model output {value.name}")
+    free = {
+        axis
+        for value, number in graph.fixed_dims
+        if any(matches(value, pattern) for pattern in released)
+        for axis in atoms(dims[value][number])
+    }
     for (value, number), reason in graph.fixed_dims.items():
-        lock(dims[value][number], reason)
+        if free.isdisjoint(atoms(dims[value][number])):
+            lock(dims[value][number], reason)
     for value, reason in graph.fixed.items():
         for dim in dims[value]:
             lock(dim, reason)
@@ -66,6 +76,13 @@ def couple(graph: Graph, keep: Collection[str] = ()) -> Dependencies:
     deps = Dependencies(graph, dims, effects, infer, unknown=unknown)
     _collect(deps)
     return deps
+
+
+def releases(graph: Graph, patterns: Collection[str]) -> bool:
+    """Whether name patterns speak of nothing but weights of which the graph fixes dimensions."""
+    fixed = {value for value, _ in graph.fixed_dims}
+    found = {v for v in graph.weights.values() if any(matches(v, p) for p in patterns)}
+    return bool(found) and found <= fixed
 
 
 def _keep(graph: Graph, dims: dict[Value, Dims], pattern: str) -> None:
@@ -134,7 +151,7 @@ class Couple(Pass):
 
     def run(self, work: Work) -> Outcome:
         """Run the rule of every operation."""
-        work.deps = couple(work.program.graph, work.asked.keep)
+        work.deps = couple(work.program.graph, work.asked.keep, work.asked.released)
         return self.unchanged(f"{len(work.deps.groups)} groups")
 
     def after(self, work: Work) -> None:

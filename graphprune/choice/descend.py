@@ -17,6 +17,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 from graphprune.choice.constants import COMPILED_FROM_GROUPS, DESCENT_PASSES
 from graphprune.core.groups import Counts
@@ -76,7 +77,7 @@ class Moves:
         high: The most of each group.
         sizes: The groups' full sizes.
         followers: Groups whose counts are in proportion to another's.
-        aligned: Whether every count is a multiple of its step, or the full size.
+        aligned: For each group whether its count is a multiple of its step, or the full size.
     """
 
     steps: Counts
@@ -85,13 +86,13 @@ class Moves:
     high: Counts
     sizes: Counts
     followers: Mapping[int, Sequence[int]]
-    aligned: bool = False
+    aligned: npt.NDArray[np.bool_]
 
     def possible(self, counts: Counts, sign: float) -> tuple[Counts, list[int]]:
         """Every group's count after a step up or down, and the groups that may take it."""
         to = np.minimum(counts + sign * self.steps, self.sizes)
-        if self.aligned and sign < 0:  # from a full size that is no multiple
-            to = (np.ceil(counts / self.steps) - 1) * self.steps
+        if sign < 0:  # from a full size that is no multiple
+            to = np.where(self.aligned, (np.ceil(counts / self.steps) - 1) * self.steps, to)
         able = (to >= self.low) & (to <= self.high) & (to != counts)
         return to, [i for i in self.free if able[i]]
 

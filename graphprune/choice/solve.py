@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from math import ceil, gcd, lcm
 
 import numpy as np
+import numpy.typing as npt
 
 from graphprune.choice.allocate import bounds, fixed, levels
 from graphprune.choice.constants import (
@@ -70,8 +71,9 @@ class Problem:
         within = zip(self.least, self.most, self.sizes, strict=True)
         self.bound = {i for i, (low, high, size) in enumerate(within) if low > 1 or high < size}
         self.exact = request.step()
-        if self.exact is not None:
-            self.least, self.most = rounded(deps, self.exact, self.fixed, self.least, self.most)
+        self.aligned = (self.grains > 1) | (self.exact is not None)
+        step = self.exact or 1  # kernels ask for multiples where the caller does not
+        self.least, self.most = rounded(deps, step, self.fixed, self.least, self.most)
         self.ties = Ties()
 
     def without(self, ties: Ties) -> Ties:
@@ -114,8 +116,8 @@ class Problem:
         free = [i for i in range(len(self.groups)) if i not in bound and steps[i] <= span[i]]
         low = np.maximum(counts - span, self.least)
         high = np.minimum(counts + span, self.most)
-        if self.exact is not None:
-            high = np.where(high < self.sizes, np.floor(high / steps) * steps, high)
+        multiples = self.aligned & (high < self.sizes)
+        high = np.where(multiples, np.floor(high / steps) * steps, high)
         if reach < 1 and self.curves:
             low = np.maximum(low, np.minimum(counts, self._needed()))
         even = [i for i in free if i not in self.ties.steps]
@@ -200,8 +202,9 @@ class Problem:
             return self._exact_steps(step)
         steps = np.where(self.sizes >= ROUNDED_FROM_STEPS * step, float(step), 1.0)
         for width, multiple in self.ties.steps.items():
-            both = lcm(multiple, step)
-            steps[width] = both if self.sizes[width] >= ROUNDED_FROM_STEPS * both else multiple
+            least = multiple * self._for_followers(width, multiple, self.grains)
+            both = lcm(least, step)
+            steps[width] = both if self.sizes[width] >= ROUNDED_FROM_STEPS * both else least
         return np.lcm(steps.astype(np.int64), self.grains).astype(np.float64)
 
     def _exact_steps(self, step: int) -> Counts:
@@ -212,11 +215,16 @@ class Problem:
         steps = np.lcm(np.full(len(self.sizes), step), self.grains)
         for width, multiple in self.ties.steps.items():
             own = int(steps[width]) // gcd(int(steps[width]), multiple)
-            for i in self.ties.followers[width]:
-                share = int(self.sizes[i]) * multiple // int(self.sizes[width])
-                own = lcm(own, int(steps[i]) // gcd(int(steps[i]), share))
-            steps[width] = multiple * own
+            steps[width] = multiple * lcm(own, self._for_followers(width, multiple, steps))
         out: Counts = steps.astype(np.float64)
+        return out
+
+    def _for_followers(self, leader: int, multiple: int, steps: npt.NDArray[np.int64]) -> int:
+        """How many multiples a leader goes at once, so that followers go by whole steps."""
+        out = 1
+        for i in self.ties.followers[leader]:
+            share = int(self.sizes[i]) * multiple // int(self.sizes[leader])
+            out = lcm(out, int(steps[i]) // gcd(int(steps[i]), share))
         return out
 
     def _complete(self, counts: Counts) -> Counts:
@@ -231,8 +239,7 @@ class Problem:
         return descend(counts, self._moves(steps, free, *bounds), self.budget)
 
     def _moves(self, steps: Counts, free: Sequence[int], low: Counts, high: Counts) -> Moves:
-        aligned = self.exact is not None
-        return Moves(steps, free, low, high, self.sizes, self.ties.followers, aligned)
+        return Moves(steps, free, low, high, self.sizes, self.ties.followers, self.aligned)
 
     def _changes(self, counts: Counts, i: int, to: float) -> list[float]:
         if i not in self.ties.followers:
@@ -317,8 +324,9 @@ def rounded(
         if whole and low > high:
             low = group.size
         if (not whole and low > high) or low > group.size:
+            asked = f"round_to={step}: " if step > 1 else ""
             raise OptionError(
-                f"round_to={step}: {group.name} has {group.size} indices and is to keep "
+                f"{asked}{group.name} has {group.size} indices and is to keep "
                 f"{least[i]:g} to {most[i]:g} of them, but no multiple of {own} lies there: change "
                 "round_to, ratios or limits"
             )

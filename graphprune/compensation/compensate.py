@@ -303,7 +303,7 @@ class _Compensator:
 
     def _refit(self, consumer: Consumer, place: _Place, moments: Moments) -> None:
         """Solve the regression, and store its result."""
-        old = consumer.weight.tensor.detach()
+        old = consumer.numbers()
         exact = old.dtype == torch.float64 or place.how.width < DOUBLE_BELOW
         taps = consumer.taps(old.double() if exact else old.float())
         weight = place.how.spread(taps)[place.groups]
@@ -311,12 +311,19 @@ class _Compensator:
         if not all(bool(torch.isfinite(part).all()) for part in found):
             raise Unsolvable("what it reads is not finite")
         new, constant = found
-        values = self._out.values
-        values[consumer.weight] = narrowed(consumer, place.how, place.groups, new, self._cuts)
+        self._store(consumer.weight, narrowed(consumer, place.how, place.groups, new, self._cuts))
         if consumer.shifts:
             held, shift = shifted(consumer, place.groups, constant.flatten(), self._cuts)
-            old = cut_tensor(held.tensor.detach(), self._cuts.weights.get(held, ()))
+            grid = self._consumers.grids.get(held)
+            old = held.tensor.detach() if grid is None else grid.numbers()
+            old = cut_tensor(old, self._cuts.kept(held))
             self._shifts[held] = shift
-            values[held] = (old.double() + shift).to(old.dtype)
+            self._store(held, (old.double() + shift).to(old.dtype))
         if consumer.computed and not consumer.shifts:
             self._out.unshifted.append(consumer.op.name)
+
+    def _store(self, value: Value, tensor: torch.Tensor) -> None:
+        """Note new numbers of a weight or a bias; of one that is stored as integers, these."""
+        grid = self._consumers.grids.get(value)
+        stored = value if grid is None else grid.stored
+        self._out.values[stored] = tensor if grid is None else grid.nearest(tensor, self._cuts)

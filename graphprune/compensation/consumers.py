@@ -8,11 +8,12 @@ rule whether it is one. Whatever lies between two consumers is only run, never c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+from graphprune.compensation.grid import Grid, grids
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.rules.facts import (
@@ -31,7 +32,7 @@ class Unsolvable(Exception):
     """An operation's weights cannot be solved for; the message is the reason, for the report."""
 
 
-_DERIVED = "its weight is computed from others, as quantized weights are"
+_DERIVED = "its weight is computed from others"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +42,16 @@ class Consumer:
     Attributes:
         op: The operation.
         value: x; the operation's own result where W is applied to a recurrent state.
-        weight: W; it is handled as `groups x outputs x channels x taps`.
-        bias: b, a parameter of one dimension; None where there is none.
+        weight: W, a parameter or what integers stand for; it is handled as `groups x outputs x
+            channels x taps`.
+        bias: b, of one dimension, a parameter or what integers stand for; None where there is none.
         norm: The batch norm that is the only reader of y; None where there is none.
         channel: The dimension of `value` that is summed over.
         inner: The dimension of `weight` that is summed over.
         groups: Number of groups of a grouped convolution.
         uses: Number of operations with this weight, all of which use it alike.
         computed: Whether b is computed by the graph, so that no constant can be added to it.
+        grid: The integers that W is stored as; None where it holds its numbers.
     """
 
     op: Op
@@ -61,6 +64,14 @@ class Consumer:
     groups: int = 1
     uses: int = 1
     computed: bool = False
+    grid: Grid | None = None
+
+    def numbers(self) -> torch.Tensor:
+        """The numbers of W."""
+        if self.grid is not None:
+            return self.grid.numbers()
+        held: torch.Tensor = self.weight.tensor.detach()
+        return held
 
     @property
     def shifts(self) -> bool:
@@ -113,10 +124,12 @@ class Consumers:
     Attributes:
         by_op: Consumers of each operation.
         left: Names of operations that sum over channels but cannot be solved for, with the reason.
+        grids: Weights and biases that are stored as integers.
     """
 
     by_op: dict[Op, list[Consumer]] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    grids: dict[Value, Grid] = field(default_factory=dict)
 
 
 def find_consumers(deps: Dependencies) -> Consumers:
@@ -128,14 +141,14 @@ def find_consumers(deps: Dependencies) -> Consumers:
         for value in op.inputs:
             if value is not None:
                 users.setdefault(value, []).append(op)
-    out = Consumers()
+    out = Consumers(grids=grids(deps))
     derived: set[Value] = set()
     for op in graph.ops:
         if all(v is None or v.is_weight or v in derived for v in op.inputs):
             derived.update(op.outputs)
         reads: Sequence[Reading | str | None] = recurrent(op) or [reading(op)]
         for read in reads:
-            found = _consumer(op, read, graph, uses, users)
+            found = _consumer(op, read, graph, uses, users, out.grids)
             if isinstance(found, Consumer):
                 out.by_op.setdefault(op, []).append(found)
             elif found:
@@ -177,6 +190,7 @@ def _consumer(
     graph: Graph,
     uses: Counter[Value],
     users: dict[Value, list[Op]],
+    grids: Mapping[Value, Grid],
 ) -> Consumer | str | None:
     """The consumer that a linear reading is.
 
@@ -189,20 +203,26 @@ def _consumer(
     x, weight = read.source, read.weight
     if len(x.shape) < 2 or x.is_weight:
         return None
-    if not weight.is_weight:
+    grid = grids.get(weight)
+    if not weight.is_weight and grid is None:
         return None if read.product else "its weight is computed"
-    if weight.kind != "parameter" or len(weight.shape) < 2:
+    if (weight.kind != "parameter" and grid is None) or len(weight.shape) < 2:
         return None
     if read.product and len(weight.shape) > 2:
         return "its weight holds several matrices"
     if read.windows and len(x.shape) != len(weight.shape):
         return "its input has no batch"
-    bias = read.bias or _added_behind(op, read, graph, uses, users)
-    computed = bias is not None and (bias.kind != "parameter" or len(bias.shape) != 1)
+    bias = read.bias or _added_behind(op, read, graph, uses, users, grids)
+    computed = bias is not None and not _constant(bias, grids)
     held = None if computed else bias
     norm = _norm_behind(op, read, graph, uses, users)
-    at, inner = read.channel, read.inner
-    return Consumer(op, x, weight, held, norm, at, inner, read.groups, uses[weight], computed)
+    at, inner, number = read.channel, read.inner, uses[weight]
+    return Consumer(op, x, weight, held, norm, at, inner, read.groups, number, computed, grid)
+
+
+def _constant(bias: Value, grids: Mapping[Value, Grid]) -> bool:
+    """Whether a constant can be added to a bias."""
+    return len(bias.shape) == 1 and (bias.kind == "parameter" or bias in grids)
 
 
 def _reader_behind(op: Op, graph: Graph, users: dict[Value, list[Op]]) -> Op | None:
@@ -213,7 +233,12 @@ def _reader_behind(op: Op, graph: Graph, users: dict[Value, list[Op]]) -> Op | N
 
 
 def _added_behind(
-    op: Op, read: Reading, graph: Graph, uses: Counter[Value], users: dict[Value, list[Op]]
+    op: Op,
+    read: Reading,
+    graph: Graph,
+    uses: Counter[Value],
+    users: dict[Value, list[Op]],
+    grids: Mapping[Value, Grid],
 ) -> Value | None:
     """The bias that the next operation adds to a product: ONNX writes MatMul and Add."""
     last = len(op.outputs[0].shape) - 1
@@ -224,7 +249,8 @@ def _added_behind(
         return None
     (result,) = op.outputs
     for value in behind.inputs:
-        if value is not None and value.kind == "parameter" and uses[value] == uses[read.weight]:
+        held = value is not None and (value.kind == "parameter" or value in grids)
+        if value is not None and held and uses[value] == uses[read.weight]:
             return value if value.shape == result.shape[-1:] else None
     return None
 

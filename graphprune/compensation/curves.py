@@ -216,7 +216,7 @@ def output_weights(
 
 def _gram(consumer: Consumer, how: Layout, gains: torch.Tensor) -> torch.Tensor:
     """WᵀW, summed over outputs and taps, each output times its gain: `groups x width x width`."""
-    taps = consumer.taps(consumer.weight.tensor.detach().float())
+    taps = consumer.taps(consumer.numbers().float())
     gains = gains.to(taps)
     gains = gains.reshape(taps.shape[0], taps.shape[1], 1, 1)
     spread = how.spread(taps * gains)

@@ -23,13 +23,13 @@ def narrowed(
         new: The weight of these groups for all outputs, as `refit` returns it.
         cuts: What was removed.
     """
-    old = consumer.weight.tensor
-    kept: list[object] = list(cuts.weights.get(consumer.weight, [None] * old.dim()))
+    kept: list[object] = list(cuts.kept(consumer.weight))
     weight = consumer.weight_of(how.gathered(new), consumer.kernel)
     kept[consumer.inner] = None
+    kind = torch.float32 if consumer.grid is not None else consumer.weight.tensor.dtype
     if consumer.inner == 1:
         kept[0] = _outputs_within(consumer, groups, cuts)
-    return cut_tensor(weight, kept).to(old.dtype).contiguous()
+    return cut_tensor(weight, kept).to(kind).contiguous()
 
 
 def shifted(
@@ -63,7 +63,7 @@ def shifted(
 def _outputs_within(consumer: Consumer, groups: torch.Tensor, cuts: Cuts) -> torch.Tensor | None:
     """The outputs that stay, numbered among the outputs of the groups that stay; None for all."""
     dim = 0 if consumer.inner == 1 else 1
-    kept = cuts.weights.get(consumer.weight, [None, None])[dim]
+    kept = cuts.kept(consumer.weight)[dim]
     if kept is None or consumer.groups == 1 or consumer.inner == 0:
         return None if kept is None else torch.as_tensor(kept)
     each = consumer.weight.shape[0] // consumer.groups

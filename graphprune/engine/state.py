@@ -65,12 +65,27 @@ def preserved(model: nn.Module, fused: bool = False) -> Iterator[None]:
 def kept_tensors(model: nn.Module) -> Iterator[set[tuple[str, str]]]:
     """Find the attributes that get tensors in the meantime, by path of the module and name.
 
+    A trace takes back what it assigns, so that assignments are watched too.
+
     Yields:
         A set that is filled at the end.
     """
     before = {path: _tensors_of(module) for path, module in model.named_modules()}
+    paths = {id(module): path for path, module in model.named_modules()}
     found: set[tuple[str, str]] = set()
-    yield found
+    assign = nn.Module.__setattr__
+
+    def watched(module: nn.Module, name: str, held: Any) -> None:
+        empty = module.__dict__.get(name, held) is None  # not what each pass assigns anew
+        assign(module, name, held)
+        if empty and id(module) in paths and isinstance(held, torch.Tensor):
+            found.add((paths[id(module)], name))
+
+    nn.Module.__setattr__ = watched  # type: ignore[method-assign, assignment]
+    try:
+        yield found
+    finally:
+        nn.Module.__setattr__ = assign  # type: ignore[method-assign]
     for path, module in model.named_modules():
         known = before.get(path, {})
         for name, held in _tensors_of(module).items():

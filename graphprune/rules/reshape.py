@@ -132,6 +132,7 @@ def repeat_interleave(op: Site) -> list[Dims]:
     times = atom(op.attr("repeats"))
     dims[at] = dims[at] + times
     op.resize("repeats", times)
+    op.resize("output_size", dims[at])
     return [dims]
 
 

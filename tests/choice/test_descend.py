@@ -34,7 +34,7 @@ def test_both_ways_find_the_same_counts(seed: int) -> None:
         for i in held:
             start[i] = start[width] * sizes[i] // sizes[width]
     steps = rng.choice([1.0, 2.0, 8.0], groups)
-    moves = Moves(steps, free, np.ones(groups), sizes, sizes, followers)
+    moves = Moves(steps, free, np.ones(groups), sizes, sizes, followers, np.zeros(groups, bool))
     before = start.copy()
     expected, found = plain(start, moves, budget), compiled(start, moves, budget)
     np.testing.assert_array_equal(found, expected)
@@ -56,7 +56,9 @@ def test_large_problems_are_compiled_and_other_costs_are_not() -> None:
         def change(self, counts: np.ndarray, group: int, to: float) -> float:
             return polynomial.change(counts, group, to)
 
-    moves = Moves(np.ones(groups), range(groups), np.ones(groups), sizes, sizes, {})
+    moves = Moves(
+        np.ones(groups), range(groups), np.ones(groups), sizes, sizes, {}, np.zeros(groups, bool)
+    )
     found = [
         descend(sizes.copy(), moves, Budget({"macs": cost}, {"macs": 0.3}, sizes))
         for cost in (polynomial, Opaque())

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 import graphprune
+from graphprune.choice.request import Request
+from graphprune.choice.solve import Problem
 from graphprune.choice.tie import learn, preferences, repeated
 from graphprune.core.axes import leaves
-from graphprune.core.relations import Mismatch
+from graphprune.core.relations import Mismatch, Ties
 from tests.blocks import Attention
 
 
@@ -23,6 +27,24 @@ def test_the_width_follows_whole_heads_else_what_is_inside_heads() -> None:
     assert (sizes[width], outer.followers[width], outer.steps[width]) == (64, (heads,), 8)
     assert [sizes[i] for i in outer.frozen] == [8] and heads not in outer.frozen
     assert heads in inner.frozen and heads not in inner.followers[width]
+
+
+def test_groups_keep_the_multiples_that_kernels_ask_for_beside_others() -> None:
+    net = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 18), nn.ReLU(), nn.Linear(18, 3))
+    deps = graphprune.analyze(net, torch.randn(2, 6))
+    wide, narrow = (deps.group(f"{name}.weight[0]").id for name in (0, 2))
+    scores = [np.arange(1.0, group.size + 1) for group in deps.groups]
+    for tied in (True, False):
+        grained = wide if tied else narrow  # 18 is no multiple of 4: it may stay whole
+        deps.groups[grained] = replace(deps.groups[grained], grain=4)
+        for share in (0.2, 0.45, 0.7):
+            problem = Problem(deps, scores, Request(share))
+            if tied:
+                problem.ties = Ties(followers={narrow: (wide,)}, steps={narrow: 9})
+            for step, reach in ((1, 0.1), (2, 1.0), (8, 0.5)):
+                kept = problem.solve(step, reach)[grained]
+                assert kept % 4 == 0 or kept == deps.groups[grained].size
+        deps.groups[grained] = replace(deps.groups[grained], grain=1)
 
 
 def test_a_mismatch_teaches_a_relation() -> None:

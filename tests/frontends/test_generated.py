@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 from typing import Any
 
@@ -20,7 +21,7 @@ class Quarter(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels // 4, channels // 4, 3, padding=1)
-        self.norm, self.drop = nn.BatchNorm2d(channels), nn.Dropout(0.5)
+        self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Numbers of the batch, of the image and of the type; a stretch without gradients."""
@@ -28,7 +29,11 @@ class Quarter(nn.Module):
         with torch.no_grad():
             mean = x.mean((1, 2, 3), keepdim=True) * 0
         y = torch.cat([self.conv(x[:, :share]), x[:, share:]], 1)
-        y = self.drop(self.norm(y)) / (x.shape[2] * x.shape[3]) ** 0.5 / len(x)
+        y = (
+            nn.functional.dropout(self.norm(y), 0.5, self.training)
+            / (x.shape[2] * x.shape[3]) ** 0.5
+            / len(x)
+        )
         return y + torch.zeros(x.shape[0], 1, 1, 1, dtype=x.dtype) + mean
 
 
@@ -50,6 +55,13 @@ def cut(model: nn.Module, **options: Any) -> Any:
     raise AssertionError("no choice of widths needs generated code")
 
 
+@functools.cache
+def narrowed() -> tuple[nn.Module, Any, nn.Module]:
+    """The net, a plan whose widths its code cannot express, and the smaller net."""
+    model = net()
+    return model, *cut(model)
+
+
 def masked(model: nn.Module, plan: Any) -> nn.Module:
     out = copy.deepcopy(model)
     named = {**dict(out.named_parameters()), **dict(out.named_buffers())}
@@ -62,8 +74,7 @@ def masked(model: nn.Module, plan: Any) -> nn.Module:
 
 
 def test_only_the_odd_module_is_generated_and_is_still_of_its_class() -> None:
-    model = net()
-    plan, small = cut(model)
+    _, plan, small = narrowed()
     assert list(plan.report.replaced) == ["1"]
     assert type(small) is nn.Sequential and isinstance(small[1], Quarter)
     assert not any(module.training for module in small.modules())
@@ -74,19 +85,19 @@ def test_only_the_odd_module_is_generated_and_is_still_of_its_class() -> None:
     x = torch.randn(3, 3, 8, 8)
     assert isinstance(again[1], Quarter)
     assert torch.equal(again(x), small(x)) and torch.equal(copy.deepcopy(small)(x), small(x))
-    assert not torch.equal(small.train()(x), small(x))
+    again.train()
+    assert not torch.equal(again(x), again(x))
 
 
 @pytest.mark.parametrize("batch,size", [(2, 8), (5, 8), (1, 8), (3, 12), (2, 9)])
 def test_numbers_of_the_batch_and_of_the_image_follow(batch: int, size: int) -> None:
-    model = net()
-    plan, small = cut(model)
+    model, plan, small = narrowed()
     x = torch.randn(batch, 3, size, size)
     torch.testing.assert_close(small(x), masked(model, plan)(x))
 
 
 def test_types_follow() -> None:
-    _, small = cut(net())
+    _, _, small = narrowed()
     for dtype in (torch.float64, torch.bfloat16):
         x = torch.randn(2, 3, 8, 8, dtype=dtype)
         assert copy.deepcopy(small).to(dtype)(x).dtype == dtype
@@ -364,3 +375,49 @@ def test_an_encoder_with_an_odd_number_of_heads_takes_masks(given: bool) -> None
         with torch.no_grad():
             for ids, mask in ((inputs[0], None), (inputs[0], pad), longer):
                 assert small(ids, mask).isfinite().all()
+
+
+@pytest.mark.parametrize("what", ["modes", "vary"])
+def test_code_that_follows_too_little_is_found_out(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the search misses the mode, or sizes, the code refuses them instead."""
+    monkeypatch.setattr(f"graphprune.frontends.torch.follow._Search.{what}", lambda *_: None)
+    plan, small = cut(net())
+    assert list(plan.report.replaced) == ["1"]
+    assert any("generated code" in warning for warning in plan.report.warnings)
+    assert small(torch.randn(2, 3, 8, 8)).isfinite().all()
+    other = small.train(), torch.randn(2, 3, 8, 8)
+    if what == "vary":
+        other = small, torch.randn(3, 3, 8, 8)
+    with pytest.raises(GraphPruneError, match="generated"):
+        other[0](other[1])
+
+
+class Told(nn.Module):
+    """A backbone that tells its features' widths, for whoever builds a head on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stage = nn.Conv2d(3, 16, 3), nn.Sequential(nn.Conv2d(16, 24, 3), nn.ReLU())
+        self.head = nn.Conv2d(24, 4, 1)
+        self.feature_info = [
+            {"num_chs": 16, "reduction": 2, "module": "stem"},
+            {"num_chs": 24, "reduction": 4, "module": "stage"},
+        ]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The head's result."""
+        return self.head(self.stage(self.stem(x)))
+
+
+def test_what_a_model_tells_of_its_widths_is_told_anew() -> None:
+    torch.manual_seed(0)
+    model = Told().eval()
+    small = graphprune.shrink(
+        model, 0.4, example_inputs=torch.randn(2, 3, 9, 9), compensate=False, verify=False
+    )
+    told = [entry["num_chs"] for entry in small.feature_info]
+    assert told == [small.stem.out_channels, small.stage[0].out_channels] != [16, 24]
+    assert [entry["reduction"] for entry in small.feature_info] == [2, 4]
+    assert model.feature_info[0]["num_chs"] == 16

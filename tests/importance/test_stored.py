@@ -72,11 +72,3 @@ def test_what_stands_for_zero_is_found() -> None:
     assert np.setdiff1d(np.arange(16), plan.kept["w2q"][0]).tolist() == [2, 9]
     x = normal(5, 8)
     np.testing.assert_allclose(run(plan.apply(), x=x)[0], run(model, x=x)[0], rtol=1e-5, atol=1e-5)
-
-
-def test_the_report_tells_of_quantized_weights_that_are_left() -> None:
-    plan = graphprune.plan(_file(True), 0.4, data=normal(64, 8), effort="fast")
-    plan.apply()
-    assert plan.report is not None
-    (why,) = plan.report.left.values()
-    assert why == "its weight is computed from others, as quantized weights are"

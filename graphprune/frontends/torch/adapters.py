@@ -1,6 +1,7 @@
 """Low-rank adapters (Hu et al. 2022): a narrow pair of layers beside a frozen one.
 
-Their rank is what their checkpoints were made with, and costs next to nothing: it stays.
+Their rank is what their checkpoints were made with, and costs next to nothing: it stays, unless the
+caller names the adapters' layers in `ratios` or `limits`.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ _PASSED = 4  # operations that may stand before a layer of the pair (dropout, a 
 
 
 def ranks(graph: Graph) -> Iterator[tuple[Value, int]]:
-    """The dimensions of weights that are the rank of an adapter.
+    """The dimensions of weights that are the rank of an adapter, those of both layers.
 
     Such a pair is trained, reads what a frozen layer reads, and is narrower than that on both
     sides.
 
     Yields:
-        A weight and its dimension that holds the outputs.
+        A weight and its dimension.
     """
     parameters = [v for v in graph.parameters() if v.tensor is not None]
     if all(v.tensor.requires_grad for v in parameters):
@@ -46,6 +47,7 @@ def ranks(graph: Graph) -> Iterator[tuple[Value, int]]:
         output = 1 - inner.inner if inner.inner in (0, 1) else 0
         if inner.weight.shape[output] < min(base.weight.shape[:2]):
             yield inner.weight, output
+            yield outer.weight, outer.inner
 
 
 def _origin(value: Value, makers: Mapping[Value, Op], stop: Container[Value] = ()) -> Value:

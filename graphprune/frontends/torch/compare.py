@@ -36,11 +36,15 @@ def compare(captured: CapturedModule, cuts: Cuts, lowered: Lowered) -> float:
     Raises:
         VerifyError: They differ by more than rounding, or in shape.
     """
-    values = _perturbed(captured, cuts)
-    with same_draws():
-        expected = _run(captured, cuts, values)
+    values = perturbed(captured, cuts)
+    try:
+        with same_draws():
+            expected = _run(captured, cuts, values)
+    except (RuntimeError, IndexError, ValueError) as error:
+        why = f"the narrowed graph does not run: {first_line(error)}"
+        raise VerifyError(why, "", float("inf")) from error
     model = lowered.model
-    swap = _swapped(model, values, lowered)
+    swap = swapped(model, values, lowered)
     args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, captured.inputs)
     with preserved(model, fused=True), torch.no_grad(), same_draws():
         model.eval()
@@ -54,7 +58,7 @@ def compare(captured: CapturedModule, cuts: Cuts, lowered: Lowered) -> float:
     worst = 0.0
     for value, wanted, tensor in zip(captured.graph.outputs, expected, tensors, strict=False):
         gap = difference(wanted.double(), tensor.double())
-        if gap > _tolerance(wanted):
+        if gap > tolerance(wanted):
             raise VerifyError(
                 f"the smaller module differs from the rewritten graph at output {value.name}: "
                 f"largest relative difference {gap:.3g}",
@@ -82,9 +86,9 @@ def blamed(
     Returns:
         Their paths, and what is wrong.
     """
-    values = _perturbed(captured, cuts)
+    values = perturbed(captured, cuts)
     model = lowered.model
-    swap = _swapped(model, values, lowered)
+    swap = swapped(model, values, lowered)
     watch = _Blame(original)
     with same_draws():
         _run(captured, cuts, values, watch.known)
@@ -148,7 +152,7 @@ class _Blame:
                 continue
             expected = self.known[value]
             gaps = [difference(x.double(), tensor.double()) for x in expected]
-            if gaps and min(gaps) > _tolerance(expected[-1]):
+            if gaps and min(gaps) > tolerance(expected[-1]):
                 self.found.setdefault(path, f"{does} other values than the rewritten graph")
                 leaves[i] = expected[-1].clone()
         return pytree.tree_unflatten(leaves, spec)
@@ -174,7 +178,7 @@ def check_runs(model: nn.Module, inputs: Inputs) -> None:
             ) from error
 
 
-def _perturbed(captured: CapturedModule, cuts: Cuts) -> dict[Value, torch.Tensor]:
+def perturbed(captured: CapturedModule, cuts: Cuts) -> dict[Value, torch.Tensor]:
     """The narrowed weights, vectors and weights near zero moved off their start."""
     out: dict[Value, torch.Tensor] = {}
     generator = torch.Generator().manual_seed(0)
@@ -189,7 +193,7 @@ def _perturbed(captured: CapturedModule, cuts: Cuts) -> dict[Value, torch.Tensor
     return out
 
 
-def _swapped(
+def swapped(
     model: nn.Module, values: Mapping[Value, torch.Tensor], lowered: Lowered
 ) -> dict[str, torch.Tensor]:
     """The weights by the names that a module has for them."""
@@ -234,6 +238,6 @@ def _run(
     return []
 
 
-def _tolerance(tensor: torch.Tensor) -> float:
+def tolerance(tensor: torch.Tensor) -> float:
     """Rounding that a sum in another order may cause, by precision."""
     return 1e3 * torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0

@@ -50,6 +50,7 @@ def emit(
     root: nn.Module,
     inline: bool = False,
     draft: Draft | None = None,
+    rigid: bool = False,
 ) -> None:
     """Give one submodule generated code.
 
@@ -62,6 +63,7 @@ def emit(
         inline: Whether what the modules inside do is repeated instead of calling them.
         draft: The graph as rewrites leave it, where the code is to compute that; the calls are
             then in terms of the values that are left.
+        rigid: Whether it refuses all sizes, types and modes but those of the capture.
 
     Raises:
         LiftError: The call's arguments or results are not all values of the graph.
@@ -71,7 +73,7 @@ def emit(
     if not calls:
         raise LiftError(f"{path or 'the model'} is never called as a module")
     emitter = _Emitter(captured, cuts, path, original, root, draft)
-    become(root, emitter.emitted(calls[0], inline))
+    become(root, emitter.emitted(calls[0], inline, rigid))
     if hasattr(root, "_qkv_same_embed_dim"):
         # Tells nn.TransformerEncoderLayer not to pass the weights to its fused kernel, which
         # takes embed_dim for the inner width.
@@ -111,7 +113,7 @@ class _Emitter:
         self._entered: fx.Node | None = None
         self._available: set[Value] = set()
 
-    def emitted(self, call: Call, inline: bool) -> fx.Graph:
+    def emitted(self, call: Call, inline: bool, rigid: bool = False) -> fx.Graph:
         """The code of one call."""
         if any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(call.result)):
             raise LiftError(f"what {self._whose} returns is not in the graph")
@@ -130,6 +132,7 @@ class _Emitter:
             [self._origins[op] for op in needed if op not in inner],
             called,
             self._cuts,
+            rigid,
         )
         self._refusals()
         done: set[str] = set()

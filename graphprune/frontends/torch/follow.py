@@ -119,6 +119,7 @@ def follow(
     needed: Collection[Op],
     called: set[str],
     cuts: Cuts,
+    rigid: bool = False,
 ) -> Follows:
     """Find out what a module's own code follows.
 
@@ -130,13 +131,14 @@ def follow(
         needed: Those of them that its results depend on.
         called: Paths of the modules that it calls as such.
         cuts: The narrowed graph.
+        rigid: Whether to follow nothing: sizes, type and mode are those of the capture.
     """
     found = Follows()
     if not needed:
         return found
     alone = _Alone(captured, path, call, called, cuts)
     sizes = list(_sizes(call, cuts))
-    base = alone.traced({})
+    base = None if rigid else alone.traced({})
     if base is None or not _same(ops, base) or not set(needed) <= set(ops):
         found.fixed = [(size.value, size.dim, size.axis.size * size.rest) for size in sizes]
         found.types, found.evaluated = alone.types(), True

@@ -20,14 +20,14 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.core.batch import Batch
-from graphprune.core.errors import GraphPruneError, LiftError, named_line
+from graphprune.core.errors import GraphPruneError, LiftError, first_line, named_line
 from graphprune.core.graph import Graph
 from graphprune.core.program import Inputs
 from graphprune.engine.state import kept_tensors, preserved, quiet, same_draws
 from graphprune.frontends.torch.adapters import WHY, ranks
 from graphprune.frontends.torch.execute import TORCH
 from graphprune.frontends.torch.known import Known
-from graphprune.frontends.torch.older import mended
+from graphprune.frontends.torch.older import copied, mended
 from graphprune.frontends.torch.parts import (
     Parts,
     Seen,
@@ -127,7 +127,8 @@ def exporting() -> Iterator[None]:
     try:
         for name in flags:
             setattr(torch.compiler, name, True)
-        yield
+        with copied():
+            yield
     finally:
         for name, held in saved.items():
             setattr(torch.compiler, name, held)
@@ -172,6 +173,21 @@ def completed(captured: CapturedModule) -> CapturedModule:
     """Add what only training mode reaches to a guessed capture, whose inputs it accepts."""
     with preserved(captured.model):
         return _with_training(captured)
+
+
+def captured_again(captured: CapturedModule, inputs: Inputs, training: bool) -> CapturedModule:
+    """Capture a module once more, with other inputs or in the other mode.
+
+    Raises:
+        LiftError: It cannot be captured so.
+    """
+    model = captured.model
+    with preserved(model):
+        try:
+            model.train(training)
+        except NotImplementedError as error:  # an exported program has one mode
+            raise LiftError(first_line(error)) from error
+        return _program(model, inputs, _export)
 
 
 def _with_training(captured: CapturedModule) -> CapturedModule:

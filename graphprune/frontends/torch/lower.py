@@ -1,7 +1,8 @@
 """lower: the narrowed graph as a module of the caller's own class.
 
 1. The model is copied with narrowed tensors; `torch.nn` modules get their new sizes.
-2. The other attributes that hold lengths get the values that the survey found.
+2. The other attributes that hold lengths get the values that the survey found; entries that tell
+   the channels of a module are written anew.
 3. Softmax scales that PyTorch derives from head_dim are folded into the query weights.
 4. Modules whose code cannot express the new widths are replaced by generated ones; the rest of
    the model keeps its classes.
@@ -27,6 +28,7 @@ from graphprune.frontends.torch.lowered import Lowered
 from graphprune.frontends.torch.rebuild import rebuild
 from graphprune.frontends.torch.survey import Survey, calls_of, survey
 from graphprune.frontends.torch.tagged import Place
+from graphprune.frontends.torch.told import retell
 
 
 def lower(
@@ -34,6 +36,7 @@ def lower(
     found: Survey,
     offenders: Mapping[str, str] | None = None,
     inline: bool = False,
+    rigid: bool = False,
 ) -> Lowered:
     """Make the smaller module.
 
@@ -43,17 +46,19 @@ def lower(
         offenders: Modules to replace whatever the survey says, with the reason.
         inline: Whether generated code repeats what modules do instead of calling them: where it
             is not known which of them computes something else.
+        rigid: Whether generated code refuses all sizes, types and modes but those of the capture.
 
     Raises:
         LiftError: The model cannot be copied, or not even generated code can replace it.
     """
-    out = Lowered(rebuild(captured, found.cuts), folds=found.folds)
+    out = Lowered(rebuild(captured, found.cuts), folds=found.folds, inline=inline)
     fold_into(out.model, found.folds)
     apply_edits(out.model, found.edits)
+    retell(out.model, captured, found.cuts)
     out.edits = {_text(place): value for place, value in found.edits.items()}
     offenders = {**found.offenders, **(offenders or {})}
     if offenders:
-        _generate(captured, found, out, offenders, calls_of(captured, found), inline)
+        _generate(captured, found, out, offenders, calls_of(captured, found), inline, rigid)
     return out
 
 
@@ -70,6 +75,7 @@ def _generate(
     offenders: Mapping[str, str],
     original: Findings,
     inline: bool,
+    rigid: bool,
 ) -> None:
     """Give each offending module other code; one that cannot be passes it on to its parent.
 
@@ -86,7 +92,7 @@ def _generate(
             continue
         try:
             root = out.model.get_submodule(path)
-            emit(captured, found.cuts, path, original, root, inline)
+            emit(captured, found.cuts, path, original, root, inline, rigid=rigid)
         except (LiftError, TypeError) as error:
             if not path:
                 raise LiftError(f"the model cannot be generated either: {error}") from error

@@ -19,6 +19,7 @@ class Lowered:
             means the whole model.
         edits: Attributes with new values, as `path.attribute`.
         folds: Scales folded into weights.
+        inline: Whether generated code repeats what modules do instead of calling them.
         gap: By how much it differs from the narrowed graph; None where that was not looked at.
     """
 
@@ -26,6 +27,7 @@ class Lowered:
     replaced: dict[str, str] = field(default_factory=dict)
     edits: dict[str, int] = field(default_factory=dict)
     folds: list[Fold] = field(default_factory=list)
+    inline: bool = False
     gap: float | None = None
 
     @property

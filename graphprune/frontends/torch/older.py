@@ -19,9 +19,25 @@ _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 
 @contextmanager
 def mended() -> Iterator[None]:
-    """Trace `x.data`, and give final states of an LSTM the right number of dimensions."""
-    with _flat_states(), _Detached():
+    """Trace `x.data` and `copy.copy(x)`, and give final states of an LSTM the right dimensions."""
+    with _flat_states(), _Detached(), copied():
         yield
+
+
+@contextmanager
+def copied() -> Iterator[None]:
+    """Let `copy.copy` of a tensor be what it is, the same numbers without their history.
+
+    It goes through what pickles a tensor, which a tensor without values refuses.
+    """
+    if hasattr(Tensor, "__copy__"):
+        yield
+        return
+    Tensor.__copy__ = Tensor.detach  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del Tensor.__copy__  # type: ignore[attr-defined]
 
 
 class _Detached(TorchFunctionMode):

@@ -27,6 +27,7 @@ from graphprune.engine.state import preserved, quiet, same_draws
 from graphprune.frontends.backends import backend
 from graphprune.frontends.torch.compare import check_runs, compare
 from graphprune.frontends.torch.config import UNTOLD, Fit, describe, fit_config, has_config
+from graphprune.frontends.torch.elsewhere import compare_elsewhere
 from graphprune.frontends.torch.findings import Findings
 from graphprune.frontends.torch.lift import CapturedModule, lift
 from graphprune.frontends.torch.lower import lower, more_generated
@@ -225,7 +226,8 @@ class ModuleProgram:
         """A module that computes what the narrowed graph does.
 
         Where its own code turns out to compute something else, folding is given up first, then
-        more and more of the code.
+        more and more of the code. Generated code that computes something else for another number
+        of samples, or in training mode, is generated again so that it refuses these by name.
 
         Raises:
             VerifyError: Not even generated code does.
@@ -233,12 +235,22 @@ class ModuleProgram:
         while True:
             try:
                 made.gap = compare(self.captured, found.cuts, made)
-                return made
             except VerifyError as error:
                 if "" in made.replaced:
                     raise
                 given = self.captured, found.survey, made, str(error)
                 found.survey, made = more_generated(*given)
+                continue
+            try:
+                if made.replaced:
+                    compare_elsewhere(self.captured, found.cuts, made)
+                return made
+            except VerifyError as error:
+                self.warnings.append(f"{error}; it refuses whatever it was not captured with")
+                made = lower(self.captured, found.survey, made.replaced, made.inline, rigid=True)
+                made.gap = compare(self.captured, found.cuts, made)
+                compare_elsewhere(self.captured, found.cuts, made)
+                return made
 
     def write(
         self, found: Expressed, lowered: Lowered, values: Mapping[Value, torch.Tensor]

@@ -59,6 +59,7 @@ def rebuild(captured: CapturedModule, cuts: Cuts, blank: bool = False) -> nn.Mod
             f"{type(captured.model).__name__} cannot be deep-copied: {error}\nGive it a "
             "__deepcopy__, or remove the attribute that cannot be copied"
         ) from error
+    _keep_tables(captured, cuts, model, blank)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()  # reading a parametrized weight must not update what it is computed from
     _set_groups(model, cuts)
@@ -74,6 +75,23 @@ def rebuild(captured: CapturedModule, cuts: Cuts, blank: bool = False) -> nn.Mod
     if not blank:
         _take_over(captured.model, model, kept)
     return model
+
+
+def _keep_tables(captured: CapturedModule, cuts: Cuts, model: nn.Module, blank: bool) -> None:
+    """Give a copy the tables that code makes at its first call, as they are cut.
+
+    A model that has not run yet would make them of its new widths.
+    """
+    for value, kept in cuts.weights.items():
+        path, _, attr = value.name.rpartition(".")
+        try:
+            module = model.get_submodule(path)
+        except AttributeError:  # a constant that no attribute holds
+            continue
+        if attr in module.__dict__ and module.__dict__[attr] is None:
+            old = value.tensor.detach()
+            new = _blank(old, kept, captured.on_meta) if blank else cut_tensor(old, kept)
+            module.__dict__[attr] = new
 
 
 def _take_over(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,65 @@ def test_used_or_not_a_model_has_the_same_plan(once: bool) -> None:
     assert found[0] == found[1] == found[2]
 
 
+class Scaled(nn.Module):
+    """Makes a table of its own width at the first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.table = nn.Linear(8, 16), nn.Linear(16, 3), None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.table is None:
+            self.table = torch.linspace(0, 1, self.a.out_features)
+        return self.b(self.a(x) * self.table)
+
+
+def test_a_table_of_a_width_is_cut_used_or_not() -> None:
+    x, found = torch.randn(3, 8), []
+    for used in (False, True):
+        torch.manual_seed(0)
+        net = Scaled().eval()
+        if used:
+            net(x)
+        plan = graphprune.plan(net, 0.4, example_inputs=x[:2], compensate=False)
+        small = plan.apply()
+        assert type(small) is Scaled and not plan.report.replaced
+        assert (net.table is None) is not used
+        found.append(small(x))
+    assert torch.equal(*found)
+
+
+class Copied(nn.Module):
+    """Copies a value as one copies an object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x)
+        return self.b(copy.copy(y).relu_() + y)
+
+
+def test_a_tensor_may_be_copied() -> None:
+    assert type(_shrunk(Copied(), torch.randn(2, 8))) is Copied
+
+
+def test_lengths_that_are_said_twice_follow_both_times() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads = 8
+            self.a, self.b, self.c = nn.Linear(6, 4), nn.Linear(6, 32), nn.Linear(32, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            one = self.a(x).view(-1, 1, 4)
+            every = one.repeat_interleave(self.heads, 1, output_size=self.heads)
+            return self.c((every * self.b(x).view(-1, self.heads, 4)).flatten(1))
+
+    assert _shrunk(Net(), torch.randn(2, 6)).heads < 8
+
+
 class Observed(nn.Module):
     """Asks a buffer whether to do a thing, as fake quantizers do."""
 
@@ -190,6 +250,29 @@ def test_adapters_keep_their_rank() -> None:
     small = _shrunk(net, torch.randn(2, 32), ratio=0.4)
     assert [m.down.out_features for m in (small[0], small[2])] == [8, 8]
     assert small[0].base.out_features < 64
+
+
+@pytest.mark.parametrize("option", [{"ratios": {"*.down": 0.5}}, {"limits": {"0.down": (4, 4)}}])
+def test_ranks_shrink_where_they_are_asked_for_and_their_plan_fits_again(
+    option: dict[str, Any], tmp_path: Path
+) -> None:
+    def net() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(
+            Adapted(nn.Linear(32, 64), 8), nn.GELU(), Adapted(nn.Linear(64, 32), 8)
+        )
+
+    plan = graphprune.plan(
+        net(), None if "ratios" in option else 0.2, example_inputs=torch.randn(2, 32),
+        compensate=False, **option,
+    )  # fmt: skip
+    small = plan.apply()
+    ranks = [m.down.out_features for m in (small[0], small[2])]
+    assert ranks == ([4, 4] if "ratios" in option else [4, 8])
+    plan.save(tmp_path / "plan.json")
+    again = graphprune.load_plan(tmp_path / "plan.json").apply(net())
+    x = torch.randn(3, 32)
+    torch.testing.assert_close(again(x), small(x))
 
 
 def test_the_unknown_operation_is_named_first() -> None:

@@ -1,0 +1,89 @@
+"""grid: weights that are stored as integers, and what they stand for: `(q - zero point) * scale`.
+
+Such a weight is solved for as the numbers that it stands for, one layer at a time, and goes back to
+the integers nearest to the solution, with the scale and the zero point that it has. Numbers beyond
+the last integer become that one. Each is then no farther from the solution than before the solving,
+for the number that was cut lies on the same grid.
+
+Example:
+    scale 0.1, zero point 0: a solution of 0.26 is stored as 3, which stands for 0.3.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+from graphprune.core.cuts import Cuts
+from graphprune.core.graph import Op, Value
+from graphprune.core.groups import Dependencies
+from graphprune.engine.tensors import along, cut_tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The integers that stand for a weight.
+
+    Attributes:
+        stored: The integers, a weight of the graph.
+        scale: The step between two of them.
+        zero: Which of them stands for zero; None: 0 does.
+        dim: The dimension along which scale and zero point may differ.
+    """
+
+    stored: Value
+    scale: Value
+    zero: Value | None
+    dim: int
+
+    def numbers(self) -> torch.Tensor:
+        """What the integers stand for, in float32."""
+        scale, zero = self._tensors(None)
+        found: torch.Tensor = (self.stored.tensor.float() - zero) * scale
+        return found
+
+    def nearest(self, numbers: torch.Tensor, cuts: Cuts) -> torch.Tensor:
+        """The integers nearest to the numbers of a narrowed weight."""
+        scale, zero = self._tensors(cuts)
+        kind = self.stored.tensor.dtype
+        ends = torch.iinfo(kind)
+        steps = numbers.double() / scale.double() + zero
+        return steps.round().clamp(ends.min, ends.max).to(kind)
+
+    def _tensors(self, cuts: Cuts | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and zero point, cut like the weight, in the shape of its dimensions."""
+        rank = len(self.stored.shape)
+        scale, zero = (
+            torch.zeros(())
+            if value is None
+            else cut_tensor(value.tensor, [] if cuts is None else cuts.weights.get(value, []))
+            for value in (self.scale, self.zero)
+        )
+        return along(scale.float(), self.dim, rank), along(zero.float(), self.dim, rank)
+
+
+def grids(deps: Dependencies) -> dict[Value, Grid]:
+    """The values of a graph that are stored integers, read as the numbers that they stand for."""
+    uses = Counter(v for op in deps.source.ops for v in op.inputs if v is not None)
+    found = ((op, _grid(op, deps, uses)) for op in deps.source.ops)
+    return {op.outputs[0]: grid for op, grid in found if grid is not None}
+
+
+def _grid(op: Op, deps: Dependencies, uses: Counter[Value]) -> Grid | None:
+    """What an operation reads, if it turns stored integers into numbers and does nothing else."""
+    effect = deps.effects[op]
+    if 0 not in effect.scales or len(op.outputs) != 1:
+        return None
+    place, dim = effect.scales[0]
+    point = next((point for held, point, _ in effect.zeros if held == 0), None)
+    stored, scale = op.inputs[0], op.inputs[place]
+    zero = None if point is None else op.inputs[point]
+    known = [value for value in (stored, scale, zero) if value is not None]
+    if stored is None or scale is None or stored.kind != "parameter" or uses[stored] != 1:
+        return None
+    if not all(v.is_weight and isinstance(v.tensor, torch.Tensor) for v in known):
+        return None
+    whole = not stored.tensor.dtype.is_floating_point and not stored.tensor.dtype.is_complex
+    return Grid(stored, scale, zero, dim) if whole and op.outputs[0].shape == stored.shape else None
