@@ -49,7 +49,7 @@ class Grid:
         scale, zero = self._tensors(cuts)
         kind = self.stored.tensor.dtype
         ends = torch.iinfo(kind)
-        steps = numbers.double() / scale.double() + zero
+        steps = (numbers.double() / scale.double()).nan_to_num(0.0) + zero  # a step may be zero
         return steps.round().clamp(ends.min, ends.max).to(kind)
 
     def _tensors(self, cuts: Cuts | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -71,15 +71,17 @@ def kept_tensors(model: nn.Module) -> Iterator[set[tuple[str, str]]]:
         A set that is filled at the end.
     """
     before = {path: _tensors_of(module) for path, module in model.named_modules()}
-    paths = {id(module): path for path, module in model.named_modules()}
+    # A trace calls modules through others, which share what they hold.
+    paths = {id(module.__dict__): path for path, module in model.named_modules()}
     found: set[tuple[str, str]] = set()
     assign = nn.Module.__setattr__
 
     def watched(module: nn.Module, name: str, held: Any) -> None:
         empty = module.__dict__.get(name, held) is None  # not what each pass assigns anew
         assign(module, name, held)
-        if empty and id(module) in paths and isinstance(held, torch.Tensor):
-            found.add((paths[id(module)], name))
+        path = paths.get(id(module.__dict__))
+        if empty and path is not None and isinstance(held, torch.Tensor):
+            found.add((path, name))
 
     nn.Module.__setattr__ = watched  # type: ignore[method-assign, assignment]
     try:

@@ -271,3 +271,20 @@ def test_recordings_are_not_cut_into_samples() -> None:
     plan = graphprune.plan(model, 0.5, data=data)
     plan.apply()
     assert plan.report is not None and "from data" in plan.report.compensation
+
+
+def test_what_an_optional_holds_is_taken_as_it_is() -> None:
+    nodes = [
+        node("MatMul", ["x", "w1"], "a"),
+        node("Optional", ["a"], "held"),
+        node("OptionalGetElement", ["held"], "b"),
+        node("Relu", ["b"], "c"),
+        node("MatMul", ["c", "w2"], "d"),
+        node("Relu", ["d"], "e"),
+        node("MatMul", ["e", "w3"], "y"),
+    ]
+    weights = {"w1": normal(8, 6), "w2": normal(6, 20), "w3": normal(20, 4)}
+    model = graph(nodes, weights, {"x": ["n", 8]}, {"y": ["n", 4]}, opset=15)
+    small = graphprune.shrink(model, 0.4, compensate=False)
+    assert run(small, x=normal(3, 8))[0].shape == (3, 4)
+    assert shapes(small)["w2"][1] < 20 and shapes(small)["w1"] == (8, 6)

@@ -151,9 +151,9 @@ def test_lengths_that_are_said_twice_follow_both_times() -> None:
             self.a, self.b, self.c = nn.Linear(6, 4), nn.Linear(6, 32), nn.Linear(32, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            one = self.a(x).view(-1, 1, 4)
+            one = self.a(x)[:, None]
             every = one.repeat_interleave(self.heads, 1, output_size=self.heads)
-            return self.c((every * self.b(x).view(-1, self.heads, 4)).flatten(1))
+            return self.c((every * self.b(x).view(len(x), self.heads, -1)).flatten(1))
 
     assert _shrunk(Net(), torch.randn(2, 6)).heads < 8
 
