@@ -73,7 +73,11 @@ def in_parts(model: nn.Module, parts: Parts) -> tuple[nn.Module, Call]:
 
 
 def whole(view: nn.Module, model: nn.Module) -> nn.Module:
-    """Give a view, or a narrowed copy of one, the forward of the model again."""
+    """Give a view, or a narrowed copy of one, the forward of the model again, and its own mode.
+
+    The view was made while the model was in evaluation mode.
+    """
+    view.training = model.training
     if view.__class__.__bases__ == (type(model),):
         view.__class__ = type(model)
     return view

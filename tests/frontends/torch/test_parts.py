@@ -53,6 +53,15 @@ def test_parts_shrink_and_the_class_stays() -> None:
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_of_a_model_in_parts_stays(training: bool) -> None:
+    model = Gated().train(training)
+    small = graphprune.shrink(
+        model, 0.4, example_inputs=torch.randn(4, 8), compensate=False, verify=False
+    )
+    assert {module.training for module in small.modules()} == {training}
+
+
 def test_removal_equals_masking_through_the_whole_model() -> None:
     torch.manual_seed(0)
     model, x = Gated().double().eval(), torch.randn(4, 8, dtype=torch.float64)
