@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from graphprune.choice.constants import RATIO_TOLERANCE
+from graphprune.choice.request import check_ratios
 from graphprune.core.errors import GraphPruneError, OptionError, first_line, nearest
 from graphprune.core.files import check_target, write_whole
 from graphprune.core.progress import interruptible
@@ -108,6 +109,7 @@ def shrink_in_steps(
         _check_pickled(model)
     start = _Start(model) if place is None else _resumed(place, model, ratios)
     small, done, spent, whole = start.model, start.done, start.spent, start.whole
+    check_ratios(options.get("ratios"))
     fixed = dict(options.pop("ratios", None) or {})
     if options.get("data") is not None:
         options["data"] = read_batches(options["data"], model)  # a generator serves once

@@ -112,8 +112,8 @@ def requested(
     """
     of = cost_name(of)
     decides = isinstance(importance, str) and importance in THRESHOLDS
-    for name in ("ratios", "limits"):
-        _check_mapping(name, options.get(name))
+    _check_mapping("limits", options.get("limits"))
+    check_ratios(options.get("ratios"))
     _check_mapping("budget", budget)
     if ratio is not None and (decides or budget):
         what = f"importance={importance!r} decides" if decides else "budget tells"
@@ -127,8 +127,6 @@ def requested(
     budget = {cost_name(name): fraction for name, fraction in (budget or {}).items()}
     for name, fraction in budget.items():
         _check_fraction(fraction, f"budget[{name!r}]")
-    for item, fraction in (options.get("ratios") or {}).items():
-        _check_fraction(fraction, f"ratios: {_shown(item)}")
     for item, limit in (options.get("limits") or {}).items():
         _check_limit(item, limit)
     whole = isinstance(round_to, int) and not isinstance(round_to, bool) and round_to >= 1
@@ -150,6 +148,17 @@ def _check_mapping(name: str, given: Any) -> None:
     if given is not None and not isinstance(given, Mapping):
         what = "a cost" if name == "budget" else "a layer"
         raise OptionError(f"{name} is a dict, a number for {what}, not {given!r}")
+
+
+def check_ratios(ratios: Any) -> None:
+    """Refuse what `ratios` cannot be.
+
+    Raises:
+        OptionError: It is no mapping of layers to fractions.
+    """
+    _check_mapping("ratios", ratios)
+    for item, fraction in (ratios or {}).items():
+        _check_fraction(fraction, f"ratios: {_shown(item)}")
 
 
 def _check_fraction(fraction: Any, name: str) -> None:

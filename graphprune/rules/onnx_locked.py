@@ -22,7 +22,13 @@ locked(
     *_named("ConcatFromSequence SequenceAt SequenceConstruct SequenceEmpty SequenceErase"),
     *_named("SequenceInsert SequenceLength SequenceMap SplitToSequence"),
 )
-locked("a value that may be absent", *_named("Optional OptionalGetElement OptionalHasElement"))
+locked("a value that may be absent", *_named("OptionalHasElement"))
+# A runtime takes and gives them as such only inside a whole graph.
+locked(
+    "a value that may be absent",
+    *_named("Optional OptionalGetElement"),
+    run=lambda held, **_: held,
+)
 locked(
     "text, not numbers",
     *_named("StringConcat StringNormalizer StringSplit RegexFullMatch TfIdfVectorizer"),

@@ -161,7 +161,7 @@ def axis_rule(
     return register
 
 
-def locked(why: str, *types: str) -> None:
+def locked(why: str, *types: str, run: Callable[..., Any] | None = None) -> None:
     """Register operations whose axes are locked on purpose.
 
     They are known, unlike operations without a rule: nothing of theirs can go, or the analysis
@@ -170,12 +170,13 @@ def locked(why: str, *types: str) -> None:
     Args:
         why: The reason, in words.
         *types: Operation types, as for `axis_rule`.
+        run: What evaluates them, as for `axis_rule`.
 
     Raises:
         AxisError: A type has a rule already.
     """
 
-    @axis_rule(*types)
+    @axis_rule(*types, run=run)
     def lock_all(op: Site) -> list[Dims]:
         return op.opaque(f"{why}: {op.op.type}")
 

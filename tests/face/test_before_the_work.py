@@ -216,3 +216,9 @@ def test_weights_that_are_packed_are_named() -> None:
     net[0].weight = nn.Parameter(packed, requires_grad=False)
     with pytest.raises(LiftError, match=r"0\.weight is a TwoTensor"):
         graphprune.shrink(net, 0.5)
+
+
+@pytest.mark.parametrize("ratios", [-1, {"0": "half"}, {"0": 2}])
+def test_ratios_of_several_steps_are_checked_first(ratios: Any) -> None:
+    with pytest.raises(graphprune.GraphPruneError, match="ratios"):
+        graphprune.shrink(dense(), 0.5, steps=2, ratios=ratios, **OPTIONS)

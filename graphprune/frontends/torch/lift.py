@@ -331,9 +331,14 @@ def _program(
 
 
 def _traced(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
-    args, kwargs = inputs
+    args, kwargs = pytree.tree_map_only(torch.Tensor, _owning, inputs)
     with quiet(), mended(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         return torch.export.export(model, args, kwargs, strict=False)
+
+
+def _owning(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor with memory of its own: of views, torch.export takes the base to be of any size."""
+    return tensor.clone() if tensor._is_view() else tensor
 
 
 def _traced_on_trial(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
