@@ -149,8 +149,8 @@ def factor(
     Examples:
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64))
-        >>> [layer.out_features for layer in factor(net, 0.5, compensate=False)[0]]
-        [24, 128]
+        >>> [type(layer).__name__ for layer in factor(net, 0.5, compensate=False)[0]]
+        ['Linear', 'Linear']
     """
     small: M = factored(model, ratio, of, options).apply()
     return small
