@@ -11,6 +11,8 @@ import numpy as np
 
 from graphprune.compensation.compensate import Compensation, compensate
 from graphprune.compensation.constants import (
+    ERROR_NEGLIGIBLE,
+    ERROR_SETTLED,
     MAKING_TIME,
     PASSES_TIME,
     POLISH_STEPS,
@@ -259,7 +261,8 @@ class Calibration:
             return found
         with self._progress(POLISHING) as advance:
             try:
-                better = polish(cuts, samples, found, steps, advance, self._allowed)
+                enough = ERROR_SETTLED if self.options.effort == "auto" else ERROR_NEGLIGIBLE
+                better = polish(cuts, samples, found, steps, advance, self._allowed, enough)
             except RuntimeError:  # no gradients, or it does not run at this batch size
                 return found
         if better is not found:

@@ -10,9 +10,11 @@ operations read:
 (knowledge distillation with all layers as targets; block reconstruction after quantisation does the
 same: Li et al., BRECQ, ICLR 2021).
 
-A few samples can be overfitted. So refit and descent are first done without one part of the samples
-in `PARTS`. Only where the descent reduces the error of the outputs on that part is it done with all
-samples; otherwise the weights of the refit stay.
+A few samples can be overfitted. So refit and descent are first done without one part of the
+samples in `PARTS`. Only where the descent reduces the error of the outputs on that part is it done
+with all samples; otherwise the weights of the refit stay. With `effort="auto"` no descent is begun
+where both networks give the same answers on that part and their outputs hardly differ: little is
+left to gain.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk, sampled
 from graphprune.engine.tensors import as_dtype, cut_tensor
 from graphprune.engine.trial import Trial
+from graphprune.statistics.answers import scored
 from graphprune.statistics.made.augment import augmented
 from graphprune.statistics.samples import Samples, captured, recut
 
@@ -54,6 +57,7 @@ def polish(
     steps: int = POLISH_STEPS,
     advance: Callable[[float], None] = lambda _: None,
     allowed: Allowance = _UNLIMITED,
+    enough: float = ERROR_NEGLIGIBLE,
 ) -> Compensation:
     """Improve the weights of the refit.
 
@@ -65,6 +69,8 @@ def polish(
         steps: Steps of each of the two descents.
         advance: Called with the share of the work that is done.
         allowed: Time that both may take.
+        enough: Relative squared error of the outputs at which no descent is begun where, besides,
+            both networks give the same answers.
 
     Returns:
         New weights; `solved` itself where held-out samples gain nothing.
@@ -76,7 +82,7 @@ def polish(
     seen = replace(samples, chunks=chunks[:-held], size=size)
     trial = _Polisher(cuts, size, compensate(cuts, seen))
     before = trial.off(chunks[-held:])
-    if before <= ERROR_NEGLIGIBLE:
+    if trial.settled(chunks[-held:], before, enough):
         return solved
     trial.run(seen.chunks, steps, lambda done: advance(done / 2), allowed.part(TRIAL_TIME))
     if not trial.off(chunks[-held:]) < before:  # true for NaN, too
@@ -196,6 +202,26 @@ class _Polisher:
                 pairs = zip(self._dense.run(chunk), self._small.run(chunk), strict=True)
                 total += sum(float(_relative(b, a)) for a, b in pairs if a.is_floating_point())
         return total / len(chunks)
+
+    def settled(self, chunks: Sequence[Chunk], error: float, enough: float) -> bool:
+        """Whether nothing is left to gain: outputs hardly differ, and all answers are the same.
+
+        Args:
+            chunks: The samples.
+            error: What `off` says of them.
+            enough: The error that is small enough.
+        """
+        if error <= ERROR_NEGLIGIBLE:
+            return True
+        return error <= enough and all(map(self._same, chunks))
+
+    def _same(self, chunk: Chunk) -> bool:
+        """Whether both networks give the same answers; never where results are no scores."""
+        scores = dict(zip(self._graph.outputs, scored(self._cuts.deps), strict=True))
+        with torch.no_grad():
+            results = zip(self._dense.run(chunk), self._small.run(chunk), strict=True)
+            pairs = [p for v, p in zip(self._dense.outputs, results, strict=True) if scores[v]]
+        return bool(pairs) and all(torch.equal(a.argmax(-1), b.argmax(-1)) for a, b in pairs)
 
 
 def _relative(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

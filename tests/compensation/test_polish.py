@@ -86,6 +86,7 @@ def test_effort_decides_whether_there_is_time_for_a_descent(
 ) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(calibration, "POLISH_STEPS", FEW)
+    monkeypatch.setattr(calibration, "ERROR_SETTLED", 0.0)
     model, x = _Rows().eval(), torch.randn(128, 6, 4)
 
     def note(effort: str) -> str:
@@ -131,6 +132,20 @@ def test_steps_are_as_many_as_time_allows(monkeypatch: pytest.MonkeyPatch) -> No
     assert steps("auto", 0.0) == 0
     assert steps("balanced", 0.0) == forecast.POLISH_STEPS
     assert steps("best", 0.0) > forecast.POLISH_STEPS
+
+
+def test_no_descent_is_begun_where_all_answers_are_the_same_already() -> None:
+    cuts, samples, solved = _solved()
+    assert polish(cuts, samples, solved, FEW, enough=0.0) is not solved
+    assert polish(cuts, samples, solved, FEW, enough=1e-5) is not solved, "outputs differ by more"
+    exact = Compensation()
+    whole = narrow(cuts.deps, {})
+    descent = module._Polisher(whole, samples.size, exact)
+    assert descent.settled(samples.chunks, 0.0, 0.0)
+    assert descent.settled(samples.chunks, 0.005, 0.01)
+    assert not descent.settled(samples.chunks, 0.02, 0.01)
+    noisy = module._Polisher(cuts, samples.size, exact)
+    assert not noisy.settled(samples.chunks, 0.005, 0.01), "answers differ"
 
 
 def test_without_time_the_weights_stay_as_they_were_solved_for() -> None:
