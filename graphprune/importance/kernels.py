@@ -114,7 +114,8 @@ def _plain(data: torch.Tensor, dim: int, kind: int) -> Scores:
     others = tuple(d for d in range(data.dim()) if d != dim)
     if data.device.type == "cpu":  # for small arrays NumPy costs less to call
         native = data.dtype in (torch.float32, torch.float64)
-        array = (data if native else data.double()).numpy().astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a NaN that signals stays one that does not
+            array = (data if native else data.double()).numpy().astype(np.float64)
         if kind == SQUARED:
             array *= array
         elif kind == ABSOLUTE:

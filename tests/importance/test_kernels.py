@@ -70,3 +70,10 @@ def test_a_large_contiguous_array_is_not_copied() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < weight.numel() * 4 / 16
+
+
+def test_a_nan_that_signals_is_a_nan_like_others() -> None:
+    bits = torch.tensor([[0x7F800001, 0]], dtype=torch.int32)
+    (rows, columns) = slice_sums(bits.view(torch.float32), ABSOLUTE)
+    assert np.isnan(rows).tolist() == [True]
+    assert np.isnan(columns).tolist() == [True, False]

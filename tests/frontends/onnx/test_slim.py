@@ -51,13 +51,20 @@ def test_what_is_left_out_is_read_from_the_file(name: str, exporter: str, tmp_pa
     assert source.model == whole
 
 
+def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model without its notes, which tell the name of the file that it was made of."""
+    assert model.metadata_props
+    del model.metadata_props[:]
+    return model
+
+
 def test_the_result_is_that_of_a_model_in_memory(path: Path) -> None:
     plan = graphprune.plan(path, 0.5, effort="fast")
     small = path.with_name("small.onnx")
     plan.write(small)
     assert [f.name for f in path.parent.iterdir() if f.suffix == ".data"] == []
     expected = graphprune.shrink(onnx.load(path), 0.5, effort="fast")
-    assert onnx.load(small) == expected == plan.apply()
+    assert _bare(onnx.load(small)) == _bare(expected) == _bare(plan.apply())
 
 
 @pytest.mark.parametrize("kind", [TensorProto.INT8, TensorProto.INT4, TensorProto.BFLOAT16])
@@ -75,9 +82,8 @@ def test_a_link_to_a_file_elsewhere(path: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     link = tmp_path / "other" / "link.onnx"
     os.symlink(path, link)
-    assert graphprune.shrink(link, 0.5, compensate=False) == graphprune.shrink(
-        path, 0.5, compensate=False
-    )
+    first, other = (_bare(graphprune.shrink(p, 0.5, compensate=False)) for p in (link, path))
+    assert first == other
 
 
 def test_a_file_that_changed_is_not_mixed_with_the_old_one(path: Path) -> None:
