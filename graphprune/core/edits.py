@@ -184,8 +184,35 @@ class Keep:
         }  # fmt: skip
 
 
+class _Within:
+    """What edits inside a weight share: all its indices stay."""
+
+    def cut(self, deps: Dependencies) -> Mapping[Axis, Indices]:
+        """No index goes."""
+        return {}
+
+    def count(self, deps: Dependencies, counts: Counts) -> None:
+        """All indices stay."""
+
+
+def _weight(deps: Dependencies, name: str, shape: tuple[int, ...], does: str) -> Value:
+    """A weight that an edit names.
+
+    Raises:
+        PlanError: The model has no such weight, or one of another shape.
+    """
+    found = deps.source.weights.get(name)
+    if found is None or found.shape != shape:
+        present = "no such weight" if found is None else f"one of shape {found.shape}"
+        raise PlanError(
+            f"the plan was made for another model: it {does} {name} of shape {shape}, this model "
+            f"has {present}"
+        )
+    return found
+
+
 @dataclass
-class Mask:
+class Mask(_Within):
     """Set some numbers of a weight to zero and keep the others.
 
     - How it cuts: not at all; the weight keeps its shape.
@@ -211,14 +238,7 @@ class Mask:
         Raises:
             PlanError: The model has no such weight, or one of another shape.
         """
-        found = deps.source.weights.get(self.weight)
-        if found is None or found.shape != self.kept.shape:
-            present = "no such weight" if found is None else f"one of shape {found.shape}"
-            raise PlanError(
-                f"the plan was made for another model: it sets zeros in {self.weight} of shape "
-                f"{self.kept.shape}, this model has {present}"
-            )
-        return found
+        return _weight(deps, self.weight, self.kept.shape, "sets zeros in")
 
     def check(self, deps: Dependencies) -> None:
         """Refuse a mask of a weight that the model does not have.
@@ -227,13 +247,6 @@ class Mask:
             PlanError: There is none of this name and shape.
         """
         self.find(deps)
-
-    def cut(self, deps: Dependencies) -> Mapping[Axis, Indices]:
-        """No index goes."""
-        return {}
-
-    def count(self, deps: Dependencies, counts: Counts) -> None:
-        """All indices stay."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Mask:
@@ -263,7 +276,7 @@ class Mask:
 
 
 @dataclass
-class Rank:
+class Rank(_Within):
     """Two layers in a row in place of one, with few channels between them.
 
     - How it cuts: no index goes; the weight becomes the product of two.
@@ -289,14 +302,7 @@ class Rank:
         Raises:
             PlanError: The model has no such weight, or one of another shape.
         """
-        found = deps.source.weights.get(self.weight)
-        if found is None or found.shape != self.shape:
-            present = "no such weight" if found is None else f"one of shape {found.shape}"
-            raise PlanError(
-                f"the plan was made for another model: it factors {self.weight} of shape "
-                f"{self.shape}, this model has {present}"
-            )
-        return found
+        return _weight(deps, self.weight, self.shape, "factors")
 
     def check(self, deps: Dependencies) -> None:
         """Refuse a rank that the weight cannot have.
@@ -314,13 +320,6 @@ class Rank:
             raise PlanError(f"{self.weight}: a rank is a whole number, not {self.rank!r}")
         if not 1 <= self.rank <= most:
             raise PlanError(f"{self.weight}: ranks run from 1 to {most}, not {self.rank}")
-
-    def cut(self, deps: Dependencies) -> Mapping[Axis, Indices]:
-        """No index goes."""
-        return {}
-
-    def count(self, deps: Dependencies, counts: Counts) -> None:
-        """All indices stay."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Rank:
