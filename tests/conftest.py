@@ -23,7 +23,7 @@ _TOGETHER = {
 
 # Seconds that a descent and the making of inputs may take where no effort is named: 40 and 120
 # otherwise. What they gain is tested by tests that ask for them.
-_DESCENT, _MAKING = 1.0, 4.0
+_DESCENT, _MAKING = 0.3, 2.0
 
 
 @pytest.fixture(autouse=True, scope="session")

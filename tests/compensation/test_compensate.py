@@ -315,7 +315,7 @@ def test_a_computed_bias_is_told_where_no_constant_can_be_added() -> None:
 def test_the_result_depends_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(
-        calibration, "POLISH_STEPS", 30
+        calibration, "POLISH_STEPS", 10
     )  # of the descent, of which more are as random
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3)).eval()
     x = torch.randn(2, 3, 8, 8)

@@ -50,7 +50,7 @@ def test_the_rule_is_right() -> None:
 def test_it_is_pruned_scored_and_compensated_like_a_built_in_operation(
     training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "POLISH_STEPS", 40)
+    monkeypatch.setattr(calibration, "POLISH_STEPS", 12)
     torch.manual_seed(0)
     layers = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 4)
     x, data = torch.randn(4, 8), torch.randn(256, 8)
