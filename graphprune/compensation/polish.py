@@ -213,15 +213,15 @@ class _Polisher:
         """
         if error <= ERROR_NEGLIGIBLE:
             return True
-        return error <= enough and all(map(self._same, chunks))
-
-    def _same(self, chunk: Chunk) -> bool:
-        """Whether both networks give the same answers; never where results are no scores."""
         scores = dict(zip(self._graph.outputs, scored(self._cuts.deps), strict=True))
+        shown = [scores[value] for value in self._dense.outputs]
+        return error <= enough and any(shown) and all(self._same(x, shown) for x in chunks)
+
+    def _same(self, chunk: Chunk, shown: Sequence[bool]) -> bool:
+        """Whether both networks give the same answers, in those results that are scores."""
         with torch.no_grad():
-            results = zip(self._dense.run(chunk), self._small.run(chunk), strict=True)
-            pairs = [p for v, p in zip(self._dense.outputs, results, strict=True) if scores[v]]
-        return bool(pairs) and all(torch.equal(a.argmax(-1), b.argmax(-1)) for a, b in pairs)
+            results = zip(self._dense.run(chunk), self._small.run(chunk), shown, strict=True)
+            return all(torch.equal(a.argmax(-1), b.argmax(-1)) for a, b, score in results if score)
 
 
 def _relative(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
