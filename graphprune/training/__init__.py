@@ -10,10 +10,11 @@ work as without them.
 """
 
 from graphprune.training.callbacks import for_lightning, for_trainer
+from graphprune.training.distil import distillation
 from graphprune.training.gates import Gates
 from graphprune.training.gradual import Gradual
 from graphprune.training.penalties import L1, GroupLasso, ScaleL1
-from graphprune.training.recover import distillation, recover
+from graphprune.training.recover import recover
 from graphprune.training.schedule import Schedule
 from graphprune.training.sparse import SparseTraining
 

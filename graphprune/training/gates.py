@@ -26,14 +26,9 @@ from graphprune.plans import Plan
 from graphprune.rules.facts import reading
 from graphprune.training.attached import Attached
 from graphprune.training.coupled import Coupled, Owned
+from graphprune.training.drawn import KINDS
+from graphprune.training.gated import Gated, draw, only_gated, strip
 from graphprune.training.spent import Spent
-
-BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
-"""Temperature and stretch of the hard concrete distribution (Louizos et al., 2018, section 4)."""
-
-OPEN = 2.5
-"""log a of a fresh gate. A hard concrete one is open with a chance of sigmoid(2.5 + 1.6) = 0.98 and
-is 1 in eval mode, so that a trained network starts with its outputs as they were."""
 
 GATE_RATE = 0.05
 """Learning rate of log a. It has some 4 to travel from open to closed: 80 Adam steps."""
@@ -46,117 +41,6 @@ DUAL_RATE = 0.01
 """By how much the multiplier m grows in a step, for each unit of cost that is too much. On two
 convolutions at a target of 0.4, a hundred steps after the warmup, 0.1 ended at 0.26, 0.03 at 0.37,
 0.01 at 0.41: larger ones run past the target while the gates, at their own rate, catch up."""
-
-
-class _Gate(nn.Module):
-    """The gates of one group.
-
-    Attributes:
-        log_alpha: One number for each index; the larger, the more open.
-        noise: Uniform numbers in (0, 1), drawn once for each forward pass; all weights of the
-            group see the same.
-    """
-
-    log_alpha: nn.Parameter
-    noise: torch.Tensor
-
-    def __init__(self, size: int, like: torch.Tensor) -> None:
-        super().__init__()
-        fresh = torch.full((size,), OPEN, device=like.device, dtype=torch.float32)
-        self.log_alpha = nn.Parameter(fresh)
-        self.register_buffer("noise", torch.full_like(fresh, 0.5), persistent=False)
-
-    def draw(self) -> None:
-        """Draw for another forward pass."""
-        # Not in place: the pass before may still wait for its backward.
-        self.noise = torch.rand_like(self.noise).clamp(1e-6, 1 - 1e-6)
-
-    def chance(self) -> torch.Tensor:
-        """The chance that each gate is open."""
-        return torch.sigmoid(self.log_alpha)
-
-    def sample(self) -> torch.Tensor:
-        """Z in training."""
-        raise NotImplementedError
-
-    def fixed(self) -> torch.Tensor:
-        """Z in eval mode."""
-        raise NotImplementedError
-
-    def forward(self) -> torch.Tensor:
-        """z, one number for each index."""
-        return self.sample() if self.training else self.fixed()
-
-
-class _HardConcrete(_Gate):
-    """z = min(1, max(0, s·(zeta - gamma) + gamma)), s = sigmoid((log u - log(1 - u) + log a)/β)."""
-
-    def chance(self) -> torch.Tensor:
-        return torch.sigmoid(self.log_alpha - BETA * _log(-GAMMA / ZETA))
-
-    def sample(self) -> torch.Tensor:
-        u = self.noise
-        s = torch.sigmoid((u.log() - (1 - u).log() + self.log_alpha) / BETA)
-        return (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
-
-    def fixed(self) -> torch.Tensor:
-        return (torch.sigmoid(self.log_alpha) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
-
-
-class _Bernoulli(_Gate):
-    """z is 1 with chance sigmoid(log a), else 0; the gradient is that of the chance."""
-
-    def sample(self) -> torch.Tensor:
-        chance = self.chance()
-        drawn = (self.noise < chance).to(chance)
-        return drawn + chance - chance.detach()  # straight through: Bengio et al., 2013
-
-    def fixed(self) -> torch.Tensor:
-        chance = self.chance()
-        return (chance > 0.5).to(chance)
-
-
-class _Gaussian(_Gate):
-    """z = p + √(p·(1 - p))·ε: a normal variable with a Bernoulli's mean and variance.
-
-    Multiplicative Gaussian noise in the place of the Bernoulli's (Wang & Manning, Fast Dropout,
-    2013), reparameterised.
-    """
-
-    def sample(self) -> torch.Tensor:
-        chance = self.chance()
-        normal: torch.Tensor = torch.special.ndtri(self.noise)
-        spread = (chance * (1 - chance)).clamp(min=1e-8).sqrt()
-        return chance + spread * normal
-
-    def fixed(self) -> torch.Tensor:
-        return self.chance()
-
-
-KINDS: dict[str, type[_Gate]] = {
-    "hard_concrete": _HardConcrete,
-    "bernoulli": _Bernoulli,
-    "gaussian": _Gaussian,
-}
-"""How gates are drawn."""
-
-
-class _Gated(nn.Module):
-    """A parametrization: a weight whose slices are multiplied by gates.
-
-    The first weight that sees a gate holds it, so that the model's optimizer, state dict and device
-    hold it too; the tuple hides it from the list of submodules of the others.
-    """
-
-    def __init__(self, gate: _Gate, owned: Owned, first: bool) -> None:
-        super().__init__()
-        self._gate = (gate,)
-        self._owned = owned
-        if first:
-            self.gate = gate
-
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return self._owned.scale(weight, self._gate[0]())
 
 
 class Gates(Attached):
@@ -216,7 +100,7 @@ class Gates(Attached):
         self.coupled = Coupled(model, example_inputs, keep)
         self._given = (example_inputs, keep)
         root = self.coupled.model
-        if any(isinstance(module, _Gated) for module in root.modules()):
+        if any(isinstance(module, Gated) for module in root.modules()):
             raise OptionError("the model has gates already: call .remove() on the others first")
         self._spent = Spent(self.coupled.deps, of)
         places = _places(self.coupled, mixed)
@@ -231,20 +115,20 @@ class Gates(Attached):
             path, _, name = owned.name.rpartition(".")
             module = root.get_submodule(path)
             if isinstance(module, parametrize.ParametrizationList) or (
-                parametrize.is_parametrized(module, name) and not _gated(module, name)
+                parametrize.is_parametrized(module, name) and not only_gated(module, name)
             ):
                 raise OptionError(
                     f"{owned.name} is parametrized already: gates need a plain weight; take it off "
                     "(torch.nn.utils.parametrize.remove_parametrizations) or name it in keep="
                 )
             # unsafe: the check would run the gates, and the shape stays as it is.
-            step = _Gated(made[number], owned, owned is places[number][0]).train(module.training)
+            step = Gated(made[number], owned, owned is places[number][0]).train(module.training)
             parametrize.register_parametrization(module, name, step, unsafe=True)
         self._gates = made
         self._multiplier = 0.0
         self._adam = torch.optim.Adam(self._alphas(), lr=self.rate)
         self._taken: list[torch.Tensor] = []
-        root.register_forward_pre_hook(_draw)
+        root.register_forward_pre_hook(draw)
 
     def attached(self) -> None:
         """Put the gates into the optimizer's first group, for whoever unscales or clips gradients.
@@ -316,7 +200,7 @@ class Gates(Attached):
         root = self.coupled.model
         modes = {module: module.training for module in root.modules()}
         self.detach()
-        _strip(root)
+        strip(root)
         for module in root.modules():
             module.training = modes[module]
 
@@ -331,7 +215,7 @@ class Gates(Attached):
             A plan whose `apply()` gives the smaller model.
         """
         source = copy.deepcopy(self.coupled.model)
-        _strip(source)
+        strip(source)
         scores = []
         for group in self.coupled.groups:
             gate = self._gates.get(group.id)
@@ -368,48 +252,9 @@ class Gates(Attached):
         Raises:
             GraphPruneError: The gates were removed.
         """
-        if not any(isinstance(module, _Gated) for module in self.coupled.model.modules()):
+        if not any(isinstance(module, Gated) for module in self.coupled.model.modules()):
             raise GraphPruneError("these gates were removed from the model: make new ones")
         return super().attach(optimizer)
-
-
-def _log(x: float) -> float:
-    return float(torch.tensor(x, dtype=torch.float64).log())
-
-
-def _gated(module: nn.Module, name: str) -> bool:
-    """Whether a weight has gates, and no other parametrization."""
-    return all(isinstance(step, _Gated) for step in module.parametrizations[name])  # type: ignore[index]
-
-
-def _draw(module: nn.Module, _: Any) -> None:
-    """Draw all gates of a model anew: a hook that runs before each forward pass."""
-    for held in module.modules():
-        if isinstance(held, _Gate) and held.training:
-            held.draw()
-
-
-def _strip(root: nn.Module) -> None:
-    """Take all gates out of a model."""
-    for number, hook in list(root._forward_pre_hooks.items()):
-        if hook is _draw:
-            del root._forward_pre_hooks[number]
-    for module in list(root.modules()):
-        if not parametrize.is_parametrized(module):
-            continue
-        held = module.parametrizations
-        assert isinstance(held, nn.ModuleDict)
-        chains = {n: c for n, c in held.items() if any(isinstance(x, _Gated) for x in c)}  # type: ignore[attr-defined]
-        if not chains:
-            continue
-        module.eval()
-        values = {name: getattr(module, name).detach().clone() for name in chains}
-        training = {name: bool(chain.original.requires_grad) for name, chain in chains.items()}
-        # Not `remove_parametrizations`: it takes the property off the class, which copies share.
-        del module.parametrizations
-        module.__class__ = module.__class__.__mro__[1]
-        for name, value in values.items():
-            module.register_parameter(name, nn.Parameter(value, training[name]))
 
 
 def _places(coupled: Coupled, mixed: bool) -> dict[int, list[Owned]]:

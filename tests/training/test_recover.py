@@ -12,7 +12,7 @@ import graphprune
 from graphprune import OptionError
 from graphprune.core.errors import GraphPruneError
 from graphprune.training import distillation, recover
-from graphprune.training.recover import feature_loss, layer_map
+from graphprune.training.distil import feature_loss, layer_map
 from tests.training.nets import INPUTS, LABELS, cnn, train
 
 
