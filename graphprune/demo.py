@@ -15,7 +15,7 @@ from graphprune.api import plan
 from graphprune.core.errors import GraphPruneError
 from graphprune.core.progress import tracked
 from graphprune.frontends.torch.saving import save_model
-from graphprune.report.report import show
+from graphprune.report.text import show
 
 Split = tuple[Tensor, Tensor]
 _SECONDS = 20  # that pruning may take; with four times as many the accuracy was the same

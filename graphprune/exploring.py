@@ -28,7 +28,8 @@ from graphprune.importance.constants import NEEDED
 from graphprune.passes.agree import Agree
 from graphprune.pipeline import Pass, Pipeline, Work
 from graphprune.planning import DEFAULT, PlanOptions, check_options, planned
-from graphprune.report.explored import FLOAT, Point, Sensitive, Sensitivity, Sweep
+from graphprune.report.sensitivity import Sensitive, Sensitivity
+from graphprune.report.sweep import FLOAT, Point, Sweep
 from graphprune.rounding import LEAST, MOST, bytes_of, rounded
 
 Metric = Callable[[Any], float]

@@ -23,8 +23,9 @@ from graphprune.planning import BOTH, COMPACT, DEFAULT, FACTOR
 from graphprune.plans import Plan, load_plan
 from graphprune.quantising import Quantised, quantise
 from graphprune.recalibration import recalibrate, report_of
-from graphprune.report.explored import Sensitivity, Sweep
 from graphprune.report.report import Report
+from graphprune.report.sensitivity import Sensitivity
+from graphprune.report.sweep import Sweep
 from graphprune.rules import axis_rule
 from graphprune.training import recover
 from graphprune.version import __version__

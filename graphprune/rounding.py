@@ -14,7 +14,7 @@ import torch
 from graphprune.core.graph import Value
 from graphprune.engine.tensors import cut_tensor
 from graphprune.pipeline import Work
-from graphprune.report.explored import FLOAT
+from graphprune.report.sweep import FLOAT
 from graphprune.rules.facts import Reading, reading
 
 LEAST, MOST = 2, 16

@@ -12,7 +12,8 @@ from graphprune.commands.options import AsJson, Force, Model, Planning, planning
 from graphprune.commands.printing import check_page, command_line, console, say
 
 if TYPE_CHECKING:
-    from graphprune.report.explored import Sensitivity, Sweep
+    from graphprune.report.sensitivity import Sensitivity
+    from graphprune.report.sweep import Sweep
 
 Metric: TypeAlias = Annotated[
     str | None,

@@ -47,7 +47,7 @@ def check_page(html: Path | None, force: bool) -> None:
 
 def print_report(report: Report, as_json: bool) -> None:
     """Print a report; data on stdout and the text on stderr where asked for."""
-    from graphprune.report.report import show
+    from graphprune.report.text import show
 
     show(report, console(stderr=as_json))
     if as_json:

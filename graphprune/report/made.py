@@ -18,12 +18,12 @@ from graphprune.engine.tensors import cut_tensor
 from graphprune.lowrank.ranks import ranked, ranks_of, spent
 from graphprune.passes.couple import couple
 from graphprune.pipeline import Work
-from graphprune.report.report import (
+from graphprune.report.report import Report
+from graphprune.report.rows import (
     GroupRow,
     LayerRow,
     LowRank,
     RankRow,
-    Report,
     Sparse,
     WidthRow,
     lock_reasons,

@@ -17,7 +17,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from graphprune.core.agreement import CLOSE
-from graphprune.report.report import GroupRow, Report, agreed, figures, verdict
+from graphprune.report.report import Report
+from graphprune.report.rows import GroupRow
+from graphprune.report.text import agreed, figures, verdict
 from graphprune.version import __version__
 
 _SECTIONS = (

@@ -10,16 +10,8 @@ from graphprune.core.agreement import Agreement
 from graphprune.core.errors import GraphPruneError
 from graphprune.core.proof import Verification
 from graphprune.pipeline import PassRow
-from graphprune.report.report import (
-    SCHEMA,
-    GroupRow,
-    LayerRow,
-    LowRank,
-    RankRow,
-    Report,
-    Sparse,
-    WidthRow,
-)
+from graphprune.report.report import SCHEMA, Report
+from graphprune.report.rows import GroupRow, LayerRow, LowRank, RankRow, Sparse, WidthRow
 
 _PAIRS = ("params", "macs", "bytes", "memory", "latency")  # tuples, which JSON makes lists of
 

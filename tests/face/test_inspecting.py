@@ -18,7 +18,7 @@ import graphprune
 from graphprune import inspecting
 from graphprune.core.errors import AxisError, GraphPruneError
 from graphprune.core.groups import Dependencies
-from graphprune.report.report import lock_reasons
+from graphprune.report.rows import lock_reasons
 
 
 class Net(nn.Module):

@@ -13,7 +13,7 @@ from torch import nn
 import graphprune
 from graphprune.core.agreement import Agreement, compared
 from graphprune.core.batch import Batch
-from graphprune.report.report import agreed
+from graphprune.report.text import agreed
 from graphprune.statistics.batches import UNSEEN, held_out
 
 
