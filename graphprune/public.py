@@ -14,14 +14,16 @@ from graphprune.core.errors import (
 )
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import cost
-from graphprune.deploying import Deployed, deploy
+from graphprune.deploying.deploy import deploy
+from graphprune.deploying.deployed import Deployed
 from graphprune.exploring import sensitivity, sweep
 from graphprune.frontends.opening import frontend
 from graphprune.importance import criterion
 from graphprune.pipeline import Pass, Pipeline
 from graphprune.planning import BOTH, COMPACT, DEFAULT, FACTOR
 from graphprune.plans import Plan, load_plan
-from graphprune.quantising import Quantised, quantise
+from graphprune.quantising.quantise import quantise
+from graphprune.quantising.quantised import Quantised
 from graphprune.recalibration import recalibrate, report_of
 from graphprune.report.report import Report
 from graphprune.report.sensitivity import Sensitivity

@@ -29,7 +29,7 @@ def deploy(
     import json
 
     from graphprune.core.errors import GraphPruneError
-    from graphprune.deploying import deploy as work
+    from graphprune.deploying.deploy import deploy as work
     from graphprune.frontends.onnx import is_onnx
     from graphprune.models import load_data
 

@@ -29,7 +29,7 @@ def quantise(
     from graphprune.core.errors import GraphPruneError
     from graphprune.frontends.onnx import is_onnx
     from graphprune.models import load_data
-    from graphprune.quantising import quantise as work
+    from graphprune.quantising.quantise import quantise as work
 
     if not is_onnx(model):
         raise GraphPruneError(f"{model} is no .onnx file: export it first (graphprune shrink -o)")

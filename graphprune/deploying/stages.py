@@ -1,4 +1,4 @@
-"""deploy: shrink, recover, quantise and export in one call, each stage measured."""
+"""The stages of a deployment: each is done, measured and kept, or taken from a call before."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import gzip
 import hashlib
 import json
 import os
-import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,16 +21,17 @@ from graphprune.api import plan as make_plan
 from graphprune.compensation.calibration import inputs_for
 from graphprune.core.agreement import compared
 from graphprune.core.batch import Batch
-from graphprune.core.errors import GraphPruneError, OptionError
-from graphprune.core.files import check_target, write_whole
-from graphprune.core.progress import interruptible
-from graphprune.costs.registry import Counting, cost_name
+from graphprune.core.errors import GraphPruneError
+from graphprune.core.files import write_whole
+from graphprune.costs.registry import cost_name
+from graphprune.deploying.deployed import Stage
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.saving import save_model
-from graphprune.models import given
 from graphprune.passes.couple import couple
 from graphprune.plans import Plan
-from graphprune.quantising import Quantised, answers, quantise, quantised_already
+from graphprune.quantising.files import answers
+from graphprune.quantising.quantise import quantise
+from graphprune.quantising.quantised import Quantised
 from graphprune.statistics.answers import scored
 from graphprune.statistics.batches import read_batches
 from graphprune.training import recover as recovered
@@ -41,214 +40,18 @@ from graphprune.training.recover import SAMPLES
 if TYPE_CHECKING:  # importing graphprune does not import onnx
     from onnx import ModelProto
 
+
 Metric = Callable[[Callable[..., Any]], float]
 """Judges a stage: gets a function of the model's inputs (tensors) that returns its outputs (a
 tensor, or a list of them), and gives a number, the larger the better."""
 
-STEEP, STEEPEST = 10.0, 20.0
-"""Compression from which on a word of warning is due, and from which on the reason is told."""
-
 JUDGED_BY = 128
 """Inputs that stages are compared on, at most."""
-
-SCHEMA = 1
-"""The version of a deployment as data: it grows where a field is renamed or goes."""
 
 _STATE = "state.json"
 
 
-@dataclass
-class Stage:
-    """A stage of a deployment, as measured in ONNX Runtime on the same inputs as all others.
-
-    Attributes:
-        name: `"original"`, `"shrink"`, `"recover"` or `"int8"`.
-        parameters: Numbers in its initializers.
-        bytes: Of its ONNX file.
-        zipped: Of that file, compressed by gzip.
-        kept: Share of the original's outputs' variation that is kept; see `Agreement`.
-        same: Share of equal answers; None where outputs are no scores.
-        metric: What the caller's metric gives; None without one.
-        seconds: Of one run; None where it was not measured.
-        took: Seconds that the stage's own work took.
-    """
-
-    name: str
-    parameters: int
-    bytes: int
-    zipped: int
-    kept: float | None = None
-    same: float | None = None
-    metric: float | None = None
-    seconds: float | None = None
-    took: float = 0.0
-
-
-@dataclass
-class Deployed:
-    """What `deploy` made.
-
-    Attributes:
-        path: The file.
-        stages: The stages, the original first.
-        macs: Multiply-accumulates before and after.
-        warnings: What the caller should know.
-    """
-
-    path: Path
-    stages: list[Stage] = field(default_factory=list)
-    macs: tuple[int, int] | None = None
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def compression(self) -> float:
-        """Bytes of the original's file by those of the result's."""
-        return self.stages[0].bytes / self.stages[-1].bytes
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same as plain data, ready for JSON."""
-        return {
-            "schema": SCHEMA,
-            **asdict(self),
-            "path": str(self.path),
-            "compression": self.compression,
-        }
-
-    def __str__(self) -> str:
-        first = self.stages[0]
-        head = [
-            "stage",
-            "parameters",
-            "kB",
-            "gzip kB",
-            "outputs kept",
-            "same answer",
-            "metric",
-            "ms",
-        ]
-        rows = [head]
-        for stage in self.stages:
-            rows.append([
-                stage.name, f"{stage.parameters:,}", f"{stage.bytes / 1e3:,.1f}",
-                f"{stage.zipped / 1e3:,.1f}", _percent(stage.kept), _percent(stage.same),
-                "-" if stage.metric is None else f"{stage.metric:.4g}",
-                "-" if stage.seconds is None else f"{stage.seconds * 1e3:.3g}",
-            ])  # fmt: skip
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = [
-            "  ".join(x.ljust(w) if i == 0 else x.rjust(w) for i, (x, w) in
-                      enumerate(zip(row, widths, strict=True))).rstrip()
-            for row in rows
-        ]  # fmt: skip
-        last = self.stages[-1]
-        lines.append(f"{self.compression:.1f}x fewer bytes")
-        if self.macs is not None:
-            lines[-1] += f", {self.macs[0] / self.macs[1]:.1f}x fewer MACs"
-        if first.seconds and last.seconds:
-            lines[-1] += f", {first.seconds / last.seconds:.1f}x as fast as measured"
-        return "\n".join([*lines, *(f"note: {text}" for text in self.warnings)])
-
-
-def deploy(
-    model: Any,
-    ratio: float = 0.5,
-    of: str | Counting = "params",
-    *,
-    out: str | os.PathLike[str],
-    data: Any = None,
-    recover: bool | Mapping[str, Any] = False,
-    int8: bool = True,
-    metric: Metric | None = None,
-    folder: str | os.PathLike[str] | None = None,
-    **options: Any,
-) -> Deployed:
-    """Shrink a model, recover its accuracy, quantise it, and write it as an ONNX file.
-
-    Args:
-        model: A module or an ONNX model, as for `graphprune.shrink`; not modified.
-        ratio: As for `graphprune.shrink`.
-        of: As for `graphprune.shrink`.
-        out: The `.onnx` file to write; written whole or not at all.
-        data: Data for statistics, recovery and calibration; inputs are made where not given. A
-            generator serves once: pass a list or a loader.
-        recover: Whether `graphprune.recover` trains the smaller module; options for it may be
-            given as a dict.
-        int8: Whether the result is quantised (`graphprune.quantise`).
-        metric: Judges every stage; see `Metric`.
-        folder: Where stages are kept, so that a call that was interrupted goes on behind the last
-            stage that was done; made if it does not exist. None: nowhere.
-        **options: As for `graphprune.plan`.
-
-    Returns:
-        The stages with sizes, agreement, metric and time; `print` shows them as a table.
-
-    Raises:
-        OptionError: A value is none that could be meant.
-        GraphPruneError: A stage fails, or `folder` holds another deployment.
-
-    Example::
-
-        done = graphprune.deploy(model, ratio=0.5, data=loader, recover=True, out="small.onnx")
-        print(done)
-    """
-    target = check_target(out, (".onnx",))
-    if not isinstance(int8, bool) or not isinstance(recover, bool | Mapping):
-        raise OptionError("int8 is True or False, recover too, or a dict of options for recover")
-    if metric is not None and not callable(metric):
-        raise OptionError(f"metric is a function of a function, not {metric!r}")
-    model = given(model)
-    if recover is not False and not isinstance(model, nn.Module):
-        raise OptionError("recover= trains a module: pass the module rather than a file of it")
-    made = options.pop("verify", True)
-    if int8 and not isinstance(model, nn.Module):
-        lifted = open_model(model, None, None, 1).program
-        if quantised_already(lifted.graph):
-            raise OptionError(f"{lifted.name} holds int8 operations already: pass int8=False")
-    kept = "nothing is kept; with folder=, the same call goes on behind the last stage"
-    if folder is not None:
-        kept = f"stages that were finished are kept in {folder}, and the same call goes on"
-    with interruptible(lambda: kept), _place(folder) as place:
-        run = _Run(model, Path(place), data, metric, (ratio, of, {**options, "verify": made}))
-        run.check(recover, int8)
-        run.stage("original", run.export)
-        run.stage("shrink", run.shrink)
-        if recover is not False:
-            run.stage("recover", lambda: run.recover({} if recover is True else dict(recover)))
-        if int8:
-            run.stage("int8", run.quantise)
-        done = Deployed(target, run.stages, run.macs, run.notes)
-        if done.compression > STEEP:
-            done.warnings.append(_steep(done.compression))
-        write_whole(target, run.last.read_bytes())
-    return done
-
-
-def _steep(compression: float) -> str:
-    text = f"{compression:.0f}x smaller: look at agreement and metric before you ship it"
-    if compression > STEEPEST:
-        text += (
-            "; beyond some 20x few published methods keep their accuracy, even when trained again "
-            "(Blalock et al., What is the State of Neural Network Pruning?, MLSys 2020)"
-        )
-    return text
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
-
-
-def _place(folder: str | os.PathLike[str] | None) -> Any:
-    """The folder of the stages: the caller's, or one that goes afterwards."""
-    if folder is None:
-        return tempfile.TemporaryDirectory()
-    path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise GraphPruneError(f"folder={path} is a file")
-    path.mkdir(parents=True, exist_ok=True)
-    return nullcontext(str(path))
-
-
-class _Run:
+class Stages:
     """The stages of one deployment.
 
     Attributes:

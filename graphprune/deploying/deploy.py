@@ -1,0 +1,107 @@
+"""deploy: shrink, recover, quantise and export in one call, each stage measured."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from graphprune.core.errors import GraphPruneError, OptionError
+from graphprune.core.files import check_target, write_whole
+from graphprune.core.progress import interruptible
+from graphprune.costs.registry import Counting
+from graphprune.deploying.deployed import STEEP, Deployed, steep
+from graphprune.deploying.stages import Metric, Stages
+from graphprune.frontends.opening import open_model
+from graphprune.models import given
+from graphprune.quantising.quantise import quantised_already
+
+
+def deploy(
+    model: Any,
+    ratio: float = 0.5,
+    of: str | Counting = "params",
+    *,
+    out: str | os.PathLike[str],
+    data: Any = None,
+    recover: bool | Mapping[str, Any] = False,
+    int8: bool = True,
+    metric: Metric | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Deployed:
+    """Shrink a model, recover its accuracy, quantise it, and write it as an ONNX file.
+
+    Args:
+        model: A module or an ONNX model, as for `graphprune.shrink`; not modified.
+        ratio: As for `graphprune.shrink`.
+        of: As for `graphprune.shrink`.
+        out: The `.onnx` file to write; written whole or not at all.
+        data: Data for statistics, recovery and calibration; inputs are made where not given. A
+            generator serves once: pass a list or a loader.
+        recover: Whether `graphprune.recover` trains the smaller module; options for it may be
+            given as a dict.
+        int8: Whether the result is quantised (`graphprune.quantise`).
+        metric: Judges every stage; see `Metric`.
+        folder: Where stages are kept, so that a call that was interrupted goes on behind the last
+            stage that was done; made if it does not exist. None: nowhere.
+        **options: As for `graphprune.plan`.
+
+    Returns:
+        The stages with sizes, agreement, metric and time; `print` shows them as a table.
+
+    Raises:
+        OptionError: A value is none that could be meant.
+        GraphPruneError: A stage fails, or `folder` holds another deployment.
+
+    Example::
+
+        done = graphprune.deploy(model, ratio=0.5, data=loader, recover=True, out="small.onnx")
+        print(done)
+    """
+    target = check_target(out, (".onnx",))
+    if not isinstance(int8, bool) or not isinstance(recover, bool | Mapping):
+        raise OptionError("int8 is True or False, recover too, or a dict of options for recover")
+    if metric is not None and not callable(metric):
+        raise OptionError(f"metric is a function of a function, not {metric!r}")
+    model = given(model)
+    if recover is not False and not isinstance(model, nn.Module):
+        raise OptionError("recover= trains a module: pass the module rather than a file of it")
+    made = options.pop("verify", True)
+    if int8 and not isinstance(model, nn.Module):
+        lifted = open_model(model, None, None, 1).program
+        if quantised_already(lifted.graph):
+            raise OptionError(f"{lifted.name} holds int8 operations already: pass int8=False")
+    kept = "nothing is kept; with folder=, the same call goes on behind the last stage"
+    if folder is not None:
+        kept = f"stages that were finished are kept in {folder}, and the same call goes on"
+    with interruptible(lambda: kept), _place(folder) as place:
+        run = Stages(model, Path(place), data, metric, (ratio, of, {**options, "verify": made}))
+        run.check(recover, int8)
+        run.stage("original", run.export)
+        run.stage("shrink", run.shrink)
+        if recover is not False:
+            run.stage("recover", lambda: run.recover({} if recover is True else dict(recover)))
+        if int8:
+            run.stage("int8", run.quantise)
+        done = Deployed(target, run.stages, run.macs, run.notes)
+        if done.compression > STEEP:
+            done.warnings.append(steep(done.compression))
+        write_whole(target, run.last.read_bytes())
+    return done
+
+
+def _place(folder: str | os.PathLike[str] | None) -> Any:
+    """The folder of the stages: the caller's, or one that goes afterwards."""
+    if folder is None:
+        return tempfile.TemporaryDirectory()
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise GraphPruneError(f"folder={path} is a file")
+    path.mkdir(parents=True, exist_ok=True)
+    return nullcontext(str(path))

@@ -1,0 +1,1 @@
+"""To int8: files by ONNX Runtime, modules by torchao."""

@@ -1,0 +1,127 @@
+"""ONNX models in int8, by ONNX Runtime's quantizer; and what models answer there."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from graphprune.core.agreement import compared
+from graphprune.core.errors import GraphPruneError, first_line
+from graphprune.core.groups import Dependencies
+from graphprune.core.program import Program
+from graphprune.core.progress import LONG, announce, duration
+from graphprune.engine.state import quiet
+from graphprune.quantising.quantised import Quantised
+from graphprune.statistics.answers import scored
+
+if TYPE_CHECKING:  # importing graphprune does not import onnx
+    from onnx import ModelProto
+
+
+_RANGES = 2  # ranges of weights that are tried, each calibrated and judged anew
+
+
+class _Reader:
+    """Calibration inputs as ONNX Runtime asks for them: one chunk after the other."""
+
+    def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
+        self._feeds = feeds
+        self._next: Iterator[Mapping[str, Any]] = iter(feeds)
+
+    def get_next(self) -> Mapping[str, Any] | None:
+        """The next inputs, or None at the end."""
+        return next(self._next, None)
+
+    def rewind(self) -> None:
+        """Start anew."""
+        self._next = iter(self._feeds)
+
+
+def quantised_file(
+    program: Program, deps: Dependencies, seen: Any, held: Any, kind: str
+) -> Quantised:
+    """Quantise an ONNX model; of two ranges of weights, the one that agrees better."""
+    names = [value.name for value in deps.source.inputs]
+    reader = _Reader([_feed(names, chunk) for chunk in seen])
+    judged = [_feed(names, chunk) for chunk in held]
+    original: ModelProto = program.model
+    start = time.perf_counter()
+    before = answers(original, judged)
+    runs = len(judged) + (len(seen) if kind == "static" else 0)
+    took = time.perf_counter() - start
+    whole = _RANGES * took * runs / len(judged)
+    if whole > LONG:
+        announce(f"int8: about {duration(whole)}, by the speed of the first runs")
+    best: Quantised | None = None
+    for reduced in (False, True):
+        made = _quantised(original, reader, kind, reduced)
+        bits = (
+            "7-bit weights (no overflow on processors without VNNI)" if reduced else "8-bit weights"
+        )
+        numbers = compared(before, answers(made, judged), scored(deps))
+        kept, same, _ = numbers or (None, None, None)
+        done = Quantised(
+            made, (original.ByteSize(), made.ByteSize()), kept, same, 0, "",
+            f"{kind} QDQ, {bits}" if kind == "static" else f"dynamic, {bits}",
+        )  # fmt: skip
+        if best is None or (done.kept or 0) > (best.kept or 0):
+            best = done
+    assert best is not None
+    return best
+
+
+def _feed(names: Sequence[str], chunk: Sequence[torch.Tensor]) -> dict[str, Any]:
+    return {name: x.detach().cpu().numpy() for name, x in zip(names, chunk, strict=True)}
+
+
+def answers(model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> list[list[torch.Tensor]]:
+    """Results of a model in ONNX Runtime."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    out = []
+    for feed in feeds:
+        results = [x for x in session.run(None, dict(feed)) if hasattr(x, "dtype")]
+        out.append([torch.as_tensor(x) for x in results if x.dtype.kind in "fiub"])
+    return out
+
+
+def _quantised(original: ModelProto, reader: _Reader, kind: str, reduced: bool) -> ModelProto:
+    """What ONNX Runtime's quantizer makes of a model."""
+    import onnx
+    from onnxruntime import quantization as q
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    reader.rewind()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")
+        source, ready, made = (Path(folder) / n for n in ("source.onnx", "ready.onnx", "made.onnx"))
+        onnx.save(original, source)
+        try:
+            quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
+        except Exception:  # it only helps
+            ready = source
+        try:
+            if kind == "dynamic":
+                q.quantize_dynamic(str(ready), str(made), per_channel=True, reduce_range=reduced)
+            else:
+                q.quantize_static(
+                    str(ready), str(made), reader, quant_format=q.QuantFormat.QDQ, per_channel=True,
+                    reduce_range=reduced, activation_type=q.QuantType.QUInt8,
+                    weight_type=q.QuantType.QInt8,
+                )  # fmt: skip
+            return onnx.load(made)
+        except Exception as error:
+            raise GraphPruneError(
+                f"ONNX Runtime cannot quantise this model: {first_line(error)}"
+            ) from error
