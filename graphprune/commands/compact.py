@@ -17,8 +17,8 @@ from graphprune.commands.options import (
     inputs_of,
     load_extensions,
 )
+from graphprune.commands.outputs import check_model
 from graphprune.commands.printing import print_report, print_written
-from graphprune.commands.shrink import check_outputs
 
 
 def compact(
@@ -43,7 +43,7 @@ def compact(
     from graphprune.models import load_model
 
     target = _target(model) if out is None else out
-    check_outputs(model, weights, target, None, force)
+    check_model(model, weights, target, None, force)
     load_extensions(extension)
     options: dict[str, Any] = {
         "example_inputs": inputs_of(input_size),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from graphprune.commands.options import AsJson, Force, Model, Planning, planning
+from graphprune.commands.outputs import check_new
 
 
 @planning
@@ -33,8 +34,7 @@ def deploy(
     from graphprune.frontends.onnx import is_onnx
     from graphprune.models import load_data
 
-    if out.exists() and not force:
-        raise GraphPruneError(f"{out} exists: pass --force to replace it")
+    check_new(out, force, (".onnx",))
     if asked.ratio is None and asked.budget:
         raise GraphPruneError("deploy takes --ratio, not --budget")
     options = {name: held for name, held in asked.options().items() if held is not None}

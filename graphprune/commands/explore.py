@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from graphprune.commands.options import AsJson, Force, Model, Planning, planning
-from graphprune.commands.printing import check_page, command_line, console, say
+from graphprune.commands.outputs import check_new
+from graphprune.commands.printing import command_line, console, say
 
 if TYPE_CHECKING:
     from graphprune.report.sensitivity import Sensitivity
@@ -36,7 +37,7 @@ def sensitivity(
     """Measure what it costs to shrink each coupled group alone, by --ratio of its indices."""
     from graphprune.exploring import sensitivity as measure
 
-    check_page(html, force)
+    check_new(html, force, (".html",))
     options = asked.options()
     if asked.effort == "auto":
         options.pop("effort")
@@ -67,7 +68,7 @@ def sweep(
     from graphprune.core.errors import GraphPruneError
     from graphprune.exploring import sweep as measure
 
-    check_page(html, force)
+    check_new(html, force, (".html",))
     if asked.ratio is not None:
         raise GraphPruneError("a sweep has many ratios: pass --at 0.3,0.5 in place of --ratio")
     try:

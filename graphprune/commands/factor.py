@@ -18,8 +18,8 @@ from graphprune.commands.options import (
     load_extensions,
     numbers,
 )
+from graphprune.commands.outputs import check_model
 from graphprune.commands.printing import print_report, print_written
-from graphprune.commands.shrink import check_outputs
 
 
 def factor(
@@ -66,7 +66,7 @@ def factor(
     load_extensions(extension)
     if compensate not in ("auto", "on", "off"):
         raise GraphPruneError(f"--compensate is auto, on or off, not {compensate}")
-    check_outputs(model, weights, out, plan, force)
+    check_model(model, weights, out, plan, force)
     options: dict[str, Any] = {
         "budget": numbers(budget, "--budget", "macs=0.5"),
         "limits": numbers(limits, "--limits", "layer=16"),

@@ -9,12 +9,14 @@ import typer
 
 from graphprune.commands.options import (
     Extension,
+    Force,
     Model,
     Size,
     Weights,
     inputs_of,
     load_extensions,
 )
+from graphprune.commands.outputs import check_new
 
 
 def inspect(
@@ -29,6 +31,7 @@ def inspect(
     dot: Annotated[str | None, typer.Option(help="write Graphviz here, - for stdout")] = None,
     graphml: Annotated[str | None, typer.Option(help="write GraphML here, - for stdout")] = None,
     extension: Extension = None,
+    force: Force = False,
     as_json: Annotated[
         str | None, typer.Option("--json", help="write JSON here, - for stdout")
     ] = None,
@@ -38,13 +41,12 @@ def inspect(
 
     from graphprune import inspecting
     from graphprune.api import analyze
-    from graphprune.core.files import check_target, write_whole
+    from graphprune.core.files import write_whole
     from graphprune.models import load_model
 
     load_extensions(extension)
     for target in (html, dot, graphml, as_json):
-        if target not in (None, "-"):
-            check_target(target)
+        check_new(target, force)
     deps = analyze(load_model(model, weights), inputs_of(input_size))
     wanted: list[tuple[str | None, Callable[[], str]]] = [
         (html, lambda: deps.as_html(layer, why)),

@@ -32,19 +32,6 @@ def command_line() -> str:
     return shlex.join(["graphprune", *sys.argv[1:]])
 
 
-def check_page(html: Path | None, force: bool) -> None:
-    """Refuse a page that cannot be written, or would replace something, before the work.
-
-    Raises:
-        GraphPruneError: Names the file, and the way out.
-    """
-    from graphprune.core.errors import GraphPruneError
-    from graphprune.core.files import check_target
-
-    if html is not None and check_target(html, (".html",)).exists() and not force:
-        raise GraphPruneError(f"{html} exists: pass --force to replace it")
-
-
 def print_report(report: Report, as_json: bool) -> None:
     """Print a report; data on stdout and the text on stderr where asked for."""
     from graphprune.report.text import show

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from graphprune.commands.options import AsJson, Force
+from graphprune.commands.outputs import check_new
 
 
 def quantise(
@@ -33,8 +34,7 @@ def quantise(
 
     if not is_onnx(model):
         raise GraphPruneError(f"{model} is no .onnx file: export it first (graphprune shrink -o)")
-    if out.exists() and not force:
-        raise GraphPruneError(f"{out} exists: pass --force to replace it")
+    check_new(out, force, (".onnx",))
     found = None if data is None else load_data(data, True)
     done = work(model, found, kind=kind, out=out, samples=samples, seed=seed)
     if as_json:

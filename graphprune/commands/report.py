@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from graphprune.commands.options import AsJson, Force, Model, Planning, planning
-from graphprune.commands.printing import check_page, command_line, print_report, say
+from graphprune.commands.outputs import check_new
+from graphprune.commands.printing import command_line, print_report, say
 
 
 @planning
@@ -22,7 +23,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Print what a plan would do; write no model."""
-    check_page(html, force)
+    check_new(html, force, (".html",))
     made = asked.plan(model, verify=html is not None)
     if html is not None:
         made.apply()

@@ -17,8 +17,8 @@ from graphprune.commands.options import (
     inputs_of,
     load_extensions,
 )
+from graphprune.commands.outputs import check_model
 from graphprune.commands.printing import print_report
-from graphprune.commands.shrink import check_outputs
 
 
 def sparsify(
@@ -60,7 +60,7 @@ def sparsify(
     load_extensions(extension)
     if compensate not in ("auto", "on", "off"):
         raise GraphPruneError(f"--compensate is auto, on or off, not {compensate}")
-    check_outputs(model, weights, out, plan, force)
+    check_model(model, weights, out, plan, force)
     made = plan_sparsity(
         load_model(model, weights),
         ratio,

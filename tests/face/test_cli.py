@@ -175,6 +175,32 @@ def test_inspect(
     import networkx
 
     assert networkx.read_graphml(folder / "a.graphml").number_of_edges() > 2
+    assert run(monkeypatch, "inspect", MODEL, "--dot", "a.dot", "--layer", "a", "--force") == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "target"),
+    [
+        *[((c, MODEL, "-o", "x.pt"), "x.pt") for c in ("shrink", "compact", "factor", "sparsify")],
+        (("shrink", MODEL, "-o", "new.pt", "--plan", "x.json"), "x.json"),
+        (("deploy", MODEL, "-o", "x.onnx"), "x.onnx"),
+        (("quantise", "given.onnx", "-o", "x.onnx"), "x.onnx"),
+        *[((c, MODEL, "--html", "x.html"), "x.html") for c in ("report", "sensitivity", "sweep")],
+        *[(("inspect", MODEL, f"--{k}", "x"), "x") for k in ("html", "dot", "graphml", "json")],
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, tuple) else "",
+)  # fmt: skip
+def test_no_command_replaces_an_output_unasked(
+    folder: Path,
+    args: tuple[str, ...],
+    target: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folder / target).write_text("mine")
+    assert run(monkeypatch, *args) == 2
+    assert f"{target} exists: pass --force to replace it" in capsys.readouterr().err
+    assert (folder / target).read_text() == "mine"
 
 
 def test_the_package_is_a_command(
