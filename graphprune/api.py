@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from typing_extensions import Unpack
 
 from graphprune.compacting import CompactOptions, compacted
-from graphprune.core.edits import Mask
 from graphprune.core.groups import Dependencies
+from graphprune.core.within import Mask
 from graphprune.costs.registry import Counting
 from graphprune.factoring import FactorOptions, factored
 from graphprune.frontends.torch.inference import undisturbed

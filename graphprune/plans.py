@@ -13,10 +13,11 @@ import numpy as np
 from torch import nn
 
 from graphprune.compensation.calibration import Options
-from graphprune.core.edits import Edit, Keep, cut_by, edit_of
+from graphprune.core.edits import Edit, cut_by, edit_of
 from graphprune.core.errors import GraphPruneError, PlanError
 from graphprune.core.files import check_target, write_whole
 from graphprune.core.indices import Indices
+from graphprune.core.keep import Keep
 from graphprune.core.markup import heading, table
 from graphprune.core.program import Inputs
 from graphprune.costs.registry import cost_name

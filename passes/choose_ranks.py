@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from graphprune.choice.choose import Chooser
 from graphprune.choice.select import fixed_only, select
-from graphprune.core.edits import Keep, Rank
 from graphprune.core.errors import OptionError, PassError
+from graphprune.core.keep import Keep
+from graphprune.core.within import Rank
 from graphprune.pipeline import Outcome, Pass, Work
 
 

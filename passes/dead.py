@@ -8,10 +8,11 @@ import numpy as np
 
 from graphprune.choice.select import Selection
 from graphprune.core.axes import Axis
-from graphprune.core.edits import Keep, cut_by
+from graphprune.core.edits import cut_by
 from graphprune.core.errors import PassError
 from graphprune.core.groups import Group
 from graphprune.core.indices import Indices
+from graphprune.core.keep import Keep
 from graphprune.costs.registry import cost_of
 from graphprune.importance.free import Free, Mask
 from graphprune.pipeline import Outcome, Pass, Work

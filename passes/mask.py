@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from graphprune.choice.select import Selection
-from graphprune.core.edits import Keep, Mask
 from graphprune.core.errors import PassError
+from graphprune.core.keep import Keep
+from graphprune.core.within import Mask
 from graphprune.pipeline import Outcome, Pass, Work
 
 

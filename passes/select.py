@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from graphprune.choice.aim import meet
 from graphprune.choice.constants import RATIO_TOLERANCE
-from graphprune.core.edits import Keep, cut_by
+from graphprune.core.edits import cut_by
 from graphprune.core.errors import PassError
+from graphprune.core.keep import Keep
 from graphprune.pipeline import Outcome, Pass, Work
 
 

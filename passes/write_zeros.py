@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from graphprune.core.edits import Mask
 from graphprune.core.errors import PassError
 from graphprune.core.graph import Value
+from graphprune.core.within import Mask
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.sparsity.zeros import fitted
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from graphprune.core.axes import Axis, Dim, atoms, leaves, length, segments
 
 Indices: TypeAlias = npt.NDArray[np.int64]
+Flags: TypeAlias = npt.NDArray[np.bool_]
 
 
 def kept_length(dim: Dim, counts: Mapping[Axis, int]) -> int:

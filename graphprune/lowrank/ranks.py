@@ -15,11 +15,12 @@ import numpy as np
 from graphprune.compensation.calibration import Calibration
 from graphprune.compensation.constants import LOSS_FLOOR, PASSED_LEAST, RANK_STEP
 from graphprune.core.axes import Dim
-from graphprune.core.edits import Edit, Rank
+from graphprune.core.edits import Edit
 from graphprune.core.errors import BudgetError, OptionError, PlanError, first_line
 from graphprune.core.graph import Value
 from graphprune.core.groups import Counts, Dependencies, Group
 from graphprune.core.progress import progress
+from graphprune.core.within import Rank
 from graphprune.costs import counted
 from graphprune.costs.counted import Polynomial, monomials
 from graphprune.costs.either import Alternative, Either

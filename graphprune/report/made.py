@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from graphprune.core.axes import atoms
-from graphprune.core.edits import Mask
 from graphprune.core.graph import Value
 from graphprune.core.indices import kept_indices
+from graphprune.core.within import Mask
 from graphprune.costs.registry import cost_of
 from graphprune.engine.tensors import cut_tensor
 from graphprune.lowrank.ranks import ranked, ranks_of, spent

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
-from graphprune.core.axes import (
-    Dim,
-    atom,
-    concat,
-    cut_all,
-    leaves,
-    length,
-    lock,
-    split,
-    unify,
-)
+from graphprune.core.axes import Dim, atom, lock
 from graphprune.core.effect import Dims, Effect
 from graphprune.core.errors import AxisError
 from graphprune.core.graph import Op, Value
-from graphprune.rules.notation import Pattern, Signature, Term, parse
+from graphprune.rules.binding import Binding, Misfit, broadcast
+from graphprune.rules.notation import Signature, parse
 
 
 @dataclass(frozen=True)
@@ -188,32 +178,31 @@ class Site:
             AxisError: It does not fit; the message names the operation, the signature, the shapes
                 and the cause.
         """
-        bound: dict[str, Any] = {}
+        bound = Binding(self.op)
         try:
             for number, (pattern, value) in enumerate(
                 zip(signature.inputs, self.op.inputs, strict=False)
             ):
                 if value is not None:
-                    self._match(pattern, self._dims[value], bound, f"operand {number}")
+                    bound.match(pattern, self._dims[value], f"operand {number}")
             outputs = [
-                self._produce(pattern, value.shape, bound, f"result {number}")
+                bound.produce(pattern, value.shape, f"result {number}")
                 for number, (pattern, value) in enumerate(
                     zip(signature.outputs, self.op.outputs, strict=False)
                 )
             ]
         except Misfit as error:
             raise AxisError(self.misfit(signature.text, str(error))) from error
-        self._note(signature, bound)
-        self.contract(*(bound[name] for name in signature.contracted if name in bound))
-        self.mix(*self.product(mixes.split(), bound))
-        self.lock(self.product(locks.split(), bound), f"length fixed by {self.op.type}")
+        self._note(signature, bound.sizes())
+        self.contract(*(bound.dims[n] for n in signature.contracted if n in bound.dims))
+        self.mix(*bound.product(mixes.split()))
+        self.lock(bound.product(locks.split()), f"length fixed by {self.op.type}")
         if signature.counted and not self.effect.macs:
-            self.effect.macs.append(self.product(signature.counted, bound))
-        self._bind_sizes(bound)
+            self.effect.macs.append(bound.product(signature.counted))
+        self._bind_sizes(bound.dims)
         return outputs
 
-    def _note(self, signature: Signature, bound: Mapping[str, Any]) -> None:
-        sizes = {name: length(dim) for name, dim in bound.items() if isinstance(dim, tuple)}
+    def _note(self, signature: Signature, sizes: Mapping[str, int]) -> None:
         operands = self.op.inputs[: len(signature.inputs)]
         rest = self.op.inputs[len(signature.inputs) :]
         whole = all(value is None or not value.shape for value in rest)
@@ -244,15 +233,6 @@ class Site:
         sizes = zip(names, self.shape(index), strict=True)
         return " ".join("1" if size == 1 else name for name, size in sizes)
 
-    @staticmethod
-    def product(names: Sequence[str], bound: Mapping[str, Any]) -> tuple[Dim, ...]:
-        """The dimensions bound to letters and runs, as one flat product."""
-        out: list[Dim] = []
-        for name in names:
-            found = bound.get(name, ())
-            out.extend(found if isinstance(found, list) else [found])
-        return tuple(out)
-
     def finish(self) -> None:
         """Settle the declared sizes of a rule that used no signature."""
         self._bind_sizes({})
@@ -266,110 +246,13 @@ class Site:
             self.effect.sizes[attr] = size
         self._sizes.clear()
 
-    def _match(self, pattern: Pattern, dims: Dims, bound: dict[str, Any], what: str) -> None:
-        run = len(dims) - len(pattern) + 1
-        at = 0
-        for term in pattern:
-            if term.kind == "ellipsis":
-                bound["..."] = self.broadcast([bound.get("...", []), dims[at : at + run]])
-                at += run
-            elif term.kind == "star":
-                self.lock(dims[at : at + run], "consumed by a window")
-                bound[term.names[0]] = dims[at : at + run]
-                at += run
-            elif at < len(dims):
-                self._match_dim(term, dims[at], bound, f"dimension {at} of {what}")
-                at += 1
-            else:
-                at += 1
-        if at != len(dims) or run < 0:
-            raise Misfit(f"{what} has {len(dims)} dimensions, its pattern {_counted(pattern)}")
-
     def misfit(self, text: str, cause: str) -> str:
         """What is said of a signature that does not fit."""
         return said(self.op, text, f"does not fit the shapes {shapes(self.op)}: {cause}")
 
-    def _match_dim(self, term: Term, dim: Dim, bound: dict[str, Any], what: str) -> None:
-        if term.kind == "one":
-            return
-        known = [bound.get(name) for name in term.names]
-        if None not in known:
-            whole = _join(term, [part for part in known if part is not None])
-            if length(whole) != length(dim):
-                letters = f"{' '.join(term.names)!r} is {length(whole)} elsewhere"
-                raise Misfit(f"{what} is {length(dim)} long, but {letters}")
-            unify(dim, whole, f"sizes do not divide at {self.op.name}")
-            return
-        if len(term.names) == 1:
-            bound[term.names[0]] = dim
-            return
-        parts = self._separate(term, dim, known)
-        for name, part in zip(term.names, parts, strict=True):
-            if name in bound:
-                unify(bound[name], part, f"sizes do not divide at {self.op.name}")
-            else:
-                bound[name] = part
-
-    def _separate(self, term: Term, dim: Dim, known: Sequence[Dim | None]) -> list[Dim]:
-        sizes = [
-            length(part) if part is not None else size
-            for part, size in zip(known, term.sizes, strict=True)
-        ]
-        given = [size for size in sizes if size is not None]
-        rest = length(dim) - sum(given) if term.kind == "sum" else length(dim) // prod(given)
-        full = [rest if size is None else size for size in sizes]
-        parts = cut_all(dim, full) if term.kind == "sum" else split(dim, full)
-        if parts is None:
-            self.lock([dim], "sizes do not divide")
-            parts = [atom(size, f"sizes do not divide at {self.op.name}") for size in full]
-        return parts
-
-    def _produce(
-        self, pattern: Pattern, shape: tuple[int, ...], bound: dict[str, Any], what: str
-    ) -> Dims:
-        out: Dims = []
-        run = len(shape) - len(pattern) + 1
-        if len(pattern) > len(shape) + any(t.kind in ("ellipsis", "star") for t in pattern):
-            raise Misfit(f"{what} has {len(shape)} dimensions, its pattern {_counted(pattern)}")
-        for term in pattern:
-            if term.kind == "ellipsis":
-                out.extend(bound.get("...", []))
-            elif term.kind == "star":
-                fresh = [atom(size, f"made by {self.op.name}") for size in shape[len(out) :][:run]]
-                bound[term.names[0]] = fresh
-                out.extend(fresh)
-            elif term.kind == "one":
-                out.append(())
-            else:
-                for name, size in zip(term.names, term.sizes, strict=True):
-                    if name not in bound:
-                        if len(out) >= len(shape):
-                            more = f"its pattern {len(out) + 1} or more"
-                            raise Misfit(f"{what} has {len(shape)} dimensions, {more}")
-                        bound[name] = atom(size or shape[len(out)])
-                out.append(_join(term, [bound[name] for name in term.names]))
-        made = [length(dim) for dim in out]
-        if tuple(made) != shape:
-            raise Misfit(f"{what} would have the shape {made}")
-        return out
-
     def broadcast(self, operands: Sequence[Dims]) -> Dims:
         """Unify dimensions aligned from the right; a length of one broadcasts."""
-        rank = max((len(dims) for dims in operands), default=0)
-        out: Dims = [()] * rank
-        for dims in operands:
-            for i, dim in enumerate(dims, rank - len(dims)):
-                if not out[i]:
-                    out[i] = dim
-                elif dim and dim is not out[i]:
-                    unify(out[i], dim, f"sizes do not divide at {self.op.name}")
-        return out
-
-
-def _join(term: Term, parts: Sequence[Dim]) -> Dim:
-    if term.kind == "sum":
-        return concat(parts)
-    return tuple(axis for part in parts for axis in leaves(part))
+        return broadcast(self.op, operands)
 
 
 def shapes(op: Op) -> str:
@@ -381,13 +264,3 @@ def shapes(op: Op) -> str:
 def said(op: Op, rule: str, what: str) -> str:
     """A sentence on the rule of an operation, as every error about rules begins."""
     return f"{op.type} at {op.name}: the rule {rule!r} {what}"
-
-
-class Misfit(Exception):
-    """Why a signature does not fit."""
-
-
-def _counted(pattern: Pattern) -> str:
-    """How many dimensions a pattern has."""
-    runs = sum(term.kind in ("ellipsis", "star") for term in pattern)
-    return f"at least {len(pattern) - 1}" if runs else str(len(pattern))

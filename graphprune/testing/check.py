@@ -9,32 +9,22 @@ two operands is linear in both. One line tests a rule:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from graphprune.core.axes import Axis, atom, atoms, length
-from graphprune.core.cuts import Cuts, narrow
-from graphprune.core.effect import Dims, Effect
-from graphprune.core.errors import VerifyError
-from graphprune.core.graph import Evaluator, Graph, Op, Value
-from graphprune.core.groups import Dependencies
-from graphprune.core.indices import Indices, kept_indices
+from graphprune.core.axes import Axis, atom
+from graphprune.core.effect import Dims
+from graphprune.core.graph import Evaluator, Graph, Value
 from graphprune.engine.run import Run, given_inputs
-from graphprune.engine.tensors import cut_tensor, difference
 from graphprune.frontends.torch.lift import CapturedModule, lift
-from graphprune.rules import facts
-from graphprune.rules.facts import is_blank, is_random, is_recurrent
+from graphprune.rules.facts import is_recurrent
 from graphprune.rules.registry import infer, is_known
-from graphprune.rules.site import said, shapes
 from graphprune.testing.linear import check_products
-
-Keep = Mapping[Axis, Indices]
-Tensors = list["torch.Tensor | None"]
+from graphprune.testing.trial import Keep, Tensors, Trial, copies, some
 
 
 def check_rule(function: Callable[..., Any], *tensors: torch.Tensor, seed: int = 0) -> list[str]:
@@ -83,7 +73,7 @@ def check_graph(
         done.append((op, effect))
     rng = np.random.default_rng(seed)
     for (op, effect), operands in zip(done, _operands(graph, inputs, engine), strict=True):
-        trial = _Trial(op, effect, dims, operands, engine)
+        trial = Trial(op, effect, dims, operands, engine)
         for keep in _choices(trial, rng):
             trial.check(keep)
         if not trial.random:
@@ -132,7 +122,7 @@ def missed_in_graph(graph: Graph, inputs: Sequence[torch.Tensor], seed: int = 0)
         held = {axis: None for value in taken for dim in dims[value] for axis in dim}
         found, effect = infer(op, dims)
         dims.update(zip(op.outputs, found, strict=True))
-        trial = _Trial(op, effect, dims, operands, graph.engine)
+        trial = Trial(op, effect, dims, operands, graph.engine)
         for axes in _suspects(list(held), trial):
             if not trial.random and trial.commutes(axes, rng):
                 reason = axes[0].reason or "mixed"
@@ -171,22 +161,12 @@ def _operands(graph: Graph, inputs: Sequence[torch.Tensor], engine: Evaluator) -
     out: list[Tensors] = []
     given = given_inputs(graph, inputs, engine.dtype)
     run = Run(graph, lambda v: v.tensor.detach(), [given], dtype=engine.dtype, engine=engine)
-    for _ in run.steps(lambda _, operands: out.append(_copies(operands))):
+    for _ in run.steps(lambda _, operands: out.append(copies(operands))):
         pass
     return out
 
 
-def _copies(tensors: Tensors) -> Tensors:
-    return [None if tensor is None else tensor.clone() for tensor in tensors]
-
-
-def _some(size: int, rng: np.random.Generator) -> Indices:
-    """A random choice of indices: at least one, and not all."""
-    kept = rng.choice(size, int(rng.integers(1, size)), replace=False)
-    return np.sort(kept).astype(np.int64)
-
-
-def _choices(trial: _Trial, rng: np.random.Generator) -> Iterator[Keep]:
+def _choices(trial: Trial, rng: np.random.Generator) -> Iterator[Keep]:
     """Every free axis without its first, its last and some indices; then several at once."""
     axes = trial.free()
     for axis in axes:
@@ -194,10 +174,10 @@ def _choices(trial: _Trial, rng: np.random.Generator) -> Iterator[Keep]:
         yield from ({axis: kept} for kept in (everything[1:], everything[:-1]))
     exact = [axis for axis in axes if axis not in trial.mixed]
     for several in (axes, exact):
-        yield {axis: _some(axis.size, rng) for axis in several}
+        yield {axis: some(axis.size, rng) for axis in several}
 
 
-def _suspects(axes: Sequence[Axis], trial: _Trial) -> Iterator[list[Axis]]:
+def _suspects(axes: Sequence[Axis], trial: Trial) -> Iterator[list[Axis]]:
     """Plain axes that are locked or mixed: each, then all of the same length."""
     sound = [
         axis
@@ -210,159 +190,3 @@ def _suspects(axes: Sequence[Axis], trial: _Trial) -> Iterator[list[Axis]]:
         alike = [axis for axis in doubted if axis.size == size]
         if len(alike) > 1:
             yield alike
-
-
-@dataclass
-class _Trial:
-    """One operation, ready to be run on narrowed operands."""
-
-    op: Op
-    effect: Effect
-    dims: Mapping[Value, Dims]
-    operands: Tensors
-    engine: Evaluator
-
-    def __post_init__(self) -> None:
-        self.mixed = {axis for dim in self.effect.mixes for axis in atoms(dim)}
-        self.contracted = {axis for dim in self.effect.contracts for axis in atoms(dim)}
-        self.random = is_blank(self.op) or self._varies()
-        self._deps = Dependencies(
-            Graph([self.op], [], [], {}, self.engine), self.dims, {self.op: self.effect}, infer
-        )
-
-    def _varies(self) -> bool:
-        """Whether results differ from run to run; attention without dropout only might."""
-        if not self.engine.random(self.op) and not is_random(self.op):
-            return False
-        if self.op.attrs.get("seed") is not None:  # the same numbers again, others once narrowed
-            return True
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            first, *others = (self.run(self.operands) for _ in range(5))
-        return any(
-            difference(a, b) > 0 for other in others for a, b in zip(first, other, strict=True)
-        )
-
-    def free(self) -> list[Axis]:
-        """The axes that the operation touches and that may lose indices."""
-        values = [*(value for value in self.op.inputs if value is not None), *self.op.outputs]
-        found = dict.fromkeys(axis for v in values for dim in self.dims[v] for axis in atoms(dim))
-        return [axis for axis in found if axis.reason is None and axis.size > 1]
-
-    def check(self, keep: Keep) -> None:
-        """Compare the narrowed operation with the original one.
-
-        Raises:
-            VerifyError: They differ, or the narrowed one does not run.
-        """
-        cuts = narrow(self._deps, keep)
-        try:
-            found = self.narrowed(cuts, self.operands)
-        except (RuntimeError, IndexError, ValueError, TypeError) as error:
-            raise self._wrong(keep, f"it does not run: {error}") from error
-        zeroed = self.zeroed(keep, [axis for axis in keep if axis in self.contracted])
-        for number, (full, cut) in enumerate(zip(self.run(zeroed), found, strict=True)):
-            expected = cut_tensor(full, cuts.kept(self.op.outputs[number]))
-            if expected.shape != cut.shape:
-                have = f"result {number} has the shape {list(cut.shape)}"
-                raise self._wrong(keep, f"{have}, not {list(expected.shape)}")
-            if self.mixed & keep.keys() or self.random:
-                continue
-            gap = difference(expected, cut)
-            if gap > self.engine.tolerance:
-                raise self._wrong(keep, f"result {number} differs by {gap:.3g}", gap)
-
-    def _wrong(self, keep: Keep, cause: str, gap: float = float("inf")) -> VerifyError:
-        """The error that says that removal contradicts the rule."""
-        what = f"is wrong on the shapes {shapes(self.op)}: without some of {self.place(keep)}"
-        rule = facts.found(self.op).text
-        return VerifyError(said(self.op, rule, f"{what}, {cause}"), self.op.name, gap)
-
-    def commutes(self, axes: Sequence[Axis], rng: np.random.Generator) -> bool:
-        """Whether removal along axes that the rule holds back would have been exact."""
-        size = axes[0].size
-        readings: set[int | None] = {None, *range(max(len(v.shape) for v in self.op.outputs))}
-        for sign in (0, -1, 1):
-            operands = [_renewed(tensor, sign, rng) for tensor in self.operands]
-            singles = [np.delete(np.arange(size), i) for i in range(size)]
-            for kept in [*singles, *(_some(size, rng) for _ in range(4))]:
-                readings = self._readings(readings, dict.fromkeys(axes, kept), operands)
-                if not readings:
-                    return False
-        return True
-
-    def _readings(
-        self, readings: Iterable[int | None], keep: Keep, operands: Tensors
-    ) -> set[int | None]:
-        """Which result dimensions, cut after zeroing, give the narrowed results (None: as is)."""
-        kept = next(iter(keep.values()))
-        size = next(iter(keep)).size
-        try:
-            found = self.narrowed(narrow(self._deps, keep), operands)
-        except (RuntimeError, IndexError, ValueError, TypeError):
-            return set()
-        masked = self.run(self.zeroed(keep, list(keep), operands))
-        out = set()
-        for dim in readings:
-            cut = masked
-            if dim is not None:
-                if any(x.dim() <= dim or x.shape[dim] != size for x in masked):
-                    continue
-                cut = [cut_tensor(x, [None] * dim + [kept]) for x in masked]
-            if all(
-                difference(a, b) <= self.engine.tolerance for a, b in zip(cut, found, strict=True)
-            ):
-                out.add(dim)
-        return out
-
-    def narrowed(self, cuts: Cuts, operands: Tensors) -> list[torch.Tensor]:
-        """The results of the narrowed operation."""
-        small = [
-            None if value is None or tensor is None else cut_tensor(tensor, cuts.kept(value))
-            for value, tensor in zip(self.op.inputs, operands, strict=True)
-        ]
-        return self.run(small, cuts.attrs.get(self.op, {}))
-
-    def zeroed(self, keep: Keep, axes: Sequence[Axis], operands: Tensors | None = None) -> Tensors:
-        """The operands without what the removed indices of some axes hold."""
-        gone = {axis: keep[axis] for axis in axes}
-        out: Tensors = []
-        for value, tensor in zip(self.op.inputs, operands or self.operands, strict=True):
-            for number, dim in enumerate([] if value is None else self.dims[value]):
-                kept = kept_indices(dim, gone)
-                if kept is not None and tensor is not None:
-                    rest = np.setdiff1d(np.arange(length(dim)), kept)
-                    tensor = tensor.index_fill(number, torch.as_tensor(rest), 0)
-            out.append(tensor)
-        return out
-
-    def run(
-        self, operands: Tensors, changed: Mapping[str, Any] | None = None
-    ) -> list[torch.Tensor]:
-        """The results of the operation, which may write to none of its operands."""
-        run = self.engine.evaluate
-        with torch.no_grad():
-            return run(self.op, _copies(operands), changed or {}, self.engine.dtype)
-
-    def place(self, axes: Iterable[Axis]) -> str:
-        """Where axes occur among the operands and results."""
-        wanted = set(axes)
-        values = [(f"operand {i}", value) for i, value in enumerate(self.op.inputs)]
-        values += [(f"result {i}", value) for i, value in enumerate(self.op.outputs)]
-        return ", ".join(
-            f"{name} {list(value.shape)} dim {number}"
-            for name, value in values
-            if value is not None
-            for number, dim in enumerate(self.dims[value])
-            if wanted & set(atoms(dim))
-        )
-
-
-def _renewed(
-    tensor: torch.Tensor | None, sign: int, rng: np.random.Generator
-) -> torch.Tensor | None:
-    """Other random numbers, of one sign unless it is 0; integers stay."""
-    if tensor is None or not tensor.is_floating_point():
-        return tensor
-    fresh = torch.as_tensor(rng.standard_normal(tensor.shape), dtype=tensor.dtype)
-    return sign * (fresh.abs() + 0.1) if sign else fresh

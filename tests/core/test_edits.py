@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.core.edits import Keep, counted, cut_by, edit_of
+from graphprune.core.edits import counted, cut_by, edit_of
 from graphprune.core.errors import PlanError
 from graphprune.core.groups import Dependencies
+from graphprune.core.keep import Keep
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 import graphprune
-from graphprune.core.edits import Keep
 from graphprune.core.errors import PassError, PlanError
+from graphprune.core.keep import Keep
 from graphprune.pipeline import PASSES, Outcome, Pass, Pipeline, Work
 
 X = torch.randn(2, 8)

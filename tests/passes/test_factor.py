@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.core.edits import Rank, edit_of
+from graphprune.core.edits import edit_of
 from graphprune.core.errors import BudgetError, OptionError, PassError, PlanError
+from graphprune.core.within import Rank
 from graphprune.costs.counted import Polynomial
 from graphprune.costs.either import Alternative, Either
 from graphprune.frontends.onnx.execute import run_model

@@ -14,8 +14,9 @@ from onnx import numpy_helper
 from torch import nn
 
 import graphprune
-from graphprune.core.edits import Mask, edit_of
+from graphprune.core.edits import edit_of
 from graphprune.core.errors import BudgetError, OptionError, PassError, PlanError
+from graphprune.core.within import Mask
 from graphprune.frontends.onnx.execute import run_model
 from graphprune.sparsity import spread
 from graphprune.sparsity.layers import View, find_layers

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from graphprune.core.edits import Mask
 from graphprune.core.errors import GraphPruneError, OptionError, first_line, nearest
+from graphprune.core.within import Mask
 from graphprune.sparsity.request import FORMS
 
 M = TypeVar("M")
