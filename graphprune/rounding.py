@@ -15,7 +15,7 @@ from graphprune.core.graph import Value
 from graphprune.engine.tensors import cut_tensor
 from graphprune.pipeline import Work
 from graphprune.report.sweep import FLOAT
-from graphprune.rules.facts import Reading, reading
+from graphprune.rules.readings import Reading, reading
 
 LEAST, MOST = 2, 16
 """Bits that weights may be rounded to."""

@@ -27,7 +27,7 @@ from graphprune.engine.linear import Linear, linear, meets_no_border
 from graphprune.engine.scales import Scale, carried, scale_of
 from graphprune.passes.rewrite import rewrite
 from graphprune.pipeline import Outcome, Pass, Work
-from graphprune.rules.facts import affine, is_norm
+from graphprune.rules.scalings import affine, is_norm
 
 
 class FoldNorms(Pass):

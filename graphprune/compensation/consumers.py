@@ -1,8 +1,8 @@
 """Consumers: the linear operations whose weights can make up for the channels that are removed.
 
 A consumer computes `y = W x + b` and sums over the channels of x: linear layers, convolutions,
-products with a weight, recurrent cells. `graphprune.rules.facts.reading` tells from an operation's
-rule whether it is one. Whatever lies between two consumers is only run, never changed.
+products with a weight, recurrent cells. `graphprune.rules.readings.reading` tells from an
+operation's rule whether it is one. Whatever lies between two consumers is only run, never changed.
 """
 
 from __future__ import annotations
@@ -16,16 +16,9 @@ import torch
 from graphprune.compensation.grid import Grid, grids
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
-from graphprune.rules.facts import (
-    Reading,
-    adds,
-    epsilon,
-    folded,
-    is_batch_norm,
-    is_norm,
-    reading,
-    recurrent,
-)
+from graphprune.rules.facts import adds
+from graphprune.rules.readings import Reading, folded, reading, recurrent
+from graphprune.rules.scalings import epsilon, is_batch_norm, is_norm
 
 
 class Unsolvable(Exception):

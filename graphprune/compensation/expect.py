@@ -39,17 +39,9 @@ from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import LastUses
 from graphprune.engine.tensors import as_dtype
-from graphprune.rules.facts import (
-    Reading,
-    adds,
-    folded,
-    is_blank,
-    is_random,
-    joins,
-    multiplies,
-    norm_channel,
-    reading,
-)
+from graphprune.rules.facts import adds, is_blank, is_random, joins, multiplies
+from graphprune.rules.readings import Reading, folded, reading
+from graphprune.rules.scalings import norm_channel
 from graphprune.statistics.constants import COLOURS_MOST, QUADRATURE_NODES
 from graphprune.statistics.moments import Moments
 from graphprune.statistics.normal import Flow, Normal, correlated, flow_of, moments_of

@@ -20,7 +20,7 @@ from graphprune.compensation.constants import PERTURBATION, PERTURBED_CALLS, PER
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk, Run, given_inputs, resized
-from graphprune.rules.facts import output_channel
+from graphprune.rules.readings import output_channel
 from graphprune.statistics.constants import VARIANCE_FLOOR
 from graphprune.statistics.estimate import macs_of
 from graphprune.statistics.samples import Samples

@@ -38,7 +38,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk
 from graphprune.engine.tensors import as_dtype
 from graphprune.engine.trial import Trial
-from graphprune.rules.facts import output_channel
+from graphprune.rules.readings import output_channel
 from graphprune.statistics.constants import VARIANCE_FLOOR
 from graphprune.statistics.estimate import elements_of, macs_of
 from graphprune.statistics.samples import Samples, captured, recut, walk

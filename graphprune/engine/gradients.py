@@ -13,7 +13,8 @@ import torch
 
 from graphprune.core.graph import Op, Value
 from graphprune.engine.engine import Evaluate
-from graphprune.rules.facts import Reading, is_own, reading
+from graphprune.rules.facts import is_own
+from graphprune.rules.readings import Reading, reading
 
 _MATRIX = 2  # dimensions
 

@@ -8,7 +8,7 @@ import torch
 
 from graphprune.core.graph import Evaluator, Op, Value
 from graphprune.core.rewrites import Draft, Step, Weigh
-from graphprune.rules.facts import Reading, reading
+from graphprune.rules.readings import Reading, reading
 
 _PLACES = 23  # along each dimension, at which taps meet the border and the middle
 

@@ -10,16 +10,8 @@ import torch
 from graphprune.core.graph import Op, Value
 from graphprune.core.rewrites import Draft, Step, Weigh
 from graphprune.engine.run import along
-from graphprune.rules.facts import (
-    Scaling,
-    adds,
-    epsilon,
-    is_batch_norm,
-    is_random,
-    moves,
-    multiplies,
-    scaling,
-)
+from graphprune.rules.facts import adds, is_random, moves, multiplies
+from graphprune.rules.scalings import Scaling, epsilon, is_batch_norm, scaling
 
 _PROBES = (0.0, 1.0, -2.5)  # at which an operation shows whether it is a scale and a shift
 _EQUAL = 1e-12  # relative difference that rounding in double precision explains

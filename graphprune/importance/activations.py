@@ -18,7 +18,7 @@ from graphprune.importance.context import Context, Parts, by_slice, spread, summ
 from graphprune.importance.kernels import ABSOLUTE, SIGNED, SQUARED, Scores, slice_sum
 from graphprune.importance.registry import criterion
 from graphprune.importance.stored import Stored
-from graphprune.rules.facts import Product, products
+from graphprune.rules.products import Product, products
 from graphprune.statistics.observe import Visit, observe
 
 Tap: TypeAlias = "tuple[Value, int]"

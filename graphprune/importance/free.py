@@ -24,7 +24,7 @@ from graphprune.core.rewrites import Draft
 from graphprune.engine.linear import Linear, linear, meets_no_border
 from graphprune.importance.kernels import Scores
 from graphprune.importance.known import Known
-from graphprune.rules.facts import products
+from graphprune.rules.products import products
 from graphprune.statistics.bounds import Bounds
 
 Mask: TypeAlias = npt.NDArray[np.bool_]

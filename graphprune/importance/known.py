@@ -29,17 +29,9 @@ from graphprune.core.indices import holdings
 from graphprune.engine.linear import meets_no_border
 from graphprune.engine.run import Run
 from graphprune.importance.stored import Stored
-from graphprune.rules.facts import (
-    Reading,
-    folded,
-    gain,
-    is_batch_norm,
-    is_elementwise,
-    is_norm,
-    is_random,
-    norm_channel,
-    reading,
-)
+from graphprune.rules.facts import is_elementwise, is_random
+from graphprune.rules.readings import Reading, folded, reading
+from graphprune.rules.scalings import gain, is_batch_norm, is_norm, norm_channel
 from graphprune.statistics.bounds import Bounds
 
 Mask: TypeAlias = npt.NDArray[np.bool_]

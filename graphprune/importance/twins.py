@@ -18,7 +18,8 @@ from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.indices import Indices, holdings
 from graphprune.importance.known import DRAWS, Known
-from graphprune.rules.facts import Reading, folded, is_random, reading
+from graphprune.rules.facts import is_random
+from graphprune.rules.readings import Reading, folded, reading
 
 Pairs: TypeAlias = "dict[int, tuple[int, float]]"
 """For an index the one that it is a multiple of, and the factor."""

@@ -13,7 +13,7 @@ from graphprune.importance.context import Context, Parts, by_slice, summing
 from graphprune.importance.kernels import ABSOLUTE, SQUARED, Scores
 from graphprune.importance.registry import criterion
 from graphprune.importance.stored import Stored
-from graphprune.rules.facts import gain
+from graphprune.rules.scalings import gain
 
 
 @criterion("l1")

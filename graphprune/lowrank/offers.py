@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from graphprune.core.axes import Axis, Dim, atom, leaves, length
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies, Group, Member
-from graphprune.rules.facts import Reading, reading
+from graphprune.rules.readings import Reading, reading
 from graphprune.sparsity.layers import Layer, find_layers
 from graphprune.sparsity.patterns import Pattern
 

@@ -12,7 +12,9 @@ from graphprune.compensation.consumers import Consumer, find_consumers
 from graphprune.core.errors import AxisError
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies, matches
-from graphprune.rules.facts import Reading, folded, looked_up, products, reading, recurrent
+from graphprune.rules.facts import looked_up
+from graphprune.rules.products import products
+from graphprune.rules.readings import Reading, folded, reading, recurrent
 from graphprune.sparsity.patterns import Pattern
 
 _HALF = 0.5  # of all numbers, which the first and the last layers hold at most where they stay

@@ -17,7 +17,7 @@ from graphprune.compensation.layout import Layout
 from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Attrs
-from graphprune.rules.facts import Reading, reading
+from graphprune.rules.readings import Reading, reading
 from graphprune.sparsity.layers import View
 from graphprune.statistics.moments import Moments, share_of, thinned
 

@@ -16,7 +16,8 @@ from graphprune.core.axes import Axis, atoms
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk, Run, given_inputs
-from graphprune.rules.facts import is_batch_norm, is_elementwise, norm_channel
+from graphprune.rules.facts import is_elementwise
+from graphprune.rules.scalings import is_batch_norm, norm_channel
 
 _SPREADS = 6.0
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import cost_of
-from graphprune.rules.facts import Reading, reading
+from graphprune.rules.readings import Reading, reading
 from graphprune.statistics.constants import (
     GRADIENT_LANES,
     SECONDS_PER_ELEMENT,

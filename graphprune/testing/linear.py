@@ -17,7 +17,9 @@ import torch
 from graphprune.core.errors import VerifyError
 from graphprune.core.graph import Op, Value
 from graphprune.engine.tensors import difference
-from graphprune.rules.facts import Reading, found, products, reading
+from graphprune.rules.facts import found
+from graphprune.rules.products import products
+from graphprune.rules.readings import Reading, reading
 from graphprune.rules.registry import stated
 from graphprune.rules.site import said, shapes
 

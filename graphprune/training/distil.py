@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from graphprune.core.errors import GraphPruneError
 from graphprune.importance import Loss
 from graphprune.recalibration import made_from
-from graphprune.rules.facts import reading
+from graphprune.rules.readings import reading
 
 TEMPERATURE = 2.0
 """T of the softened class probabilities. Hinton et al. (Distilling the Knowledge in a Neural

@@ -23,7 +23,7 @@ from graphprune.core.errors import GraphPruneError, OptionError, nearest
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import Counting
 from graphprune.plans import Plan
-from graphprune.rules.facts import reading
+from graphprune.rules.readings import reading
 from graphprune.training.attached import Attached
 from graphprune.training.coupled import Coupled, Owned
 from graphprune.training.drawn import KINDS

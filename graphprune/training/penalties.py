@@ -16,7 +16,7 @@ from torch import nn
 from graphprune.core.errors import OptionError
 from graphprune.core.groups import Group
 from graphprune.costs.registry import Counting
-from graphprune.rules.facts import gain
+from graphprune.rules.scalings import gain
 from graphprune.training.attached import Attached
 from graphprune.training.coupled import Coupled
 from graphprune.training.spent import Spent

@@ -20,7 +20,7 @@ from graphprune.core.groups import matches
 from graphprune.importance import Context, Loss
 from graphprune.importance.gradients import flows, preservations, sensitivities
 from graphprune.planning import opened_and_coupled
-from graphprune.rules.facts import reading, recurrent
+from graphprune.rules.readings import reading, recurrent
 from graphprune.sparsity import spread as spreading
 from graphprune.sparsity.patterns import pattern_of
 from graphprune.statistics.batches import read_batches

@@ -22,7 +22,9 @@ from graphprune.frontends.onnx.lift import lift as lift_file
 from graphprune.frontends.onnx.model import read_model
 from graphprune.frontends.torch.lift import lift
 from graphprune.rules import facts, known_types, registry
-from graphprune.rules.facts import Reading, reading, recurrent
+from graphprune.rules.products import products
+from graphprune.rules.readings import Reading, reading, recurrent
+from graphprune.rules.scalings import is_batch_norm, is_norm, norm_channel
 from tests.rules.cases import t
 
 ROOT = Path(__file__).parent.parent.parent
@@ -287,20 +289,20 @@ def test_a_factor_is_no_plain_reading() -> None:
 )
 def test_norms_have_a_channel(module: nn.Module, x: torch.Tensor, channel: int | None) -> None:
     op = only(module.eval(), x)
-    assert facts.is_norm(op) == (not isinstance(module, nn.Linear))
-    assert facts.norm_channel(op) == channel
-    assert facts.is_batch_norm(op) == isinstance(module, nn.BatchNorm2d)
+    assert is_norm(op) == (not isinstance(module, nn.Linear))
+    assert norm_channel(op) == channel
+    assert is_batch_norm(op) == isinstance(module, nn.BatchNorm2d)
 
 
 def test_a_rule_is_applied_once_for_each_operation(monkeypatch: pytest.MonkeyPatch) -> None:
     op = only(nn.Linear(4, 6), t(2, 4))
-    assert reading(op) is not None and facts.products(op)
+    assert reading(op) is not None and products(op)
     rule = registry._RULES["aten.linear"]
     spy = Mock(side_effect=rule.function, __name__="linear")
     monkeypatch.setitem(registry._RULES, "aten.linear", replace(rule, function=spy))
     for _ in range(3):
         assert isinstance(reading(op), Reading)
-        assert len(facts.products(op)) == 1
+        assert len(products(op)) == 1
     assert spy.call_count == 1, "once for the new rule"
     op.inputs = op.inputs[:2]
     read = reading(op)

@@ -40,7 +40,7 @@ from graphprune.frontends.onnx.stored import Lowered as LoweredFile
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
 from graphprune.frontends.onnx.tidy import tidied
 from graphprune.frontends.onnx.write import write
-from graphprune.rules.facts import is_batch_norm
+from graphprune.rules.scalings import is_batch_norm
 
 _LONG = 256  # numbers of a sample that make it a signal
 _WHOLE = 2**29  # bytes of weights up to which the smaller model is also run as a whole

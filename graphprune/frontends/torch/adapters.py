@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 
 from graphprune.core.graph import Graph, Op, Value
-from graphprune.rules.facts import Reading, reading
+from graphprune.rules.readings import Reading, reading
 
 WHY = "the rank of a low-rank adapter"
 _PASSED = 4  # operations that may stand before a layer of the pair (dropout, a factor, a cast)

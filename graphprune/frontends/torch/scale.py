@@ -20,20 +20,10 @@ from graphprune.frontends.torch.execute import evaluate
 from graphprune.frontends.torch.fold import Fold
 from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.shares import Readers, carried, shape_of
-from graphprune.rules.facts import (
-    Reading,
-    affine,
-    copies,
-    divides,
-    is_batch_norm,
-    joins,
-    moves,
-    multiplies,
-    reading,
-    stacks,
-    sums,
-)
+from graphprune.rules.facts import copies, divides, joins, moves, multiplies, stacks, sums
+from graphprune.rules.readings import Reading, reading
 from graphprune.rules.registry import stated
+from graphprune.rules.scalings import affine, is_batch_norm
 
 
 def find_folds(captured: CapturedModule, cuts: Cuts) -> tuple[list[Fold], Cuts]:

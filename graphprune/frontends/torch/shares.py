@@ -20,7 +20,7 @@ from graphprune.core.graph import Op, Value
 from graphprune.engine.tensors import cut_tensor
 from graphprune.frontends.torch.execute import evaluate
 from graphprune.frontends.torch.fold import Fold
-from graphprune.rules.facts import Reading, reading
+from graphprune.rules.readings import Reading, reading
 
 _FACTOR = 0.75  # exact in binary, and not what a function passes on by chance
 _SIGNS = (1, -1, 1, -1)  # each number is drawn with both: a rectifier loses one of them

@@ -27,7 +27,7 @@ from graphprune.core.graph import Op
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk
 from graphprune.engine.trial import Trial
-from graphprune.rules.facts import epsilon, is_batch_norm
+from graphprune.rules.scalings import epsilon, is_batch_norm
 from graphprune.statistics.constants import (
     MATCHED,
     MATCHED_NEARLY,

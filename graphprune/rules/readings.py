@@ -1,0 +1,171 @@
+"""readings: the operands of y = W x + b, where an operation is linear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from graphprune.core.graph import Op, Value
+from graphprune.rules.facts import found
+from graphprune.rules.notation import Pattern
+from graphprune.rules.products import (
+    WINDOWED,
+    contracting,
+    freedom,
+    letters_of,
+    only_letters,
+    place_of,
+)
+from graphprune.rules.registry import stated
+from graphprune.rules.site import Bound
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Operands of `y = W x + b`.
+
+    Attributes:
+        source: x.
+        weight: W.
+        bias: b, or None.
+        channel: The dimension of x that is summed over.
+        inner: The dimension of W that it meets.
+        output: The dimension of y that holds the outputs.
+        groups: Groups of a grouped convolution.
+        product: Whether both operands may be computed, as in q kᵀ.
+        windows: Whether W has dimensions behind the first two.
+        ends: Whether y is the operation's result, with no activation behind it.
+        pointwise: Whether each place of y is read from the same place of x alone.
+        bias_at: The operand that b is or, where there is none, could be; None where it cannot.
+    """
+
+    source: Value
+    weight: Value
+    bias: Value | None
+    channel: int
+    inner: int
+    output: int
+    groups: int = 1
+    product: bool = False
+    windows: bool = False
+    ends: bool = True
+    pointwise: bool = False
+    bias_at: int | None = None
+
+
+def reading(op: Op) -> Reading | str | None:
+    """What a linear operation reads; a reason where it cannot be told, None for any other."""
+    known = stated(op)
+    if not known.linear or known.recurrent:
+        return None
+    told = found(op)
+    if len(told.products) != 1:
+        return None
+    read = _read(told.products[0], ends=not known.activated)
+    return told.nonlinear if read is not None and told.nonlinear else read
+
+
+def recurrent(op: Op) -> list[Reading]:
+    """How a recurrent layer reads its input and, where its result shows them, its own states.
+
+    The states of the layer are its result; only those of the step before are read.
+    """
+    if not stated(op).recurrent or found(op).nonlinear:
+        return []
+    reads = [_read(bound, ends=False) for bound in found(op).products if bound.whole]
+    return [read for read in reads if isinstance(read, Reading)]
+
+
+def _read(bound: Bound, ends: bool) -> Reading | str | None:
+    pairs = list(contracting(bound))
+    if not pairs:
+        return None
+    (x_at, w_at), *others = pairs
+    x, weight = bound.operands[x_at], bound.operands[w_at]
+    assert x is not None and weight is not None
+    if others:
+        held = [v for v in bound.operands if v is not None and v.kind == "parameter"]
+        return "it multiplies several operands" if held else None
+    patterns = bound.signature.inputs
+    x_pattern, w_pattern = patterns[x_at], patterns[w_at]
+    shared = letters_of(x_pattern) & letters_of(w_pattern) & bound.signature.contracted
+    symmetric = freedom(x_pattern) == freedom(w_pattern) != WINDOWED
+    product = symmetric and len(patterns) == len(pairs[0])
+    if len(weight.shape) < 2 or (symmetric and not weight.is_weight and not product):
+        return None
+    if len(shared) > 1:
+        return "it sums over several dimensions at once" if weight.is_weight else None
+    (letter,) = shared
+    where = _weight_layout(w_pattern, letter, bound)
+    if where is None:
+        return "its weight holds several matrices" if weight.is_weight else None
+    inner, groups, kept = where
+    channel, output = place_of(x_pattern, letter), place_of(bound.signature.outputs[0], kept[-1])
+    if channel is None or output is None:
+        return "its weight holds several matrices"
+    more = [i for i, v in enumerate(bound.operands) if v is not None and i not in (x_at, w_at)]
+    biases = [i for i in more if only_letters(patterns[i]) == kept]
+    if not bound.whole or len(more) > len(biases) or len(biases) > 1:
+        return "something else is added to it"
+    bias = bound.operands[biases[0]] if biases else None
+    windows = freedom(w_pattern) == WINDOWED
+    taken = (x_at, w_at)
+    bias_at = biases[0] if biases else _bias_at(bound, taken, kept)
+    return Reading(
+        x, weight, bias, channel, inner, output, groups, product=product, windows=windows,
+        ends=ends, pointwise=freedom(x_pattern) > WINDOWED, bias_at=bias_at,
+    )  # fmt: skip
+
+
+def _bias_at(bound: Bound, taken: tuple[int, int], kept: tuple[str, ...]) -> int | None:
+    """Where a bias could be given that is not: its pattern ends with the letters of the outputs."""
+    for place, pattern in enumerate(bound.signature.inputs):
+        absent = place >= len(bound.operands) or bound.operands[place] is None
+        if place not in taken and absent and pattern and pattern[-1].names == kept:
+            return place
+    return None
+
+
+def _weight_layout(
+    pattern: Pattern, letter: str, bound: Bound
+) -> tuple[int, int, tuple[str, ...]] | None:
+    """Which of a weight's first two dimensions is summed over, in how many groups; and the others'.
+
+    None where the weight is no `outputs x channels` or `channels x outputs`, with taps behind.
+    """
+    first = [term for term in pattern if term.kind != "ellipsis"]
+    if len(first) < 2 or any(term.kind not in ("name", "product") for term in first[:2]):
+        return None
+    if any(term.kind != "star" for term in first[2:]):
+        return None
+    inner = 0 if letter in first[0].names else 1
+    channel, kept = first[inner], first[1 - inner]
+    lead = first[0].names[:-1]  # of a grouped convolution
+    if channel.names[-1] != letter or (inner == 1 and len(channel.names) > 1):
+        return None
+    if not lead:
+        return inner, 1, kept.names
+    groups = prod(bound.sizes.get(name, 1) for name in lead)
+    return inner, groups, kept.names if inner else (*lead, *kept.names)
+
+
+def folded(weight: torch.Tensor, inner: int, groups: int) -> torch.Tensor:
+    """A weight as `groups x outputs x channels x taps`.
+
+    Args:
+        weight: The weight.
+        inner: Its dimension that holds the channels.
+        groups: Groups of a grouped convolution.
+    """
+    weight = weight.reshape(groups, -1, *weight.shape[1:])
+    if inner == 0:
+        weight = weight.transpose(1, 2)
+    return weight.flatten(3) if weight.dim() > 3 else weight.unsqueeze(-1)
+
+
+def output_channel(op: Op, dims: int) -> int:
+    """The dimension of a linear operation's result, of so many, that holds its outputs."""
+    read = reading(op)
+    return (read.output if isinstance(read, Reading) else -1) % dims
