@@ -14,15 +14,8 @@ from graphprune.factoring import FactorOptions, factored
 from graphprune.frontends.torch.inference import undisturbed
 from graphprune.frontends.torch.sparse import check_form, formed
 from graphprune.iterative import STEP_OPTIONS, shrink_in_steps
-from graphprune.planning import (
-    PlanOptions,
-    ShrinkOptions,
-    SparsifyOptions,
-    analyzed,
-    check_options,
-    planned,
-    planned_sparse,
-)
+from graphprune.options import PlanOptions, ShrinkOptions, SparsifyOptions, check_options
+from graphprune.planning import analyzed, planned, planned_sparse
 from graphprune.plans import Plan, made
 
 M = TypeVar("M")

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any, TypedDict, cast
 
 from graphprune.frontends.torch.inference import undisturbed
-from graphprune.planning import COMPACT, PlanOptions, check_options, planned
+from graphprune.options import PlanOptions, check_options
+from graphprune.pipelines import COMPACT
+from graphprune.planning import planned
 from graphprune.plans import Plan, made
 
 

@@ -25,9 +25,11 @@ from graphprune.costs.registry import Counting, cost_of
 from graphprune.foretelling import UNPROVEN
 from graphprune.frontends.torch.inference import undisturbed
 from graphprune.importance.constants import NEEDED
+from graphprune.options import PlanOptions, check_options
 from graphprune.passes.agree import Agree
 from graphprune.pipeline import Pass, Pipeline, Work
-from graphprune.planning import DEFAULT, PlanOptions, check_options, planned
+from graphprune.pipelines import DEFAULT
+from graphprune.planning import planned
 from graphprune.report.sensitivity import Sensitive, Sensitivity
 from graphprune.report.sweep import FLOAT, Point, Sweep
 from graphprune.rounding import LEAST, MOST, bytes_of, rounded

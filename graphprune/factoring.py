@@ -8,7 +8,9 @@ from typing import Any, cast
 from graphprune.choice.request import Limits
 from graphprune.costs.registry import Counting
 from graphprune.frontends.torch.inference import undisturbed
-from graphprune.planning import FACTOR, PlanOptions, Repairing, check_options, planned
+from graphprune.options import PlanOptions, Repairing, check_options
+from graphprune.pipelines import FACTOR
+from graphprune.planning import planned
 from graphprune.plans import Plan, made
 
 

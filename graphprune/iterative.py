@@ -24,7 +24,8 @@ from graphprune.core.scalars import tell, writer_of
 from graphprune.costs.registry import Counting
 from graphprune.frontends.torch.wrapped import unwrapped
 from graphprune.models import given
-from graphprune.planning import PlanOptions, planned
+from graphprune.options import PlanOptions
+from graphprune.planning import planned
 from graphprune.plans import Plan, made
 from graphprune.report.report import Report
 from graphprune.statistics.batches import read_batches

@@ -28,7 +28,8 @@ from graphprune.frontends.torch.described import describe, restore
 from graphprune.frontends.torch.inference import undisturbed
 from graphprune.models import given
 from graphprune.pipeline import Asked, Pipeline, Work
-from graphprune.planning import DEFAULT, parted, worked
+from graphprune.pipelines import DEFAULT
+from graphprune.planning import parted, worked
 from graphprune.recalibration import remember
 from graphprune.report.made import reported
 from graphprune.report.report import Report

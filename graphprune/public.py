@@ -20,7 +20,7 @@ from graphprune.exploring import sensitivity, sweep
 from graphprune.frontends.opening import frontend
 from graphprune.importance import criterion
 from graphprune.pipeline import Pass, Pipeline
-from graphprune.planning import BOTH, COMPACT, DEFAULT, FACTOR
+from graphprune.pipelines import BOTH, COMPACT, DEFAULT, FACTOR
 from graphprune.plans import Plan, load_plan
 from graphprune.quantising.quantise import quantise
 from graphprune.quantising.quantised import Quantised

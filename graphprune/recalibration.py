@@ -13,7 +13,7 @@ from graphprune.core.errors import GraphPruneError
 from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.torch.inference import undisturbed
 from graphprune.pipeline import Work, run
-from graphprune.planning import DEFAULT
+from graphprune.pipelines import DEFAULT
 from graphprune.report.made import reported
 from graphprune.report.report import Report
 from graphprune.report.restored import restored

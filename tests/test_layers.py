@@ -28,6 +28,8 @@ report
 extensions
 models
 pictures
+pipelines
+options
 foretelling
 planning
 recalibration

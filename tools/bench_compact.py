@@ -38,7 +38,7 @@ from graphprune.core.indices import holdings
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.inputs import as_inputs
 from graphprune.passes.couple import couple
-from graphprune.planning import COMPACT, FOLDING
+from graphprune.pipelines import COMPACT, FOLDING
 
 _SHARE = 0.3
 _PENALTY = 2e-3  # of the L1 norm of all scales, which leaves some of them near zero

@@ -11,7 +11,7 @@ def passes(extension: Extension = None) -> None:
     """List the passes, those of extensions too."""
     from graphprune.extensions import load_installed
     from graphprune.pipeline import PASSES
-    from graphprune.planning import DEFAULT
+    from graphprune.pipelines import DEFAULT
 
     load_installed()
     load_extensions(extension)

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from torch import nn
 
 import graphprune
-from graphprune.frontends.onnx.execute import run_model
+from graphprune.frontends.onnx.whole import run_model
 from graphprune.importance.known import Known
 from tests.passes.test_compact import IMAGE, ROWS, check, conv, exported, zero
 

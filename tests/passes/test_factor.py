@@ -18,7 +18,7 @@ from graphprune.core.errors import BudgetError, OptionError, PassError, PlanErro
 from graphprune.core.within import Rank
 from graphprune.costs.counted import Polynomial
 from graphprune.costs.either import Alternative, Either
-from graphprune.frontends.onnx.execute import run_model
+from graphprune.frontends.onnx.whole import run_model
 from graphprune.frontends.torch.split import read_elsewhere
 from graphprune.lowrank.factoring import factored, spectrum
 from graphprune.sparsity.solve import Problem

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.frontends.onnx.execute import run_model
+from graphprune.frontends.onnx.whole import run_model
 from graphprune.frontends.opening import open_model
 from graphprune.pipeline import Asked, Pipeline, Work
-from graphprune.planning import FOLDING
+from graphprune.pipelines import FOLDING
 
 IMAGE = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
 ROWS = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))

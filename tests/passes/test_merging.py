@@ -10,8 +10,8 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from graphprune.frontends.onnx.execute import run_model
-from graphprune.planning import FOLDING
+from graphprune.frontends.onnx.whole import run_model
+from graphprune.pipelines import FOLDING
 from tests.passes.test_fold_norms import IMAGE, ROWS, exported, gap, trained, worked
 
 

@@ -17,7 +17,7 @@ import graphprune
 from graphprune.core.edits import edit_of
 from graphprune.core.errors import BudgetError, OptionError, PassError, PlanError
 from graphprune.core.within import Mask
-from graphprune.frontends.onnx.execute import run_model
+from graphprune.frontends.onnx.whole import run_model
 from graphprune.sparsity import spread
 from graphprune.sparsity.layers import View, find_layers
 from graphprune.sparsity.patterns import Pattern, pattern_of

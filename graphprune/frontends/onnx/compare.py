@@ -15,12 +15,7 @@ from graphprune.engine.granted import granted, stand_in
 from graphprune.engine.perturbed import perturbed
 from graphprune.engine.run import LastUses, Run, given_inputs
 from graphprune.engine.tensors import as_dtype, cut_tensor
-from graphprune.frontends.onnx.execute import (
-    reference_engine,
-    run_model,
-    runs,
-    stop_at_foreign,
-)
+from graphprune.frontends.onnx.execute import reference_engine
 from graphprune.frontends.onnx.lift import LiftedFile
 from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.objects import apart, as_fed
@@ -28,6 +23,7 @@ from graphprune.frontends.onnx.sizes import inputs_for
 from graphprune.frontends.onnx.stored import Lowered
 from graphprune.frontends.onnx.tensors import Array, as_array
 from graphprune.frontends.onnx.trace import Trace
+from graphprune.frontends.onnx.whole import run_model, runs, stop_at_foreign
 
 _TOLERANCES = {"float16": 5e-2, "bfloat16": 2e-1}  # relative; rounding through a whole network
 _SINGLE = 1e-3

@@ -11,10 +11,10 @@ from onnx import ValueInfoProto
 
 from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError
-from graphprune.frontends.onnx.execute import results
 from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.sizes import is_static
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
+from graphprune.frontends.onnx.whole import results
 from graphprune.statistics.batches import LABELS, is_array
 
 _FEW = 2  # samples that the analysis takes

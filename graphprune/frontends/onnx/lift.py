@@ -17,7 +17,6 @@ import torch
 from graphprune.core.batch import Batch
 from graphprune.core.errors import LiftError
 from graphprune.core.graph import Graph, Value
-from graphprune.frontends.onnx.execute import observe
 from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.own import untyped
 from graphprune.frontends.onnx.reader import Reader
@@ -26,6 +25,7 @@ from graphprune.frontends.onnx.tensors import (
     Array,
     as_torch,
 )
+from graphprune.frontends.onnx.whole import observe
 
 
 @dataclass

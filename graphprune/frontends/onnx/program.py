@@ -26,7 +26,7 @@ from graphprune.engine.tensors import shapes_of
 from graphprune.frontends.backends import backend
 from graphprune.frontends.onnx.compare import compare, valid
 from graphprune.frontends.onnx.data import read_data
-from graphprune.frontends.onnx.execute import forget, has_runtime, runner
+from graphprune.frontends.onnx.execute import forget, has_runtime
 from graphprune.frontends.onnx.lift import LiftedFile, lift
 from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.model import read_model
@@ -39,6 +39,7 @@ from graphprune.frontends.onnx.split import split, unsplit
 from graphprune.frontends.onnx.stored import Lowered as LoweredFile
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
 from graphprune.frontends.onnx.tidy import tidied
+from graphprune.frontends.onnx.whole import runner
 from graphprune.frontends.onnx.write import write
 from graphprune.rules.scalings import is_batch_norm
 

@@ -8,10 +8,10 @@ import numpy as np
 from onnx import ModelProto
 
 from graphprune.core.errors import VerifyError
-from graphprune.frontends.onnx.execute import results, run_model
 from graphprune.frontends.onnx.lift import LiftedFile
 from graphprune.frontends.onnx.objects import apart as difference
 from graphprune.frontends.onnx.sizes import inputs_for
+from graphprune.frontends.onnx.whole import results, run_model
 
 _LIMITS = {"float64": 1e-10, "float32": 1e-5, "float16": 5e-2}  # relative, by the results' types
 _DRAWS = 3  # inputs for which the rounding of the file itself is measured

@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper
 
 import graphprune
 from graphprune.core.errors import GraphPruneError, LiftError, VerifyError
-from graphprune.frontends.onnx.execute import run_model
+from graphprune.frontends.onnx.whole import run_model
 from graphprune.rules import registry
 from tests.frontends.onnx.exports import Array, graph, normal
 
