@@ -12,24 +12,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import NodeProto, helper
 
 from graphprune.core.cuts import Cuts
 from graphprune.core.effect import SHARE
 from graphprune.core.errors import LiftError
 from graphprune.core.graph import Op, Value
 from graphprune.frontends.onnx.arguments import Node, as_operand
-from graphprune.frontends.onnx.functions import closed
+from graphprune.frontends.onnx.frame import Frame
 from graphprune.frontends.onnx.lift import LiftedFile
 from graphprune.frontends.onnx.model import (
-    APART,
     Source,
     captured,
-    used_names,
-    without_initializers,
 )
 from graphprune.frontends.onnx.recompute import recompute
 from graphprune.frontends.onnx.stored import Lowered, Stored, cut_array
@@ -54,14 +50,8 @@ class _Writer:
     def __init__(self, lifted: LiftedFile, cuts: Cuts, replaced: Mapping[Value, Array]) -> None:
         self.lifted, self.cuts, self.replaced = lifted, cuts, replaced
         self.source: Source = lifted.source
-        self.out = Lowered(without_initializers(self.source.model))
-        self.nodes = {name: n for n in self.out.frame.graph.node for name in n.output if name}
-        self.new: dict[str, Stored] = {}
-        self.taken = {name for n in self.out.frame.graph.node for name in (*n.input, *n.output)}
-        self.taken |= self.source.constants.keys()
-        self.inserted: list[tuple[NodeProto, NodeProto]] = []  # each before a node
-        self.appended: list[tuple[NodeProto, NodeProto]] = []  # each behind a node
-        self.cut: dict[str, tuple[int, ...]] = {}
+        self.file = Frame(lifted, cuts)
+        self.out = self.file.out
         self.copies: dict[tuple[str, bytes], str] = {}
 
     def write(self) -> Lowered:
@@ -69,7 +59,7 @@ class _Writer:
         ops = [op for op in self.lifted.graph.ops if op.source is not None]
         alike = self._alike(ops)
         for op in ops:
-            node, source = self._node(op), op.source
+            node, source = self.file.node(op), op.source
             for place, origin in source.operands.items():
                 value = op.inputs[place]
                 if origin in self.source.constants:
@@ -79,15 +69,7 @@ class _Writer:
             self._attributes(op, node)
             for place, name in source.arguments.items():
                 self._argument(op, node, place, name, found)
-        self._place()
-        self._tensors()
-        self._shapes()
-        if self.source.whole is not None:
-            closed(self.out.frame, self.source.model, self.source.whole)
-        return self.out
-
-    def _node(self, op: Op) -> Any:
-        return self.nodes[next(name for name in op.source.proto.output if name)]
+        return self.file.finish()
 
     # --- weights ----------------------------------------------------------------------------
 
@@ -125,10 +107,10 @@ class _Writer:
             return
         name = origin if origin in alike else self.copies.get((origin, way))
         if name is None:
-            name = self._fresh(origin)
+            name = self.file.fresh(origin)
             self.copies[origin, way] = name
-        if name not in self.new:
-            self.new[name] = self._cut(name, origin, value)
+        if name not in self.file.new:
+            self.file.new[name] = self._cut(name, origin, value)
         self.out.names[value] = name
         if origin not in alike:
             node.input[place] = name
@@ -150,20 +132,6 @@ class _Writer:
             lambda: cut_array(self.source.array(origin), kept),
             external=external,
         )
-
-    def _fresh(self, base: str) -> str:
-        number = 1
-        while f"{base}_{number}" in self.taken:
-            number += 1
-        self.taken.add(f"{base}_{number}")
-        return f"{base}_{number}"
-
-    def _constant(self, base: str, array: Array) -> str:
-        """A new initializer."""
-        name = self._fresh(base)
-        elem_type = helper.np_dtype_to_tensor_dtype(array.dtype)
-        self.new[name] = Stored(name, elem_type, array.shape, lambda: array)
-        return name
 
     # --- numbers ----------------------------------------------------------------------------
 
@@ -203,7 +171,7 @@ class _Writer:
         if present.shape == wanted.shape and np.array_equal(present, wanted):
             return
         if name in self.source.constants or self.lifted.traces.fixed(name):
-            node.input[place] = self._constant(name, wanted)
+            node.input[place] = self.file.constant(name, wanted)
             return
         if present.shape != wanted.shape:
             raise LiftError(
@@ -214,9 +182,9 @@ class _Writer:
         if (wrong & ~self.lifted.traces.steady(name)).any():
             self._scale(node, place, name, np.where(wrong, wanted, 1), np.where(wrong, present, 1))
         else:
-            mask = self._constant(name, wrong)
-            right = self._constant(name, np.where(wrong, wanted, 0).astype(wanted.dtype))
-            self._insert(node, place, "Where", [mask, right, name])
+            mask = self.file.constant(name, wrong)
+            right = self.file.constant(name, np.where(wrong, wanted, 0).astype(wanted.dtype))
+            self.file.insert(node, place, "Where", [mask, right, name])
 
     def _scale(self, node: NodeProto, place: int, name: str, new: Array, old: Array) -> None:
         """Products of a width and of sizes that vary: the width's part changes, the rest stays."""
@@ -225,16 +193,8 @@ class _Writer:
             common = np.gcd(new, old)
             new, old = new // common, old // common
         for kind, factor in (("Mul", new), ("Div", old)):
-            constant = self._constant(name, factor.astype(dtype))
-            name = self._insert(node, place, kind, [name, constant])
-
-    def _insert(self, node: NodeProto, place: int, kind: str, operands: list[str]) -> str:
-        """Put an operation before an operand of a node."""
-        result = self._fresh(operands[-1] if kind == "Where" else operands[0])
-        made = helper.make_node(kind, operands, [result], name=f"{result}/{kind}")
-        self.inserted.append((node, made))
-        node.input[place] = result
-        return result
+            constant = self.file.constant(name, factor.astype(dtype))
+            name = self.file.insert(node, place, kind, [name, constant])
 
     def _attributes(self, op: Op, node: NodeProto) -> None:
         source: Node = op.source
@@ -243,130 +203,16 @@ class _Writer:
             if name in source.arguments.values():
                 continue
             if name == SHARE:
-                self._share(node, value, op.outputs[0].dtype)
+                self.file.share(node, value, op.outputs[0].dtype)
                 continue
             self.out.edits[f"{op.name}.{name}"] = value
             if name == "split" and self.source.opsets[""] >= 13:
-                node.input.append(self._constant(f"{op.name}_split", np.asarray(value, np.int64)))
+                node.input.append(
+                    self.file.constant(f"{op.name}_split", np.asarray(value, np.int64))
+                )
                 if "num_outputs" in held:
                     node.attribute.remove(held["num_outputs"])
             elif name in held:
                 held[name].CopyFrom(helper.make_attribute(name, value))
             else:
                 node.attribute.append(helper.make_attribute(name, value))
-
-    def _share(self, node: NodeProto, share: float, dtype: str) -> None:
-        """Multiply the result of a mean, so that it divides by as many as before."""
-        (name,) = node.output
-        node.output[0] = self._fresh(name)
-        constant = self._constant(f"{name}_share", np.asarray(share, dtype))
-        made = helper.make_node("Mul", [node.output[0], constant], [name], name=f"{name}/Mul")
-        self.appended.append((node, made))
-
-    # --- the file ---------------------------------------------------------------------------
-
-    def _place(self) -> None:
-        """Put the new nodes before those that need them, or behind those that they need."""
-        if not self.inserted and not self.appended:
-            return
-        graph = self.out.frame.graph
-        before, behind = _by_result(self.inserted), _by_result(self.appended)
-        nodes: list[NodeProto] = []
-        for node in graph.node:
-            for name in node.output:
-                nodes += before.get(name, [])
-            nodes.append(node)
-            for name in node.output:
-                nodes += behind.get(name, [])
-        copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
-
-    def _tensors(self) -> None:
-        """Old initializers that are used, cut ones in their places, new ones behind."""
-        graph = self.out.frame.graph
-        self._drop()
-        self._in_place()
-        used = used_names(graph)
-        for proto in self.source.model.graph.initializer:
-            if proto.name not in used:
-                _remove(graph.input, proto.name)
-                self.new.pop(proto.name, None)
-            elif proto.name in self.new:
-                self.out.tensors.append(self.new.pop(proto.name))
-            else:
-                self.out.tensors.append(self._kept(proto))
-        self.out.tensors += (tensor for name, tensor in self.new.items() if name in used)
-        if self.out.frame.ir_version < APART:
-            given = {item.name for item in graph.input}
-            graph.input.extend(
-                helper.make_tensor_value_info(tensor.name, tensor.elem_type, tensor.shape)
-                for tensor in self.out.tensors
-                if tensor.name not in given
-            )
-
-    def _drop(self) -> None:
-        """Drop nodes that nothing uses, those that never were used among them."""
-        graph = self.out.frame.graph
-        while True:
-            used = used_names(graph)
-            dead = [node for node in graph.node if not used.intersection(node.output)]
-            for node in dead:
-                graph.node.remove(node)
-            if not dead:
-                return
-
-    def _kept(self, proto: TensorProto) -> Stored:
-        name = proto.name
-        return Stored(
-            name,
-            proto.data_type,
-            tuple(proto.dims),
-            lambda: self.source.array(name),
-            proto,
-            self.source.is_apart(name),
-        )
-
-    def _in_place(self) -> None:
-        """Cut the values of Constant nodes."""
-        for node in self.out.frame.graph.node:
-            if node.op_type == "Constant" and node.output[0] in self.new:
-                stored = self.new.pop(node.output[0])
-                self.cut[stored.name] = stored.shape
-                node.attribute[0].CopyFrom(helper.make_attribute("value", stored.as_proto()))
-
-    def _shapes(self) -> None:
-        graph = self.out.frame.graph
-        self.cut.update((tensor.name, tensor.shape) for tensor in self.out.tensors)
-        for item in (*graph.input, *graph.output, *graph.value_info):
-            if not item.type.tensor_type.HasField("shape"):
-                continue
-            if item.name in self.lifted.values:
-                self._reshape(item, self.lifted.values[item.name])
-            elif self.source.origins.get(item.name) in self.cut:
-                new = self.cut[self.source.origins[item.name]]
-                for dim, size in zip(item.type.tensor_type.shape.dim, new, strict=False):
-                    dim.dim_value = size
-
-    def _reshape(self, item: ValueInfoProto, value: Value) -> None:
-        dims = item.type.tensor_type.shape.dim
-        if len(dims) != len(value.shape):
-            return
-        for dim, kept in zip(dims, self.cuts.kept(value), strict=True):
-            if kept is not None:
-                dim.dim_value = len(kept)
-
-
-def _by_result(pairs: list[tuple[NodeProto, NodeProto]]) -> dict[str, list[NodeProto]]:
-    """New nodes by the first result of the node that each stands beside."""
-    out: dict[str, list[NodeProto]] = {}
-    for node, made in pairs:
-        out.setdefault(next(name for name in node.output if name), []).append(made)
-    return out
-
-
-def _remove(items: Any, name: str) -> None:
-    for item in items:
-        if item.name == name:
-            items.remove(item)
-            return
