@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
-from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
@@ -40,11 +39,10 @@ from graphprune.frontends.torch.findings import (
     calls,
     constants,
     unread,
-    weights_by_id,
 )
 from graphprune.frontends.torch.known import Known
+from graphprune.frontends.torch.labels import Labels
 from graphprune.frontends.torch.lift import CapturedModule, exporting, is_layer
-from graphprune.frontends.torch.packed import is_packed
 from graphprune.frontends.torch.tagged import Place, Tagged, Unequal, assign, tag
 
 
@@ -67,7 +65,7 @@ def guide(
     args, kwargs = pytree.tree_map_only(torch.Tensor, blank, captured.inputs)
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     for value, tensor in zip(captured.graph.inputs, tensors, strict=True):
-        mode.label(tensor, value)
+        mode.labels.put(tensor, value)
     values: AbstractContextManager[None] = nullcontext()
     if captured.valued:
         values = Known(model, captured.inputs, captured.model).following()
@@ -95,8 +93,7 @@ class _Guide(TorchFunctionMode):
         self._known = known
         self._counters: Counter[Any] = Counter()
         self._uses: dict[Place, tuple[int, Dim | None]] = {}
-        self._values: dict[int, tuple[torch.Tensor, Value]] = {}
-        self._weights = weights_by_id(captured.graph, model)
+        self.labels = Labels(captured.graph, model, cuts)
         self._stack: list[tuple[str, nn.Module]] = []
         self._unequal: Unequal = []
         self._ops = calls(captured.graph.ops)
@@ -123,8 +120,8 @@ class _Guide(TorchFunctionMode):
         except (NotImplementedError, DataDependentOutputException):  # it looks at values
             if not ops or len(ops[-1].outputs) != 1:
                 raise
-            return self._stand_in(ops[-1].outputs[0])
-        self._label_results(ops, result)
+            return self.labels.stand_in(ops[-1].outputs[0])
+        self.labels.put_results(ops, result)
         return result
 
     def _became(self, key: Any, given: Any) -> list[Op]:
@@ -140,7 +137,7 @@ class _Guide(TorchFunctionMode):
         fitting = (
             run
             for run in runs
-            if any(v is not None and self._shape(v) in shapes[:1] for v in run[0].inputs)
+            if any(v is not None and self.labels.shape(v) in shapes[:1] for v in run[0].inputs)
         )
         found = next(fitting, runs[0])
         runs.remove(found)
@@ -151,7 +148,9 @@ class _Guide(TorchFunctionMode):
         for attr in self._cuts.deps.effects[op].sizes:
             wanted = changed.get(attr, op.attrs.get(attr))
             if attr == "split_sizes":
-                wanted = [self._shape(value)[int(op.attrs.get("dim") or 0)] for value in op.outputs]
+                wanted = [
+                    self.labels.shape(value)[int(op.attrs.get("dim") or 0)] for value in op.outputs
+                ]
             edit = REWRITES.get(attr)
             if edit is not None and wanted is not None:
                 args, kwargs = edit(self, op, wanted, args, kwargs)
@@ -257,40 +256,6 @@ class _Guide(TorchFunctionMode):
         path = self._stack[-1][0] if self._stack else ""
         self.findings.offenders.setdefault(path, why)
 
-    # --- labels -----------------------------------------------------------------------------
-
-    def label(self, tensor: torch.Tensor, value: Value) -> None:
-        """Remember which value of the graph a tensor is."""
-        self._values[id(tensor)] = (tensor, value)
-
-    def _label_results(self, ops: Sequence[Op], result: Any) -> None:
-        tensors = [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]
-        for tensor in tensors:
-            for value in (value for op in reversed(ops) for value in op.outputs):
-                if self._shape(value) == tuple(tensor.shape) and not self._taken(value, tensors):
-                    self.label(tensor, value)
-                    break
-
-    def _taken(self, value: Value, tensors: Sequence[torch.Tensor]) -> bool:
-        return any(self._values.get(id(t), (None, None))[1] is value for t in tensors)
-
-    def _shape(self, value: Value) -> tuple[int, ...]:
-        kept = self._cuts.kept(value)
-        return tuple(
-            size if k is None else len(k) for size, k in zip(value.shape, kept, strict=True)
-        )
-
-    def _named(self, tree: Any) -> Any:
-        def name(leaf: torch.Tensor) -> Any:
-            found = self._values.get(id(leaf))
-            return found[1] if found else self._weights.get(id(leaf), leaf)
-
-        def plain(held: PackedSequence) -> tuple[Any, ...]:
-            return tuple(held)  # it takes nothing but tensors
-
-        tree = pytree.tree_map_only(PackedSequence, plain, tree, is_leaf=is_packed)
-        return pytree.tree_map_only(torch.Tensor, name, tree)
-
     # --- modules ----------------------------------------------------------------------------
 
     @contextmanager
@@ -315,10 +280,10 @@ class _Guide(TorchFunctionMode):
         given: list[Any] = []
 
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
-            given.append(self._named((args, kwargs)))
+            given.append(self.labels.named((args, kwargs)))
 
         def after(_: nn.Module, args: Any, result: Any) -> None:
-            self.findings.calls[path][-1].outer = given.pop(), self._named(result)
+            self.findings.calls[path][-1].outer = given.pop(), self.labels.named(result)
 
         return [
             module.register_forward_pre_hook(before, prepend=True, with_kwargs=True),
@@ -328,7 +293,7 @@ class _Guide(TorchFunctionMode):
     def _watcher(self, path: str, module: nn.Module, forward: Callable[..., Any]) -> Any:
         def watched(*args: Any, **kwargs: Any) -> Any:
             self._stack.append((path, module))
-            named = self._named((args, kwargs))
+            named = self.labels.named((args, kwargs))
             self._unequal.clear()
             try:
                 result = forward(*args, **kwargs)
@@ -336,7 +301,7 @@ class _Guide(TorchFunctionMode):
                 result = self._stepped_over(path, module, error)
             finally:
                 self._stack.pop()
-            call = Call(named, self._named(result), Counter(self._counters))
+            call = Call(named, self.labels.named(result), Counter(self._counters))
             self.findings.calls[path].append(call)
             return result
 
@@ -353,7 +318,7 @@ class _Guide(TorchFunctionMode):
         if not self._checked():
             self.findings.offenders.setdefault(path, first_line(error))
         self._counters = Counter(calls[number].counters)
-        return pytree.tree_map_only(Value, self._stand_in, calls[number].result)
+        return pytree.tree_map_only(Value, self.labels.stand_in, calls[number].result)
 
     def _checked(self) -> bool:
         """Whether code that failed had compared a length with an attribute: it gets that length."""
@@ -362,12 +327,6 @@ class _Guide(TorchFunctionMode):
         given, wanted = self._unequal[-1]
         known = self.findings.edits.setdefault(given.place, wanted)
         return known == wanted
-
-    def _stand_in(self, value: Value) -> torch.Tensor:
-        dtype = getattr(torch, value.dtype)
-        tensor = torch.empty(self._shape(value), dtype=dtype)
-        self.label(tensor, value)
-        return tensor
 
     # --- attributes -------------------------------------------------------------------------
 

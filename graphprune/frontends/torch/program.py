@@ -20,7 +20,6 @@ from graphprune.core.factors import Pair
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Expressed, Inputs, Lowered
-from graphprune.core.relations import Mismatch
 from graphprune.core.rewrites import Draft, Rewrite
 from graphprune.costs.latency.backend import Backend
 from graphprune.engine.state import preserved, quiet, same_draws
@@ -28,6 +27,7 @@ from graphprune.frontends.backends import backend
 from graphprune.frontends.torch.compare import check_runs, compare
 from graphprune.frontends.torch.config import UNTOLD, Fit, describe, fit_config, has_config
 from graphprune.frontends.torch.elsewhere import compare_elsewhere
+from graphprune.frontends.torch.expressed import ExpressedModule
 from graphprune.frontends.torch.findings import Findings
 from graphprune.frontends.torch.lift import CapturedModule, lift
 from graphprune.frontends.torch.lower import lower, more_generated
@@ -38,45 +38,8 @@ from graphprune.frontends.torch.rewrites import refuses, rewritten
 from graphprune.frontends.torch.same import apart, apart_in_training
 from graphprune.frontends.torch.saving import save_model, tensor_bytes
 from graphprune.frontends.torch.split import split, unsplit
-from graphprune.frontends.torch.survey import Survey, survey
+from graphprune.frontends.torch.survey import survey
 from graphprune.statistics.batches import read_batches
-
-
-@dataclass
-class ExpressedModule:
-    """What a module's code can express of a choice.
-
-    Attributes:
-        cuts: The choice.
-        survey: What guided passes through the code found.
-        fit: How well the module's config can describe the choice; None without a config.
-        guessed: Whether guesses of attributes helped, now or for an earlier choice.
-    """
-
-    cuts: Cuts
-    survey: Survey
-    fit: Fit | None = None
-    guessed: bool | None = None
-
-    @property
-    def offenders(self) -> Mapping[str, str]:
-        """Paths of modules whose code cannot express the choice, with the reason."""
-        return self.survey.offenders
-
-    @property
-    def wrong(self) -> int:
-        """Twice the modules that fail, and one for a config that does not fit."""
-        return 2 * len(self.offenders) + (self.fit is not None and not self.fit.fits)
-
-    @property
-    def mismatches(self) -> Sequence[Mismatch]:
-        """Lengths that the code took for others."""
-        return self.survey.mismatches
-
-    @property
-    def wishes(self) -> Sequence[Mismatch]:
-        """Lengths that the config takes for others."""
-        return self.fit.mismatches if self.fit else []
 
 
 @dataclass
