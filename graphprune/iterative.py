@@ -22,8 +22,9 @@ from graphprune.core.files import check_target, write_whole
 from graphprune.core.progress import interruptible
 from graphprune.core.scalars import tell, writer_of
 from graphprune.costs.registry import Counting
+from graphprune.frontends.torch.inputs import as_inputs
 from graphprune.frontends.torch.wrapped import unwrapped
-from graphprune.models import given
+from graphprune.models import given, given_data
 from graphprune.options import PlanOptions
 from graphprune.planning import planned
 from graphprune.plans import Plan, made
@@ -113,7 +114,8 @@ def shrink_in_steps(
     check_ratios(options.get("ratios"))
     fixed = dict(options.pop("ratios", None) or {})
     if options.get("data") is not None:
-        options["data"] = read_batches(options["data"], model)  # a generator serves once
+        data = given_data(options["data"], model, as_inputs(options.get("example_inputs")))
+        options["data"] = read_batches(data, model)  # a generator serves once
     finished = done
 
     def kept() -> str:

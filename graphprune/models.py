@@ -1,4 +1,4 @@
-"""Which model a name on the command line means."""
+"""Which model, and which data, a name means."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from graphprune.core.errors import GraphPruneError, named_line
+from graphprune.core.program import Inputs
 from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.opening import readable
+from graphprune.pictures import read_pictures
+from graphprune.statistics.constants import SAMPLES
 
 
 def given(model: Any) -> Any:
@@ -33,6 +37,26 @@ def given(model: Any) -> Any:
         name = os.fspath(model)
         raise GraphPruneError(f"cannot read {name}: there is no file {name}")
     return model
+
+
+def given_data(data: Any, model: Any, inputs: Inputs | None = None, most: int = SAMPLES) -> Any:
+    """Calibration data as the caller gives them: those that only have a name, or a file, are read.
+
+    Args:
+        data: What `load_data` takes, a folder of pictures, or anything else, which stays as it is.
+        model: Tells how pictures are prepared, and whether arrays go by names of inputs.
+        inputs: Example inputs, of which one of four dimensions tells the size of pictures.
+        most: Pictures that are read, at most.
+
+    Raises:
+        GraphPruneError: There is no such file or object, or it cannot be read.
+    """
+    if not isinstance(data, str | os.PathLike):
+        return data
+    if not Path(data).is_dir():
+        return load_data(os.fspath(data), is_onnx(model))
+    held = [x for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor) and x.dim() == 4]
+    return read_pictures(Path(data), model, most, held[0].shape[-2:] if held else None)
 
 
 def load_model(name: str, weights: str | Path | None = None) -> Any:

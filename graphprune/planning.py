@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import torch
-from torch.utils import _pytree as pytree
 
 from graphprune.choice.request import Patterns, requested
 from graphprune.compensation.calibration import Options
 from graphprune.core.batch import Batch
 from graphprune.core.groups import Dependencies
-from graphprune.core.program import Inputs, Program
+from graphprune.core.program import Program
 from graphprune.costs.registry import Counting
 from graphprune.extensions import load_installed
 from graphprune.foretelling import teller
-from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.opening import Opened, keyed, open_model
 from graphprune.frontends.torch.inference import undisturbed
 from graphprune.frontends.torch.inputs import as_inputs
-from graphprune.models import function_named, given, load_data
+from graphprune.models import function_named, given, given_data
 from graphprune.options import (
     PlanOptions,
     SparsifyOptions,
@@ -36,7 +30,6 @@ from graphprune.options import (
 )
 from graphprune.passes.agree import Agree
 from graphprune.passes.couple import couple, releases
-from graphprune.pictures import read_pictures
 from graphprune.pipeline import Asked, Pipeline, Work
 from graphprune.pipelines import DEFAULT, SPARSE
 from graphprune.sparsity.request import sparsity
@@ -82,8 +75,7 @@ def planned(
         seed=options.get("seed", 0),
     )
     inputs, model = as_inputs(options.get("example_inputs")), given(model)
-    if isinstance(data, str | os.PathLike):
-        data = _loaded(Path(data), model, inputs, repair.samples() + UNSEEN)
+    data = given_data(data, model, inputs, repair.samples() + UNSEEN)
     request = requested(
         ratio, of, importance, options.get("round_to", "auto"), options.get("budget"),
         allocation=options.get("allocation", "auto"), normalize=options.get("normalize", "mean"),
@@ -144,7 +136,9 @@ def planned_sparse(model: Any, ratio: float | None, pattern: str, options: Spars
         seed=options.get("seed", 0),
     )
     inputs = as_inputs(options.get("example_inputs"))
-    opened = open_model(given(model), inputs, options.get("data"), repair.samples())
+    model = given(model)
+    data = given_data(options.get("data"), model, inputs, repair.samples())
+    opened = open_model(model, inputs, data, repair.samples())
     keep = options.get("keep")
     asked = Asked(
         options=repair.reading(opened.batches) if opened.batches else repair,
@@ -157,14 +151,6 @@ def planned_sparse(model: Any, ratio: float | None, pattern: str, options: Spars
     work.pipeline = SPARSE
     SPARSE.decide(work)
     return work
-
-
-def _loaded(place: Path, model: Any, inputs: Inputs | None, most: int) -> Any:
-    """The data that a file, a folder of pictures or a `pkg.mod:factory` stands for."""
-    if not place.is_dir():
-        return load_data(os.fspath(place), is_onnx(model))
-    held = [x for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor) and x.dim() == 4]
-    return read_pictures(place, model, most, held[0].shape[-2:] if held else None)
 
 
 def parted(

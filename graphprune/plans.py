@@ -14,7 +14,7 @@ from torch import nn
 
 from graphprune.compensation.calibration import Options
 from graphprune.core.edits import Edit, cut_by, edit_of
-from graphprune.core.errors import GraphPruneError, PlanError
+from graphprune.core.errors import GraphPruneError, LiftError, PlanError
 from graphprune.core.files import check_target, write_whole
 from graphprune.core.indices import Indices
 from graphprune.core.keep import Keep
@@ -26,7 +26,7 @@ from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.described import describe, restore
 from graphprune.frontends.torch.inference import undisturbed
-from graphprune.models import given
+from graphprune.models import given, given_data
 from graphprune.pipeline import Asked, Pipeline, Work
 from graphprune.pipelines import DEFAULT
 from graphprune.planning import parted, worked
@@ -183,7 +183,8 @@ class Plan(Generic[M]):
             self.work = self._fitted(model, data)
         elif data is not None:
             work = self.live()
-            read = work.program.read(data, self.options.samples() + UNSEEN)
+            most = self.options.samples() + UNSEEN
+            read = work.program.read(given_data(data, work.program.model, self.inputs, most), most)
             passes = self.pipeline or DEFAULT
             batches, unseen = parted(read, work.program, self.options, passes)
             self.options = self.options.reading(batches)
@@ -240,7 +241,14 @@ class Plan(Generic[M]):
 
     def _fitted(self, model: M, data: Any) -> Work:
         """Find what the plan changes in another instance of the model."""
-        opened = open_model(given(model), self.inputs, data, self.options.samples() + UNSEEN)
+        most, found = self.options.samples() + UNSEEN, given(model)
+        try:
+            opened = open_model(
+                found, self.inputs, given_data(data, found, self.inputs, most), most
+            )
+        except LiftError as error:
+            why = str(error).partition("\n")[0]  # what follows speaks of `example_inputs`
+            raise PlanError(f"the plan does not fit {type(model).__name__}: {why}") from error
         passes = self.pipeline or DEFAULT
         batches, unseen = parted(opened.batches, opened.program, self.options, passes)
         if batches:

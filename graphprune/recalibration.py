@@ -12,6 +12,7 @@ from torch import nn
 from graphprune.core.errors import GraphPruneError
 from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.torch.inference import undisturbed
+from graphprune.models import given_data
 from graphprune.pipeline import Work, run
 from graphprune.pipelines import DEFAULT
 from graphprune.report.made import reported
@@ -85,7 +86,7 @@ def recalibrate(small: M, data: Iterable[Any]) -> M:
     """
     work = made_from(small)
     options = replace(work.asked.options, compensate=True)
-    batches = read_batches(data, small, options.samples())
+    batches = read_batches(given_data(data, small, work.program.inputs), small, options.samples())
     again = work.again(batches, options.reading(batches))
     for step in again.pipeline or DEFAULT:
         if step.makes and step.name not in _CHECKS:

@@ -26,8 +26,8 @@ passes
 testing
 report
 extensions
-models
 pictures
+models
 pipelines
 options
 foretelling

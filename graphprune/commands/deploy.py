@@ -31,15 +31,11 @@ def deploy(
 
     from graphprune.core.errors import GraphPruneError
     from graphprune.deploying.deploy import deploy as work
-    from graphprune.frontends.onnx import is_onnx
-    from graphprune.models import load_data
 
     check_new(out, force, (".onnx",))
     if asked.ratio is None and asked.budget:
         raise GraphPruneError("deploy takes --ratio, not --budget")
     options = {name: held for name, held in asked.options().items() if held is not None}
-    if asked.data is not None:  # which several stages read
-        options["data"] = load_data(asked.data, is_onnx(model))
     ratio = 0.5 if asked.ratio is None else asked.ratio
     done = work(
         asked.opened(model), ratio, asked.of, out=out, recover=recover, int8=int8, folder=folder,

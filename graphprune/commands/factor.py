@@ -9,6 +9,7 @@ import typer
 
 from graphprune.commands.options import (
     AsJson,
+    Data,
     Extension,
     Force,
     Model,
@@ -43,12 +44,7 @@ def factor(
     compensate: Annotated[
         str, typer.Option(help="look at what layers read: auto, on or off")
     ] = "auto",
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="calibration data: .npy, .npz, .pt, a folder of pictures, pkg.mod:factory"
-        ),
-    ] = None,
+    data: Data = None,
     weights: Weights = None,
     input_size: Size = None,
     plan: Annotated[Path | None, typer.Option(help="also write the plan here")] = None,

@@ -26,6 +26,10 @@ Extension: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(help="import a module that registers rules, criteria, costs, passes or frontends"),
 ]
+Data: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="calibration data: .npy, .npz, .pt, a folder of pictures, pkg.mod:factory"),
+]
 Size: TypeAlias = Annotated[str | None, typer.Option(help="shape of one input: 2,3,224,224")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="print data on stdout")]
 Force: TypeAlias = Annotated[bool, typer.Option(help="replace an output that exists")]
@@ -76,12 +80,7 @@ class Planning:
         str,
         typer.Option(help="for latency: eager, compiled or onnxruntime; auto: eager for modules"),
     ] = "auto"
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="calibration data: .npy, .npz, .pt, a folder of pictures, pkg.mod:factory"
-        ),
-    ] = None
+    data: Data = None
     weights: Weights = None
     input_size: Size = None
     ratios: Annotated[

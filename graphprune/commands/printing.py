@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from graphprune.report.report import Report
+
+_WIDE = 10_000  # characters of a line that is never broken
 
 _quiet = False
 
@@ -60,7 +62,19 @@ def say(text: str, as_json: bool) -> None:
 
 
 def console(stderr: bool) -> Console:
-    """Where text for people goes."""
-    from rich.console import Console
+    """Where text for people goes: on a terminal as wide as it is, else plain.
 
-    return Console(stderr=stderr, quiet=_quiet)
+    In a file or a pipe tables have no boxes, and no line is broken.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    class Plain(Console):
+        def print(self, *objects: Any, **how: Any) -> None:
+            for each in objects:
+                if isinstance(each, Table):
+                    each.box, each.title_justify = None, "left"
+            super().print(*objects, **how)
+
+    screen = Console(stderr=stderr, quiet=_quiet)
+    return screen if screen.is_terminal else Plain(stderr=stderr, quiet=_quiet, width=_WIDE)

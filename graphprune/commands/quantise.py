@@ -7,17 +7,14 @@ from typing import Annotated
 
 import typer
 
-from graphprune.commands.options import AsJson, Force
+from graphprune.commands.options import AsJson, Data, Force
 from graphprune.commands.outputs import check_new
 
 
 def quantise(
     model: Annotated[str, typer.Argument(help="an .onnx file")],
     out: Annotated[Path, typer.Option("-o", "--out", help=".onnx")],
-    data: Annotated[
-        str | None,
-        typer.Option(help="calibration data: .npy, .npz or .pt file, or pkg.mod:factory"),
-    ] = None,
+    data: Data = None,
     kind: Annotated[str, typer.Option(help="static or dynamic")] = "static",
     samples: Annotated[int, typer.Option(help="calibration inputs, at most")] = 128,
     seed: Annotated[int, typer.Option(help="for inputs that are made")] = 0,
@@ -29,14 +26,12 @@ def quantise(
 
     from graphprune.core.errors import GraphPruneError
     from graphprune.frontends.onnx import is_onnx
-    from graphprune.models import load_data
     from graphprune.quantising.quantise import quantise as work
 
     if not is_onnx(model):
         raise GraphPruneError(f"{model} is no .onnx file: export it first (graphprune shrink -o)")
     check_new(out, force, (".onnx",))
-    found = None if data is None else load_data(data, True)
-    done = work(model, found, kind=kind, out=out, samples=samples, seed=seed)
+    done = work(model, data, kind=kind, out=out, samples=samples, seed=seed)
     if as_json:
         typer.echo(json.dumps({**done.as_dict(), "path": str(out)}))
     typer.echo(f"{done}\nwrote {out}", err=as_json)

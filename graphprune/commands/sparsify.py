@@ -9,6 +9,7 @@ import typer
 
 from graphprune.commands.options import (
     AsJson,
+    Data,
     Extension,
     Force,
     Model,
@@ -39,10 +40,7 @@ def sparsify(
     compensate: Annotated[
         str, typer.Option(help="let what stays make up for it: auto, on or off")
     ] = "auto",
-    data: Annotated[
-        str | None,
-        typer.Option(help="calibration data: .npy, .npz or .pt file, or pkg.mod:factory"),
-    ] = None,
+    data: Data = None,
     weights: Weights = None,
     input_size: Size = None,
     plan: Annotated[Path | None, typer.Option(help="also write the plan here")] = None,
@@ -54,8 +52,7 @@ def sparsify(
     """Set numbers of a model's weights to zero and write it."""
     from graphprune.api import plan_sparsity
     from graphprune.core.errors import GraphPruneError
-    from graphprune.frontends.onnx import is_onnx
-    from graphprune.models import load_data, load_model
+    from graphprune.models import load_model
 
     load_extensions(extension)
     if compensate not in ("auto", "on", "off"):
@@ -69,7 +66,7 @@ def sparsify(
         spread=spread,
         keep=keep,
         compensate={"on": True, "off": False}.get(compensate, "auto"),
-        data=None if data is None else load_data(data, is_onnx(model)),
+        data=data,
         example_inputs=inputs_of(input_size),
         seed=seed,
     )

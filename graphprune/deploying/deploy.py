@@ -18,7 +18,8 @@ from graphprune.costs.registry import Counting
 from graphprune.deploying.deployed import STEEP, Deployed, steep
 from graphprune.deploying.stages import Metric, Stages
 from graphprune.frontends.opening import open_model
-from graphprune.models import given
+from graphprune.frontends.torch.inputs import as_inputs
+from graphprune.models import given, given_data
 from graphprune.quantising.quantise import quantised_already
 
 
@@ -80,6 +81,7 @@ def deploy(
     kept = "nothing is kept; with folder=, the same call goes on behind the last stage"
     if folder is not None:
         kept = f"stages that were finished are kept in {folder}, and the same call goes on"
+    data = given_data(data, model, as_inputs(options.get("example_inputs")))
     with interruptible(lambda: kept), _place(folder) as place:
         run = Stages(model, Path(place), data, metric, (ratio, of, {**options, "verify": made}))
         run.check(recover, int8)

@@ -21,7 +21,7 @@ from graphprune.extensions import load_installed
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.inference import undisturbed
 from graphprune.frontends.torch.inputs import as_inputs
-from graphprune.models import given
+from graphprune.models import given, given_data
 from graphprune.passes.couple import couple
 from graphprune.quantising.files import quantised_file
 from graphprune.quantising.modules import quantised_module
@@ -89,7 +89,8 @@ def quantise(
         raise OptionError("out= is for ONNX models: save a module with torch.export.save")
     target = None if out is None else check_target(out, (".onnx",))
     _needed(is_module)
-    opened = open_model(model, as_inputs(example_inputs), data, samples)
+    inputs = as_inputs(example_inputs)
+    opened = open_model(model, inputs, given_data(data, model, inputs, samples), samples)
     program = opened.program
     if quantised_already(program.graph):
         raise GraphPruneError(

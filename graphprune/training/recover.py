@@ -18,6 +18,7 @@ from graphprune.core.errors import GraphPruneError, OptionError
 from graphprune.core.progress import interruptible, progress
 from graphprune.core.scalars import Logged, Writer, tell, writer_of
 from graphprune.importance import Loss
+from graphprune.models import given_data
 from graphprune.planning import opened_and_coupled
 from graphprune.statistics.batches import read_batches
 from graphprune.training.attached import bare
@@ -169,7 +170,7 @@ def _compared(small: nn.Module, teacher: nn.Module) -> list[Layer]:
 def _batches(teacher: nn.Module, data: Any, seed: int) -> list[Batch]:
     """The caller's data, or inputs that are made."""
     if data is not None:
-        return read_batches(data, teacher, SAMPLES)
+        return read_batches(given_data(data, teacher), teacher, SAMPLES)
     opened, deps = opened_and_coupled(teacher, None)
     program = opened.program
     args, kwargs = program.example()

@@ -19,6 +19,7 @@ from graphprune.core.graph import Value
 from graphprune.core.groups import matches
 from graphprune.importance import Context, Loss
 from graphprune.importance.gradients import flows, preservations, sensitivities
+from graphprune.models import given_data
 from graphprune.planning import opened_and_coupled
 from graphprune.rules.readings import reading, recurrent
 from graphprune.sparsity import spread as spreading
@@ -203,7 +204,7 @@ class SparseTraining(Attached):
                 for name, value in self._layers.items()
             }
         opened, deps = opened_and_coupled(self.model, example_inputs)
-        batches = read_batches(data, self.model) if data is not None else ()
+        batches = read_batches(given_data(data, self.model), self.model) if data is not None else ()
         context = Context(deps, self.model, opened.program.example(), batches, loss, seed)
         context.name = start
         kinds = {"snip": sensitivities, "grasp": preservations, "synflow": flows}

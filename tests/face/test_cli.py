@@ -160,6 +160,17 @@ def test_weights_are_loaded(
     assert "does not fit" in capsys.readouterr().err
 
 
+def test_text_in_a_pipe_is_plain(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "report", MODEL, *QUICK) == 0
+    said = capsys.readouterr().out
+    assert said.isascii() and "" not in [line.strip() for line in said.splitlines()]
+    assert any(line.startswith("time: ") and line.endswith(" s") for line in said.splitlines())
+    assert run(monkeypatch, "sensitivity", MODEL, *QUICK) == 0
+    assert capsys.readouterr().out.isascii()
+
+
 def test_inspect(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,6 +304,15 @@ def test_a_plan_of_another_model_is_refused(
     plan.save("other.json")
     assert run(monkeypatch, "verify", MODEL, "--plan", "other.json") == 2
     assert "the plan was made for another model: its group 0 is " in capsys.readouterr().err
+    assert run(monkeypatch, "shrink", MODEL, *QUICK, "-o", "a.pt", "--plan", "deep.json") == 0
+    capsys.readouterr()
+    Path("narrow.py").write_text(FACTORY.replace("6, 32", "5, 32"))  # it takes other inputs
+    assert run(monkeypatch, "verify", "narrow:net", "--plan", "deep.json") == 2
+    said = capsys.readouterr().err
+    assert (
+        "error: the plan does not fit Net: the model rejects" in said
+        and len(said.splitlines()) == 1
+    )
 
 
 def test_the_shell_completes_commands() -> None:
