@@ -18,7 +18,7 @@ from graphprune.core.errors import GraphPruneError, first_line
 from graphprune.core.graph import Op, Value
 from graphprune.core.rewrites import Draft, Drop, Rewrite
 from graphprune.engine.run import along
-from graphprune.engine.scales import scale_of
+from graphprune.engine.scales import is_one, scale_of
 from graphprune.passes.rewrite import check, rewrite
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules.facts import copies, moves
@@ -88,7 +88,7 @@ def noop(draft: Draft, op: Op) -> Rewrite | str | None:
 def _neutral(draft: Draft, op: Op) -> Rewrite | None:
     """The rewrite that drops a factor of one or a summand of zero."""
     scale = scale_of(draft, op)
-    if scale is None or not bool((scale.scale == 1).all()) or bool(scale.shift.any()):
+    if scale is None or not is_one(scale):
         return None
     drop = Drop(op.name, scale.found.place)
     return Rewrite(op.name, f"{op.name} changes nothing", (drop,), slight=True)

@@ -14,7 +14,7 @@ import torch
 from graphprune.core.graph import Op, Value
 from graphprune.core.rewrites import Draft, Drop, Rewrite
 from graphprune.engine.linear import Linear, linear
-from graphprune.engine.scales import Scale, scale_of
+from graphprune.engine.scales import Scale, is_one, scale_of
 from graphprune.engine.tensors import difference
 from graphprune.passes.rewrite import rewrite
 from graphprune.pipeline import Outcome, Pass, Work
@@ -52,6 +52,11 @@ def merge(draft: Draft, op: Op) -> Rewrite | str | None:
         return None
     if operands[0].shape != operands[1].shape or operands[0] is operands[1]:
         return None
+    neutral = [_neutral(draft, value) for value in operands]
+    operands = [
+        value if op is None else op.found.source
+        for value, op in zip(operands, neutral, strict=True)
+    ]
     branches = [_branch(draft, value) for value in operands]
     orders = [(0, 1), (1, 0)]
     one, other = branches
@@ -64,11 +69,20 @@ def merge(draft: Draft, op: Op) -> Rewrite | str | None:
             continue
         if not _same_source(kept, gone, operands[off]):
             continue
-        found = _merged(draft, op, at, kept, gone)
+        found = _merged(draft, op, at, kept, gone, neutral[at])
         if isinstance(found, Rewrite):
             return found
         why = why or found
     return why
+
+
+def _neutral(draft: Draft, value: Value) -> Scale | None:
+    """What changes nothing on the way to a sum, such as one that begins with zero."""
+    maker = draft.makers().get(value)
+    found = None if maker is None else scale_of(draft, maker)
+    if found is None or not is_one(found) or len(draft.readers()[value]) > 1:
+        return None
+    return found
 
 
 def _taps(branch: object) -> int:
@@ -97,7 +111,12 @@ def _same_source(kept: Linear, gone: Linear | Scale | None, value: Value) -> boo
 
 
 def _merged(
-    draft: Draft, op: Op, at: int, kept: Linear, gone: Linear | Scale | None
+    draft: Draft,
+    op: Op,
+    at: int,
+    kept: Linear,
+    gone: Linear | Scale | None,
+    neutral: Scale | None,
 ) -> Rewrite | str | None:
     channel = kept.result()[1]
     shift: torch.Tensor | None = None
@@ -116,7 +135,11 @@ def _merged(
         return f"{kept.op.name} takes no bias"
     name = "what they read" if gone is None else gone.op.name
     steps = kept.steps(kept.weight + laid, bias)
-    return Rewrite(op.name, f"{name} into {kept.op.name}", (*steps, Drop(op.name, at)))
+    what = f"{name} into {kept.op.name}"
+    drops = [Drop(op.name, at)]
+    if neutral is not None:
+        drops.append(Drop(neutral.op.name, neutral.found.place))
+    return Rewrite(op.name, what, (*steps, *drops), merges=gone is not None)
 
 
 def _laid_into(draft: Draft, kept: Linear, gone: Linear) -> torch.Tensor | str:

@@ -75,13 +75,15 @@ def rewrite(work: Work, find: Find) -> int:
     draft = pending.draft
     before = len(draft.made)
     left = _extend(work.written, draft, find, {}, work.codes)
+    if len(draft.made) > before:  # where code is to be generated, more can go
+        for earlier in pending.finds:
+            _extend(work.written, draft, earlier, {}, work.codes)
     where = _places(draft)
     known = {place(op) for op in draft.ops}
     work.left = {name: why for name, why in work.left.items() if name in known}
     work.left |= {where[name]: why for name, why in left.items()}
-    if len(draft.made) > before:
-        pending.finds.append(find)
-        work.pending = pending
+    pending.finds.append(find)
+    work.pending = pending
     return len(draft.made) - before
 
 

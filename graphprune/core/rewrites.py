@@ -60,12 +60,15 @@ class Rewrite:
         what: What they do, in a few words.
         steps: The steps.
         slight: Whether they save so little that no code is generated for them.
+        merges: Whether they take away a linear operation or a norm beside another, for which code
+            is generated even where classes are to be kept.
     """
 
     at: str
     what: str
     steps: tuple[Step, ...]
     slight: bool = False
+    merges: bool = False
 
 
 @dataclass
@@ -143,15 +146,17 @@ class Draft:
     def make(self, rewrite: Rewrite) -> None:
         """Make a rewrite, and leave out what nothing reads any more."""
         known = {op.name: op for op in self.ops}
+        unread: list[Value | None] = []
         for step in rewrite.steps:
             op = known[step.op]
+            unread += op.inputs
             if isinstance(step, Weigh):
                 self._weigh(op, step)
             else:
                 self._drop(op, step)
         self.made.append(rewrite)
         self._changed()
-        self._sweep({step.op for step in rewrite.steps if isinstance(step, Drop)})
+        self._sweep(unread)
 
     def _weigh(self, op: Op, step: Weigh) -> None:
         value = None
@@ -173,17 +178,16 @@ class Draft:
             other.inputs = [operand if value is result else value for value in other.inputs]
         self.outputs = [operand if value is result else value for value in self.outputs]
 
-    def _sweep(self, gone: set[str]) -> None:
-        """Leave out operations that only those read which went."""
-        before = {op.name: op for op in self.source.ops}
-        todo = [before[name] for name in gone]
+    def _sweep(self, values: list[Value | None]) -> None:
+        """Leave out operations that make values which nothing reads, and what only they read."""
+        todo = list(values)
         while todo:
-            for value in todo.pop().inputs:
-                maker = self.makers().get(value) if value is not None else None
-                if maker and not any(self.readers().get(result) for result in maker.outputs):
-                    self.ops.remove(maker)
-                    self._changed()
-                    todo.append(maker)
+            value = todo.pop()
+            maker = None if value is None else self.makers().get(value)
+            if maker and not any(self.readers().get(result) for result in maker.outputs):
+                self.ops.remove(maker)
+                self._changed()
+                todo += maker.inputs
 
     def _changed(self) -> None:
         self._makers = self._readers = None

@@ -65,6 +65,11 @@ class Scale:
         return numbers.reshape(-1, *[1] * behind).to(held.tensor)
 
 
+def is_one(scale: Scale) -> bool:
+    """Whether it hands on what it reads: a factor of one, a summand of zero."""
+    return bool((scale.scale == 1).all()) and not bool(scale.shift.any())
+
+
 def scale_of(draft: Draft, op: Op) -> Scale | None:
     """What an operation multiplies by and adds, if that is stored, and all that it does."""
     found = scaling(op, lambda value: stored(draft, value) is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import onnx
@@ -10,6 +11,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
+import graphprune
 from graphprune.frontends.onnx.whole import run_model
 from graphprune.pipelines import FOLDING
 from tests.passes.test_fold_norms import IMAGE, ROWS, exported, gap, trained, worked
@@ -90,6 +92,68 @@ def test_the_class_of_a_merged_block_is_kept() -> None:
     block = worked(net, IMAGE, FOLDING).program.model[2]
     assert isinstance(block, Branches)
     assert isinstance(block.norm, nn.Identity)
+
+
+class Listed(nn.Module):
+    """A block of MobileOne: a list of convolutions, counted, and branches that may be None."""
+
+    def __init__(self, size: int, *, named: bool) -> None:
+        super().__init__()
+        if named:
+            self.one = None  # what timm puts the only convolution in
+        self.number, self.skip = 3, nn.BatchNorm2d(size)
+        self.many = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(size, size, 3, padding=1, groups=2), nn.BatchNorm2d(size))
+            for _ in range(self.number)
+        )
+        self.point = nn.Sequential(
+            nn.Conv2d(size, size, 1, groups=2, bias=False), nn.BatchNorm2d(size)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if getattr(self, "one", None) is not None:
+            return torch.relu(self.one(x))
+        out = 0 if self.skip is None else self.skip(x)
+        for number in range(self.number):
+            out = out + self.many[number](x)
+        return torch.relu(out if self.point is None else out + self.point(x))
+
+
+BLOCKS = {
+    "code": (lambda: Branches(6), False),
+    "list": (lambda: Listed(6, named=False), True),
+    "name": (lambda: Listed(6, named=True), True),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_compact_merges_branches_and_only_their_block_may_have_other_code(name: str) -> None:
+    make, own = BLOCKS[name]
+    net = trained(nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), make()))
+    for dtype, exact in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
+        net, x = net.to(dtype), IMAGE.to(dtype)
+        small = graphprune.compact(net, example_inputs=x)
+        assert isinstance(small[2], type(net[2]))
+        assert (type(small[2]) is type(net[2])) == own
+        assert sum(isinstance(m, nn.Conv2d) for m in small.modules()) == 2
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in small.modules())
+        for more in (x, torch.cat([x, x.flip(0)]), torch.randn(3, 3, 14, 12).to(dtype)):
+            assert gap(net(more), small(more)) < exact
+            assert gap(small.train()(more), small.eval()(more)) < exact
+        copied = pickle.loads(pickle.dumps(small))
+        assert torch.equal(copied(x), small(x))
+
+
+def test_a_branch_that_code_cannot_do_without_leaves_it_as_it_was() -> None:
+    class Both(Listed):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + 0 * self.many[2](x)
+
+    net = trained(nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), Both(6, named=True)))
+    before = list(net[2].state_dict())
+    small = graphprune.compact(net, example_inputs=IMAGE)
+    assert gap(net(IMAGE), small(IMAGE)) < 1e-6
+    assert list(net[2].state_dict()) == before and net[2].one is None
 
 
 def test_linear_layers_with_a_dropout_between_are_one() -> None:

@@ -123,14 +123,14 @@ class _Emitter:
         self._available = {*self._nodes, *self._captured.graph.weights.values()}
         self._available.update(value for op in needed for value in op.outputs)
         inner = {} if inline else self._called(needed, wanted)
-        called = set(inner.values())
+        aside = set(inner.values()) | self._gone()
         self._follows = follow(
             self._captured,
             self._path,
             call,
-            self._own(called),
+            self._own(aside),
             [self._origins[op] for op in needed if op not in inner],
-            called,
+            aside,
             self._cuts,
             rigid,
         )
@@ -250,15 +250,23 @@ class _Emitter:
                 found.update(dict.fromkeys(ops, path))
         return found
 
-    def _own(self, called: set[str]) -> list[Op]:
-        """The operations of one call of the module, but for those of modules that it calls."""
-        inside = [
+    def _inside(self) -> list[Op]:
+        """The operations of all calls of the module, before rewrites."""
+        return [
             op
             for op in self._captured.graph.ops
             if not self._path or op.module == self._path or _below(self._path, op.module)
         ]
-        own = [op for op in inside if called.isdisjoint(_below(self._path, op.module))]
+
+    def _own(self, aside: set[str]) -> list[Op]:
+        """The operations of one call of the module, but for those of some modules inside."""
+        own = [op for op in self._inside() if aside.isdisjoint(_below(self._path, op.module))]
         return own[: len(own) // len(self._original.calls[self._path])]
+
+    def _gone(self) -> set[str]:
+        """Modules inside of which rewrites leave no operation; what they do in training is gone."""
+        left = {path for op in self._ops for path in _below(self._path, op.module)}
+        return {path for op in self._inside() for path in _below(self._path, op.module)} - left
 
     def _callable(
         self,

@@ -117,7 +117,7 @@ def follow(
     call: Call,
     ops: Sequence[Op],
     needed: Collection[Op],
-    called: set[str],
+    aside: set[str],
     cuts: Cuts,
     rigid: bool = False,
 ) -> Follows:
@@ -129,14 +129,15 @@ def follow(
         call: The call of it, in terms of the graph's values.
         ops: The operations of its own code, in order.
         needed: Those of them that its results depend on.
-        called: Paths of the modules that it calls as such.
+        aside: Paths of modules inside whose code is not its own: those that it calls as such, and
+            those that it does without.
         cuts: The narrowed graph.
         rigid: Whether to follow nothing: sizes, type and mode are those of the capture.
     """
     found = Follows()
     if not needed:
         return found
-    alone = _Alone(captured, path, call, called, cuts)
+    alone = _Alone(captured, path, call, aside, cuts)
     sizes = list(_sizes(call, cuts))
     base = None if rigid else alone.traced({})
     if base is None or not _same(ops, base) or not set(needed) <= set(ops):
@@ -390,7 +391,7 @@ class _Alone:
     """A module by itself, to be captured with other inputs."""
 
     def __init__(
-        self, captured: CapturedModule, path: str, call: Call, called: set[str], cuts: Cuts
+        self, captured: CapturedModule, path: str, call: Call, aside: set[str], cuts: Cuts
     ) -> None:
         self._module = captured.model.get_submodule(path)
         self._device = next((x.device for x in self._module.parameters()), None)
@@ -399,7 +400,7 @@ class _Alone:
         prefix = f"{path}." if path else ""
         weights = captured.graph.weights.items()
         self._weights = [v for name, v in weights if name.startswith(prefix)]
-        self._called = tuple(f"inner.{name.removeprefix(prefix)}" for name in called)
+        self._aside = tuple(f"inner.{name.removeprefix(prefix)}" for name in aside)
 
     def types(self) -> tuple[torch.dtype, ...] | None:
         """The type of the first input of floating point; None where there is none."""
@@ -449,10 +450,10 @@ class _Alone:
         ]
 
     def _inside(self, node: fx.Node) -> bool:
-        """Whether a module that is called as such makes it."""
+        """Whether a module makes it whose code is not its own."""
         stack = node.meta.get("nn_module_stack") or {"": ("", "")}
         path = next(reversed(stack.values()))[0]
-        return any(path == held or path.startswith(f"{held}.") for held in self._called)
+        return any(path == held or path.startswith(f"{held}.") for held in self._aside)
 
 
 class _Inner(nn.Module):

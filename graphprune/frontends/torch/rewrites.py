@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from graphprune.frontends.torch.lift import CapturedModule, lift
 from graphprune.frontends.torch.lower import whole_call
 from graphprune.frontends.torch.reader import bound_arguments
 from graphprune.frontends.torch.rebuild import laid_out, rebuild, settle
+from graphprune.frontends.torch.shortened import Branches, shorten
 from graphprune.frontends.torch.survey import Survey, calls_of
 
 _MODES = ("training", "train")  # what operations that depend on the mode call it
@@ -46,21 +47,20 @@ def refuses(captured: CapturedModule, rewrite: Rewrite, draft: Draft, code: bool
     """
     if captured.original is not None:
         return "the model was captured in parts"
-    if rewrite.slight:
-        ops_in = Counter(op.module for op in draft.source.ops)
-        layers = {op.module for op in draft.source.ops} & captured.layers
-        names = {step.op for step in rewrite.steps}
-        where = [op.module for op in draft.source.ops if op.name in names]
-        if not all(path in layers and ops_in[path] == 1 for path in where):
-            return "it would need generated code, and saves little"
-    if not code and any(isinstance(step, Drop) for step in rewrite.steps):
-        trial = draft.copied()
-        trial.make(rewrite)
-        if _Gone(captured, trial).needs_code(rewrite.steps):
-            return "it would need generated code"
-    modules = dict(captured.model.named_modules(remove_duplicate=False))
     ops = {op.name: op for op in draft.source.ops}
     touched = [ops[step.op] for step in rewrite.steps]
+    if not _recoded(draft, ops, rewrite):
+        if rewrite.slight:
+            ops_in = Counter(op.module for op in draft.source.ops)
+            layers = {op.module for op in draft.source.ops} & captured.layers
+            if not all(op.module in layers and ops_in[op.module] == 1 for op in touched):
+                return "it would need generated code, and saves little"
+        if not (code or rewrite.merges) and any(isinstance(s, Drop) for s in rewrite.steps):
+            trial = draft.copied()
+            trial.make(rewrite)
+            if _Gone(captured, trial).needs_code(rewrite.steps):
+                return "it would need generated code"
+    modules = dict(captured.model.named_modules(remove_duplicate=False))
     for op in touched:
         module = modules.get(op.module)
         if any(name in op.attrs for name in _MODES) and module is not None and module.training:
@@ -76,6 +76,19 @@ def refuses(captured: CapturedModule, rewrite: Rewrite, draft: Draft, code: bool
     return ""
 
 
+def _recoded(draft: Draft, ops: Mapping[str, Op], rewrite: Rewrite) -> bool:
+    """Whether what goes lies in the code of modules that need other code already."""
+    known = {
+        ops[step.op].module
+        for made in draft.made
+        for step in made.steps
+        if made.merges and isinstance(step, Drop)
+    }
+    return bool(known) and all(
+        ops[step.op].module in known for step in rewrite.steps if isinstance(step, Drop)
+    )
+
+
 def _paths(path: str) -> Iterator[str]:
     """A module's path, and those of the modules that it lies in."""
     while path:
@@ -85,7 +98,11 @@ def _paths(path: str) -> Iterator[str]:
 
 
 def _lies_in(op: Op, path: str) -> bool:
-    return not path or op.module == path or op.module.startswith(f"{path}.")
+    return not path or op.module == path or _below(op.module, path)
+
+
+def _below(path: str, root: str) -> bool:
+    return path.startswith(f"{root}.") if root else bool(path)
 
 
 def _hooked(module: nn.Module | None) -> bool:
@@ -201,8 +218,11 @@ class _Gone:
         """Modules that need other code: those around what went and is in no idle module."""
         within = tuple(idle)
         roots: set[str] = set()
+        readers = self._draft.readers()
         for name in self._draft.dropped:
             op = self._source[name]
+            if not readers.get(self._draft.stands_for(op.outputs[0])):
+                continue  # nothing calls for it any more
             swept = list(self._swept(op))
             if any(_lies_in(op, path) for path in within) and all(
                 any(_lies_in(other, path) for path in within) for other in swept
@@ -227,6 +247,35 @@ class _Gone:
                     seen.add(other)
                     todo.append(other)
                     yield other
+
+    def branches(self, root: str) -> Branches:
+        """What merging left of the branches in a module, by paths within it."""
+        inside = self.ops_in(root)
+        left = {path for op in inside if op.name in self._alive for path in _paths(op.module)}
+        idle = self.idle()
+        gone = {
+            path
+            for op in inside
+            for path in _paths(op.module)
+            if len(path) > len(root) and path not in left and idle.isdisjoint(_paths(path))
+        }
+        gone = {path for path in gone if gone.isdisjoint([*_paths(path)][1:])}
+        merged = {
+            self._source[step.op].module
+            for rewrite in self._draft.made
+            for step in rewrite.steps
+            if rewrite.merges and isinstance(step, Weigh) and step.op in self._alive
+        }
+        layers = [path for path in merged if _below(path, root)]
+        layer = around = layers[0] if len(layers) == 1 else ""
+        for path in _paths(layer):
+            if len(path) <= len(root) or any(
+                op.name in self._alive and op.module != layer for op in self.ops_in(path)
+            ):
+                break
+            around = path
+        own = len(root) + bool(root)
+        return Branches(sorted(path[own:] for path in gone), layer[own:], around[own:])
 
     def ops_in(self, path: str) -> list[Op]:
         """The operations that run in a module."""
@@ -255,10 +304,11 @@ class _Copy:
             if name in self._alive:
                 self._weigh(self._source[name], place, value)
         idle = self._gone.idle()
-        self._generate(self._gone.roots(idle))
+        roots = self._gone.roots(idle)
         for path in idle:
             self._replace(path)
         self._clear()
+        self._recode(roots)
         for module in self._model.modules():
             settle(module)
 
@@ -305,7 +355,8 @@ class _Copy:
             new.training = old.training
             holder._modules[name] = new
 
-    def _generate(self, roots: set[str]) -> None:
+    def _recode(self, roots: set[str]) -> None:
+        """Let modules do without what went: by their own code where it can, else by other code."""
         if not roots:
             return
         found = calls_of(self._captured, Survey(self._cuts))
@@ -317,7 +368,7 @@ class _Copy:
         while roots:
             path = max(roots, key=lambda p: p.count(".") + bool(p))
             roots.discard(path)
-            if path in done:
+            if path in done or self._shortened(path, found.calls.get(path, ())):
                 continue
             try:
                 root = self._model.get_submodule(path)
@@ -328,6 +379,14 @@ class _Copy:
                 roots.add(path.rpartition(".")[0])
                 continue
             done.add(path)
+
+    def _shortened(self, path: str, calls: Sequence[Call]) -> bool:
+        """Whether a module's own code does without the branches that went."""
+        if not calls:
+            return False
+        original = self._captured.model.get_submodule(path)
+        branches = self._gone.branches(path)
+        return shorten(original, self._model.get_submodule(path), calls[0], branches)
 
     def _standing(self, call: Call) -> Call:
         """A call in terms of the values that are left."""
