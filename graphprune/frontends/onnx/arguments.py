@@ -116,7 +116,7 @@ def operand_name(node: NodeProto, source: Source, place: int) -> str:
     return str(known.inputs[place].name)
 
 
-def _attribute_values(node: NodeProto, source: Source) -> dict[str, Any]:
+def attribute_values(node: NodeProto, source: Source) -> dict[str, Any]:
     """A node's attributes, defaults filled in; text decoded, graphs and tensors left out."""
     out: dict[str, Any] = {}
     known = schema(node.op_type, node.domain, source.opsets.get(node.domain, 0))
@@ -138,7 +138,7 @@ def attributes(
     node: NodeProto, arguments: Mapping[int, str], source: Source, trace: Trace
 ) -> tuple[dict[str, Any], str | None]:
     """Attributes, defaults and arguments; and the name of an argument that is not known."""
-    attrs = dict(_attribute_values(node, source))
+    attrs = dict(attribute_values(node, source))
     missing = None
     for place, name in arguments.items():
         given = node.input[place]

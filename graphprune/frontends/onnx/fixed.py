@@ -1,98 +1,77 @@
 """fixed: lengths of inputs that the file leaves open, but that its weights settle.
 
 An input is followed through what keeps its dimensions (arithmetic with constants, transposes,
-padding) to the first operation whose weight says how many channels it reads.
+padding) to the first operation whose weight says how many channels it reads. Both follow from the
+operations' rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
+from graphprune.core.graph import Kind, Op, Value
+from graphprune.frontends.onnx.arguments import arguments_of, attribute_values
 from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.own import type_name
+from graphprune.rules import lengths
 from graphprune.rules.facts import is_elementwise
 
 Places = list["int | None"]
 """For each dimension of a tensor the dimension of the input that it is."""
 
-_LAST = ("MatMul", "LayerNormalization", "RMSNormalization", "MatMulInteger")
-_SECOND = ("BatchNormalization", "InstanceNormalization", "PRelu")
-_RECURRENT = ("LSTM", "GRU", "RNN")
-_KEEP = ("Pad", "DynamicQuantizeLinear")  # beside what acts on each element by itself
-
 
 def settled(source: Source) -> dict[tuple[str, int], int]:
     """Lengths by input and dimension."""
+    makers = {name: node for node in source.nodes for name in node.output}
     found: dict[tuple[str, int], int] = {}
     for item in source.inputs:
         rank = len(item.type.tensor_type.shape.dim)
         own = {item.name: list[int | None](range(rank))}
         for node in source.nodes:
-            if node.input and node.input[0] in own:
-                for at, size in _read(source, node, own[node.input[0]]).items():
-                    found.setdefault((item.name, at), size)
-            _follow(node, source, own)
+            ways = [place for place, name in enumerate(node.input) if name in own]
+            if len(ways) != 1:
+                continue
+            places = own[node.input[ways[0]]]
+            op, whole = _operation(node, source, makers, ways[0], len(places))
+            for at, size in lengths.settled(op, ways[0]).items():
+                place = places[at]
+                if place is not None:
+                    found.setdefault((item.name, place), size)
+            if whole and node.output:
+                kept = lengths.kept(op, ways[0])
+                own[node.output[0]] = [None if at is None else places[at] for at in kept]
     return found
 
 
-def _read(source: Source, node: NodeProto, places: Places) -> dict[int, int]:
-    """Lengths of the input that a node's constants settle."""
-    shapes = [_shape(source, name) for name in node.input]
-    attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    weight = next((s for s in shapes[1:] if s is not None and len(s) > 0), None)
-    wanted: dict[int, int] = {}
-    if weight is None:
-        return {}
-    if node.op_type in ("Conv", "ConvInteger", "FusedConv"):
-        wanted = {1: weight[1] * attrs.get("group", 1)}
-    elif node.op_type == "QLinearConv":
-        kernel = shapes[3]
-        wanted = {} if kernel is None else {1: kernel[1] * attrs.get("group", 1)}
-    elif node.op_type == "ConvTranspose":
-        wanted = {1: weight[0]}
-    elif node.op_type == "Gemm" and not attrs.get("transA"):
-        wanted = {1: weight[1 if attrs.get("transB") else 0]}
-    elif node.op_type in _LAST:
-        wanted = {len(places) - 1: weight[max(len(weight) - 2, 0)]}
-    elif node.op_type in _SECOND and len(weight) == 1:
-        wanted = {1: weight[0]}
-    elif node.op_type in _RECURRENT:
-        wanted = {2: weight[2]}
-    elif node.op_type in ("Add", "Sub", "Mul", "Div"):
-        start = len(places) - len(weight)
-        wanted = {start + at: size for at, size in enumerate(weight) if size > 1}
-    out: dict[int, int] = {}
-    for at, size in wanted.items():
-        place = places[at] if 0 <= at < len(places) else None
-        if place is not None:
-            out[place] = size
-    return out
+def _operation(
+    node: NodeProto, source: Source, makers: Mapping[str, NodeProto], place: int, rank: int
+) -> tuple[Op, bool]:
+    """A node as an operation of which the lengths of one operand are open.
+
+    Returns:
+        The operation, and whether all its other operands are known.
+    """
+    attrs, arguments, whole = attribute_values(node, source), arguments_of(node, source), True
+    inputs: list[Value | None] = []
+    for at, name in enumerate(node.input):
+        shape = (0,) * rank if at == place else _shape(source, makers, name)
+        if name and at in arguments and name in source.constants:
+            attrs[arguments[at]] = source.array(name).tolist()
+        elif name and shape is None:
+            whole = False
+        held = at not in arguments and shape is not None
+        kind: Kind = "result" if at == place else "parameter"
+        inputs.append(Value(name, shape or (), "float32", kind) if held else None)
+    return Op(node.name, type_name(node), inputs, [], attrs), whole
 
 
-def _shape(source: Source, name: str) -> Sequence[int] | None:
-    """The shape of a constant, or of one behind a `DequantizeLinear`."""
+def _shape(source: Source, makers: Mapping[str, NodeProto], name: str) -> tuple[int, ...] | None:
+    """The shape of a constant, or of one behind what acts on each element by itself."""
     if name in source.constants:
         return tuple(source.constants[name].dims)
-    maker = next((n for n in source.nodes if name in n.output), None)
-    if maker is not None and maker.op_type == "DequantizeLinear":
-        return _shape(source, maker.input[0])
-    return None
-
-
-def _follow(node: NodeProto, source: Source, own: dict[str, Places]) -> None:
-    """The dimensions of a node's first result, where they are those of an operand."""
-    known = [name for name in node.input if name in own]
-    if len(known) != 1:
-        return
-    places = own[known[0]]
-    kind = type_name(node)
-    if kind == "Transpose":
-        perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
-        order = perm or list(range(len(places)))[::-1]
-        own[node.output[0]] = [places[at] for at in order]
-    elif kind in _KEEP or is_elementwise(kind):
-        rest = [_shape(source, name) for name in node.input if name and name != known[0]]
-        if all(shape is not None and len(shape) <= len(places) for shape in rest):
-            own[node.output[0]] = places
+    maker = makers.get(name)
+    if maker is None or not maker.input or not is_elementwise(type_name(maker)):
+        return None
+    return _shape(source, makers, maker.input[0])

@@ -146,7 +146,7 @@ def test_products_of_a_width_and_the_batch_stay_computed() -> None:
         np.testing.assert_allclose(run(small, x=x)[0], expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("own", ["HardSwish", "QuantizeLinear", "Pad", "Softmax"])
+@pytest.mark.parametrize("own", ["HardSwish", "QuantizeLinear", "Pad", "Softmax", "NonZero"])
 def test_an_open_length_is_settled_through_what_keeps_the_places_of_elements(own: str) -> None:
     """The weight says how many channels it reads, behind whatever acts on each by itself."""
     more = {
@@ -161,5 +161,34 @@ def test_an_open_length_is_settled_through_what_keeps_the_places_of_elements(own
     ]
     weights = {**held, "w": normal(6, 4, 3)}
     model = graph(nodes, weights, {"x": ["n", "c", "l"]}, {"y": ["n", 6, "m"]})
-    wanted = {} if own == "Softmax" else {("x", 1): 4}
+    wanted = {} if own == "NonZero" else {("x", 1): 4}
     assert settled(read_model(model)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "held", "wanted"),
+    [
+        ("Conv", {"w": (6, 4, 3)}, {1: 4}),
+        ("ConvTranspose", {"w": (6, 4, 3)}, {1: 6}),
+        ("ConvInteger", {"w": (6, 4, 3)}, {1: 4}),
+        ("MatMul", {"w": (6, 4)}, {2: 6}),
+        ("MatMul", {"w": (5, 6, 4)}, {0: 5, 2: 6}),
+        ("MatMulInteger", {"w": (6, 4)}, {2: 6}),
+        ("LayerNormalization", {"gain": (7,)}, {2: 7}),
+        ("BatchNormalization", dict.fromkeys("gbmv", (7,)), {1: 7}),
+        ("InstanceNormalization", dict.fromkeys("gb", (7,)), {1: 7}),
+        ("PRelu", {"slope": (7, 1)}, {1: 7}),
+        ("LSTM", {"w": (1, 20, 9), "r": (1, 20, 5)}, {2: 9}),
+        ("GRU", {"w": (1, 15, 9), "r": (1, 15, 5)}, {2: 9}),
+        ("Add", {"w": (7,)}, {2: 7}),
+        ("Gather", {"rows": (7,)}, {}),
+    ],
+)
+def test_weights_settle_the_lengths_that_their_rule_reads(
+    kind: str, held: dict[str, tuple[int, ...]], wanted: dict[int, int]
+) -> None:
+    whole = np.int8 if kind.endswith("Integer") else np.int64 if kind == "Gather" else np.float32
+    weights = {name: np.ones(shape, whole) for name, shape in held.items()}
+    nodes = [helper.make_node(kind, ["x", *held], ["y"])]
+    model = graph(nodes, weights, {"x": ["a", "b", "c"]}, {"y": ["d", "e", "f"]})
+    assert settled(read_model(model)) == {("x", at): size for at, size in wanted.items()}
