@@ -11,14 +11,17 @@ from graphprune.commands.options import (
     AsJson,
     Extension,
     Force,
+    Keep,
     Model,
+    Seed,
     Size,
+    Verify,
     Weights,
     inputs_of,
     load_extensions,
 )
 from graphprune.commands.outputs import check_model
-from graphprune.commands.printing import print_report, print_written
+from graphprune.commands.printing import hand_over
 
 
 def compact(
@@ -27,13 +30,11 @@ def compact(
         Path | None,
         typer.Option("-o", "--out", help=".pt, .pt2 or .onnx; beside a file: NAME.compact.onnx"),
     ] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="layers to leave alone; * matches any")] = (
-        None
-    ),
+    keep: Keep = None,
     weights: Weights = None,
     input_size: Size = None,
-    verify: Annotated[bool, typer.Option(help="check the result")] = True,
-    seed: Annotated[int, typer.Option(help="for whatever is drawn")] = 0,
+    verify: Verify = True,
+    seed: Seed = 0,
     extension: Extension = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -52,10 +53,7 @@ def compact(
         "seed": seed,
     }
     made = compacted(load_model(model, weights), options)
-    made.write(target)
-    assert made.report is not None
-    print_report(made.report, as_json)
-    print_written(target, made.report, as_json)
+    hand_over(made, target, None, as_json)
 
 
 def _target(model: str) -> Path:

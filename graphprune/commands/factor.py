@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,20 +11,27 @@ from graphprune.commands.options import (
     Data,
     Extension,
     Force,
+    Keep,
     Model,
+    Out,
+    PlanFile,
+    Seed,
     Size,
+    Verify,
     Weights,
     inputs_of,
     load_extensions,
     numbers,
+    switched,
+    whole,
 )
 from graphprune.commands.outputs import check_model
-from graphprune.commands.printing import print_report, print_written
+from graphprune.commands.printing import hand_over
 
 
 def factor(
     model: Model,
-    out: Annotated[Path, typer.Option("-o", "--out", help=".pt, .pt2 or .onnx")],
+    out: Out,
     ratio: Annotated[
         float | None, typer.Option(help="fraction to remove, 0 <= ratio < 1; a half unless told")
     ] = None,
@@ -38,46 +44,36 @@ def factor(
         list[str] | None, typer.Option(help="least (and most) rank of a layer: layer=16")
     ] = None,
     round_to: Annotated[str, typer.Option(help="ranks are multiples of this, or auto")] = "auto",
-    keep: Annotated[list[str] | None, typer.Option(help="layers to leave alone; * matches any")] = (
-        None
-    ),
+    keep: Keep = None,
     compensate: Annotated[
         str, typer.Option(help="look at what layers read: auto, on or off")
     ] = "auto",
     data: Data = None,
     weights: Weights = None,
     input_size: Size = None,
-    plan: Annotated[Path | None, typer.Option(help="also write the plan here")] = None,
-    verify: Annotated[bool, typer.Option(help="check the result")] = True,
-    seed: Annotated[int, typer.Option(help="for whatever is drawn")] = 0,
+    plan: PlanFile = None,
+    verify: Verify = True,
+    seed: Seed = 0,
     extension: Extension = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Put two thin layers in place of one, wherever that makes a model smaller, and write it."""
-    from graphprune.core.errors import GraphPruneError
     from graphprune.factoring import factored
     from graphprune.models import load_model
 
     load_extensions(extension)
-    if compensate not in ("auto", "on", "off"):
-        raise GraphPruneError(f"--compensate is auto, on or off, not {compensate}")
     check_model(model, weights, out, plan, force)
     options: dict[str, Any] = {
         "budget": numbers(budget, "--budget", "macs=0.5"),
         "limits": numbers(limits, "--limits", "layer=16"),
-        "round_to": int(round_to) if round_to.isdigit() else round_to,
+        "round_to": whole(round_to),
         "keep": keep or (),
-        "compensate": {"on": True, "off": False}.get(compensate, "auto"),
+        "compensate": switched(compensate),
         "data": data,
         "example_inputs": inputs_of(input_size),
         "verify": verify,
         "seed": seed,
     }
     made = factored(load_model(model, weights), ratio, of, options)
-    made.write(out)
-    if plan is not None:
-        made.save(plan)
-    assert made.report is not None
-    print_report(made.report, as_json)
-    print_written(out, made.report, as_json)
+    hand_over(made, out, plan, as_json)

@@ -32,6 +32,13 @@ Data: TypeAlias = Annotated[
 ]
 Size: TypeAlias = Annotated[str | None, typer.Option(help="shape of one input: 2,3,224,224")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="print data on stdout")]
+Out: TypeAlias = Annotated[Path, typer.Option("-o", "--out", help=".pt, .pt2 or .onnx")]
+PlanFile: TypeAlias = Annotated[Path | None, typer.Option(help="also write the plan here")]
+Keep: TypeAlias = Annotated[
+    list[str] | None, typer.Option(help="layers to leave alone; * matches any")
+]
+Seed: TypeAlias = Annotated[int, typer.Option(help="for whatever is drawn")]
+Verify: TypeAlias = Annotated[bool, typer.Option(help="check the result")]
 Force: TypeAlias = Annotated[bool, typer.Option(help="replace an output that exists")]
 
 
@@ -64,9 +71,7 @@ class Planning:
     allocation: Annotated[str, typer.Option(help="auto, uniform, global, isomorphic or erk")] = (
         "auto"
     )
-    keep: Annotated[list[str] | None, typer.Option(help="layers to leave alone; * matches any")] = (
-        None
-    )
+    keep: Keep = None
     round_to: Annotated[str, typer.Option(help="kept widths are multiples of this, or auto")] = (
         "auto"
     )
@@ -97,7 +102,7 @@ class Planning:
             help="other passes, with commas: names (see graphprune passes) or pkg.mod:Class"
         ),
     ] = None
-    seed: Annotated[int, typer.Option(help="for whatever is drawn")] = 0
+    seed: Seed = 0
     extension: Extension = None
 
     def opened(self, name: str) -> Any:
@@ -109,10 +114,6 @@ class Planning:
 
     def options(self) -> dict[str, Any]:
         """The options of `graphprune.plan`, ratio and cost apart."""
-        from graphprune.core.errors import GraphPruneError
-
-        if self.compensate not in ("auto", "on", "off"):
-            raise GraphPruneError(f"--compensate is auto, on or off, not {self.compensate}")
         effort = self.effort
         return {
             "budget": numbers(self.budget, "--budget", "macs=0.5"),
@@ -121,8 +122,8 @@ class Planning:
             "importance": self.importance,
             "allocation": self.allocation,
             "keep": self.keep or (),
-            "round_to": int(self.round_to) if self.round_to.isdigit() else self.round_to,
-            "compensate": {"on": True, "off": False}.get(self.compensate, "auto"),
+            "round_to": whole(self.round_to),
+            "compensate": switched(self.compensate),
             "effort": float(effort) if effort.replace(".", "", 1).isdigit() else effort,
             "backend": self.backend,
             "ratios": numbers(self.ratios, "--ratios", "layer=0.3"),
@@ -189,6 +190,21 @@ def inputs_of(size: str | None) -> Any:
         return torch.randn(shape, generator=torch.Generator().manual_seed(0))
     except (ValueError, RuntimeError):
         raise GraphPruneError(f"--input-size is a shape such as 2,3,224,224, not {size}") from None
+
+
+def switched(compensate: str) -> bool | str:
+    """What `--compensate` says, as the Python calls take it."""
+    from graphprune.core.errors import GraphPruneError
+
+    known: dict[str, bool | str] = {"auto": "auto", "on": True, "off": False}
+    if compensate not in known:
+        raise GraphPruneError(f"--compensate is auto, on or off, not {compensate}")
+    return known[compensate]
+
+
+def whole(text: str) -> int | str:
+    """A whole number, or the word that stands for one."""
+    return int(text) if text.isdigit() else text
 
 
 def numbers(given: list[str] | None, option: str, example: str) -> dict[str, Any]:

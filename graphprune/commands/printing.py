@@ -15,6 +15,7 @@ from graphprune.core.progress import be_silent
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from graphprune.plans import Plan
     from graphprune.report.report import Report
 
 _WIDE = 10_000  # characters of a line that is never broken
@@ -54,6 +55,18 @@ def print_written(out: Path, report: Report, as_json: bool) -> None:
     }
     text = f"wrote {out}, {before:.3g} -> {after:.3g} MB; load it with {loads[out.suffix]}"
     say(text, as_json)
+
+
+def hand_over(made: Plan[Any], out: Path, plan: Path | None, as_json: bool) -> None:
+    """Write the smaller model, and its plan where asked for, and say what became of it."""
+    made.write(out)
+    if plan is not None:
+        made.save(plan)
+    assert made.report is not None
+    print_report(made.report, as_json)
+    print_written(out, made.report, as_json)
+    if plan is not None:
+        say(f"wrote {plan}", as_json)
 
 
 def say(text: str, as_json: bool) -> None:

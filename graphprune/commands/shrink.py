@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from graphprune.commands.options import AsJson, Force, Model, Planning, planning
+from graphprune.commands.options import (
+    AsJson,
+    Force,
+    Model,
+    Out,
+    PlanFile,
+    Planning,
+    Verify,
+    planning,
+)
 from graphprune.commands.outputs import check_model
-from graphprune.commands.printing import print_report, print_written, say
+from graphprune.commands.printing import hand_over, print_report, print_written
 
 if TYPE_CHECKING:
     from graphprune.report.report import Report
@@ -18,10 +27,10 @@ if TYPE_CHECKING:
 @planning
 def shrink(
     model: Model,
-    out: Annotated[Path, typer.Option("-o", "--out", help=".pt, .pt2 or .onnx")],
+    out: Out,
     asked: Planning,
-    plan: Annotated[Path | None, typer.Option(help="also write the plan here")] = None,
-    verify: Annotated[bool, typer.Option(help="check the result")] = True,
+    plan: PlanFile = None,
+    verify: Verify = True,
     steps: Annotated[int, typer.Option(min=1, help="shrink in so many steps")] = 1,
     schedule: Annotated[
         str, typer.Option(help="how the fraction grows: polynomial, linear or exponential")
@@ -36,17 +45,10 @@ def shrink(
     check_model(model, asked.weights, out, plan, force)
     if steps > 1:
         report = _in_steps(model, asked, out, plan, verify, _Steps(steps, schedule, state))
+        print_report(report, as_json)
+        print_written(out, report, as_json)
     else:
-        made = asked.plan(model, verify)
-        made.write(out)
-        if plan is not None:
-            made.save(plan)
-        assert made.report is not None
-        report = made.report
-    print_report(report, as_json)
-    print_written(out, report, as_json)
-    if plan is not None:
-        say(f"wrote {plan}", as_json)
+        hand_over(asked.plan(model, verify), out, plan, as_json)
 
 
 class _Steps(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,18 +12,22 @@ from graphprune.commands.options import (
     Extension,
     Force,
     Model,
+    Out,
+    PlanFile,
+    Seed,
     Size,
     Weights,
     inputs_of,
     load_extensions,
+    switched,
 )
 from graphprune.commands.outputs import check_model
-from graphprune.commands.printing import print_report
+from graphprune.commands.printing import hand_over
 
 
 def sparsify(
     model: Model,
-    out: Annotated[Path, typer.Option("-o", "--out", help=".pt, .pt2 or .onnx")],
+    out: Out,
     ratio: Annotated[
         float | None, typer.Option(help="fraction that becomes zero; a half unless told")
     ] = None,
@@ -43,20 +46,17 @@ def sparsify(
     data: Data = None,
     weights: Weights = None,
     input_size: Size = None,
-    plan: Annotated[Path | None, typer.Option(help="also write the plan here")] = None,
-    seed: Annotated[int, typer.Option(help="for whatever is drawn")] = 0,
+    plan: PlanFile = None,
+    seed: Seed = 0,
     extension: Extension = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Set numbers of a model's weights to zero and write it."""
     from graphprune.api import plan_sparsity
-    from graphprune.core.errors import GraphPruneError
     from graphprune.models import load_model
 
     load_extensions(extension)
-    if compensate not in ("auto", "on", "off"):
-        raise GraphPruneError(f"--compensate is auto, on or off, not {compensate}")
     check_model(model, weights, out, plan, force)
     made = plan_sparsity(
         load_model(model, weights),
@@ -65,13 +65,9 @@ def sparsify(
         importance=importance,
         spread=spread,
         keep=keep,
-        compensate={"on": True, "off": False}.get(compensate, "auto"),
+        compensate=switched(compensate),
         data=data,
         example_inputs=inputs_of(input_size),
         seed=seed,
     )
-    made.write(out)
-    if plan is not None:
-        made.save(plan)
-    assert made.report is not None
-    print_report(made.report, as_json)
+    hand_over(made, out, plan, as_json)

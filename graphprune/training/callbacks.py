@@ -56,6 +56,18 @@ class _Methods:
             method.load_state_dict(held)
 
 
+class _Callback:
+    """What callbacks of both trainers are."""
+
+    def __init__(self, makers: Sequence[Maker]) -> None:
+        self._held = _Methods(makers)
+
+    @property
+    def methods(self) -> list[Attached]:
+        """The methods, once training has begun."""
+        return self._held.methods
+
+
 def for_trainer(*makers: Maker) -> Any:
     """A callback for `transformers.Trainer`.
 
@@ -78,20 +90,13 @@ def for_trainer(*makers: Maker) -> Any:
     except ImportError:
         raise GraphPruneError("for_trainer needs transformers: pip install transformers") from None
 
-    class GraphPruneCallback(base):  # type: ignore[misc]
+    class GraphPruneCallback(_Callback, base):  # type: ignore[misc]
         """Attaches methods of training to the Trainer's optimizer."""
-
-        def __init__(self) -> None:
-            self._held = _Methods(makers)
-
-        @property
-        def methods(self) -> list[Attached]:
-            return self._held.methods
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self._held.start(kwargs["model"], kwargs["optimizer"])
 
-    return GraphPruneCallback()
+    return GraphPruneCallback(makers)
 
 
 def for_lightning(*makers: Maker) -> Any:
@@ -117,15 +122,8 @@ def for_lightning(*makers: Maker) -> Any:
     except ImportError:
         raise GraphPruneError("for_lightning needs lightning: pip install lightning") from None
 
-    class GraphPruneCallback(base):  # type: ignore[misc]
+    class GraphPruneCallback(_Callback, base):  # type: ignore[misc]
         """Attaches methods of training to the Trainer's first optimizer."""
-
-        def __init__(self) -> None:
-            self._held = _Methods(makers)
-
-        @property
-        def methods(self) -> list[Attached]:
-            return self._held.methods
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             self._held.start(pl_module, trainer.optimizers[0])
@@ -136,4 +134,4 @@ def for_lightning(*makers: Maker) -> Any:
         def load_state_dict(self, state_dict: dict[str, Any]) -> None:
             self._held.load(state_dict)
 
-    return GraphPruneCallback()
+    return GraphPruneCallback(makers)
