@@ -14,7 +14,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
 from graphprune.costs.registry import Counting
 from graphprune.extensions import load_installed
-from graphprune.foretelling import teller
+from graphprune.foretelling import Beyond, teller
 from graphprune.frontends.opening import Opened, keyed, open_model
 from graphprune.frontends.torch.inference import undisturbed
 from graphprune.frontends.torch.inputs import as_inputs
@@ -47,6 +47,7 @@ def planned(
     whole: Mapping[str, int] | None = None,
     later: Pipeline | None = None,
     points: int | None = 1,
+    beyond: Beyond | None = None,
 ) -> Work:
     """Decide what to remove.
 
@@ -59,6 +60,7 @@ def planned(
             before; else they speak of the groups' own.
         later: The passes that will run in the end, where `passes` are only the first of them.
         points: How many smaller models will be made; None: one for each group.
+        beyond: How long what the caller does besides takes.
     """
     check_options(options, PlanOptions, "plan")
     load_installed()
@@ -104,7 +106,7 @@ def planned(
     work.pipeline = pipeline
     if work.program.assumed:
         _log.info("inputs assumed, as none were given: %s", work.program.assumed)
-    pipeline.decide(work, teller(work, later or pipeline, points))
+    pipeline.decide(work, teller(work, later or pipeline, points, beyond))
     if work.has("choice"):
         found, kept = work.selection, work.deps.counts(work.selection.keep)
         fewer = int((kept < work.deps.sizes()).sum())
@@ -149,7 +151,7 @@ def planned_sparse(model: Any, ratio: float | None, pattern: str, options: Spars
     )
     work = worked(opened, asked)
     work.pipeline = SPARSE
-    SPARSE.decide(work)
+    SPARSE.decide(work, teller(work, SPARSE))
     return work
 
 

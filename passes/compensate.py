@@ -28,6 +28,10 @@ class Compensate(Pass):
         work.lowered = work.program.write(work.expressed, work.lowered, work.solved.values)
         return self.done(statistics.note)
 
+    def reads(self, work: Work) -> bool:
+        """Unless compensation is off."""
+        return work.statistics().wanted
+
     def takes(self, work: Work, effort: str | float) -> float:
         """The refit and the descent."""
         found = work.statistics().forecast(effort)

@@ -11,13 +11,18 @@ from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Expressed, Lowered, Program
 from graphprune.core.progress import progress
+from graphprune.lowrank.estimate import solving
 from graphprune.lowrank.factoring import Factoring, Factors, plainly
-from graphprune.lowrank.offers import Offer
+from graphprune.lowrank.offers import Offer, find_offers
 from graphprune.lowrank.ranks import ranked, ranks_of
 from graphprune.passes.couple import couple
 from graphprune.pipeline import Outcome, Pass, Work
+from graphprune.statistics.constants import BACKWARD_FACTOR
+from graphprune.statistics.estimate import seconds
 from graphprune.statistics.made.sample import carried
-from graphprune.statistics.samples import Samples
+from graphprune.statistics.samples import Samples, captured
+
+_RUNS = 4  # of the captured batch, of both models, in double precision
 
 
 class Factorise(Pass):
@@ -32,6 +37,17 @@ class Factorise(Pass):
     requires = ("deps", "choice", "lowered")
     ensures = ("lowered",)
     makes = True
+
+    def reads(self, work: Work) -> bool:
+        """Unless layers are looked at by their weights alone."""
+        return work.statistics().wanted
+
+    def takes(self, work: Work, effort: str | float) -> float:
+        """The two layers in place of each one, as if all became two, and a comparison."""
+        offers = find_offers(work.deps, work.program.unsplit, work.asked.keep).offers
+        check = _RUNS * seconds(work.deps, captured(work.deps), 1) / BACKWARD_FACTOR
+        found = work.statistics().forecast(effort)
+        return solving(work.deps, offers, found) + (check if work.asked.verify else 0.0)
 
     def run(self, work: Work) -> Outcome:
         """Solve layer after layer, write the products, and put two layers in their place."""

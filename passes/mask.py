@@ -9,6 +9,7 @@ from graphprune.core.errors import PassError
 from graphprune.core.keep import Keep
 from graphprune.core.within import Mask
 from graphprune.pipeline import Outcome, Pass, Work
+from graphprune.sparsity.zeros import expected
 
 
 class Choose(Pass):
@@ -22,6 +23,10 @@ class Choose(Pass):
     name = "mask"
     requires = ("deps", "zeros")
     ensures = ("choice",)
+
+    def takes(self, work: Work, effort: str | float) -> float:
+        """Choosing the zeros of every layer, and solving for the rest."""
+        return expected(work.deps, work.asked.sparsity, work.statistics(), effort)[1]
 
     def run(self, work: Work) -> Outcome:
         """Later layers see what earlier ones give once they are sparse."""

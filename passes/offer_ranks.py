@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphprune.core.errors import PassError
+from graphprune.lowrank.estimate import weighing
 from graphprune.lowrank.offers import find_offers
 from graphprune.lowrank.ranks import offered
 from graphprune.pipeline import Outcome, Pass, Work
@@ -22,6 +23,15 @@ class OfferRanks(Pass):
     name = "offer_ranks"
     requires = ("deps",)
     ensures = ("ranks",)
+
+    def reads(self, work: Work) -> bool:
+        """Unless layers are looked at by their weights alone."""
+        return work.statistics().wanted
+
+    def takes(self, work: Work, effort: str | float) -> float:
+        """Spectra of all layers."""
+        offers = find_offers(work.deps, work.program.unsplit, work.asked.keep).offers
+        return weighing(work.deps, offers, work.statistics().forecast(effort))
 
     def run(self, work: Work) -> Outcome:
         """Look at the spectrum of every layer, weighed by what it reads."""

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from graphprune.core.errors import VerifyError
 from graphprune.pipeline import Outcome, Pass, Work
+from graphprune.statistics.constants import BACKWARD_FACTOR
+from graphprune.statistics.estimate import seconds
+from graphprune.statistics.samples import captured
+
+_RUNS = 12  # of the captured batch, those in double precision counted twice
 
 
 class Same(Pass):
@@ -22,6 +27,12 @@ class Same(Pass):
     name = "same"
     requires = ("choice", "lowered")
     makes = True
+
+    def takes(self, work: Work, effort: str | float) -> float:
+        """Runs of both models on two batches, in double precision, and in training mode."""
+        if not work.asked.verify:
+            return 0.0
+        return _RUNS * seconds(work.deps, captured(work.deps), 1) / BACKWARD_FACTOR
 
     def run(self, work: Work) -> Outcome:
         """Run both."""

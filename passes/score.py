@@ -11,6 +11,7 @@ from graphprune.importance.free import foremost
 from graphprune.importance.registry import DECIDED
 from graphprune.importance.score import score
 from graphprune.pipeline import Outcome, Pass, Work
+from graphprune.statistics.estimate import seconds
 
 
 class Score(Pass):
@@ -52,11 +53,18 @@ class Score(Pass):
         work.scores = foremost(work.deps, scores)
         return self.unchanged(criterion if isinstance(criterion, str) else "a criterion of yours")
 
+    def reads(self, work: Work) -> bool:
+        """Where loss curves decide."""
+        asked = work.asked
+        wanted = asked.request.nontrivial() or asked.importance == "obs"
+        return wanted and asked.importance in DECIDED and work.statistics().wanted
+
     def takes(self, work: Work, effort: str | float) -> float:
-        """Making inputs, and loss curves where they decide."""
-        found = work.statistics().forecast(effort)
-        curves = work.asked.importance in DECIDED
-        return 0.0 if found is None or not curves else found.making + found.weighing
+        """Loss curves where they decide; else gradients of the data, which most criteria follow."""
+        if work.asked.importance in DECIDED:
+            found = work.statistics().forecast(effort)
+            return 0.0 if found is None or not self.reads(work) else found.weighing
+        return seconds(work.deps, sum(batch.samples for batch in work.batches), 1)
 
     def after(self, work: Work) -> None:
         """Every index has a finite score."""

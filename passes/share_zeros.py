@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphprune.core.errors import PassError
 from graphprune.pipeline import Outcome, Pass, Work
-from graphprune.sparsity.zeros import settled_on, share_out
+from graphprune.sparsity.zeros import expected, looked_at, settled_on, share_out
 
 
 class ShareZeros(Pass):
@@ -18,6 +18,14 @@ class ShareZeros(Pass):
     name = "share_zeros"
     requires = ("deps",)
     ensures = ("zeros",)
+
+    def reads(self, work: Work) -> bool:
+        """Unless magnitudes alone decide."""
+        return looked_at(work.asked.sparsity, work.statistics()).wanted
+
+    def takes(self, work: Work, effort: str | float) -> float:
+        """Scores, or loss curves."""
+        return expected(work.deps, work.asked.sparsity, work.statistics(), effort)[0]
 
     def run(self, work: Work) -> Outcome:
         """Spread by loss curves, by scores, or evenly."""

@@ -101,7 +101,7 @@ def test_a_deployment_goes_on_where_it_was_interrupted(
             graphprune.deploy(model, 0.5, **options)
     assert not (tmp_path / "small.onnx").exists()
     with monkeypatch.context() as patch:
-        patch.setattr("graphprune.deploying.stages.make_plan", _fails)
+        patch.setattr("graphprune.deploying.stages.planned", _fails)
         done = graphprune.deploy(model, 0.5, **options)
     assert [stage.name for stage in done.stages] == ["original", "shrink", "recover", "int8"]
     first, small, _, last = done.stages

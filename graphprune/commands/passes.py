@@ -17,6 +17,6 @@ def passes(extension: Extension = None) -> None:
     load_extensions(extension)
     usual = {step.name for step in DEFAULT}
     width = max(map(len, PASSES))
-    for name, kind in PASSES.items():
+    for name, kind in sorted(PASSES.items()):
         line = (kind.__doc__ or "").strip().partition("\n")[0]
         typer.echo(f"{name:{width}}  {line}{'' if name in usual else ' (on request)'}")

@@ -151,6 +151,11 @@ class Calibration:
         self._wanted = False
         self.note = f"none: {why}"
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to take statistics for, as far as that is known."""
+        return self._wanted
+
     def on(self) -> Calibration:
         """The same where compensation is off: statistics for whom needs them all the same."""
         return Calibration(self._program, self._deps, replace(self.options, compensate=True))

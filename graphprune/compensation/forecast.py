@@ -43,13 +43,19 @@ class Forecast:
     """Estimated seconds of each stage on one core.
 
     Attributes:
+        number: Samples.
         making: Reading or making inputs.
+        running: One run over all of them.
+        sensing: Sensitivities, which are part of weighing.
         weighing: Sensitivities and loss curves.
         solving: The refit.
         polishing: The descent.
     """
 
+    number: int
     making: float
+    running: float
+    sensing: float
     weighing: float
     solving: float
     polishing: float
@@ -80,7 +86,8 @@ def forecast(
             if axis in readers:
                 readers[axis] += 1
     cubes = sum(g.size**3 * min(readers[g.axis], SYSTEMS) for g in deps.groups) * CUBE_SECONDS
-    weighing = 2 * run + _sensed(deps, number, len(found)) + cubes
+    sensing = _sensed(deps, number, len(found))
+    weighing = 2 * run + sensing + cubes
     solving = 2 * run + REFIT_PART * cubes
     steps = 0
     if deps.source.engine.differentiable and effort != "fast":
@@ -89,7 +96,7 @@ def forecast(
     polishing = seconds(deps, each, 2 * steps) + (solving if steps else 0.0)
     if granted is not None:
         polishing = max(granted - made - weighing - solving, 0.0) if steps else 0.0
-    return Forecast(made, weighing, solving, polishing)
+    return Forecast(number, made, run, sensing, weighing, solving, polishing)
 
 
 def _sensed(deps: Dependencies, number: int, ops: int) -> float:

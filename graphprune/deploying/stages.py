@@ -8,16 +8,15 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
-from graphprune.api import plan as make_plan
 from graphprune.compensation.calibration import inputs_for
 from graphprune.core.agreement import compared
 from graphprune.core.batch import Batch
@@ -25,17 +24,21 @@ from graphprune.core.errors import GraphPruneError
 from graphprune.core.files import write_whole
 from graphprune.costs.registry import cost_name
 from graphprune.deploying.deployed import Stage
+from graphprune.deploying.estimate import besides
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.saving import save_model
+from graphprune.options import PlanOptions
 from graphprune.passes.couple import couple
-from graphprune.plans import Plan
+from graphprune.pipeline import Work
+from graphprune.planning import planned
+from graphprune.plans import Plan, made
 from graphprune.quantising.files import answers
 from graphprune.quantising.quantise import quantise
 from graphprune.quantising.quantised import Quantised
 from graphprune.statistics.answers import scored
 from graphprune.statistics.batches import read_batches
 from graphprune.training import recover as recovered
-from graphprune.training.recover import SAMPLES
+from graphprune.training.recover import EPOCHS, SAMPLES
 
 if TYPE_CHECKING:  # importing graphprune does not import onnx
     from onnx import ModelProto
@@ -71,6 +74,8 @@ class Stages:
         self.macs: tuple[int, int] | None = None
         self._known: dict[str, Any] = {}
         self._key = ""
+        self._due: list[str] = []
+        self._epochs = EPOCHS
         self._before: list[list[torch.Tensor]] | None = None
         self._feeds: list[dict[str, Any]] = []
         self._scores: list[bool] = []
@@ -80,10 +85,22 @@ class Stages:
     def plan(self) -> Plan[Any]:
         """What goes, decided when it is first needed."""
         ratio, of, options = self._asked
-        found: Plan[Any] = make_plan(self._model, ratio, of, data=self._data, **options)
+        asked = cast(PlanOptions, {**options, "data": self._data})
+        found: Plan[Any] = made(planned(self._model, ratio, of, asked, beyond=self._besides))
         assert found.report is not None
         self.macs = found.report.macs
         return found
+
+    def _besides(self, work: Work) -> float:
+        """Estimated seconds of what follows the plan, on one core."""
+        known = self._known.get("stages", {})
+        left = [name for name in self._due if name not in known]
+        number, judged = (
+            None if batches is None else sum(batch.samples for batch in batches)
+            for batches in (self._data, self._judges)
+        )
+        judged = JUDGED_BY if judged is None else min(judged, JUDGED_BY)
+        return besides(work, left, number, judged, self._epochs)
 
     def check(self, recover: Any, int8: bool) -> None:
         """Read what an earlier call left.
@@ -92,6 +109,9 @@ class Stages:
             GraphPruneError: It was another deployment.
         """
         ratio, of, options = self._asked
+        trains = recover is not False
+        self._due = ["original", "shrink", *["recover"] * trains, *["int8"] * int8]
+        self._epochs = recover.get("epochs", EPOCHS) if isinstance(recover, Mapping) else EPOCHS
         asked = repr((ratio, cost_name(of), recover, int8, sorted(options.items(), key=str)))
         self._key = hashlib.sha256(asked.encode() + _digest(self._model)).hexdigest()
         state = self._place / _STATE

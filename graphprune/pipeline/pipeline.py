@@ -158,4 +158,4 @@ def _pass(item: Pass | type[Pass] | str) -> Pass:
         return _pass(found)
     if isinstance(item, str) and item in PASSES:
         return PASSES[item]()
-    raise PassError(f"no pass {item!r}: {nearest(item, PASSES)}, or name pkg.mod:Class")
+    raise PassError(f"no pass {item!r}: {nearest(item, sorted(PASSES))}, or name pkg.mod:Class")

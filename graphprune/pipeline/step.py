@@ -62,8 +62,18 @@ class Pass:
         """Do the work."""
         raise NotImplementedError(f"pass {self.name!r} defines no run(work)")
 
+    def reads(self, work: Work) -> bool:
+        """Whether it looks at samples; the first pass that does makes or reads them.
+
+        Args:
+            work: The work once groups are known.
+        """
+        return False
+
     def takes(self, work: Work, effort: str | float) -> float:
         """About how many seconds `run` takes on one core; zero where that is little or unknown.
+
+        The samples that it looks at are counted apart.
 
         Args:
             work: The work once groups are known.

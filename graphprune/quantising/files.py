@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # importing graphprune does not import onnx
     from onnx import ModelProto
 
 
-_RANGES = 2  # ranges of weights that are tried, each calibrated and judged anew
+RANGES = 2  # ranges of weights that are tried, each calibrated and judged anew
 
 
 class _Reader:
@@ -55,7 +55,7 @@ def quantised_file(
     before = answers(original, judged)
     runs = len(judged) + (len(seen) if kind == "static" else 0)
     took = time.perf_counter() - start
-    whole = _RANGES * took * runs / len(judged)
+    whole = RANGES * took * runs / len(judged)
     if whole > LONG:
         announce(f"int8: about {duration(whole)}, by the speed of the first runs")
     best: Quantised | None = None

@@ -14,6 +14,7 @@ from graphprune.core.agreement import compared
 from graphprune.core.errors import GraphPruneError, first_line
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
+from graphprune.core.progress import progress
 from graphprune.engine.state import quiet
 from graphprune.frontends.torch.saving import tensor_bytes
 from graphprune.quantising.quantised import Quantised
@@ -49,12 +50,18 @@ def quantised_module(
             quantizer = x86.X86InductorQuantizer()
             quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
             prepared = prepare_pt2e(exported, quantizer)
-            for chunk in seen:
-                own_args, own_kwargs = inputs(chunk)
-                prepared(*own_args, **own_kwargs)
-            made = convert_pt2e(prepared)
-            move_exported_model_to_eval(made)
-            before, after = ([_flat(f, inputs(chunk)) for chunk in held] for f in (module, made))
+            with progress("int8") as advance:
+                runs, before, after = len(seen) + 2 * len(held), [], []
+                for number, chunk in enumerate(seen, 1):
+                    own_args, own_kwargs = inputs(chunk)
+                    prepared(*own_args, **own_kwargs)
+                    advance(number / runs)
+                made = convert_pt2e(prepared)
+                move_exported_model_to_eval(made)
+                for number, chunk in enumerate(held, 1):
+                    before.append(_flat(module, inputs(chunk)))
+                    after.append(_flat(made, inputs(chunk)))
+                    advance((len(seen) + 2 * number) / runs)
     except Exception as error:
         raise GraphPruneError(f"torchao cannot quantise this model: {first_line(error)}") from error
     finally:

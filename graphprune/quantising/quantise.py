@@ -31,6 +31,9 @@ from graphprune.statistics.samples import captured, recut
 KINDS = ("static", "dynamic")
 """Ranges of activations: fixed by calibration, or measured at each run (weights alone are int8)."""
 
+SAMPLES = 128
+"""Calibration inputs, at most, unless told."""
+
 JUDGED = 4
 """One chunk of calibration inputs in so many is kept back to judge by."""
 
@@ -43,7 +46,7 @@ def quantise(
     kind: str = "static",
     example_inputs: Any = None,
     out: str | os.PathLike[str] | None = None,
-    samples: int = 128,
+    samples: int = SAMPLES,
     seed: int = 0,
 ) -> Quantised:
     """Quantise a model to int8.

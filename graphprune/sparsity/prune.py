@@ -20,6 +20,7 @@ from graphprune.statistics.samples import Samples
 
 _PROBED = (0.25, 0.5, 0.75, 0.9)  # shares of a layer that are tried out for its loss curve
 _BRIEF = 8  # steps of conjugate gradients of such a trial
+TRIED = len(_PROBED) * (_BRIEF + 2)  # products of a layer's weights and second moments for it
 _NOTHING = 1e-3  # of what a layer computes, less than which is as good as nothing
 
 Curve = npt.NDArray[np.float64]

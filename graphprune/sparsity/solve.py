@@ -21,8 +21,8 @@ import torch
 
 from graphprune.sparsity.patterns import Pattern
 
-_ROUNDS, _GROWING = 30, 20  # of the alternation; those in which more and more goes
-_STEPS = 40  # of conjugate gradients
+ROUNDS, _GROWING = 30, 20  # of the alternation; those in which more and more goes
+SETTLING = 40  # of conjugate gradients
 _ENOUGH = 1e-5  # of the residual that was there at first
 _TINY = 1e-30
 
@@ -84,7 +84,7 @@ def alternated(problem: Problem, pattern: Pattern, gone: int) -> tuple[torch.Ten
     moved, dual = wanted, torch.zeros_like(wanted)
     counts = problem.counts[..., None]
     kept = torch.ones_like(wanted, dtype=torch.bool)
-    for round_ in range(_ROUNDS):
+    for round_ in range(ROUNDS):
         if round_ < _GROWING:
             share = 1 - (1 - (round_ + 1) / _GROWING) ** 3
             now = gone if round_ == _GROWING - 1 else int(gone * share)
@@ -96,7 +96,7 @@ def alternated(problem: Problem, pattern: Pattern, gone: int) -> tuple[torch.Ten
 
 
 def settled(
-    problem: Problem, start: torch.Tensor, kept: torch.Tensor, steps: int = _STEPS
+    problem: Problem, start: torch.Tensor, kept: torch.Tensor, steps: int = SETTLING
 ) -> torch.Tensor:
     """The best weights of those that stay, by conjugate gradients on every row at once.
 

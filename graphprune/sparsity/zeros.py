@@ -14,12 +14,16 @@ from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.progress import progress
 from graphprune.sparsity import spread
+from graphprune.sparsity.estimate import gathering, stepping
+from graphprune.sparsity.fitting import Fitting
 from graphprune.sparsity.layers import Layer, Layers, find_layers
 from graphprune.sparsity.patterns import Pattern
-from graphprune.sparsity.prune import Manner, Pruned, Pruner, plainly, sizes
+from graphprune.sparsity.prune import TRIED, Manner, Pruned, Pruner, plainly, sizes
 from graphprune.sparsity.request import Sparsity
+from graphprune.sparsity.solve import ROUNDS, SETTLING
 
 _NAMED = 4  # layers that an error names
+_READ = ("wanda", "obs")  # criteria that look at what layers read
 
 
 @dataclass
@@ -89,30 +93,78 @@ def settled_on(
         left = list(found.left.items())[:_NAMED]
         why = "; ".join(f"{name}: {reason}" for name, reason in left)
         raise BudgetError(f"no layer can become sparse ({why or 'none multiplies by weights'})")
-    solves = statistics.options.compensate is not False
-    reads = asked.importance in ("wanda", "obs")
-    if reads and not solves:
-        statistics = statistics.on()
-    samples = statistics.samples() if solves or reads else None
+    looked = looked_at(asked, statistics)
+    samples = looked.samples()
+    reads = asked.importance in _READ
     if samples is None and (reads or asked.spread == "loss"):
         what = f"importance={asked.importance!r}" if reads else "spread='loss'"
-        why = statistics.note or "compensate is off"
+        why = looked.note or "compensate is off"
         raise OptionError(
             f"{what} needs statistics of what layers read, and there are none ({why}): pass data="
         )
-    importance = asked.importance
+    manner, how = _manner(asked, statistics, samples is not None, seed)
+    weighs = _weighs(manner, how)
+    pruner = None if samples is None else Pruner(deps, found.layers, samples, manner, weighs)
+    return Zeros(found, manner, how, pruner)
+
+
+def looked_at(asked: Sparsity, statistics: Calibration) -> Calibration:
+    """The statistics that zeros are chosen by; some criteria need them without compensation."""
+    off = statistics.options.compensate is False
+    return statistics.on() if off and asked.importance in _READ else statistics
+
+
+def _manner(asked: Sparsity, statistics: Calibration, known: bool, seed: int) -> tuple[Manner, str]:
+    """How zeros are chosen, and how they are spread.
+
+    Args:
+        asked: What the caller asks for.
+        statistics: Of what layers read; tells whether the caller wants what stays to make up.
+        known: Whether it is known what layers read.
+        seed: For what is drawn.
+    """
+    importance, how = asked.importance, asked.spread
     if importance == "auto":
-        importance = "magnitude" if samples is None else "obs"
-    how = asked.spread
+        importance = "obs" if known else "magnitude"
     if asked.pattern.share is not None:
         how = "uniform"
     elif how == "auto":
         how = {"obs": "loss", "wanda": "uniform"}.get(importance, "lamp")
-    manner = Manner(importance, asked.pattern, solves and samples is not None, seed=seed)
-    manner = replace(manner, by_row=importance == "wanda" and how == "uniform")
-    weighs = importance == "obs" or how == "loss"
-    pruner = None if samples is None else Pruner(deps, found.layers, samples, manner, weighs)
-    return Zeros(found, manner, how, pruner)
+    solves = known and statistics.options.compensate is not False
+    manner = Manner(importance, asked.pattern, solves, seed=seed)
+    return replace(manner, by_row=importance == "wanda" and how == "uniform"), how
+
+
+def _weighs(manner: Manner, how: str) -> bool:
+    """Whether outputs count by how much the model's results depend on them."""
+    return manner.importance == "obs" or how == "loss"
+
+
+def expected(
+    deps: Dependencies, asked: Sparsity, statistics: Calibration, effort: str | float
+) -> tuple[float, float]:
+    """Estimated seconds, on one core, of spreading the zeros and of choosing them.
+
+    Args:
+        deps: The analysis.
+        asked: What the caller asks for.
+        statistics: Of what layers read.
+        effort: As for `graphprune.plan_sparsity`.
+    """
+    looked = looked_at(asked, statistics)
+    layers = find_layers(deps, asked.pattern, asked.keep).layers
+    found = looked.forecast(effort)
+    if found is None:
+        return 0.0, 0.0
+    manner, how = _manner(asked, statistics, True, 0)
+    seen = found.running + gathering(deps, layers, found.number)
+    spreading = found.sensing if _weighs(manner, how) else 0.0
+    if how == "loss":
+        spreading += seen + stepping(layers, TRIED, Fitting.narrow)
+    elif manner.importance in _READ and how in ("lamp", "global"):
+        spreading += seen + stepping(layers, 1, Fitting.narrow)
+    steps = ROUNDS * (manner.importance == "obs") + SETTLING * manner.solves
+    return spreading, 2 * seen + stepping(layers, steps, Fitting.narrow)
 
 
 def fitted(

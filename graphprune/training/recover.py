@@ -15,12 +15,15 @@ from torch.utils import _pytree as pytree
 from graphprune.compensation.calibration import inputs_for
 from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError, OptionError
+from graphprune.core.groups import Dependencies
 from graphprune.core.progress import interruptible, progress
 from graphprune.core.scalars import Logged, Writer, tell, writer_of
 from graphprune.importance import Loss
 from graphprune.models import given_data
 from graphprune.planning import opened_and_coupled
 from graphprune.statistics.batches import read_batches
+from graphprune.statistics.constants import BACKWARD_FACTOR
+from graphprune.statistics.estimate import seconds as step_seconds
 from graphprune.training.attached import bare
 from graphprune.training.distil import (
     TEMPERATURE,
@@ -35,6 +38,9 @@ M = TypeVar("M", bound=nn.Module)
 
 HELD_OUT = 8
 """One batch in so many is held out to judge by, at least one."""
+
+EPOCHS = 10
+"""Passes over the data, at most, unless told."""
 
 PATIENCE = 3
 """Looks at the held-out batches without gain after which training stops. Not measured."""
@@ -79,7 +85,7 @@ def recover(
     teacher: nn.Module,
     data: Any = None,
     *,
-    epochs: int = 10,
+    epochs: int = EPOCHS,
     rate: float = 1e-3,
     batch_size: int = 64,
     loss: Loss | None = None,
@@ -153,6 +159,17 @@ def recover(
     student.eval()
     student.__dict__[RECOVERY] = trainer.done
     return student  # type: ignore[return-value]
+
+
+def takes(deps: Dependencies, number: int, epochs: int = EPOCHS) -> float:
+    """About how many seconds `recover` takes on one core, if nothing ends it early.
+
+    Args:
+        deps: The analysis of the teacher; the smaller model is taken to be as large.
+        number: Samples.
+        epochs: Passes over them.
+    """
+    return epochs * step_seconds(deps, number, 1) * (1 + 1 / BACKWARD_FACTOR)
 
 
 def _compared(small: nn.Module, teacher: nn.Module) -> list[Layer]:

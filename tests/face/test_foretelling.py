@@ -38,6 +38,53 @@ def test_what_takes_long_is_told_beforehand_with_what_is_quicker(slow: Any) -> N
     assert 'with effort="fast" about ' in said
 
 
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda net, x: graphprune.plan(net, 0.5, compensate=False),
+        lambda net, x: graphprune.plan(net, 0.5, importance="l2", compensate=True),
+        lambda net, x: graphprune.plan(net, 0.5, importance="taylor", compensate=False,
+                                       data=[(x, torch.zeros(64, dtype=torch.long))]),
+        lambda net, x: graphprune.sparsify(net, 0.5, data=x),
+        lambda net, x: graphprune.sparsify(net, 0.5, importance="wanda", compensate=False, data=x),
+        lambda net, x: graphprune.factor(net, 0.3, data=x),
+        lambda net, x: graphprune.compact(net),
+    ],
+    ids=["uncompensated", "norms", "gradients", "sparsify", "wanda", "factor", "compact"],
+)  # fmt: skip
+def test_whatever_takes_long_says_so_once(slow: Any, work: Any) -> None:
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.Linear(32, 4))
+    work(net, torch.randn(64, 8))
+    assert len(slow()) == 1
+
+
+def test_a_deployment_tells_the_sum_of_its_stages(
+    slow: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    from graphprune.deploying import stages
+
+    told: list[float] = []
+    quick = {"effort": "fast"}
+    monkeypatch.setattr(foretelling, "duration", lambda x: told.append(x) or f"{x}")
+    for trains in (False, True):
+        run = stages.Stages(_net(), tmp_path, torch.randn(64, 8), None, (0.5, "params", quick))
+        run.check(trains, trains)
+        assert run.plan.report is not None
+    assert len(slow()) == 2 and told[1] > 1.5 * told[0]
+
+
+def test_what_layers_read_is_counted_by_how_many_read_it() -> None:
+    from graphprune.sparsity.estimate import gathering, stepping
+    from graphprune.sparsity.layers import find_layers
+    from graphprune.sparsity.patterns import Pattern
+
+    deps = graphprune.analyze(_net())
+    layers = find_layers(deps, Pattern(), ()).layers
+    assert gathering(deps, layers, 64) == pytest.approx(2 * gathering(deps, layers, 32))
+    assert stepping(layers, 10, 512) > stepping(layers, 10, 0) > stepping(layers[:1], 10, 0)
+
+
 def test_a_quick_way_is_not_offered_to_who_takes_it(slow: Any) -> None:
     graphprune.plan(_net(), 0.5, compensate=True, effort="fast")
     assert len(slow()) == 1 and "effort" not in slow()[0]
@@ -46,7 +93,7 @@ def test_a_quick_way_is_not_offered_to_who_takes_it(slow: Any) -> None:
 def test_nothing_is_told_where_nothing_is_known_or_little_is_to_be_done(
     slow: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graphprune.plan(_net(), 0.5, compensate=False)
+    graphprune.plan(_net(), 0.5, compensate=False, verify=False, passes="couple, score, select")
     monkeypatch.undo()
     graphprune.plan(_net(), 0.5, compensate=True, effort="fast")
     assert slow() == []
@@ -117,7 +164,7 @@ def test_estimates_are_right_within_a_factor_of_three() -> None:  # others may u
     plan = graphprune.plan(model, 0.3, compensate=True, effort="fast")
     plan.apply()
     work = plan.live()
-    told = sum(step.takes(work, "fast") for step in graphprune.DEFAULT)
+    told = foretelling.estimated(work, graphprune.DEFAULT, "fast") or 0.0
     told *= forecast.slowness(work.program, work.deps)
     took = sum(row.seconds for row in work.rows)
     assert took / 3 < told < took * 3

@@ -137,9 +137,13 @@ def making(
         _, number, rounds = written
         return number, seconds(deps, number, rounds) / BACKWARD_FACTOR
     number = _quick(deps, affordable(deps, wanted), effort)
+    return number, painting(likes, number)
+
+
+def painting(likes: Sequence[torch.Tensor], number: int) -> float:
+    """Estimated seconds that so many plain inputs take, of which only pictures take any."""
     pictures = [like[0].numel() for like in likes if paintable(like.shape[1:])]
-    each = sum(SECONDS_PER_PICTURE + pixels * SECONDS_PER_PIXEL for pixels in pictures)
-    return number, number * each
+    return number * sum(SECONDS_PER_PICTURE + n * SECONDS_PER_PIXEL for n in pictures)
 
 
 def _descent(
