@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,20 +26,22 @@ from graphprune.core.rewrites import Draft
 from graphprune.engine.tensors import cut_tensor
 from graphprune.frontends.torch.execute import rewritten
 from graphprune.frontends.torch.findings import Call, Findings
-from graphprune.frontends.torch.follow import Follows, Length, follow
+from graphprune.frontends.torch.follow import Follows, follow
 from graphprune.frontends.torch.generated import (
     become,
-    enter_autocast,
     in_mode,
-    leave_autocast,
     only_evaluated,
     only_given,
     only_left_out,
     only_size,
     only_types,
 )
+from graphprune.frontends.torch.inside import Inside
 from graphprune.frontends.torch.lift import CapturedModule
-from graphprune.frontends.torch.reader import AUTOCAST, AUTOCAST_ARGUMENTS
+from graphprune.frontends.torch.needed import needed_for
+from graphprune.frontends.torch.numbers import Numbers
+from graphprune.frontends.torch.reader import AUTOCAST
+from graphprune.frontends.torch.regions import Regions
 
 
 def emit(
@@ -103,15 +105,12 @@ class _Emitter:
         self._nodes: dict[Value, fx.Node] = {}
         weights = [*captured.graph.weights.values(), *_new(draft)]
         self._names = _local_names(weights, path)
+        self._numbers = Numbers(self._graph, self._nodes)
         self._places: dict[Value, fx.Node] = {}
-        self._lengths: dict[tuple[Value, int], fx.Node] = {}
         self._flags: dict[str, fx.Node] = {}
         self._device: fx.Node | None = None
         self._follows = Follows()
-        self._before: fx.Node | None = None
-        self._region: dict[str, Any] | None = None  # of mixed precision, and what entered it
-        self._entered: fx.Node | None = None
-        self._available: set[Value] = set()
+        self._regions = Regions(self._graph)
 
     def emitted(self, call: Call, inline: bool, rigid: bool = False) -> fx.Graph:
         """The code of one call."""
@@ -119,16 +118,17 @@ class _Emitter:
             raise LiftError(f"what {self._whose} returns is not in the graph")
         self._inputs(call)
         wanted = [v for v in pytree.tree_leaves(call.result) if isinstance(v, Value)]
-        needed = self._needed(wanted)
-        self._available = {*self._nodes, *self._captured.graph.weights.values()}
-        self._available.update(value for op in needed for value in op.outputs)
-        inner = {} if inline else self._called(needed, wanted)
-        aside = set(inner.values()) | self._gone()
+        needed = needed_for(wanted, self._ops, self._nodes)
+        available = {*self._nodes, *self._captured.graph.weights.values()}
+        available.update(value for op in needed for value in op.outputs)
+        inside = Inside(self._captured.graph, self._path, self._original.calls, self._ops)
+        inner = {} if inline else inside.called(needed, wanted, available)
+        aside = set(inner.values()) | inside.gone()
         self._follows = follow(
             self._captured,
             self._path,
             call,
-            self._own(aside),
+            inside.own(aside),
             [self._origins[op] for op in needed if op not in inner],
             aside,
             self._cuts,
@@ -142,11 +142,11 @@ class _Emitter:
                 self._operation(op)
             elif child not in done:
                 done.add(child)
-                self._gradients(True)
-                self._autocast(op.source.meta.get(AUTOCAST))
+                self._regions.gradients(True)
+                self._regions.autocast(op.source.meta.get(AUTOCAST))
                 self._call(child)
-        self._gradients(True)
-        self._autocast(None)
+        self._regions.gradients(True)
+        self._regions.autocast(None)
         self._graph.output(self._tree(call.result))
         return self._graph
 
@@ -229,78 +229,6 @@ class _Emitter:
 
     # --- modules ----------------------------------------------------------------------------
 
-    def _called(self, needed: Sequence[Op], wanted: Collection[Value]) -> dict[Op, str]:
-        """The operations that lie in modules which can be called, and those modules' paths."""
-        found: dict[Op, str] = {}
-        users: dict[Value, list[Op]] = {}
-        for op in needed:
-            for value in op.inputs:
-                if value is not None:
-                    users.setdefault(value, []).append(op)
-        refused: set[str] = set()
-        inside: dict[str, list[Op]] = {}
-        for op in needed:
-            for path in _below(self._path, op.module):
-                inside.setdefault(path, []).append(op)
-        for path in sorted(inside, key=lambda p: p.count(".")):  # the outermost first
-            ops = inside[path]
-            if any(op in found for op in ops) or path in refused:
-                continue
-            if self._callable(path, set(ops), users, set(wanted)):
-                found.update(dict.fromkeys(ops, path))
-        return found
-
-    def _inside(self) -> list[Op]:
-        """The operations of all calls of the module, before rewrites."""
-        return [
-            op
-            for op in self._captured.graph.ops
-            if not self._path or op.module == self._path or _below(self._path, op.module)
-        ]
-
-    def _own(self, aside: set[str]) -> list[Op]:
-        """The operations of one call of the module, but for those of some modules inside."""
-        own = [op for op in self._inside() if aside.isdisjoint(_below(self._path, op.module))]
-        return own[: len(own) // len(self._original.calls[self._path])]
-
-    def _gone(self) -> set[str]:
-        """Modules inside of which rewrites leave no operation; what they do in training is gone."""
-        left = {path for op in self._ops for path in _below(self._path, op.module)}
-        return {path for op in self._inside() for path in _below(self._path, op.module)} - left
-
-    def _callable(
-        self,
-        path: str,
-        ops: set[Op],
-        users: Mapping[Value, Sequence[Op]],
-        wanted: Collection[Value],
-    ) -> bool:
-        """Whether one call of a module does what some operations do, and nothing else is needed."""
-        calls = self._original.calls.get(path, [])
-        if not calls or len(calls) != len(self._original.calls[self._path]):
-            return False
-        args, result = calls[0].outer or (calls[0].args, calls[0].result)
-        given = pytree.tree_leaves(args)
-        if any(isinstance(x, torch.Tensor | float) for x in given):
-            return False
-        if any(type(x) is int and abs(x) > 1 for x in given):  # it may be a length
-            return False
-        made = {v for v in pytree.tree_leaves(result) if isinstance(v, Value)}
-        taken = {v for v in given if isinstance(v, Value)}
-        own = {value for op in ops for value in op.outputs}
-        if taken & own or not made or not taken <= self._available:
-            return False
-        inputs = {v for op in ops for v in op.inputs if v is not None} - own
-        prefix = f"{path}."
-        for value in inputs - taken:
-            names = (value.name, *value.aliases)
-            if value.kind != "constant" and not any(n.startswith(prefix) for n in names):
-                return False
-        return not any(
-            value in wanted or any(user not in ops for user in users.get(value, ()))
-            for value in own - made
-        )
-
     def _call(self, path: str) -> None:
         """A call of a module, as the original calls it."""
         call = self._original.calls[path][0]
@@ -331,40 +259,13 @@ class _Emitter:
 
     # --- operations -------------------------------------------------------------------------
 
-    def _needed(self, wanted: Sequence[Value]) -> list[Op]:
-        """The operations between the inputs and the results, in order.
-
-        An operation that writes in place belongs if what it writes to shares memory with
-        anything needed.
-        """
-        ops = self._ops
-        makers = {value: op for op in ops for value in op.outputs}
-        needed: set[Op] = set()
-        todo = list(wanted)
-        while todo:
-            while todo:
-                value = todo.pop()
-                op = makers.get(value)
-                if value not in self._nodes and op is not None and op not in needed:
-                    needed.add(op)
-                    todo.extend(v for v in op.inputs if v is not None)
-            memory = {_base(v, makers) for op in needed for v in op.outputs}
-            todo = [
-                value
-                for op in ops
-                if op not in needed and _writes(op) and _base(op.outputs[0], makers) in memory
-                for value in op.outputs
-                if value not in self._nodes
-            ]
-        return [op for op in ops if op in needed]
-
     def _operation(self, op: Op) -> None:
         operands = [None if value is None else self._node(value) for value in op.inputs]
         outputs, op, follows = op.outputs, self._origins[op], self._follows
-        self._gradients(op not in follows.without_gradients)
+        self._regions.gradients(op not in follows.without_gradients)
         changed = dict(self._cuts.attrs.get(op, {}))
         for attr, lengths in follows.lengths.get(op, {}).items():
-            changed[attr] = self._lengthened(changed.get(attr, op.attrs.get(attr)), lengths)
+            changed[attr] = self._numbers.lengthened(changed.get(attr, op.attrs.get(attr)), lengths)
         if op.attrs.get("device") is not None:
             changed["device"] = self._place()
         for attr, trained in follows.modes.get(op, {}).items():
@@ -374,7 +275,7 @@ class _Emitter:
             changed[attr] = mode if plain else self._graph.call_function(in_mode, choice)
         for attr, value in follows.dtypes.get(op, {}).items():
             changed[attr] = self._graph.call_function(getattr, (self._node(value), "dtype"))
-        self._autocast(op.source.meta.get(AUTOCAST))
+        self._regions.autocast(op.source.meta.get(AUTOCAST))
         target, args, kwargs = rewritten(op, changed, operands)
         node = self._graph.call_function(target, args, kwargs)
         if SHARE in changed:
@@ -422,82 +323,6 @@ class _Emitter:
             first = next(n for n in self._nodes.values() if n.op in ("placeholder", "get_attr"))
             self._device = self._graph.call_function(getattr, (first, "device"))
         return self._device
-
-    def _gradients(self, enabled: bool) -> None:
-        """Enter or leave a stretch without gradients."""
-        if enabled and self._before is not None:
-            self._graph.call_function(torch._C._set_grad_enabled, (self._before,))
-            self._before = None
-        elif not enabled and self._before is None:
-            self._before = self._graph.call_function(torch.is_grad_enabled)
-            self._graph.call_function(torch._C._set_grad_enabled, (False,))
-
-    def _autocast(self, held: dict[str, Any] | None) -> None:
-        """Leave the region of mixed precision that the code is in, and enter another."""
-        if held == self._region:
-            return
-        if self._entered is not None:
-            self._graph.call_function(leave_autocast, (self._entered,))
-            self._entered = None
-        if held is not None:
-            given = tuple(held.get(name) for name in AUTOCAST_ARGUMENTS)
-            self._entered = self._graph.call_function(enter_autocast, given)
-        self._region = held
-
-    def _lengthened(self, number: Any, lengths: Any) -> Any:
-        """A number, or several, with the factors that follow sizes of the inputs."""
-        if isinstance(number, list | tuple):
-            return [self._lengthened(n, found) for n, found in zip(number, lengths, strict=True)]
-        for found in lengths or ():
-            number = self._scaled(number, found)
-        return number
-
-    def _scaled(self, number: Any, found: Length) -> Any:
-        """A number times a power of an input's size, or plus a multiple of it."""
-        call = self._graph.call_function
-        length = self._length(found.value, found.dim)
-        if found.rest > 1:
-            length = call(operator.floordiv, (length, found.rest))
-        if found.step is not None:
-            more = call(operator.mul, (call(operator.sub, (length, found.size)), found.step))
-            return call(operator.add, (more, number))
-        if found.whole and found.power == 1:
-            if isinstance(number, int) and number % found.size == 0:
-                times = number // found.size
-                return length if times == 1 else call(operator.mul, (length, times))
-            return call(operator.floordiv, (call(operator.mul, (length, number)), found.size))
-        share = call(operator.truediv, (length, found.size))
-        return call(operator.mul, (call(operator.pow, (share, found.power)), number))
-
-    def _length(self, value: Value, dim: int) -> fx.Node:
-        if (value, dim) not in self._lengths:
-            size = torch.ops.aten.sym_size.int
-            self._lengths[value, dim] = self._graph.call_function(size, (self._nodes[value], dim))
-        return self._lengths[value, dim]
-
-
-def _below(path: str, module: str) -> list[str]:
-    """The paths of the modules between one and what lies in it, the latter's own too."""
-    prefix = f"{path}." if path else ""
-    if not module.startswith(prefix) or module == path:
-        return []
-    steps = module[len(prefix) :].split(".")
-    return [prefix + ".".join(steps[: i + 1]) for i in range(len(steps))]
-
-
-def _writes(op: Op) -> bool:
-    schema = getattr(op.source.target, "_schema", None)
-    return bool(schema is not None and schema.is_mutable and op.outputs)
-
-
-def _base(value: Value, makers: Mapping[Value, Op]) -> Value:
-    """The value that a view, or the result of an in-place operation, shares its memory with."""
-    op = makers.get(value)
-    schema = getattr(op.source.target, "_schema", None) if op is not None else None
-    if op is None or schema is None or not schema.returns or not op.inputs:
-        return value
-    shares = schema.returns[0].alias_info is not None
-    return _base(op.inputs[0], makers) if shares and op.inputs[0] is not None else value
 
 
 def _new(draft: Draft | None) -> list[Value]:

@@ -9,9 +9,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,14 +21,15 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.errors import LiftError
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
-from graphprune.core.rewrites import Draft, Drop, Rewrite, Step, Weigh
+from graphprune.core.rewrites import Draft, Drop, Rewrite, Weigh
 from graphprune.frontends.torch.emit import emit
 from graphprune.frontends.torch.findings import Call, Findings
+from graphprune.frontends.torch.gone import Gone, lies_in, module_at, paths_of
 from graphprune.frontends.torch.lift import CapturedModule, lift
 from graphprune.frontends.torch.lower import whole_call
 from graphprune.frontends.torch.reader import bound_arguments
 from graphprune.frontends.torch.rebuild import laid_out, rebuild, settle
-from graphprune.frontends.torch.shortened import Branches, shorten
+from graphprune.frontends.torch.shortened import shorten
 from graphprune.frontends.torch.survey import Survey, calls_of
 
 _MODES = ("training", "train")  # what operations that depend on the mode call it
@@ -58,15 +58,15 @@ def refuses(captured: CapturedModule, rewrite: Rewrite, draft: Draft, code: bool
         if not (code or rewrite.merges) and any(isinstance(s, Drop) for s in rewrite.steps):
             trial = draft.copied()
             trial.make(rewrite)
-            if _Gone(captured, trial).needs_code(rewrite.steps):
+            if Gone(captured, trial).needs_code(rewrite.steps):
                 return "it would need generated code"
     modules = dict(captured.model.named_modules(remove_duplicate=False))
     for op in touched:
         module = modules.get(op.module)
         if any(name in op.attrs for name in _MODES) and module is not None and module.training:
             return f"{op.module or 'the model'} is in training mode: call eval() first"
-    for path in dict.fromkeys(path for op in touched for path in _paths(op.module)):
-        inside = [_lies_in(op, path) for op in touched]
+    for path in dict.fromkeys(path for op in touched for path in paths_of(op.module)):
+        inside = [lies_in(op, path) for op in touched]
         dropped = any(isinstance(s, Drop) and ops[s.op].module == path for s in rewrite.steps)
         if _hooked(modules.get(path)) and (not all(inside) or dropped):
             return f"{path or 'the model'} has hooks, which would see other numbers"
@@ -89,22 +89,6 @@ def _recoded(draft: Draft, ops: Mapping[str, Op], rewrite: Rewrite) -> bool:
     )
 
 
-def _paths(path: str) -> Iterator[str]:
-    """A module's path, and those of the modules that it lies in."""
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
-    yield ""
-
-
-def _lies_in(op: Op, path: str) -> bool:
-    return not path or op.module == path or _below(op.module, path)
-
-
-def _below(path: str, root: str) -> bool:
-    return path.startswith(f"{root}.") if root else bool(path)
-
-
 def _hooked(module: nn.Module | None) -> bool:
     return module is not None and any(getattr(module, name, None) for name in _HOOKS)
 
@@ -114,7 +98,7 @@ def _unheld(captured: CapturedModule, op: Op, step: Weigh) -> str:
     value = op.inputs[step.place]
     if value is None:
         name = _argument(op, step.place)
-        module = _module(captured.model, op.module)
+        module = module_at(captured.model, op.module)
         held = None if module is None else module._parameters
         if op.module not in captured.layers or held is None or held.get(name, module) is not None:
             return f"the code of {op.module or 'the model'} gives {op.type} no {name}"
@@ -123,13 +107,6 @@ def _unheld(captured: CapturedModule, op: Op, step: Weigh) -> str:
     names |= {*dict(captured.model.named_buffers(remove_duplicate=False))}
     held_as = [name for name in (value.name, *value.aliases) if name in names]
     return "" if held_as else f"{value.name} is made by the code, and no weight of the model"
-
-
-def _module(model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return None
 
 
 def _argument(op: Op, place: int) -> str:
@@ -160,132 +137,6 @@ def rewritten(captured: CapturedModule, draft: Draft, deps: Dependencies) -> Cap
     return lift(model, captured.inputs)
 
 
-class _Gone:
-    """What went of a model: modules that hand on what they take, and those that need other code."""
-
-    def __init__(self, captured: CapturedModule, draft: Draft) -> None:
-        self._captured, self._draft = captured, draft
-        self._source = {op.name: op for op in draft.source.ops}
-        self._alive = {op.name for op in draft.ops}
-
-    def needs_code(self, steps: Iterable[Step]) -> bool:
-        """Whether operations that steps drop leave more behind than modules that hand on."""
-        idle: dict[str, bool] = {}
-        for step in steps:
-            if not isinstance(step, Drop):
-                continue
-            op = self._source[step.op]
-            for path in {op.module, *(other.module for other in self._swept(op))}:
-                for outer in (outer for outer in _paths(path) if outer and outer not in idle):
-                    idle[outer] = self._is_idle(outer)
-                if not any(idle.get(outer) for outer in _paths(path)):
-                    return True
-        return False
-
-    def idle(self) -> set[str]:
-        """Paths of modules that hand on the only thing that they take."""
-        return {path for path in self._modules() if self._is_idle(path)}
-
-    def _modules(self) -> set[str]:
-        """Paths of the modules in which operations went."""
-        gone = (op for name, op in self._source.items() if name not in self._alive)
-        return {op.module for op in gone} - {""}
-
-    def _is_idle(self, path: str) -> bool:
-        """Whether a module hands on the only thing that it takes."""
-        ops = self.ops_in(path)
-        if any(op.name in self._alive for op in ops):
-            return False
-        dropped = [op for op in ops if op.name in self._draft.dropped]
-        own = {value for op in ops for value in op.outputs}
-        if not dropped or any(self._draft.stands_for(op.outputs[0]) in own for op in dropped):
-            return False
-        module = _module(self._captured.model, path)
-        if module is None:
-            return False
-        given = list(inspect.signature(module.forward).parameters.values())
-        plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        return (
-            bool(given)
-            and given[0].kind in plain
-            and all(
-                p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-                for p in given[1:]
-            )
-        )
-
-    def roots(self, idle: Iterable[str]) -> set[str]:
-        """Modules that need other code: those around what went and is in no idle module."""
-        within = tuple(idle)
-        roots: set[str] = set()
-        readers = self._draft.readers()
-        for name in self._draft.dropped:
-            op = self._source[name]
-            if not readers.get(self._draft.stands_for(op.outputs[0])):
-                continue  # nothing calls for it any more
-            swept = list(self._swept(op))
-            if any(_lies_in(op, path) for path in within) and all(
-                any(_lies_in(other, path) for path in within) for other in swept
-            ):
-                continue
-            path = op.module
-            for other in swept:
-                path = _common(path, other.module)
-            roots.add(path)
-        return roots
-
-    def _swept(self, op: Op) -> Iterator[Op]:
-        """The operations that only a dropped one read."""
-        makers = {value: other for other in self._source.values() for value in other.outputs}
-        todo, seen = [op], {op}
-        while todo:
-            for value in todo.pop().inputs:
-                other = makers.get(value) if value is not None else None
-                if other is None or other in seen or other.name in self._alive:
-                    continue
-                if other.name not in self._draft.dropped:
-                    seen.add(other)
-                    todo.append(other)
-                    yield other
-
-    def branches(self, root: str) -> Branches:
-        """What merging left of the branches in a module, by paths within it."""
-        inside = self.ops_in(root)
-        left = {path for op in inside if op.name in self._alive for path in _paths(op.module)}
-        idle = self.idle()
-        gone = {
-            path
-            for op in inside
-            for path in _paths(op.module)
-            if len(path) > len(root) and path not in left and idle.isdisjoint(_paths(path))
-        }
-        gone = {path for path in gone if gone.isdisjoint([*_paths(path)][1:])}
-        merged = {
-            self._source[step.op].module
-            for rewrite in self._draft.made
-            for step in rewrite.steps
-            if rewrite.merges and isinstance(step, Weigh) and step.op in self._alive
-        }
-        layers = [path for path in merged if _below(path, root)]
-        layer = around = layers[0] if len(layers) == 1 else ""
-        for path in _paths(layer):
-            if len(path) <= len(root) or any(
-                op.name in self._alive and op.module != layer for op in self.ops_in(path)
-            ):
-                break
-            around = path
-        own = len(root) + bool(root)
-        return Branches(sorted(path[own:] for path in gone), layer[own:], around[own:])
-
-    def ops_in(self, path: str) -> list[Op]:
-        """The operations that run in a module."""
-        return [op for op in self._source.values() if _lies_in(op, path)]
-
-    def is_used(self, path: str) -> bool:
-        """Whether any operation is left in a module."""
-        return any(op.name in self._alive for op in self.ops_in(path))
-
-
 class _Copy:
     """A copy of the module, being changed."""
 
@@ -295,7 +146,7 @@ class _Copy:
         self._captured, self._draft, self._cuts, self._model = captured, draft, cuts, model
         self._source = {op.name: op for op in draft.source.ops}
         self._alive = {op.name for op in draft.ops}
-        self._gone = _Gone(captured, draft)
+        self._gone = Gone(captured, draft)
         self._set: set[str] = set()
 
     def change(self) -> None:
@@ -337,7 +188,7 @@ class _Copy:
 
     def _assign(self, name: str, tensor: torch.Tensor | None) -> None:
         path, _, attr = name.rpartition(".")
-        module = _module(self._model, path)
+        module = module_at(self._model, path)
         kinds: Sequence[Any] = () if module is None else (module._parameters, module._buffers)
         for held in kinds:
             if attr in held:
@@ -348,8 +199,8 @@ class _Copy:
 
     def _replace(self, path: str) -> None:
         parent, _, name = path.rpartition(".")
-        holder = _module(self._model, parent)
-        old = _module(self._model, path)
+        holder = module_at(self._model, parent)
+        old = module_at(self._model, path)
         if holder is not None and old is not None and not isinstance(old, nn.Identity):
             new = nn.Identity()
             new.training = old.training
@@ -405,23 +256,13 @@ class _Copy:
         for value in self._draft.unread():
             for name in {value.name, *value.aliases} - self._set:
                 path, _, attr = name.rpartition(".")
-                module = _module(self._model, path)
+                module = module_at(self._model, path)
                 if module is None:
                     continue
                 if path and not self._gone.is_used(path) and self._gone.ops_in(path):
                     self._replace(path)
                 elif attr in module._parameters and not isinstance(module, nn.ParameterList):
                     module._parameters[attr] = None
-
-
-def _common(a: str, b: str) -> str:
-    """The path of the innermost module that holds both."""
-    both = []
-    for one, other in zip(a.split("."), b.split("."), strict=False):
-        if one != other:
-            break
-        both.append(one)
-    return ".".join(both)
 
 
 __all__ = ["refuses", "rewritten"]
