@@ -147,20 +147,27 @@ class Plan(Generic[M]):
         work = self._made(None, None)
         self._annotate(work)
         work.program.save(work.expressed, work.lowered, target, self.verify)
+        if target.suffix == ".onnx" and not work.program.is_file:
+            from graphprune.frontends.onnx.notes import annotate_file  # importing it imports onnx
+
+            annotate_file(target, self._notes(work))
         self._tell(work)
         _log.info("wrote %s", target)
 
     def _annotate(self, work: Work) -> None:
         """Let a file say what was done to it: in words, and as data that `load_plan` reads."""
         same = work.program is work.opened and not cut_by(self.edits, work.deps)
-        if not work.program.is_file or (same and len(self.edits) == len(self.groups)):
-            return  # nothing was done, and the file stays as it is
+        if work.program.is_file and not (same and len(self.edits) == len(self.groups)):
+            work.program.annotate(work.lowered, self._notes(work))  # else the file stays as it is
+
+    def _notes(self, work: Work) -> dict[str, Any]:
+        """What was done, in words and as data."""
         report = reported(work)
         rows = [replace(row, curve=[]) for row in report.groups]
         # Without times and what else differs from run to run: the same plan writes the same file.
         told = replace(report, groups=rows, passes=[], seconds={}, latency=None, call="")
         shrunk = [row for row in report.groups if row.kept < row.size]
-        notes = {
+        return {
             "version": __version__,
             "done": report.sentence(),
             "groups": "; ".join(f"{row.name}: {row.size} -> {row.kept}" for row in shrunk),
@@ -168,7 +175,6 @@ class Plan(Generic[M]):
             "plan": self.as_dict(),
             "report": told.as_dict(),
         }
-        work.program.annotate(work.lowered, notes)
 
     def _tell(self, work: Work) -> None:
         """Report what was made, and log it in a line."""

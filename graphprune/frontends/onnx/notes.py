@@ -10,10 +10,14 @@ import base64
 import binascii
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import onnx
+
 from graphprune.core.errors import GraphPruneError
+from graphprune.core.files import write_whole
 from graphprune.frontends.onnx.model import read_model
 from graphprune.frontends.onnx.stored import LARGEST, Lowered
 
@@ -31,13 +35,29 @@ def annotate(lowered: Lowered, notes: Mapping[str, Any]) -> None:
         lowered: The smaller model.
         notes: Text, or data for JSON, by name; the earlier ones come first where room is short.
     """
-    props = lowered.frame.metadata_props
+    _write(lowered.frame.metadata_props, notes, lowered.weight)
+
+
+def annotate_file(path: Path, notes: Mapping[str, Any]) -> None:
+    """Write notes into a file that was exported from a smaller module; else as `annotate`.
+
+    Args:
+        path: The file.
+        notes: Text, or data for JSON, by name.
+    """
+    model = onnx.load(path)
+    _write(model.metadata_props, notes, model.ByteSize)
+    write_whole(path, model.SerializeToString())
+
+
+def _write(props: Any, notes: Mapping[str, Any], weighed: Callable[[], int]) -> None:
+    """Write notes into a model's `metadata_props`, as far as its weight in bytes allows."""
     others = [(entry.key, entry.value) for entry in props if not entry.key.startswith(_PREFIX)]
     del props[:]
     for key, value in others:
         props.add(key=key, value=value)
     for name, found in notes.items():
-        weight = lowered.weight()
+        weight = weighed()
         room = min(max(_LEAST, weight // _SHARE), LARGEST - weight)
         text = found if isinstance(found, str) else _packed(found)
         if isinstance(found, str) and len(text) > _TEXT:

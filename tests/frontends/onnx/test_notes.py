@@ -53,6 +53,17 @@ def test_a_file_tells_what_was_done(plan: Any) -> None:
     onnx.checker.check_model(small)
 
 
+def test_a_module_that_is_written_as_a_file_tells_it_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
+    path = tmp_path / "small.onnx"
+    plan = graphprune.plan(net, 0.5, compensate=False)
+    plan.write(path)
+    assert _notes(onnx.load(path))["graphprune.done"] == plan.report.sentence()
+    report, small = graphprune.report_of(path), graphprune.load_plan(path).apply(net)
+    assert report.groups[0].kept == small[0].out_features == len(plan.groups[0].keep)
+
+
 def test_plan_and_report_come_back(plan: Any, tmp_path: Path) -> None:
     path = tmp_path / "small.onnx"
     plan.write(path)
