@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from graphprune.api import plan
 from graphprune.core.errors import GraphPruneError
 from graphprune.core.progress import tracked
-from graphprune.frontends.torch.saving import save_model
+from graphprune.exporting import write_module
 from graphprune.report.text import show
 
 Split = tuple[Tensor, Tensor]
@@ -135,7 +135,7 @@ def run(out: Path, ratio: float, epochs: int, console: Console) -> None:
 def save(small: nn.Module, images: Tensor, out: Path, console: Console) -> None:
     """Write a model as `.pt2` and `.onnx`, and check the latter against the module."""
     for name in ("digits-small.pt2", "digits-small.onnx"):
-        save_model(small, ((images[:2],), {}), out / name)
+        write_module(small, ((images[:2],), {}), out / name)
     console.print(f"wrote {out / 'digits-small.pt2'}")
     with torch.no_grad():
         wanted = small(images[:32]).numpy()

@@ -21,6 +21,7 @@ from graphprune.core.keep import Keep
 from graphprune.core.markup import heading, table
 from graphprune.core.program import Inputs
 from graphprune.costs.registry import cost_name
+from graphprune.exporting import fold_file
 from graphprune.extensions import load_installed
 from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.opening import open_model
@@ -137,6 +138,7 @@ class Plan(Generic[M]):
     def write(self, path: str | Path) -> None:
         """Make the smaller model and write it: `.pt`, `.pt2` or `.onnx`.
 
+        An ONNX file made of a module has its norms folded, and branches that are added merged.
         Files of ONNX models are written tensor by tensor, so that the whole is never in memory.
 
         Raises:
@@ -148,6 +150,7 @@ class Plan(Generic[M]):
         self._annotate(work)
         work.program.save(work.expressed, work.lowered, target, self.verify)
         if target.suffix == ".onnx" and not work.program.is_file:
+            fold_file(target)
             from graphprune.frontends.onnx.notes import annotate_file  # importing it imports onnx
 
             annotate_file(target, self._notes(work))

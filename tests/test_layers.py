@@ -33,6 +33,7 @@ options
 foretelling
 planning
 recalibration
+exporting
 plans
 compacting
 factoring

@@ -63,7 +63,7 @@ def _in_steps(
     """Shrink step by step and write the result; the report is that of the last step."""
     from graphprune.api import shrink as shrink_model
     from graphprune.core.errors import GraphPruneError
-    from graphprune.frontends.torch.saving import save_model
+    from graphprune.exporting import write_module
     from graphprune.recalibration import made_from
     from graphprune.report.made import reported
 
@@ -74,5 +74,5 @@ def _in_steps(
         state=steps.state, verify=verify, **asked.options(),
     )  # fmt: skip
     work = made_from(small)
-    save_model(small, work.program.given or work.program.inputs, out)
+    write_module(small, work.program.given or work.program.inputs, out)
     return reported(work)

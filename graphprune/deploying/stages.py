@@ -25,6 +25,7 @@ from graphprune.core.files import write_whole
 from graphprune.costs.registry import cost_name
 from graphprune.deploying.deployed import Stage
 from graphprune.deploying.estimate import besides
+from graphprune.exporting import write_module
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.saving import save_model
 from graphprune.options import PlanOptions
@@ -150,9 +151,9 @@ class Stages:
         write_whole(self._place / _STATE, json.dumps(held, indent=1).encode())
 
     def export(self) -> None:
-        """The original as an ONNX file."""
+        """The original as an ONNX file, as PyTorch exports it."""
         if isinstance(self._model, nn.Module):
-            self._write(self._model)
+            self._write(self._model, save_model)
         elif isinstance(self._model, str | os.PathLike):
             write_whole(self.last, _read(self._model).SerializeToString())
         else:
@@ -179,10 +180,10 @@ class Stages:
         write_whole(self.last, done.model.SerializeToString())
         self.notes.append(f"int8: {done.note}, calibrated on {done.source}")
 
-    def _write(self, module: nn.Module) -> None:
+    def _write(self, module: nn.Module, how: Callable[..., None] = write_module) -> None:
         program = self.plan.live().program
         evaluated = copy.deepcopy(module).eval() if module.training else module
-        save_model(evaluated, program.given or program.inputs, self.last)
+        how(evaluated, program.given or program.inputs, self.last)
 
     def _measured(self, name: str, path: Path, took: float) -> Stage:
         """Measure a stage beside the original."""
