@@ -25,7 +25,7 @@ from graphprune.core.graph import Op, Value
 from graphprune.core.rewrites import Draft, Drop, Rewrite, Step, Weigh
 from graphprune.engine.linear import Linear, linear, meets_no_border
 from graphprune.engine.scales import Scale, carried, scale_of
-from graphprune.passes.rewrite import rewrite
+from graphprune.passes.rewrite import rewritten
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules.scalings import affine, is_norm
 
@@ -43,8 +43,7 @@ class FoldNorms(Pass):
 
     def run(self, work: Work) -> Outcome:
         """Fold until there is nothing left to fold."""
-        number = rewrite(work, fold)
-        return self.done(f"{number} folded") if number else self.unchanged("nothing to fold")
+        return rewritten(work, fold, "folded", "fold")
 
 
 def fold(draft: Draft, op: Op) -> Rewrite | str | None:

@@ -16,7 +16,7 @@ from graphprune.core.rewrites import Draft, Drop, Rewrite
 from graphprune.engine.linear import Linear, linear
 from graphprune.engine.scales import Scale, is_one, scale_of
 from graphprune.engine.tensors import difference
-from graphprune.passes.rewrite import rewrite
+from graphprune.passes.rewrite import rewritten
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules.facts import adds
 
@@ -36,8 +36,7 @@ class MergeBranches(Pass):
 
     def run(self, work: Work) -> Outcome:
         """Merge until there is nothing left to merge."""
-        number = rewrite(work, merge)
-        return self.done(f"{number} merged") if number else self.unchanged("nothing to merge")
+        return rewritten(work, merge, "merged", "merge")
 
 
 def merge(draft: Draft, op: Op) -> Rewrite | str | None:

@@ -13,7 +13,7 @@ import torch
 from graphprune.core.graph import Op
 from graphprune.core.rewrites import Draft, Drop, Rewrite
 from graphprune.engine.linear import Linear, linear, meets_no_border
-from graphprune.passes.rewrite import rewrite
+from graphprune.passes.rewrite import rewritten
 from graphprune.pipeline import Outcome, Pass, Work
 
 
@@ -30,8 +30,7 @@ class MergeLinear(Pass):
 
     def run(self, work: Work) -> Outcome:
         """Merge until there is nothing left to merge."""
-        number = rewrite(work, merge)
-        return self.done(f"{number} merged") if number else self.unchanged("nothing to merge")
+        return rewritten(work, merge, "merged", "merge")
 
 
 def merge(draft: Draft, op: Op) -> Rewrite | str | None:

@@ -19,7 +19,7 @@ from graphprune.core.rewrites import Draft, Rewrite
 from graphprune.engine.run import final_values, given_inputs
 from graphprune.engine.tensors import difference
 from graphprune.passes.couple import couple
-from graphprune.pipeline import Work
+from graphprune.pipeline import Outcome, Pass, Work
 
 _TOLERANCE = 1e-4  # relative: new weights are rounded to single precision, in every layer
 _TRIALS = 8  # rewrites that are given up one by one before all are
@@ -85,6 +85,19 @@ def rewrite(work: Work, find: Find) -> int:
     pending.finds.append(find)
     work.pending = pending
     return len(draft.made) - before
+
+
+def rewritten(work: Work, find: Find, did: str, do: str) -> Outcome:
+    """Note every rewrite that is found, and say in a report how many there are.
+
+    Args:
+        work: As for `rewrite`.
+        find: As for `rewrite`.
+        did: What was done to each: "merged".
+        do: The same as an infinitive: "merge".
+    """
+    number = rewrite(work, find)
+    return Pass.done(f"{number} {did}") if number else Pass.unchanged(f"nothing to {do}")
 
 
 def place(op: Op) -> str:

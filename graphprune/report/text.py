@@ -103,12 +103,18 @@ def _add_zeros(table: Table, found: Sparse) -> None:
         table.add_row("sparse layers, gzip", *(f"{x:,}" for x in found.gzip), fewer)
 
 
+def _table(title: str, first: str, *numbers: str) -> Table:
+    """A table of names and numbers, without rows."""
+    table = Table(title=title)
+    table.add_column(first, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
 def _layers(found: Sparse) -> Table:
     """Zeros of each layer."""
-    table = Table(title="sparse layers")
-    table.add_column("weight", overflow="fold")
-    for name in ("numbers", "zeros", ""):
-        table.add_column(name, justify="right")
+    table = _table("sparse layers", "weight", "numbers", "zeros", "")
     for row in found.layers:
         share = f"{row.zeros / max(row.size, 1):.1%}"
         table.add_row(row.name, f"{row.size:,}", f"{row.zeros:,}", share)
@@ -117,20 +123,14 @@ def _layers(found: Sparse) -> Table:
 
 def _pairs(found: LowRank) -> Table:
     """Ranks of the layers that became two."""
-    table = Table(title="layers that became two")
-    table.add_column("weight", overflow="fold")
-    for name in ("outputs", "columns", "rank"):
-        table.add_column(name, justify="right")
+    table = _table("layers that became two", "weight", "outputs", "columns", "rank")
     for row in found.layers:
         table.add_row(row.name, str(row.outputs), str(row.columns), str(row.rank))
     return table
 
 
 def _groups(report: Report) -> Table:
-    table = Table(title="coupled groups")
-    table.add_column("group", overflow="fold")
-    for name in ("size", "kept", "weights"):
-        table.add_column(name, justify="right")
+    table = _table("coupled groups", "group", "size", "kept", "weights")
     told = any(row.reasons for row in report.groups)
     if told:
         table.add_column("why")

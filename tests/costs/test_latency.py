@@ -298,7 +298,11 @@ def test_onnx_files_are_measured_in_onnx_runtime(small: nn.Module, tmp_path: Pat
         graphprune.plan(path, 0.4, "latency", backend="eager")
 
 
-def test_compiled_modules_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "by", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow, id="by a C++ compiler")]
+)
+def test_compiled_modules_are_measured(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=by))
     net = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64))
     x = torch.randn(64, 64)
     expected = net(x)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 import runpy
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -330,12 +329,13 @@ def test_quiet_and_verbose(
     assert run(monkeypatch, "--quiet", *command) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["model"] == "Net" and shown.err == ""
-    found = subprocess.run(
-        [sys.executable, "-m", "graphprune", "--verbose", "-q", *command],
-        capture_output=True, text=True, check=True, cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
-    assert "inputs assumed, as none were given: 2 x 6 float32" in found.stderr
+    monkeypatch.setattr(logging.root, "handlers", [])  # as in a process of its own
+    logger = logging.getLogger("graphprune")
+    try:
+        assert run(monkeypatch, "--verbose", "--quiet", *command) == 0
+    finally:
+        logger.setLevel(logging.NOTSET)
+    assert "inputs assumed, as none were given: 2 x 6 float32" in capsys.readouterr().err
 
 
 def test_a_report_as_a_page(

@@ -85,7 +85,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 def test_a_process_of_its_own_finds_the_package(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "resnt18"],
+        [sys.executable, str(SCRIPT), "nowhere.pt"],
         capture_output=True,
         text=True,
         check=False,
@@ -94,7 +94,7 @@ def test_a_process_of_its_own_finds_the_package(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    _is_one_line(done.stderr, "resnet18")
+    _is_one_line(done.stderr, "nowhere.pt")
 
 
 def _is_one_line(printed: str, says: str) -> None:
