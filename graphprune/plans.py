@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,19 +12,16 @@ import numpy as np
 from torch import nn
 
 from graphprune.compensation.calibration import Options
-from graphprune.core.edits import Edit, cut_by, edit_of
+from graphprune.core.edits import Edit, cut_by
 from graphprune.core.errors import GraphPruneError, LiftError, PlanError
 from graphprune.core.files import check_target, write_whole
 from graphprune.core.indices import Indices
 from graphprune.core.keep import Keep
 from graphprune.core.markup import heading, table
 from graphprune.core.program import Inputs
-from graphprune.costs.registry import cost_name
 from graphprune.exporting import fold_file
-from graphprune.extensions import load_installed
-from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.opening import open_model
-from graphprune.frontends.torch.described import describe, restore
+from graphprune.frontends.torch.described import describe
 from graphprune.frontends.torch.inference import undisturbed
 from graphprune.models import given, given_data
 from graphprune.pipeline import Asked, Pipeline, Work
@@ -42,7 +38,6 @@ M = TypeVar("M")
 _log = logging.getLogger("graphprune")
 
 _FORMAT = 2
-_READS = (1, 2)  # 1 had groups alone, without their kind
 
 
 @dataclass(repr=False)
@@ -297,65 +292,3 @@ def made(work: Work) -> Plan[Any]:
         report=reported(work),
         work=work,
     )
-
-
-def load_plan(path: Any) -> Plan[Any]:
-    """Read a plan that `Plan.save` wrote, in this version or an earlier one.
-
-    Args:
-        path: The plan's file; or a smaller ONNX model, as a file or a `ModelProto`, whose metadata
-            hold the plan that made it.
-
-    Raises:
-        PlanError: The file is not a plan; the message says why.
-        GraphPruneError: The file cannot be read, or the model holds no plan.
-    """
-    load_installed()
-    if is_onnx(path):
-        from graphprune.frontends.onnx.notes import note_of
-
-        return plan_of(note_of(path, "plan")[0])
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or "a path is needed"
-        raise GraphPruneError(f"cannot read {path!s}: {reason}") from error
-    except ValueError as error:
-        raise PlanError(f"{path} is not a graphprune plan: {error}") from error
-    try:
-        return plan_of(data)
-    except GraphPruneError as error:
-        raise PlanError(f"{path}: {error}") from error
-
-
-def plan_of(data: Mapping[str, Any]) -> Plan[Any]:
-    """The plan that `Plan.as_dict` made plain data of, in this version or an earlier one.
-
-    Raises:
-        PlanError: The data are no plan; the message says why.
-    """
-    try:
-        if data["format"] not in _READS:
-            raise PlanError(
-                f"a plan of format {data['format']}; this version reads "
-                f"{' and '.join(map(str, _READS))}"
-            )
-        inputs = None if data["inputs"] is None else restore(data["inputs"])
-        options = Options(data.get("compensate", "auto"), data.get("effort", "auto"))
-        edits = [edit_of(edit) for edit in _edits(data)]
-        passes = data.get("passes")
-        pipeline = None if passes is None else Pipeline(passes)
-        of, ratio = cost_name(data["of"]), float(data["ratio"])
-        released = list(data.get("released", ()))
-        return Plan(
-            edits, inputs, data["keep"], of, ratio, released=released, options=options,
-            pipeline=pipeline,
-        )  # fmt: skip
-    except (AttributeError, IndexError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise PlanError(f"not a graphprune plan: {error!r}") from error
-
-
-def _edits(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The edits of a saved plan: one for each group, and others."""
-    groups = [{"group": number, **group} for number, group in enumerate(data.get("groups", ()))]
-    return [*groups, *data.get("edits", ())]

@@ -19,9 +19,10 @@ from graphprune.deploying.deployed import Deployed
 from graphprune.exploring import sensitivity, sweep
 from graphprune.frontends.opening import frontend
 from graphprune.importance import criterion
+from graphprune.loading import load_plan
 from graphprune.pipeline import Pass, Pipeline
 from graphprune.pipelines import BOTH, COMPACT, DEFAULT, FACTOR
-from graphprune.plans import Plan, load_plan
+from graphprune.plans import Plan
 from graphprune.quantising.quantise import quantise
 from graphprune.quantising.quantised import Quantised
 from graphprune.recalibration import recalibrate, report_of

@@ -15,7 +15,7 @@ from graphprune.statistics.answers import scored
 from graphprune.statistics.batches import UNSEEN
 from graphprune.statistics.constants import BACKWARD_FACTOR
 from graphprune.statistics.estimate import seconds
-from graphprune.statistics.made.sample import kind, plain, plain_for_parts
+from graphprune.statistics.made.plain import kind, plain, plain_for_parts
 from graphprune.statistics.samples import Samples, captured, recut
 from graphprune.statistics.supplied import read
 

@@ -19,7 +19,7 @@ from graphprune.passes.couple import couple
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.statistics.constants import BACKWARD_FACTOR
 from graphprune.statistics.estimate import seconds
-from graphprune.statistics.made.sample import carried
+from graphprune.statistics.made.plain import carried
 from graphprune.statistics.samples import Samples, captured
 
 _RUNS = 4  # of the captured batch, of both models, in double precision

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from graphprune.compensation import forecast
-from graphprune.statistics.made import imitate, sample, synthesize
+from graphprune.statistics.made import imitate, plain, sample, synthesize
 
 # On tensors this small, more threads only wait for each other.
 torch.set_num_threads(1)
@@ -42,7 +42,7 @@ def one_registry() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def little_time() -> Iterator[None]:
-    pictures = cache(sample.painted)
+    pictures = cache(plain.painted)
 
     def painted(number: int, shape: Sequence[int], seed: int) -> torch.Tensor:
         """The same pictures for the same seed, painted once."""
@@ -51,7 +51,7 @@ def little_time() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forecast, "POLISH_SECONDS", _DESCENT)
         patch.setattr(sample, "LONGEST_SECONDS", _MAKING)
-        for module in (sample, imitate, synthesize):
+        for module in (plain, imitate, synthesize):
             patch.setattr(module, "painted", painted)
         yield
 

@@ -35,6 +35,7 @@ planning
 recalibration
 exporting
 plans
+loading
 compacting
 factoring
 iterative

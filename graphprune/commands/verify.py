@@ -19,8 +19,8 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Apply a saved plan to a model and check the result."""
+    from graphprune.loading import load_plan
     from graphprune.models import load_model
-    from graphprune.plans import load_plan
 
     load_extensions(extension)
     made = load_plan(plan)

@@ -9,7 +9,7 @@ from graphprune.quantising.files import RANGES
 from graphprune.quantising.quantise import SAMPLES
 from graphprune.statistics.constants import BACKWARD_FACTOR
 from graphprune.statistics.estimate import seconds
-from graphprune.statistics.made.sample import painting
+from graphprune.statistics.made.plain import painting
 from graphprune.training.recover import takes
 
 MADE = 256  # inputs that are made where there are no data

@@ -12,7 +12,8 @@ from graphprune.api import plan
 from graphprune.choice.constants import RATIO_TOLERANCE
 from graphprune.core.errors import BudgetError, GraphPruneError, OptionError
 from graphprune.costs.registry import Counting, cost_name
-from graphprune.plans import Plan, plan_of
+from graphprune.loading import plan_of
+from graphprune.plans import Plan
 from graphprune.training.attached import Attached, bare
 from graphprune.training.carry import become, carry
 from graphprune.training.schedule import Schedule

@@ -5,7 +5,7 @@
 | batch norms with learned statistics | images that match these statistics | `synthesize` |
 | other classifiers | inputs of its classes | `synthesize` |
 | causal language models | text that they write themselves | `generate` |
-| other models of tokens | random tokens | here |
+| other models of tokens | random tokens | `plain` |
 | other models of images | pictures of random shapes | `paint` |
 | any other | noise, half of it smooth | `synthesize.noise` |
 | captured in parts | what the parts read while the whole runs on the last three | `imitate` |
@@ -42,8 +42,6 @@ from graphprune.statistics.constants import (
     QUICK_FEWEST,
     QUICK_MACS,
     QUICK_MACS_FAST,
-    SECONDS_PER_PICTURE,
-    SECONDS_PER_PIXEL,
     STEPS,
     STEPS_BEST,
     STEPS_INVERTING,
@@ -53,15 +51,14 @@ from graphprune.statistics.constants import (
     WRITING_ROUNDS,
 )
 from graphprune.statistics.estimate import elements_of, macs_of, seconds, synthesis_seconds
-from graphprune.statistics.made.generate import Writer, find_writer, generate, table_rows
+from graphprune.statistics.made.generate import Writer, find_writer, generate
 from graphprune.statistics.made.imitate import imitate
-from graphprune.statistics.made.paint import paintable, painted
+from graphprune.statistics.made.paint import paintable
+from graphprune.statistics.made.plain import painting, plain, unshaped
 from graphprune.statistics.made.synthesize import (
     Matching,
-    half_smooth,
     invert_classes,
     match_norms,
-    noise,
     norms,
 )
 from graphprune.statistics.samples import Samples, affordable, captured, split
@@ -138,12 +135,6 @@ def making(
         return number, seconds(deps, number, rounds) / BACKWARD_FACTOR
     number = _quick(deps, affordable(deps, wanted), effort)
     return number, painting(likes, number)
-
-
-def painting(likes: Sequence[torch.Tensor], number: int) -> float:
-    """Estimated seconds that so many plain inputs take, of which only pictures take any."""
-    pictures = [like[0].numel() for like in likes if paintable(like.shape[1:])]
-    return number * sum(SECONDS_PER_PICTURE + n * SECONDS_PER_PIXEL for n in pictures)
 
 
 def _descent(
@@ -248,36 +239,6 @@ def _briefly(deps: Dependencies, wanted: int, longest: float) -> tuple[int, int]
     return (number if number >= FEWEST_MADE else 0), steps
 
 
-def plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed: int) -> Samples:
-    """Make inputs without a look at the weights: random tokens, pictures of random shapes, noise.
-
-    Args:
-        deps: The analysis.
-        likes: Example inputs.
-        number: How many.
-        seed: Inputs are the same for the same seed.
-    """
-    origin = f"{number} {kind(likes)}"
-    highs = [table_rows(deps, value) for value in deps.source.inputs]
-    batched = sampled(deps)
-    whole = not any(batched)  # no batch dimension: each input is one sample
-    tensors = [
-        _made(like, number * (len(like) if whole else 1), high, seed + i)
-        if like.dim() and (whole or cut)
-        else like
-        for i, (like, high, cut) in enumerate(zip(likes, highs, batched, strict=True))
-    ]
-    if whole:
-        parts = [
-            torch.split(made, len(like)) if like.dim() else [made] * number
-            for made, like in zip(tensors, likes, strict=True)
-        ]
-        out = Samples(list(zip(*parts, strict=True)), captured(deps), origin)
-    else:
-        out = split(deps, tensors, origin)
-    return _unshaped(deps, out)
-
-
 def sample_parts(
     program: Program, deps: Dependencies, wanted: int, effort: str, seed: int
 ) -> Samples | None:
@@ -303,38 +264,7 @@ def sample_parts(
         return None
     out = of_parts(program, deps, batches, number)
     out.origin = f"what the captured parts take in {len(out.chunks)} passes over made inputs"
-    return _unshaped(deps, out)
-
-
-def plain_for_parts(program: Program, deps: Dependencies, number: int, seed: int) -> Samples | None:
-    """Made inputs for a model that was captured in parts, as many as asked for.
-
-    Args and errors as for `sample_parts`.
-    """
-    batches = imitate(program.given, max(number // captured(deps), 1), seed)
-    if not batches:
-        return None
-    out = of_parts(program, deps, batches, number)
-    return out
-
-
-def carried(deps: Dependencies, samples: Samples) -> Samples:
-    """The same inputs for another model that takes them.
-
-    Args:
-        deps: The analysis of that model.
-        samples: The inputs.
-    """
-    out = Samples(samples.chunks, samples.size, samples.origin, worth=samples.worth)
-    return _unshaped(deps, out) if samples.norms else out
-
-
-def _unshaped(deps: Dependencies, samples: Samples) -> Samples:
-    """Mark samples as unlike training data: batch norms use the samples' own statistics."""
-    for op in norms(deps):
-        if op.inputs[0] is not None:
-            samples.norms.setdefault(op.inputs[0], []).append(op)
-    return samples
+    return unshaped(deps, out)
 
 
 def _synthesis(deps: Dependencies, likes: Sequence[torch.Tensor]) -> Synthesis | None:
@@ -360,33 +290,3 @@ def _quick(deps: Dependencies, number: int, effort: str) -> int:
     allowed = QUICK_MACS_FAST if effort == "fast" else QUICK_MACS
     most = int(allowed / max(PASSES * macs_of(deps), 1.0))
     return min(number, max(most, QUICK_FEWEST) // batch * batch or batch)
-
-
-def kind(likes: Sequence[torch.Tensor]) -> str:
-    """What inputs that are not optimised are, for the report."""
-    floating = [like for like in likes if like.is_floating_point()]
-    if not floating:
-        return "random token inputs"
-    seen = any(paintable(like.shape[1:]) for like in floating)
-    return "pictures of random shapes" if seen else "noise inputs"
-
-
-def _made(like: torch.Tensor, number: int, high: int | None, seed: int) -> torch.Tensor:
-    """Inputs of an example's shape and type.
-
-    Args:
-        like: The example.
-        number: How many.
-        high: Rows of the table that tokens are looked up in; None where there is none.
-        seed: The same seed gives the same inputs.
-    """
-    if like.is_floating_point() and paintable(like.shape[1:]):
-        return painted(number, like.shape[1:], seed).to(like)
-    if like.is_floating_point():
-        return half_smooth(noise(like, number, seed)).to(like.dtype)
-    if high is None:
-        high = int(like.max()) + 1 if like.numel() else 2
-        if high <= 2:  # a mask of zeros and ones: nothing is hidden
-            return torch.ones(number, *like.shape[1:], dtype=like.dtype, device=like.device)
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(high, (number, *like.shape[1:]), generator=generator).to(like)

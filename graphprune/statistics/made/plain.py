@@ -1,0 +1,122 @@
+"""plain: inputs that are made without a look at the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from graphprune.core.groups import Dependencies
+from graphprune.core.program import Program
+from graphprune.engine.run import sampled
+from graphprune.statistics.constants import (
+    SECONDS_PER_PICTURE,
+    SECONDS_PER_PIXEL,
+)
+from graphprune.statistics.made.generate import table_rows
+from graphprune.statistics.made.imitate import imitate
+from graphprune.statistics.made.paint import paintable, painted
+from graphprune.statistics.made.synthesize import (
+    half_smooth,
+    noise,
+    norms,
+)
+from graphprune.statistics.samples import Samples, captured, split
+from graphprune.statistics.supplied import of_parts
+
+
+def painting(likes: Sequence[torch.Tensor], number: int) -> float:
+    """Estimated seconds that so many plain inputs take, of which only pictures take any."""
+    pictures = [like[0].numel() for like in likes if paintable(like.shape[1:])]
+    return number * sum(SECONDS_PER_PICTURE + n * SECONDS_PER_PIXEL for n in pictures)
+
+
+def plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed: int) -> Samples:
+    """Make inputs without a look at the weights: random tokens, pictures of random shapes, noise.
+
+    Args:
+        deps: The analysis.
+        likes: Example inputs.
+        number: How many.
+        seed: Inputs are the same for the same seed.
+    """
+    origin = f"{number} {kind(likes)}"
+    highs = [table_rows(deps, value) for value in deps.source.inputs]
+    batched = sampled(deps)
+    whole = not any(batched)  # no batch dimension: each input is one sample
+    tensors = [
+        _made(like, number * (len(like) if whole else 1), high, seed + i)
+        if like.dim() and (whole or cut)
+        else like
+        for i, (like, high, cut) in enumerate(zip(likes, highs, batched, strict=True))
+    ]
+    if whole:
+        parts = [
+            torch.split(made, len(like)) if like.dim() else [made] * number
+            for made, like in zip(tensors, likes, strict=True)
+        ]
+        out = Samples(list(zip(*parts, strict=True)), captured(deps), origin)
+    else:
+        out = split(deps, tensors, origin)
+    return unshaped(deps, out)
+
+
+def plain_for_parts(program: Program, deps: Dependencies, number: int, seed: int) -> Samples | None:
+    """Made inputs for a model that was captured in parts, as many as asked for.
+
+    Args and errors as for `sample_parts`.
+    """
+    batches = imitate(program.given, max(number // captured(deps), 1), seed)
+    if not batches:
+        return None
+    out = of_parts(program, deps, batches, number)
+    return out
+
+
+def carried(deps: Dependencies, samples: Samples) -> Samples:
+    """The same inputs for another model that takes them.
+
+    Args:
+        deps: The analysis of that model.
+        samples: The inputs.
+    """
+    out = Samples(samples.chunks, samples.size, samples.origin, worth=samples.worth)
+    return unshaped(deps, out) if samples.norms else out
+
+
+def unshaped(deps: Dependencies, samples: Samples) -> Samples:
+    """Mark samples as unlike training data: batch norms use the samples' own statistics."""
+    for op in norms(deps):
+        if op.inputs[0] is not None:
+            samples.norms.setdefault(op.inputs[0], []).append(op)
+    return samples
+
+
+def kind(likes: Sequence[torch.Tensor]) -> str:
+    """What inputs that are not optimised are, for the report."""
+    floating = [like for like in likes if like.is_floating_point()]
+    if not floating:
+        return "random token inputs"
+    seen = any(paintable(like.shape[1:]) for like in floating)
+    return "pictures of random shapes" if seen else "noise inputs"
+
+
+def _made(like: torch.Tensor, number: int, high: int | None, seed: int) -> torch.Tensor:
+    """Inputs of an example's shape and type.
+
+    Args:
+        like: The example.
+        number: How many.
+        high: Rows of the table that tokens are looked up in; None where there is none.
+        seed: The same seed gives the same inputs.
+    """
+    if like.is_floating_point() and paintable(like.shape[1:]):
+        return painted(number, like.shape[1:], seed).to(like)
+    if like.is_floating_point():
+        return half_smooth(noise(like, number, seed)).to(like.dtype)
+    if high is None:
+        high = int(like.max()) + 1 if like.numel() else 2
+        if high <= 2:  # a mask of zeros and ones: nothing is hidden
+            return torch.ones(number, *like.shape[1:], dtype=like.dtype, device=like.device)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(high, (number, *like.shape[1:]), generator=generator).to(like)
