@@ -54,6 +54,11 @@ def report_of(small: Any) -> Report:
     return reported(made_from(small))
 
 
+def was_made(small: nn.Module) -> bool:
+    """Whether a model was made by graphprune in this process."""
+    return small in _made
+
+
 def made_from(small: nn.Module) -> Work:
     """What a smaller model was made from; errors as for `report_of`."""
     work = _made.get(small) if isinstance(small, nn.Module) else None

@@ -75,6 +75,12 @@ def test_what_cannot_be_meant_is_refused(model: nn.Module, file: Path, tmp_path:
             graphprune.quantise(given, INPUTS, **options)  # type: ignore[arg-type]
 
 
+def test_a_file_whose_tensors_are_large(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphprune.frontends.onnx.slim.LARGE", 64)  # they stay in the file
+    done = graphprune.quantise(file, INPUTS, samples=16)
+    assert done.kept is not None and done.kept > 0.9
+
+
 def test_the_command_line(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "small.onnx"
     data = tmp_path / "data.pt"

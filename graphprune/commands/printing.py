@@ -44,10 +44,9 @@ def print_report(report: Report, as_json: bool) -> None:
         typer.echo(json.dumps(report.as_dict()))
 
 
-def print_written(out: Path, report: Report, as_json: bool) -> None:
-    """Say what was written, how large it is beside the original, and how it is loaded."""
-    assert report.bytes is not None
-    before, after = (number / 1e6 for number in report.bytes)
+def print_written(out: Path, weighs: tuple[int, int], as_json: bool) -> None:
+    """Say what was written, its bytes beside the original's, and how it is loaded."""
+    before, after = (number / 1e6 for number in weighs)
     loads = {
         ".pt": f'torch.load("{out}", weights_only=False), which runs the code that it holds',
         ".pt2": f'torch.export.load("{out}").module()',
@@ -64,7 +63,8 @@ def hand_over(made: Plan[Any], out: Path, plan: Path | None, as_json: bool) -> N
         made.save(plan)
     assert made.report is not None
     print_report(made.report, as_json)
-    print_written(out, made.report, as_json)
+    assert made.report.bytes is not None
+    print_written(out, made.report.bytes, as_json)
     if plan is not None:
         say(f"wrote {plan}", as_json)
 

@@ -14,7 +14,6 @@ import torch
 from graphprune.core.agreement import compared
 from graphprune.core.errors import GraphPruneError, first_line
 from graphprune.core.groups import Dependencies
-from graphprune.core.program import Program
 from graphprune.core.progress import LONG, announce, duration
 from graphprune.engine.state import quiet
 from graphprune.quantising.quantised import Quantised
@@ -44,13 +43,12 @@ class _Reader:
 
 
 def quantised_file(
-    program: Program, deps: Dependencies, seen: Any, held: Any, kind: str
+    original: ModelProto, deps: Dependencies, seen: Any, held: Any, kind: str
 ) -> Quantised:
     """Quantise an ONNX model; of two ranges of weights, the one that agrees better."""
     names = [value.name for value in deps.source.inputs]
     reader = _Reader([_feed(names, chunk) for chunk in seen])
     judged = [_feed(names, chunk) for chunk in held]
-    original: ModelProto = program.model
     start = time.perf_counter()
     before = answers(original, judged)
     runs = len(judged) + (len(seen) if kind == "static" else 0)

@@ -21,9 +21,7 @@ from graphprune.quantising.quantised import Quantised
 from graphprune.statistics.answers import scored
 
 
-def quantised_module(
-    program: Program, deps: Dependencies, seen: Any, held: Any, kind: str
-) -> Quantised:
+def quantised_module(program: Program, deps: Dependencies, seen: Any, held: Any) -> Quantised:
     """Quantise a module by torchao's PT2E, for the x86 kernels of Inductor."""
     from torchao.quantization.pt2e import move_exported_model_to_eval
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e

@@ -9,7 +9,7 @@ caller's, or inputs that are made, as for compensation.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -17,6 +17,7 @@ from graphprune.compensation.calibration import inputs_for
 from graphprune.core.errors import GraphPruneError, OptionError, first_line, nearest
 from graphprune.core.files import check_target, write_whole
 from graphprune.core.graph import Graph
+from graphprune.core.program import Program
 from graphprune.extensions import load_installed
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.inference import undisturbed
@@ -27,6 +28,9 @@ from graphprune.quantising.files import quantised_file
 from graphprune.quantising.modules import quantised_module
 from graphprune.quantising.quantised import Quantised
 from graphprune.statistics.samples import captured, recut
+
+if TYPE_CHECKING:  # importing graphprune does not import onnx
+    from onnx import ModelProto
 
 KINDS = ("static", "dynamic")
 """Ranges of activations: fixed by calibration, or measured at each run (weights alone are int8)."""
@@ -115,8 +119,10 @@ def quantise(
         )
     held = chunks[::JUDGED]
     seen = [chunk for number, chunk in enumerate(chunks) if number % JUDGED]
-    maker = quantised_module if is_module else quantised_file
-    done = maker(program, deps, seen, held, kind)
+    if is_module:
+        done = quantised_module(program, deps, seen, held)
+    else:
+        done = quantised_file(_whole(model, program), deps, seen, held, kind)
     done.inputs, done.source = size * len(held), found.origin
     if target is not None:
         write_whole(target, done.model.SerializeToString())
@@ -131,6 +137,16 @@ def quantised_already(graph: Graph) -> bool:
         for value in op.inputs[:1]
         for out in op.outputs[:1]
     )
+
+
+def _whole(model: Any, program: Program) -> ModelProto:
+    """A model with all its data; those of large tensors may have stayed in its file."""
+    if not isinstance(model, str | os.PathLike):
+        proto: ModelProto = program.model
+        return proto
+    import onnx
+
+    return onnx.load(os.fspath(model))
 
 
 def _needed(is_module: bool) -> None:

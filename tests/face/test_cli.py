@@ -275,7 +275,11 @@ def test_several_steps_and_where_they_stopped(
 ) -> None:
     steps = ("--steps", "2", "--state", "state.pt", "--compensate", "off")
     assert run(monkeypatch, "shrink", MODEL, *steps, "-o", "small.pt") == 0
+    said = capsys.readouterr().out
+    assert "step 2 of 2, beside the model before it:" in said
+    assert "wrote small.pt, 0.00142 ->" in said, "beside the original, not the step before"
     assert torch.load("small.pt", weights_only=False).a.out_features < 32
+    assert run(monkeypatch, "shrink", MODEL, *steps, "-o", "again.pt") == 0
     assert run(monkeypatch, "shrink", MODEL, *steps, "-o", "b.pt", "--plan", "plan.json") == 2
     capsys.readouterr()
 
