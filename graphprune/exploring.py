@@ -194,7 +194,8 @@ def _points(
         if each != FLOAT:
             values = rounded(made, each)
             made.lowered = made.program.write(made.expressed, made.lowered, values)
-            Agree().run(made)
+        if each != FLOAT or made.agreement is None:  # a sweep tells it, checked or not
+            Agree().measure(made)
         found = made.agreement
         yield Point(
             ratio,

@@ -42,6 +42,18 @@ def test_dead_units_cost_no_agreement() -> None:
     assert str(report).startswith("agreement: outputs keep 100.0%")
 
 
+def test_nothing_is_held_against_the_original_where_nothing_is_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs: list[Any] = []
+    monkeypatch.setattr("graphprune.passes.agree.compared", lambda *given: runs.append(given))
+    report = _report(0.4, example_inputs=torch.randn(2, 8), verify=False)
+    assert report.agreement is None
+    assert not runs
+    rows = {row.name: row.note for row in report.passes}
+    assert rows["agree"] == rows["verify"] == "off"
+
+
 def test_lost_agreement_is_said_plainly_and_first() -> None:
     report = _report(0.9, example_inputs=torch.randn(2, 8))
     assert report.agreement.kept < 0.9

@@ -40,8 +40,8 @@ from graphprune.frontends.torch.inside import Inside
 from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.needed import needed_for
 from graphprune.frontends.torch.numbers import Numbers
-from graphprune.frontends.torch.reader import AUTOCAST
 from graphprune.frontends.torch.regions import Regions
+from graphprune.frontends.torch.traced import AUTOCAST
 
 
 def emit(

@@ -16,7 +16,8 @@ from graphprune.core.graph import Op
 from graphprune.engine.engine import Engine, sharing
 from graphprune.engine.tensors import as_dtype
 from graphprune.frontends.torch.packed import EAGER
-from graphprune.frontends.torch.reader import AUTOCAST, bound_arguments
+from graphprune.frontends.torch.reader import bound_arguments
+from graphprune.frontends.torch.traced import AUTOCAST
 from graphprune.rules.facts import is_blank
 
 _SPLITS = ("split", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split")

@@ -42,7 +42,8 @@ from graphprune.frontends.torch.findings import (
 )
 from graphprune.frontends.torch.known import Known
 from graphprune.frontends.torch.labels import Labels
-from graphprune.frontends.torch.lift import CapturedModule, exporting, is_layer
+from graphprune.frontends.torch.lift import CapturedModule, is_layer
+from graphprune.frontends.torch.older import exporting
 from graphprune.frontends.torch.tagged import Place, Tagged, Unequal, assign, tag
 
 

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from graphprune.core.errors import LiftError, named_line
 from graphprune.core.program import Inputs
 from graphprune.engine.state import preserved, quiet
-from graphprune.frontends.torch.lift import exporting
+from graphprune.frontends.torch.older import exporting
 from graphprune.frontends.torch.sizes import images, positions
 
 BATCH = 2  # a batch of one could not be told from other dimensions of length one

@@ -7,9 +7,10 @@ attention and lstm whole, which is the level at which rules are stated.
 from __future__ import annotations
 
 import inspect
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property, partial
 from io import StringIO
@@ -27,7 +28,7 @@ from graphprune.engine.state import kept_tensors, preserved, quiet, same_draws
 from graphprune.frontends.torch.adapters import WHY, ranks
 from graphprune.frontends.torch.execute import TORCH
 from graphprune.frontends.torch.known import Known
-from graphprune.frontends.torch.older import copied, mended
+from graphprune.frontends.torch.older import mended
 from graphprune.frontends.torch.parts import (
     Parts,
     Seen,
@@ -37,9 +38,13 @@ from graphprune.frontends.torch.parts import (
     in_parts,
     nothing_found,
 )
-from graphprune.frontends.torch.reader import Reader, inline_wrappers
+from graphprune.frontends.torch.reader import Reader, traced
 from graphprune.frontends.torch.replay import replay
+from graphprune.frontends.torch.traced import Trace
+from graphprune.frontends.torch.tracing import trace
 from graphprune.frontends.torch.training import add_training, unreached
+
+_log = logging.getLogger("graphprune")
 
 # What code that looks at values becomes.
 _VALUES = {torch.ops.aten.item.default, torch.ops.aten._assert_scalar.default}
@@ -117,21 +122,6 @@ def is_layer(module: nn.Module) -> bool:
     name = type(module).__name__
     composite = any(part in name for part in ("MultiheadAttention", "Transformer", "Unflatten"))
     return type(module).__module__.startswith("torch.nn.") and not composite
-
-
-@contextmanager
-def exporting() -> Iterator[None]:
-    """Let Python code take the branches that it takes while torch.export traces it."""
-    flags = ("_is_compiling_flag", "_is_exporting_flag")
-    saved = {name: getattr(torch.compiler, name) for name in flags}
-    try:
-        for name in flags:
-            setattr(torch.compiler, name, True)
-        with copied():
-            yield
-    finally:
-        for name, held in saved.items():
-            setattr(torch.compiler, name, held)
 
 
 def lift(model: nn.Module, inputs: Inputs) -> CapturedModule:
@@ -310,15 +300,14 @@ def _call_once(model: nn.Module, inputs: Inputs) -> None:
 
 
 def _program(
-    model: nn.Module, inputs: Inputs, capture: Callable[[nn.Module, Inputs], Any]
+    model: nn.Module, inputs: Inputs, capture: Callable[[nn.Module, Inputs], Trace]
 ) -> CapturedModule:
     start = time.perf_counter()
     with preserved(model), kept_tensors(model) as kept:
-        exported = capture(model, inputs)
+        found = capture(model, inputs)
     seconds = time.perf_counter() - start
-    inline_wrappers(exported.graph_module)
-    reader = Reader(model, exported, TORCH)
-    for node in exported.graph_module.graph.nodes:
+    reader = Reader(model, found, TORCH)
+    for node in found.graph.nodes:
         reader.read(node)
     return CapturedModule(
         model=model,
@@ -330,10 +319,25 @@ def _program(
     )
 
 
-def _traced(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+def _traced(model: nn.Module, inputs: Inputs) -> Trace:
+    """The calls of a module, recorded; exported, where that cannot follow its code."""
+    try:
+        with preserved(model):
+            return _recorded(model, inputs)
+    except Exception as error:
+        _log.debug("%s is exported: %s", type(model).__name__, first_line(error))
+    return _exported(model, inputs)
+
+
+def _recorded(model: nn.Module, inputs: Inputs) -> Trace:
+    with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        return trace(model, inputs)
+
+
+def _exported(model: nn.Module, inputs: Inputs) -> Trace:
     args, kwargs = pytree.tree_map_only(torch.Tensor, _owning, inputs)
     with quiet(), mended(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        return torch.export.export(model, args, kwargs, strict=False)
+        return traced(torch.export.export(model, args, kwargs, strict=False))
 
 
 def _owning(tensor: torch.Tensor) -> torch.Tensor:
@@ -341,16 +345,16 @@ def _owning(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.clone() if tensor._is_view() else tensor
 
 
-def _traced_on_trial(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+def _traced_on_trial(model: nn.Module, inputs: Inputs) -> Trace:
     """Trace, and run where the code looks at values, which may be refused: a trace has none."""
-    exported = _traced(model, inputs)
-    if any(node.target in _VALUES for node in exported.graph_module.graph.nodes):
+    found = _traced(model, inputs)
+    if any(node.target in _VALUES for node in found.graph.nodes):
         with torch.no_grad(), quiet():
             model(*inputs[0], **inputs[1])
-    return exported
+    return found
 
 
-def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+def _export(model: nn.Module, inputs: Inputs) -> Trace:
     try:
         return _traced(model, inputs)
     except GraphPruneError:
@@ -364,9 +368,9 @@ def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
         ) from error
 
 
-def _export_known(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+def _export_known(model: nn.Module, inputs: Inputs) -> Trace:
     with Known(model, inputs).following():
-        return _traced(model, inputs)
+        return _exported(model, inputs)
 
 
 def without_cache(model: nn.Module, inputs: Inputs) -> Inputs:

@@ -40,6 +40,36 @@ def copied() -> Iterator[None]:
         del Tensor.__copy__  # type: ignore[attr-defined]
 
 
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Let Python code take the branches that it takes while torch.export traces it."""
+    flags = ("_is_compiling_flag", "_is_exporting_flag")
+    saved = {name: getattr(torch.compiler, name) for name in flags}
+    try:
+        for name in flags:
+            setattr(torch.compiler, name, True)
+        with copied():
+            yield
+    finally:
+        for name, held in saved.items():
+            setattr(torch.compiler, name, held)
+
+
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Without what torch.export leaves out, libraries and caches: some arguments tell of them."""
+    backends = (torch.backends.mkldnn, torch.backends.nnpack, torch.backends.cudnn)
+    before = [(backend, backend.set_flags(False)) for backend in backends]
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(cached)
+        for backend, given in before:
+            backend.set_flags(*given)
+
+
 class _Detached(TorchFunctionMode):
     """Reads `x.data` as `x.detach()`: torch.export takes the former for a constant."""
 

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.core.errors import LiftError
 from graphprune.core.graph import Evaluator, Graph, Kind, Op, Value
+from graphprune.frontends.torch.traced import AUTOCAST, AUTOCAST_ARGUMENTS, Trace
 
 _KINDS: dict[InputKind, Kind] = {
     InputKind.PARAMETER: "parameter",
@@ -21,23 +22,28 @@ _KINDS: dict[InputKind, Kind] = {
     InputKind.CONSTANT_TENSOR: "constant",
 }
 
-AUTOCAST = "autocast"
-"""Where a node's `meta` holds the arguments of the `torch.autocast` that it runs in."""
-AUTOCAST_ARGUMENTS = ("device_type", "dtype", "enabled", "cache_enabled")
+
+def traced(exported: torch.export.ExportedProgram) -> Trace:
+    """The calls of an exported program, those of its regions among the others."""
+    inline_wrappers(exported.graph_module)
+    places = {
+        spec.arg.name: (_KINDS[spec.kind], str(spec.target))
+        for spec in exported.graph_signature.input_specs
+        if spec.kind in _KINDS
+    }
+    tensors = {**exported.state_dict, **exported.constants}
+    return Trace(exported.graph_module.graph, places, tensors)
 
 
 class Reader:
     """Reads an exported program into the neutral graph."""
 
-    def __init__(
-        self, model: nn.Module, exported: torch.export.ExportedProgram, engine: Evaluator
-    ) -> None:
+    def __init__(self, model: nn.Module, trace: Trace, engine: Evaluator) -> None:
         self.graph = Graph([], [], [], {}, engine)
         self.values: dict[fx.Node, Value | tuple[Value | None, ...] | None] = {}
-        self._specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
+        self._places = trace.places
         self._live: dict[str, torch.Tensor] = {
-            **exported.state_dict,
-            **exported.constants,
+            **trace.tensors,
             **dict(model.named_buffers(remove_duplicate=False)),
             **dict(model.named_parameters(remove_duplicate=False)),
         }
@@ -62,8 +68,8 @@ class Reader:
             self.graph.outputs = [v for v in found if isinstance(v, Value)]
 
     def _placeholder(self, node: fx.Node) -> None:
-        spec, fake = self._specs[node.name], node.meta.get("val")
-        kind = _KINDS.get(spec.kind)
+        fake = node.meta.get("val")
+        kind, name = self._places.get(node.name, (None, ""))
         if not isinstance(fake, torch.Tensor) or (kind is not None and not node.users):
             self.values[node] = None  # a weight that nothing uses tells nothing of its axes
         elif kind is None:
@@ -71,8 +77,7 @@ class Reader:
             self.graph.inputs.append(value)
             self.values[node] = value
         else:
-            assert spec.target is not None
-            tensor = self._live[spec.target]
+            tensor = self._live[name]
             if id(tensor) not in self._by_id:
                 name, *others = self._names[id(tensor)]
                 value = Value(name, tuple(tensor.shape), _dtype(tensor), kind)

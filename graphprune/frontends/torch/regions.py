@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from graphprune.frontends.torch.generated import enter_autocast, leave_autocast
-from graphprune.frontends.torch.reader import AUTOCAST_ARGUMENTS
+from graphprune.frontends.torch.traced import AUTOCAST_ARGUMENTS
 
 
 class Regions:
