@@ -20,7 +20,8 @@ from graphprune.core.axes import Axis, atom
 from graphprune.core.effect import Dims
 from graphprune.core.graph import Evaluator, Graph, Value
 from graphprune.engine.run import Run, given_inputs
-from graphprune.frontends.torch.lift import CapturedModule, lift
+from graphprune.frontends.torch.captured import CapturedModule
+from graphprune.frontends.torch.lift import lift
 from graphprune.rules.facts import is_recurrent
 from graphprune.rules.registry import infer, is_known
 from graphprune.testing.linear import check_products

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from graphprune.frontends.torch.lift import CapturedModule
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.testing.check import captured, check_graph, missed_in_graph
 
 

@@ -14,8 +14,8 @@ from graphprune.core.axes import Axis, leaves
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.engine.state import preserved, quiet
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.findings import Call
-from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.reader import bound_arguments
 
 _WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")

@@ -13,7 +13,7 @@ from graphprune.core.axes import Axis, Dim, leaves, length
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op
 from graphprune.core.indices import kept_length
-from graphprune.frontends.torch.lift import CapturedModule
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.tagged import Place, container, put
 
 _WIDTH = re.compile(r"dim|channels|chs|features|hidden_size|planes|embed")

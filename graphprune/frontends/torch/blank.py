@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from graphprune.frontends.torch.lift import CapturedModule
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.tagged import Tagged
 
 # Functions that PyTorch follows in Python where tensors have no values, a millisecond a call; each

@@ -18,9 +18,9 @@ from graphprune.core.program import Inputs
 from graphprune.engine.run import LastUses, Run, final_values, given_inputs
 from graphprune.engine.state import preserved, same_draws
 from graphprune.engine.tensors import cut_tensor, difference
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.findings import Findings
 from graphprune.frontends.torch.fold import folded
-from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.lowered import Lowered
 
 

@@ -26,8 +26,9 @@ from graphprune.core.program import Inputs
 from graphprune.engine.run import final_values, given_inputs
 from graphprune.engine.state import preserved
 from graphprune.engine.tensors import difference
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.compare import perturbed, swapped, tolerance
-from graphprune.frontends.torch.lift import CapturedModule, captured_again
+from graphprune.frontends.torch.lift import captured_again
 from graphprune.frontends.torch.lowered import Lowered
 from graphprune.rules.statistic import settle_means
 

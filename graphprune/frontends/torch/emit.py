@@ -24,6 +24,7 @@ from graphprune.core.errors import LiftError
 from graphprune.core.graph import Op, Value
 from graphprune.core.rewrites import Draft
 from graphprune.engine.tensors import cut_tensor
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.execute import rewritten
 from graphprune.frontends.torch.findings import Call, Findings
 from graphprune.frontends.torch.follow import Follows, follow
@@ -37,7 +38,6 @@ from graphprune.frontends.torch.generated import (
     only_types,
 )
 from graphprune.frontends.torch.inside import Inside
-from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.needed import needed_for
 from graphprune.frontends.torch.numbers import Numbers
 from graphprune.frontends.torch.regions import Regions

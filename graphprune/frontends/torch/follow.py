@@ -19,6 +19,7 @@ import torch
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.frontends.torch.alone import Alone, Step, same_steps
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.findings import Call
 from graphprune.frontends.torch.laws import (
     Lengths,
@@ -30,7 +31,6 @@ from graphprune.frontends.torch.laws import (
     near,
     sizes_of,
 )
-from graphprune.frontends.torch.lift import CapturedModule
 
 _TYPES = (torch.float64, torch.float16, torch.bfloat16)
 _DROPOUT = torch.ops.aten.dropout.default

@@ -9,7 +9,7 @@ from torch import nn
 
 from graphprune.core.graph import Op
 from graphprune.core.rewrites import Draft, Drop, Step, Weigh
-from graphprune.frontends.torch.lift import CapturedModule
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.shortened import Branches
 
 

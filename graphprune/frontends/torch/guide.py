@@ -33,6 +33,7 @@ from graphprune.core.relations import Mismatch
 from graphprune.engine.state import holders, preserved, quiet
 from graphprune.frontends.torch.arguments import REWRITES
 from graphprune.frontends.torch.blank import called, without_values
+from graphprune.frontends.torch.captured import CapturedModule, is_layer
 from graphprune.frontends.torch.findings import (
     Call,
     Findings,
@@ -42,7 +43,6 @@ from graphprune.frontends.torch.findings import (
 )
 from graphprune.frontends.torch.known import Known
 from graphprune.frontends.torch.labels import Labels
-from graphprune.frontends.torch.lift import CapturedModule, is_layer
 from graphprune.frontends.torch.older import exporting
 from graphprune.frontends.torch.tagged import Place, Tagged, Unequal, assign, tag
 

@@ -19,11 +19,11 @@ from torch.utils import _pytree as pytree
 from graphprune.core.errors import LiftError
 from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.attributes import apply_edits
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.compare import blamed
 from graphprune.frontends.torch.emit import emit
 from graphprune.frontends.torch.findings import Call, Findings
 from graphprune.frontends.torch.fold import fold_into
-from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.lowered import Lowered
 from graphprune.frontends.torch.rebuild import rebuild
 from graphprune.frontends.torch.survey import Survey, calls_of, survey

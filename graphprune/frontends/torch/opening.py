@@ -20,9 +20,10 @@ from graphprune.core.ledger import timed
 from graphprune.core.program import Inputs
 from graphprune.engine.state import preserved
 from graphprune.engine.tensors import shapes_of
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.inference import ordinary_inputs
 from graphprune.frontends.torch.inputs import candidates, find_inputs, trained
-from graphprune.frontends.torch.lift import CapturedModule, completed, lift, lift_guessed
+from graphprune.frontends.torch.lift import completed, lift, lift_guessed
 from graphprune.frontends.torch.program import ModuleProgram
 from graphprune.frontends.torch.refuse import check
 from graphprune.frontends.torch.training import unreached

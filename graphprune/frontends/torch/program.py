@@ -24,12 +24,13 @@ from graphprune.core.rewrites import Draft, Rewrite
 from graphprune.costs.latency.backend import Backend
 from graphprune.engine.state import preserved, quiet, same_draws
 from graphprune.frontends.backends import backend
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.compare import check_runs, compare
 from graphprune.frontends.torch.config import UNTOLD, Fit, describe, fit_config, has_config
 from graphprune.frontends.torch.elsewhere import compare_elsewhere
 from graphprune.frontends.torch.expressed import ExpressedModule
 from graphprune.frontends.torch.findings import Findings
-from graphprune.frontends.torch.lift import CapturedModule, lift
+from graphprune.frontends.torch.lift import lift
 from graphprune.frontends.torch.lower import lower, more_generated
 from graphprune.frontends.torch.lowered import Lowered as LoweredModule
 from graphprune.frontends.torch.masks import materialised

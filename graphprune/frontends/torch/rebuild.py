@@ -16,7 +16,7 @@ from graphprune.core.cuts import Cuts, Kept
 from graphprune.core.errors import LiftError
 from graphprune.core.indices import kept_length
 from graphprune.engine.tensors import cut_tensor
-from graphprune.frontends.torch.lift import CapturedModule
+from graphprune.frontends.torch.captured import CapturedModule
 
 
 def rebuild(captured: CapturedModule, cuts: Cuts, blank: bool = False) -> nn.Module:

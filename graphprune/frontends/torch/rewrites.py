@@ -22,10 +22,11 @@ from graphprune.core.errors import LiftError
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.rewrites import Draft, Drop, Rewrite, Weigh
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.emit import emit
 from graphprune.frontends.torch.findings import Call, Findings
 from graphprune.frontends.torch.gone import Gone, lies_in, module_at, paths_of
-from graphprune.frontends.torch.lift import CapturedModule, lift
+from graphprune.frontends.torch.lift import lift
 from graphprune.frontends.torch.lower import whole_call
 from graphprune.frontends.torch.reader import bound_arguments
 from graphprune.frontends.torch.rebuild import laid_out, rebuild, settle

@@ -16,9 +16,9 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.effect import SHARE
 from graphprune.core.graph import Op, Value
 from graphprune.core.indices import kept_length
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.execute import evaluate
 from graphprune.frontends.torch.fold import Fold
-from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.shares import Readers, carried, shape_of
 from graphprune.rules.facts import copies, divides, joins, moves, multiplies, stacks, sums
 from graphprune.rules.readings import Reading, reading

@@ -25,7 +25,7 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Value
 from graphprune.core.relations import Mismatch
 from graphprune.engine.tensors import cut_tensor
-from graphprune.frontends.torch.lift import is_layer
+from graphprune.frontends.torch.captured import is_layer
 from graphprune.frontends.torch.tagged import container, get
 
 Numbers: TypeAlias = "Mapping[tuple[str, str], float]"

@@ -23,7 +23,7 @@ from graphprune.core.factors import Pair
 from graphprune.core.graph import Op, Value
 from graphprune.core.program import Inputs
 from graphprune.engine.state import preserved, quiet, same_draws
-from graphprune.frontends.torch.lift import CapturedModule
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.rebuild import laid_out
 
 _CONVOLUTIONS = {

@@ -18,10 +18,10 @@ from graphprune.core.effect import SHARE
 from graphprune.core.graph import Op
 from graphprune.core.relations import Mismatch
 from graphprune.frontends.torch.attributes import apply_edits, described
+from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.findings import Findings
 from graphprune.frontends.torch.fold import Fold
 from graphprune.frontends.torch.guide import guide
-from graphprune.frontends.torch.lift import CapturedModule
 from graphprune.frontends.torch.rebuild import rebuild
 from graphprune.frontends.torch.scale import find_folds, fold_numbers
 from graphprune.frontends.torch.tagged import Place, container, get

@@ -16,7 +16,7 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op
 from graphprune.core.indices import kept_length
 from graphprune.engine.state import holders
-from graphprune.frontends.torch.lift import CapturedModule
+from graphprune.frontends.torch.captured import CapturedModule
 
 
 def retell(model: nn.Module, captured: CapturedModule, cuts: Cuts) -> None:
