@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphprune.core.errors import PassError
+from graphprune.importance.free import all_free
 from graphprune.pipeline import Outcome, Pass, Work
 
 
@@ -21,6 +22,8 @@ class Compensate(Pass):
 
     def run(self, work: Work) -> Outcome:
         """Solve by least squares, then descend where time allows."""
+        if all_free(work.deps, work.selection.keep):
+            return self.unchanged("what goes changes nothing, and nothing has to make up for it")
         statistics = work.statistics()
         work.solved = statistics.solve(work.cuts)
         if work.solved is None or not work.solved.values:

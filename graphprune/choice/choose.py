@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
+
+import numpy as np
 
 from graphprune.choice.constants import LARGE_WEIGHT, LEARNING_ROUNDS
 from graphprune.choice.request import Request
@@ -18,10 +21,11 @@ from graphprune.choice.tie import learn, preferences, repeated
 from graphprune.core.axes import Axis, atoms
 from graphprune.core.cuts import Cuts, narrow
 from graphprune.core.errors import BudgetError
-from graphprune.core.groups import Dependencies
+from graphprune.core.groups import Counts, Dependencies
 from graphprune.core.program import Expressed, Program
 from graphprune.core.relations import Relation, Ties
 from graphprune.importance import Scores
+from graphprune.importance.free import costless
 
 _NAMED = 2  # most weights that an error names
 
@@ -58,6 +62,12 @@ class Chooser:
         self.deps = deps
         self._within = within or deps
         self._hints: Expressed | None = None
+
+    @cached_property
+    def _costless(self) -> Counts:
+        """How many indices of each group can go at no cost."""
+        own = costless(self.deps)
+        return np.append(own, np.zeros(len(self._within.groups) - len(own)))
 
     def take(self, selection: Selection) -> Choice:
         """Narrow the graph to a selection, and see what the code can express of it."""
@@ -106,6 +116,8 @@ class Chooser:
         """Select; an error also tells what could not be captured, and what is locked."""
         work = threshold if request.threshold else select if request.asked() else fixed_only
         try:
+            if work is select:
+                return select(self._within, scores, request, ties, self._costless)
             return work(self._within, scores, request, ties)
         except BudgetError as error:
             text = "; ".join([str(error), *_whole_weights(self.deps)])

@@ -9,6 +9,7 @@ equal stay in proportion if the budget can be met within its tolerance.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -25,6 +26,8 @@ from graphprune.core.relations import Ties
 from graphprune.importance import Scores
 
 _SHOWN = 5  # most reasons for locks that an error lists
+
+_OPEN = ("auto", "loss", "global")  # allocations that leave it open how much of each group goes
 
 Attempt: TypeAlias = tuple[float, Ties, int]
 
@@ -66,7 +69,11 @@ def fixed_only(
 
 
 def select(
-    deps: Dependencies, scores: Sequence[Scores], request: Request, ties: Sequence[Ties] = ()
+    deps: Dependencies,
+    scores: Sequence[Scores],
+    request: Request,
+    ties: Sequence[Ties] = (),
+    costless: Counts | None = None,
 ) -> Selection:
     """Choose the indices to keep.
 
@@ -75,6 +82,8 @@ def select(
         scores: One score for each index of each group; the lowest go first.
         request: What is asked for.
         ties: Counts that should stay in proportion if the budget allows, the best first.
+        costless: How many indices of each group can go at no cost: where the allocation leaves
+            it open how much of each group goes, they go before all others of all groups.
 
     Raises:
         BudgetError: The ratio cannot be reached, or is too small to remove anything.
@@ -83,6 +92,22 @@ def select(
     if not deps.groups:
         raise BudgetError(_nothing(deps), closest=0.0)
     problem = Problem(deps, scores, request)
+    if costless is not None and costless.any() and request.allocation in _OPEN:
+        counts = problem.let_go_first(costless, ties[0] if ties else Ties())
+        if counts is not None:
+            return _selection(problem, counts, 1)
+        with suppress(BudgetError):  # with others it may be reached
+            return _nearest(problem, ties)
+        problem = Problem(deps, scores, request)
+    return _nearest(problem, ties)
+
+
+def _nearest(problem: Problem, ties: Sequence[Ties]) -> Selection:
+    """The first attempt that meets the budget, or what comes nearest.
+
+    Raises:
+        BudgetError: That is not near enough.
+    """
     rounding = problem.rounding()
     preferences = [*map(problem.without, ties), Ties()]
     best: tuple[float, Counts, int] | None = None
@@ -107,6 +132,10 @@ def select(
     assert best is not None
     _, counts, step = best
     problem.check(counts)
+    return _selection(problem, counts, step)
+
+
+def _selection(problem: Problem, counts: Counts, step: int) -> Selection:
     binding = problem.budget.binding(counts)
     return Selection(
         problem.kept(counts), binding.ratio, binding.removed(counts), step, binding.name

@@ -76,6 +76,31 @@ class Problem:
         self.least, self.most = rounded(deps, step, self.fixed, self.least, self.most)
         self.ties = Ties()
 
+    def let_go_first(self, costless: Counts, ties: Ties) -> Counts | None:
+        """Let what costs nothing go first.
+
+        Args:
+            costless: How many indices of each group cost nothing.
+            ties: Counts that should stay in proportion.
+
+        Returns:
+            The counts once all of them are gone, if that meets the budget. Else no group keeps any
+            of them from now on, or, if they are more than is asked for, none loses others.
+        """
+        if self.exact is not None:
+            return None
+        counts = np.clip(self.sizes - costless, self.least, self.most)
+        self.ties = self.without(ties)
+        tied, slack = self._complete(counts.copy()), self.budget.slack(counts)
+        self.ties = Ties()
+        if self.met(slack) and bool((tied == counts).all()):
+            return counts
+        if slack < 0:
+            self.most = counts
+        else:
+            self.least = counts
+        return None
+
     def without(self, ties: Ties) -> Ties:
         """The ties without those of groups that `ratios=` or `limits=` bound."""
         bound = self.bound

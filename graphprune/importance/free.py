@@ -19,7 +19,8 @@ import torch
 
 from graphprune.core.axes import Axis, atoms
 from graphprune.core.graph import Op, Value
-from graphprune.core.groups import Dependencies
+from graphprune.core.groups import Counts, Dependencies
+from graphprune.core.indices import Indices
 from graphprune.core.rewrites import Draft
 from graphprune.engine.linear import Linear, linear, meets_no_border
 from graphprune.importance.kernels import Scores
@@ -45,6 +46,33 @@ def free(deps: Dependencies, axes: Collection[Axis] | None = None) -> dict[Axis,
         For each axis that has free indices, which of them are.
     """
     return Free(deps, axes).found()
+
+
+def all_free(deps: Dependencies, keep: Mapping[Axis, Indices]) -> bool:
+    """Whether everything that goes can go at no cost.
+
+    Args:
+        deps: The analysis.
+        keep: The indices that stay, for each axis that loses some.
+    """
+    found = free(deps, keep) if keep else {}
+    for axis, stays in keep.items():
+        gone = np.ones(axis.size, dtype=bool)
+        gone[stays] = False
+        if axis not in found or not found[axis][gone].all():
+            return False
+    return bool(keep)
+
+
+def costless(deps: Dependencies) -> Counts:
+    """How many indices of each group can go at no cost, some being left."""
+    found = free(deps)
+    numbers = [int(found[g.axis].sum()) if g.axis in found else 0 for g in deps.groups]
+    whole = [
+        min(number // group.grain * group.grain, group.size - group.grain)
+        for number, group in zip(numbers, deps.groups, strict=True)
+    ]
+    return np.array(whole, dtype=np.float64)
 
 
 class Free:
