@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from graphprune.core.axes import length, split
+from collections.abc import Sequence
+
+from graphprune.core.axes import Dim, length, split
 from graphprune.core.effect import Dims
 from graphprune.rules.conv import conv
 from graphprune.rules.notation import parse
@@ -53,6 +55,20 @@ def skip_layer_norm(op: Site) -> list[Dims]:
     return [out if shape[-1:] == op.shape()[-1:] else [*out[:-1], ()] for shape in shapes]
 
 
+def heads_of(op: Site) -> Sequence[Dim] | None:
+    """The parts of an attention's own projection: queries, keys and values; heads; head_dim.
+
+    None where the heads do not divide.
+    """
+    heads = op.attr("num_heads")
+    (_, _, i), (i2, packed) = op.dims(0), op.dims(1)
+    parts = split(packed, (3, heads, length(packed) // (3 * heads)))
+    if parts is not None:
+        op.lock([parts[0]], "queries, keys and values")
+        op.broadcast([[i], [i2]])
+    return parts
+
+
 @axis_rule(f"{_PREFIX}Attention")
 def attention(op: Site) -> list[Dims]:
     """Self-attention with its projection: a weight of `inputs x (3 heads head_dim)`.
@@ -64,14 +80,11 @@ def attention(op: Site) -> list[Dims]:
         op.lock(op.dims(3), "positions compared")
     if extras or op.attr("qkv_hidden_sizes", "do_rotary", default=0):
         return op.opaque("keys and values of their own")
-    heads = op.attr("num_heads")
-    (b, s, i), (i2, packed) = op.dims(0), op.dims(1)
-    parts = split(packed, (3, heads, length(packed) // (3 * heads)))
+    parts = heads_of(op)
     if parts is None:
         return op.opaque("heads do not divide")
-    three, h, d = parts
-    op.lock([three], "queries, keys and values")
-    op.broadcast([[i], [i2]])
+    _, h, d = parts
+    (b, s, i), (_, packed) = op.dims(0), op.dims(1)
     if op.has(2):
         op.broadcast([[packed], op.dims(2)])
     op.lock([s], "positions compared")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphprune.core.axes import Dim, concat, length, split, unify
 from graphprune.core.effect import Dims
+from graphprune.rules.contrib import heads_of
 from graphprune.rules.notation import parse
 from graphprune.rules.quantize import conv as integer_conv
 from graphprune.rules.quantize import quantize
@@ -139,14 +140,11 @@ def attention(op: Site) -> list[Dims]:
     op.nonlinear = _INTEGERS
     if op.has(8) or len(op.op.outputs) > 1 or op.attr("do_rotary", default=0):
         return op.opaque("keys and values of their own")
-    heads = op.attr("num_heads")
-    (b, s, i), (i2, packed) = op.dims(0), op.dims(1)
-    parts = split(packed, (3, heads, length(packed) // (3 * heads)))
+    parts = heads_of(op)
     if parts is None:
         return op.opaque("heads do not divide")
-    three, h, d = parts
-    op.lock([three], "queries, keys and values")
-    op.broadcast([[i], [i2]])
+    _, h, d = parts
+    (b, s, i), (_, packed) = op.dims(0), op.dims(1)
     for place in (2, 4, 7):  # the bias, and what belongs to the weight
         _each(op, place, packed)
     op.zero(0, 6, 0, scale=3)
