@@ -22,7 +22,7 @@ from graphprune.core.errors import first_line
 from graphprune.core.graph import Graph, Value
 from graphprune.core.program import Inputs
 from graphprune.engine.state import preserved, quiet
-from graphprune.frontends.torch.inputs import find_inputs
+from graphprune.frontends.torch.inputs import as_inputs, find_inputs
 from graphprune.frontends.torch.lift import _exported, _program, _recorded, without_cache
 from graphprune.frontends.torch.traced import AUTOCAST
 
@@ -92,7 +92,9 @@ def main() -> int:
         try:
             model, inputs = build(name)
             model.train(options.training)
-            inputs = without_cache(model, inputs or find_inputs(model))
+            given = find_inputs(model) if inputs is None else as_inputs(inputs)
+            assert given is not None
+            inputs = without_cache(model, given)
             word, more = compared(model, inputs)
         except Exception as error:
             word, more = "not captured", first_line(error)
