@@ -52,5 +52,5 @@ BOTH = Pipeline(
 )
 """What chooses widths and ranks within one budget."""
 
-SPARSE = Pipeline([Couple, ShareZeros, Choose, Lower, WriteZeros])
+SPARSE = Pipeline([Couple, ShareZeros, Choose, Lower, WriteZeros, Agree])
 """What `sparsify` runs."""

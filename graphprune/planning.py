@@ -139,17 +139,19 @@ def planned_sparse(model: Any, ratio: float | None, pattern: str, options: Spars
     )
     inputs = as_inputs(options.get("example_inputs"))
     model = given(model)
-    data = given_data(options.get("data"), model, inputs, repair.samples())
-    opened = open_model(model, inputs, data, repair.samples())
+    most = repair.samples() + UNSEEN
+    data = given_data(options.get("data"), model, inputs, most)
+    opened = open_model(model, inputs, data, most)
+    batches, unseen = parted(opened.batches, opened.program, repair, SPARSE)
     keep = options.get("keep")
     asked = Asked(
-        options=repair.reading(opened.batches) if opened.batches else repair,
+        options=repair.reading(batches) if batches else repair,
         inputs=inputs,
         verify=options.get("verify", True),
         seed=options.get("seed", 0),
         sparsity=replace(request, keep=None if keep is None else opened.patterns(keep, "keep")),
     )
-    work = worked(opened, asked)
+    work = worked(opened, asked, batches, unseen)
     work.pipeline = SPARSE
     SPARSE.decide(work, teller(work, SPARSE))
     return work

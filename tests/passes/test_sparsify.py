@@ -336,3 +336,16 @@ def test_the_passes_run_by_name() -> None:
     plan = graphprune.plan(_net(), passes=["couple", "share_zeros", "mask", "lower", "write_zeros"],
                            compensate=False, example_inputs=X[:2])  # fmt: skip
     assert _zeros(plan.apply()) == SIZE // 2
+
+
+def test_the_report_tells_how_far_a_sparse_model_answers_as_the_original_does() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 5)
+    )
+    plan = graphprune.plan_sparsity(net, 0.5, data=torch.randn(400, 12))
+    plan.apply()
+    assert plan.report.agreement.real and 0.3 < plan.report.agreement.kept < 1
+    unchecked = graphprune.plan_sparsity(net, 0.5, data=torch.randn(32, 12), verify=False)
+    unchecked.apply()
+    assert unchecked.report.agreement is None
