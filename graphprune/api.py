@@ -79,8 +79,7 @@ def compact(model: M, **options: Unpack[CompactOptions]) -> M:
               that channels go which a ReLU is dead on; `"data"`: no input takes a channel further
               than those in `data`. Nothing is assumed where not given; the report names it.
             - `data`: Inputs, for `assume="data"`.
-            - `verify`: Whether the result is held against the given model: the surgery proven, and
-              how far the outputs agree measured.
+            - `verify`: Whether the result is held against the given model.
             - `seed`: For whatever is drawn.
 
     Returns:

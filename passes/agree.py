@@ -30,8 +30,8 @@ class Agree(Pass):
     """Run the smaller model beside the original on inputs that no step has seen.
 
     - Requires: the smaller model, compensated.
-    - Ensures: nothing; the report has the agreement, or why there is none. With `verify=False`
-      nothing is held against the original.
+    - Ensures: nothing; the report has the agreement, or why there is none. With neither the check
+      nor compensation nothing is asked about the outputs, and it is not measured.
     """
 
     name = "agree"
@@ -40,17 +40,15 @@ class Agree(Pass):
 
     def takes(self, work: Work, effort: str | float) -> float:
         """Runs of both models."""
-        if not work.asked.verify:
-            return 0.0
-        return _number(work) * _each(work.deps)
+        return _number(work) * _each(work.deps) if _asked(work) else 0.0
 
     def run(self, work: Work) -> Outcome:
-        """Compare what both return, unless nothing is to be checked."""
+        """Compare what both return, unless nothing is asked about it."""
         work.agreement = None
-        return self.measure(work) if work.asked.verify else self.unchanged("off")
+        return self.measure(work) if _asked(work) else self.unchanged("off")
 
     def measure(self, work: Work) -> Outcome:
-        """Compare what both return, whether or not anything is to be checked."""
+        """Compare what both return, whether or not anything is asked about it."""
         work.agreement = None
         try:
             found = self._measured(work)
@@ -93,6 +91,11 @@ class Agree(Pass):
             return plain_for_parts(work.program, work.deps, number, seed), "made inputs"
         likes = work.program.flat_inputs()
         return plain(work.deps, likes, number, seed), kind(likes)
+
+
+def _asked(work: Work) -> bool:
+    """Whether anything is asked about what the smaller model returns."""
+    return work.asked.verify or work.asked.options.compensate is not False
 
 
 def _each(deps: Dependencies) -> float:

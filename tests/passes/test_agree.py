@@ -42,7 +42,7 @@ def test_dead_units_cost_no_agreement() -> None:
     assert str(report).startswith("agreement: outputs keep 100.0%")
 
 
-def test_nothing_is_held_against_the_original_where_nothing_is_checked(
+def test_agreement_is_not_measured_where_nothing_is_asked_about_outputs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     runs: list[Any] = []
@@ -52,6 +52,18 @@ def test_nothing_is_held_against_the_original_where_nothing_is_checked(
     assert not runs
     rows = {row.name: row.note for row in report.passes}
     assert rows["agree"] == rows["verify"] == "off"
+
+
+@pytest.mark.parametrize("compensate", [True, "auto"])
+def test_agreement_is_measured_unchecked_where_something_makes_up_for_what_went(
+    compensate: bool | str,
+) -> None:
+    inputs = torch.randn(2, 8)
+    plan = graphprune.plan(
+        _net(), 0.4, example_inputs=inputs, compensate=compensate, verify=False, effort="fast"
+    )
+    plan.apply()
+    assert plan.report.agreement.kept > 0.9999
 
 
 def test_lost_agreement_is_said_plainly_and_first() -> None:
