@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 import torch
+from click.testing import Result
 from torch import nn
 from typer.testing import CliRunner
 
@@ -15,7 +18,7 @@ import graphprune
 from graphprune import OptionError
 from graphprune.cli import app
 from graphprune.core.errors import GraphPruneError
-from tests.training.nets import INPUTS, cnn, train
+from tests.training.nets import INPUTS, LABELS, cnn, train
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,43 @@ def test_the_command_line(file: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0 and f"wrote {out}" in result.output and out.exists()
     with pytest.raises(GraphPruneError, match="--force"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def _shrunk(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["shrink", *arguments, "--int8", "--effort", "fast"])
+
+
+@pytest.mark.parametrize("given", ["file", "module", "module in steps"])
+def test_shrink_quantises_what_it_writes(
+    given: str, model: nn.Module, file: Path, tmp_path: Path
+) -> None:
+    out, data, whole = tmp_path / "small.onnx", tmp_path / "data.pt", tmp_path / "net.pt"
+    torch.save((INPUTS, LABELS) if given == "module" else INPUTS, data)
+    torch.save(model, whole)
+    steps = ["--steps", "2"] if "steps" in given else []
+    named = str(file if given == "file" else whole)
+    result = _shrunk(named, "-o", str(out), "--data", str(data), "--json", *steps)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["int8"]["kept"] > 0.9 and "from data" in told["int8"]["source"]
+    assert told["params"][0] > told["params"][1]
+    made = onnx.load(out)
+    assert any(x.data_type == onnx.TensorProto.INT8 for x in made.graph.initializer)
+    assert f"wrote {out}" in result.stderr and "int8:" in result.stderr
+
+
+def test_shrink_refuses_int8_before_the_work(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graphprune.api.planned", _fails)
+    out, whole = tmp_path / "small.onnx", tmp_path / "int8.onnx"
+    result = _shrunk(f"{__name__}:cnn", "-o", str(out.with_suffix(".pt")))
+    assert "--int8 quantises the .onnx file" in str(result.exception)
+    graphprune.quantise(file, INPUTS, samples=16, out=whole)
+    assert "int8 operations already" in str(_shrunk(str(whole), "-o", str(out)).exception)
+    monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
+    result = _shrunk(str(file), "-o", str(out))
+    assert "pip install 'graphprune[ort]'" in str(result.exception) and not out.exists()
 
 
 def test_a_deployment_goes_on_where_it_was_interrupted(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from graphprune.plans import Plan
+    from graphprune.quantising.quantised import Quantised
     from graphprune.report.report import Report
 
 _WIDE = 10_000  # characters of a line that is never broken
@@ -35,13 +36,22 @@ def command_line() -> str:
     return shlex.join(["graphprune", *sys.argv[1:]])
 
 
-def print_report(report: Report, as_json: bool) -> None:
-    """Print a report; data on stdout and the text on stderr where asked for."""
+def print_report(report: Report, as_json: bool, int8: Quantised | None = None) -> None:
+    """Print a report; data on stdout and the text on stderr where asked for.
+
+    Args:
+        report: The report.
+        as_json: Whether data are asked for.
+        int8: What became of the model in int8, where it did: `int8` of the data.
+    """
     from graphprune.report.text import show
 
     show(report, console(stderr=as_json))
+    if int8 is not None:
+        say(str(int8), as_json)
     if as_json:
-        typer.echo(json.dumps(report.as_dict()))
+        told = report.as_dict()
+        typer.echo(json.dumps(told if int8 is None else {**told, "int8": int8.as_dict()}))
 
 
 def print_written(out: Path, weighs: tuple[int, int], as_json: bool) -> None:

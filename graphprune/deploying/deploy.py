@@ -17,10 +17,9 @@ from graphprune.core.progress import interruptible
 from graphprune.costs.registry import Counting
 from graphprune.deploying.deployed import STEEP, Deployed, steep
 from graphprune.deploying.stages import Metric, Stages
-from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.inputs import as_inputs
 from graphprune.models import given, given_data
-from graphprune.quantising.quantise import quantised_already
+from graphprune.quantising.written import check_float
 
 
 def deploy(
@@ -74,10 +73,8 @@ def deploy(
     if recover is not False and not isinstance(model, nn.Module):
         raise OptionError("recover= trains a module: pass the module rather than a file of it")
     made = options.pop("verify", True)
-    if int8 and not isinstance(model, nn.Module):
-        lifted = open_model(model, None, None, 1).program
-        if quantised_already(lifted.graph):
-            raise OptionError(f"{lifted.name} holds int8 operations already: pass int8=False")
+    if int8:
+        check_float(model)
     kept = "nothing is kept; with folder=, the same call goes on behind the last stage"
     if folder is not None:
         kept = f"stages that were finished are kept in {folder}, and the same call goes on"

@@ -36,6 +36,7 @@ from graphprune.plans import Plan, made
 from graphprune.quantising.files import answers
 from graphprune.quantising.quantise import quantise
 from graphprune.quantising.quantised import Quantised
+from graphprune.quantising.written import named
 from graphprune.statistics.answers import scored
 from graphprune.statistics.batches import read_batches
 from graphprune.training import recover as recovered
@@ -176,7 +177,7 @@ class Stages:
     def quantise(self) -> None:
         """The last stage's file in int8."""
         before = self._place / f"{self.stages[-1].name}.onnx"
-        done: Quantised = quantise(str(before), _named(before, self._data))
+        done: Quantised = quantise(str(before), named(before, self._data))
         write_whole(self.last, done.model.SerializeToString())
         self.notes.append(f"int8: {done.note}, calibrated on {done.source}")
 
@@ -196,7 +197,7 @@ class Stages:
         stage = Stage(name, number, len(content), len(gzip.compress(content)), took=took)
         first = _read(self._place / "original.onnx")
         if not self._feeds:
-            judges = _named(self._place / "original.onnx", self._judges)
+            judges = named(self._place / "original.onnx", self._judges)
             self._feeds, self._scores = _inputs(first, judges)
             self._before = answers(first, self._feeds)
         assert self._before is not None
@@ -228,25 +229,11 @@ def _divided(model: Any, data: Any) -> tuple[list[Batch] | None, list[Batch] | N
     return batches[:-number], batches[-number:]
 
 
-def _read(path: str | os.PathLike[str], whole: bool = True) -> ModelProto:
-    """An ONNX file; without its external data where those are not needed."""
+def _read(path: str | os.PathLike[str]) -> ModelProto:
+    """An ONNX file."""
     import onnx
 
-    return onnx.load(path, load_external_data=whole)
-
-
-def _named(path: Path, batches: list[Batch] | None) -> list[dict[str, Any]] | None:
-    """Batches as a file's inputs are named; labels do not count."""
-    if batches is None:
-        return None
-    names = [item.name for item in _read(path, False).graph.input]
-    out = []
-    for batch in batches:
-        rest = (name for name in names if name not in batch.kwargs)
-        by_name = {**batch.kwargs, **dict(zip(rest, batch.args, strict=False))}
-        feeds = {n: torch.as_tensor(by_name[n]) for n in names if n in by_name}
-        out.append({n: x.detach().cpu().numpy() for n, x in feeds.items()})
-    return out
+    return onnx.load(path)
 
 
 def _digest(model: Any) -> bytes:

@@ -95,7 +95,7 @@ def quantise(
     if is_module and out is not None:
         raise OptionError("out= is for ONNX models: save a module with torch.export.save")
     target = None if out is None else check_target(out, (".onnx",))
-    _needed(is_module)
+    check_installed(is_module)
     inputs = as_inputs(example_inputs)
     opened = open_model(model, inputs, given_data(data, model, inputs, samples), samples)
     program = opened.program
@@ -149,8 +149,15 @@ def _whole(model: Any, program: Program) -> ModelProto:
     return onnx.load(os.fspath(model))
 
 
-def _needed(is_module: bool) -> None:
-    """Refuse before the work where a library is missing."""
+def check_installed(is_module: bool) -> None:
+    """Refuse before the work where a library is missing.
+
+    Args:
+        is_module: Whether it is a module that will be quantised, rather than an ONNX model.
+
+    Raises:
+        GraphPruneError: Names what is to be installed.
+    """
     try:
         if is_module:
             import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401
