@@ -205,7 +205,7 @@ def plan(
             - `compensate`: Whether the weights that stay make up for what is removed; `"auto"`:
               unless the model looks untrained.
             - `effort`: How long that may take: `"fast"`, `"balanced"`, `"best"`; `"auto"` is
-              balanced where that takes less than two minutes; a number: seconds it may take.
+              as balanced, within a minute or so; a number: seconds it may take.
             - `verify`: Whether `apply` checks its result.
             - `seed`: For whatever is drawn.
             - `passes`: Other passes than the default ones, in order: a `Pipeline`, or passes and

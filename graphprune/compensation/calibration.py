@@ -11,6 +11,8 @@ import numpy as np
 
 from graphprune.compensation.compensate import Compensation, compensate
 from graphprune.compensation.constants import (
+    AUTO_MAKING,
+    AUTO_SECONDS,
     ERROR_NEGLIGIBLE,
     ERROR_SETTLED,
     MAKING_TIME,
@@ -130,8 +132,7 @@ class Calibration:
         self._deps = deps
         self.options = options
         self._samples: Samples | None = None
-        granted = options.granted
-        self._allowed = Allowance() if granted is None else Allowance(granted)
+        self._allowed = self._clock()
         self._wanted = options.compensate is not False
         self._after: dict[str, float] = {}
         self._forecasts: dict[str | float, Forecast] = {}
@@ -143,6 +144,12 @@ class Calibration:
                 self._give_up(why)
             elif program.doubt:
                 self._give_up(program.doubt)
+
+    def _clock(self) -> Allowance:
+        """The time that is granted, from now on."""
+        if self.options.granted is not None:
+            return Allowance(self.options.granted)
+        return Allowance(AUTO_SECONDS) if self.options.effort == "auto" else Allowance()
 
     def _give_up(self, why: str) -> None:
         """End compensation for a reason; an error where the caller insists on it."""
@@ -192,7 +199,10 @@ class Calibration:
     def _read(self) -> Samples:
         assert self.options.data is not None
         most = affordable(self._deps, self._number())
-        return read(self._program, self._deps, self.options.data, most)
+        found = read(self._program, self._deps, self.options.data, most)
+        if self.options.granted is None:  # what a loader takes is no work of ours
+            self._allowed = self._clock()
+        return found
 
     def _made(self) -> Samples | None:
         number, effort, seed = self._number(), self.options.manner, self.options.seed
@@ -200,8 +210,12 @@ class Calibration:
             if self._program.original is not None:
                 return self._made_for_parts(number, effort, seed)
             likes = self._program.flat_inputs()
-            granted = None if self.options.granted is None else MAKING_TIME * self._allowed.left
-            return self._attempt(sample, self._deps, likes, number, effort, seed, advance, granted)
+            share = AUTO_MAKING if self.options.granted is None else MAKING_TIME
+            granted = None if self.options.granted is None else share * self._allowed.left
+            return self._attempt(
+                sample, self._deps, likes, number, effort, seed, advance, granted,
+                self._allowed.part(share),
+            )  # fmt: skip
 
     def _number(self) -> int:
         """The number of samples to read or make; fewer where a number of seconds is granted."""
@@ -261,7 +275,7 @@ class Calibration:
             return found
         if not found.values and not found.left:  # nothing needed compensation
             return found
-        steps = self._steps(parts(self._deps, samples)[1])
+        steps = self._steps(parts(self._deps, samples).size)
         if not steps:
             return found
         with self._progress(POLISHING) as advance:

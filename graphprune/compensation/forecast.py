@@ -23,9 +23,12 @@ from graphprune.compensation.constants import (
     SENSED_LEAST,
     SENSED_MACS,
     SENSED_MOST,
+    STEP_SAMPLES,
     SYSTEMS,
+    TRIAL_SAMPLES,
 )
 from graphprune.compensation.consumers import find_consumers
+from graphprune.compensation.polish import trial_steps
 from graphprune.core.axes import atoms
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
@@ -93,7 +96,7 @@ def forecast(
     if deps.source.engine.differentiable and effort != "fast":
         steps = descent_steps(deps, max(number // PARTS, 1), effort)
     each = min(max(number // PARTS, 1), captured(deps) * PARTS)
-    polishing = seconds(deps, each, 2 * steps) + (solving if steps else 0.0)
+    polishing = descent_seconds(deps, each, steps) + (solving if steps else 0.0)
     if granted is not None:
         polishing = max(granted - made - weighing - solving, 0.0) if steps else 0.0
     return Forecast(number, made, run, sensing, weighing, solving, polishing)
@@ -121,7 +124,21 @@ def descent_steps(deps: Dependencies, each: int, effort: str) -> int:
     if effort != "auto":
         return POLISH_STEPS_BEST if effort == "best" else POLISH_STEPS
     tried = (POLISH_STEPS, POLISH_STEPS_FEWER)
-    return next((n for n in tried if seconds(deps, each, 2 * n) <= POLISH_SECONDS), 0)
+    return next((n for n in tried if descent_seconds(deps, each, n) <= POLISH_SECONDS), 0)
+
+
+def descent_seconds(deps: Dependencies, each: int, steps: int) -> float:
+    """Estimated seconds of the trial and the descent on one core.
+
+    Args:
+        deps: The analysis.
+        each: Samples in a step.
+        steps: Steps of the descent.
+    """
+    if not steps:
+        return 0.0
+    trial = seconds(deps, min(each, TRIAL_SAMPLES), trial_steps(steps))
+    return trial + seconds(deps, min(each, STEP_SAMPLES), steps)
 
 
 def slowness(program: Program, deps: Dependencies) -> float:

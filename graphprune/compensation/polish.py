@@ -10,9 +10,10 @@ operations read:
 (knowledge distillation with all layers as targets; block reconstruction after quantisation does the
 same: Li et al., BRECQ, ICLR 2021).
 
-A few samples can be overfitted. So refit and descent are first done without one part of the
-samples in `PARTS`. Only where the descent reduces the error of the outputs on that part is it done
-with all samples; otherwise the weights of the refit stay. With `effort="auto"` no descent is begun
+A few samples can be overfitted. So refit and a shorter descent, of fewer samples a step, are first
+done without one part of the samples in `PARTS`. Where this trial raises the error of the outputs on
+that part by more than `TRIAL_WORSE`, the weights of the refit stay; otherwise the descent follows
+with all samples. With `effort="auto"` no descent is begun
 where both networks give the same answers on that part and their outputs hardly differ: little is
 left to gain.
 """
@@ -24,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 
 from graphprune.compensation.compensate import Compensation, compensate
 from graphprune.compensation.constants import (
@@ -33,7 +35,11 @@ from graphprune.compensation.constants import (
     PARTS,
     POLISH_RATE,
     POLISH_STEPS,
+    STEP_SAMPLES,
+    TRIAL_SAMPLES,
+    TRIAL_STEPS,
     TRIAL_TIME,
+    TRIAL_WORSE,
 )
 from graphprune.compensation.consumers import find_consumers
 from graphprune.core.allowance import Allowance
@@ -66,38 +72,61 @@ def polish(
         samples: The inputs. Where batch norms need the samples' own statistics, nothing is done:
             the smaller network would be fitted to inputs that it will not meet.
         solved: The weights of the refit.
-        steps: Steps of each of the two descents.
+        steps: Steps of the descent; the trial before it takes fewer.
         advance: Called with the share of the work that is done.
         allowed: Time that both may take.
         enough: Relative squared error of the outputs at which no descent is begun where, besides,
             both networks give the same answers.
 
     Returns:
-        New weights; `solved` itself where held-out samples gain nothing.
+        New weights; `solved` itself where held-out samples lose.
     """
-    chunks, size = parts(cuts.deps, samples)
-    if len(chunks) < PARTS or samples.norms:
+    ours = parts(cuts.deps, samples)
+    if len(ours.chunks) < PARTS or samples.norms:
         return solved
-    held = max(len(chunks) // PARTS, 1)
-    seen = replace(samples, chunks=chunks[:-held], size=size)
-    trial = _Polisher(cuts, size, compensate(cuts, seen))
-    before = trial.off(chunks[-held:])
-    if trial.settled(chunks[-held:], before, enough):
+    held = max(len(ours.chunks) // PARTS, 1)
+    seen, unseen = (replace(ours, chunks=x) for x in (ours.chunks[:-held], ours.chunks[-held:]))
+    fitted = compensate(cuts, seen)
+    few, judges = parts(cuts.deps, seen, TRIAL_SAMPLES), parts(cuts.deps, unseen, TRIAL_SAMPLES)
+    trial = _Polisher(cuts, few.size, fitted)
+    before = trial.off(judges.chunks)
+    if trial.settled(judges.chunks, before, enough):
         return solved
-    trial.run(seen.chunks, steps, lambda done: advance(done / 2), allowed.part(TRIAL_TIME))
-    if not trial.off(chunks[-held:]) < before:  # true for NaN, too
+    brief = trial_steps(steps)
+    share = brief * few.size / (brief * few.size + steps * ours.size)
+    trial.run(few.chunks, brief, lambda done: advance(share * done), allowed.part(TRIAL_TIME))
+    worse = not trial.off(judges.chunks) < TRIAL_WORSE * before  # true for NaN, too
+    if worse or allowed.spent >= 1:
         return solved
-    final = _Polisher(cuts, size, solved)
-    return final.run(chunks, steps, lambda done: advance((1 + done) / 2), allowed.part(FINAL_TIME))
+    return _Polisher(cuts, ours.size, solved).run(
+        ours.chunks,
+        steps,
+        lambda done: advance(share + (1 - share) * done),
+        allowed.part(FINAL_TIME),
+    )
 
 
-def parts(deps: Dependencies, samples: Samples) -> tuple[list[Chunk], int]:
-    """The samples in at least `PARTS` chunks where possible, and the size of a chunk."""
-    size = samples.size
-    if len(samples.chunks) >= PARTS or size == captured(deps) or size % PARTS:
-        return samples.chunks, size
-    size //= PARTS
-    return list(recut(deps, samples, size)), size
+def trial_steps(steps: int) -> int:
+    """Steps of the trial before a descent of so many."""
+    return max(int(steps * TRIAL_STEPS), 1)
+
+
+def parts(deps: Dependencies, samples: Samples, most: int = STEP_SAMPLES) -> Samples:
+    """The samples in chunks for the steps of a descent.
+
+    Args:
+        deps: The analysis.
+        samples: The samples.
+        most: Samples in a chunk, where chunks can be halved so far. They are where the graph runs
+            at other batch sizes than the one it was captured with, down to that one.
+
+    Returns:
+        The same samples, in at least `PARTS` chunks where possible.
+    """
+    number, size = samples.size * len(samples.chunks), samples.size
+    while size % 2 == 0 and size // 2 >= captured(deps) and (size > most or number < size * PARTS):
+        size //= 2
+    return replace(samples, chunks=list(recut(deps, samples, size)), size=size)
 
 
 class _Polisher:
@@ -117,6 +146,7 @@ class _Polisher:
         self._dense = Trial(cuts.deps, size)
         self._small = Trial(cuts.deps, size, cuts.keep, weights)
         found = find_consumers(cuts.deps).by_op.values()
+        self._kept: dict[Value, list[torch.Tensor | None]] = {}
         self._read = dict.fromkeys(c.value for several in found for c in several)
 
     def _start(self, value: Value) -> torch.Tensor:
@@ -147,7 +177,7 @@ class _Polisher:
         start = {value: tensor.clone() for value, tensor in self._free.items()}
         for tensor in self._free.values():
             tensor.requires_grad_()
-        optimizer = torch.optim.Adam(self._free.values(), POLISH_RATE)
+        optimizer = torch.optim.Adam(self._free.values(), POLISH_RATE, fused=True)
         for done in range(steps):
             share = max(done / steps, allowed.spent)
             if share >= 1:
@@ -174,9 +204,18 @@ class _Polisher:
         """The loss of one chunk (see above)."""
         wanted, outputs = self._seen(self._dense, chunk)
         got, found = self._seen(self._small, chunk)
-        inside = [_relative(got[v], cut_tensor(x, self._cuts.kept(v))) for v, x in wanted.items()]
+        inside = [_relative(got[v], self._cut(v, x)) for v, x in wanted.items()]
         ends = [_relative(b, a) for a, b in zip(outputs, found, strict=True)]
         return torch.stack([*inside, *ends]).mean() + torch.stack(ends).mean()
+
+    def _cut(self, value: Value, x: torch.Tensor) -> torch.Tensor:
+        """What stays of a value of the original."""
+        if value not in self._kept:
+            self._kept[value] = [
+                None if kept is None else torch.as_tensor(kept, device=x.device)
+                for kept in self._cuts.kept(value)
+            ]
+        return cut_tensor(x, self._kept[value])
 
     def _seen(
         self, trial: Trial, chunk: Chunk
@@ -227,4 +266,4 @@ class _Polisher:
 def _relative(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """E|y' - y|² / Var y."""
     variance = wanted.var(unbiased=False) + OUTPUT_VARIANCE_FLOOR
-    return (found - wanted).square().mean() / variance
+    return F.mse_loss(found, wanted) / variance

@@ -13,10 +13,9 @@ import graphprune
 from graphprune.compensation import calibration, forecast
 from graphprune.compensation import polish as module
 from graphprune.compensation.compensate import Compensation, compensate
-from graphprune.compensation.polish import polish
+from graphprune.compensation.polish import parts, polish
 from graphprune.core.allowance import Allowance
 from graphprune.core.cuts import Cuts, narrow
-from graphprune.statistics.estimate import seconds
 from graphprune.statistics.samples import Samples, split
 
 
@@ -119,7 +118,7 @@ def test_the_descent_is_judged_by_inputs_that_the_solve_did_not_see_either() -> 
 
 def test_steps_are_as_many_as_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     deps = _solved()[0].deps
-    full = seconds(deps, 32, 2 * forecast.POLISH_STEPS)
+    full = forecast.descent_seconds(deps, 32, forecast.POLISH_STEPS)
     program = Mock(original=None)
 
     def steps(effort: str, longest: float) -> int:
@@ -132,6 +131,27 @@ def test_steps_are_as_many_as_time_allows(monkeypatch: pytest.MonkeyPatch) -> No
     assert steps("auto", 0.0) == 0
     assert steps("balanced", 0.0) == forecast.POLISH_STEPS
     assert steps("best", 0.0) > forecast.POLISH_STEPS
+
+
+def test_auto_ends_a_descent_by_the_clock_and_other_efforts_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deps = _solved()[0].deps
+    monkeypatch.setattr(calibration, "AUTO_SECONDS", 0.0)
+    program = Mock(original=None)
+    spent = [
+        calibration.Calibration(program, deps, calibration.Options(True, effort))._allowed.spent
+        for effort in ("auto", "balanced", "best")
+    ]
+    assert spent == [1.0, 0.0, 0.0]
+
+
+def test_samples_are_cut_into_steps() -> None:
+    cuts, samples, _ = _solved()
+    most = parts(cuts.deps, samples, 16)
+    assert most.size <= 16
+    joined = [torch.cat([chunk[0] for chunk in x.chunks]) for x in (most, samples)]
+    assert torch.equal(*joined)
 
 
 def test_no_descent_is_begun_where_all_answers_are_the_same_already() -> None:

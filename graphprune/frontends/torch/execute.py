@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx
@@ -20,6 +21,8 @@ from graphprune.frontends.torch.reader import bound_arguments
 from graphprune.frontends.torch.traced import AUTOCAST
 from graphprune.rules.facts import is_blank
 
+_ONE = -1  # a tensor that stands by itself, not in a list
+_SLOTS: WeakKeyDictionary[fx.Node, Sequence[tuple[str, int | None, Any]]] = WeakKeyDictionary()
 _SPLITS = ("split", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split")
 # What kernels of fake quantization say of numbers in double precision.
 _ONE_PRECISION = re.compile(r"must be Float|expected scalar type Float")
@@ -36,13 +39,11 @@ def rewritten(op: Op, changed: Mapping[str, Any], operands: Sequence[Any]) -> tu
     node: fx.Node = op.source
     rest = iter(operands)
     bound: dict[str, Any] = {}
-    for name, tensors, given in bound_arguments(node):
-        if isinstance(given, fx.Node) or (tensors and given is None):
-            bound[name] = next(rest)
-        elif isinstance(given, list | tuple) and any(isinstance(g, fx.Node) for g in given):
-            bound[name] = [next(rest) for _ in given]
-        else:
+    for name, number, given in _slots(node):
+        if number is None:
             bound[name] = changed.get(name, given)
+        else:
+            bound[name] = next(rest) if number == _ONE else [next(rest) for _ in range(number)]
     target: Any = node.target
     if "split_sizes" in changed and "split_sizes" not in bound:
         name = op.type.partition(".")[2]
@@ -53,14 +54,36 @@ def rewritten(op: Op, changed: Mapping[str, Any], operands: Sequence[Any]) -> tu
         return split, (source, changed["split_sizes"], dim), {}
     if not isinstance(target, torch._ops.OpOverload):
         return target, tuple(bound.values()), dict(node.kwargs)
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
-    for argument in target._schema.arguments:
-        if argument.kwarg_only:
-            kwargs[argument.name] = bound[argument.name]
-        else:
-            args.append(bound[argument.name])
-    return target, tuple(args), kwargs
+    named = _named(target)
+    args = tuple(given for name, given in bound.items() if name not in named)
+    return target, args, {name: bound[name] for name in named}
+
+
+def _slots(node: fx.Node) -> Sequence[tuple[str, int | None, Any]]:
+    """Where operands go among the arguments of a call.
+
+    Returns:
+        For each argument its name; the number of tensors in its list, `_ONE` for a tensor by
+        itself, None where it takes no operand; and its value in that case.
+    """
+    found = _SLOTS.get(node)
+    if found is None:
+        found = _SLOTS[node] = [_slot(*bound) for bound in bound_arguments(node)]
+    return found
+
+
+def _slot(name: str, tensors: bool, given: Any) -> tuple[str, int | None, Any]:
+    if isinstance(given, fx.Node) or (tensors and given is None):
+        return name, _ONE, None
+    if isinstance(given, list | tuple) and any(isinstance(g, fx.Node) for g in given):
+        return name, len(given), None
+    return name, None, given
+
+
+@lru_cache(maxsize=2048)
+def _named(target: torch._ops.OpOverload) -> frozenset[str]:
+    """Names of the arguments that are given by name alone."""
+    return frozenset(a.name for a in target._schema.arguments if a.kwarg_only)
 
 
 def evaluate(

@@ -27,6 +27,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from graphprune.core.allowance import Allowance
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
 from graphprune.engine.run import Chunk, sampled
@@ -70,6 +71,8 @@ Synthesis: TypeAlias = Callable[
 ]
 """`match_norms` or `invert_classes`."""
 
+_UNLIMITED = Allowance()
+
 
 def sample(
     deps: Dependencies,
@@ -79,6 +82,7 @@ def sample(
     seed: int,
     advance: Callable[[float], None] = lambda _: None,
     granted: float | None = None,
+    allowed: Allowance = _UNLIMITED,
 ) -> Samples:
     """Make inputs for a model that was captured as a whole.
 
@@ -89,7 +93,8 @@ def sample(
         effort: `"fast"`, `"balanced"`, `"best"`, or `"auto"`.
         seed: The same seed gives the same inputs.
         advance: Called with the share of the work that is done.
-        granted: Seconds of wall time it may take; None: as the estimates of `effort` allow.
+        granted: Seconds that it may take by estimate; None: as `effort` says.
+        allowed: Time after which a descent ends.
 
     Returns:
         The samples, with `norms` where they are unlike training data.
@@ -99,7 +104,7 @@ def sample(
     if found is not None:
         make, number, how = found
         try:
-            return _optimised(deps, likes, make, number, how, advance)
+            return _optimised(deps, likes, make, number, how, advance, allowed)
         except RuntimeError:  # no gradient reaches the inputs, or this batch size fails
             pass
     written = _writing(deps, wanted, effort, longest)
@@ -128,7 +133,7 @@ def making(
     if found is not None:
         _, number, how = found
         steps = min(how.steps, STEPS_TYPICAL)
-        return number, min(synthesis_seconds(deps, number, steps), how.seconds)
+        return number, min(synthesis_seconds(deps, number, steps), granted or math.inf)
     written = _writing(deps, wanted, effort, longest)
     if written is not None:
         _, number, rounds = written
@@ -154,11 +159,10 @@ def _descent(
     if make is invert_classes:
         steps = STEPS_INVERTING
     number = _synthesised(deps, wanted, steps, effort, longest)
-    most = math.inf if granted is None else granted
-    how = Matching(steps, seed, seconds=most)
+    how = Matching(steps, seed)
     if not number and make is match_norms and paintable(likes[0].shape[1:]):
         number, steps = _briefly(deps, wanted, longest)
-        how = Matching(steps, seed, from_pictures=True, seconds=most)
+        how = Matching(steps, seed, from_pictures=True)
     return (make, number, how) if number else None
 
 
@@ -189,6 +193,7 @@ def _optimised(
     number: int,
     how: Matching,
     advance: Callable[[float], None],
+    allowed: Allowance,
 ) -> Samples:
     """Synthesised inputs, in as many descents as their gradients need memory for."""
     most = max(int(DESCENT_BYTES / (4 * elements_of(deps))), 1)
@@ -197,7 +202,7 @@ def _optimised(
     losses: list[float] = []
     for done in range(times):
         each = number // times + (done < number % times)
-        part = replace(how, seed=how.seed + done, seconds=how.seconds / times)
+        part = replace(how, seed=how.seed + done, seconds=allowed.left / (times - done))
         found, left = make(deps, likes, each, part, _within(advance, done, times))
         made.extend(found)
         losses.append(left)

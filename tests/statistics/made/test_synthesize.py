@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphprune
+from graphprune.core.allowance import Allowance
 from graphprune.statistics.constants import LONGEST_SECONDS, MATCHED
 from graphprune.statistics.estimate import elements_of, seconds, synthesis_seconds
 from graphprune.statistics.made import sample as module
@@ -133,10 +134,18 @@ def test_as_many_are_synthesised_as_time_allows(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(module, "LONGEST_SECONDS", longest)
         return sample(deps, [like], 16, "auto", 0).origin
 
-    for number in (32, 16, 8, 4):
+    for number in (16, 8, 4):
         assert source(synthesis_seconds(deps, number)).startswith(f"{number} inputs synthesised")
     assert source(synthesis_seconds(deps, 3)).startswith("16 inputs synthesised"), "in few steps"
     assert source(synthesis_seconds(deps, 1, 20)) == "16 pictures of random shapes"
+
+
+def test_a_descent_on_inputs_ends_when_its_time_is_over() -> None:
+    like = torch.randn(2, 2, 10, 10)
+    deps = graphprune.analyze(_trained(), like)
+    steps: list[float] = []
+    sample(deps, [like], 16, "auto", 0, steps.append, allowed=Allowance(0.0))
+    assert not steps
 
 
 def test_pictures_take_a_few_steps_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
