@@ -38,7 +38,8 @@ class ChooseRanks(Pass):
             allocation="loss" if request.allocation == "auto" else request.allocation,
         )
         if work.has("scores"):
-            choice = Chooser(work.program, work.deps, ranks.deps).choose(request, ranks.scores)
+            chooser = Chooser(work.program, work.deps, lambda: work.free, ranks.deps)
+            choice = chooser.choose(request, ranks.scores)
             found = choice.selection
         else:
             find = select if request.asked() else fixed_only

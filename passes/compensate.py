@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphprune.core.errors import PassError
-from graphprune.importance.free import all_free
+from graphprune.importance.free import missed
 from graphprune.pipeline import Outcome, Pass, Work
 
 
@@ -22,10 +22,11 @@ class Compensate(Pass):
 
     def run(self, work: Work) -> Outcome:
         """Solve by least squares, then descend where time allows."""
-        if all_free(work.deps, work.selection.keep):
+        keep = work.selection.keep
+        if keep and not missed(work.free, keep):
             return self.unchanged("what goes changes nothing, and nothing has to make up for it")
         statistics = work.statistics()
-        work.solved = statistics.solve(work.cuts)
+        work.solved = statistics.solve(work.cuts, work.free)
         if work.solved is None or not work.solved.values:
             return self.unchanged(statistics.note)
         work.lowered = work.program.write(work.expressed, work.lowered, work.solved.values)

@@ -21,7 +21,7 @@ class Same(Pass):
 
     - Requires: the smaller model.
     - Ensures: equal results, or a `VerifyError` that names the largest difference; the difference
-      alone where something is assumed.
+      alone where something is assumed. What is assumed of data must be true of all of them.
     """
 
     name = "same"
@@ -46,9 +46,26 @@ class Same(Pass):
             gap = error.difference  # of inputs for which the assumption does not hold
         if gap is None:
             return self.unchanged("too large to be run as a whole")
+        self._held_to_data(work)
         work.gap = gap
         work.training_gap = work.opened.apart_in_training(work.lowered)
         note = f"largest relative difference {gap:.1e}"
         if work.training_gap is not None:
             note += f", in training mode {work.training_gap:.1e}"
         return self.unchanged(note)
+
+    @staticmethod
+    def _held_to_data(work: Work) -> None:
+        """Run both on all of the data, where what is assumed was seen in the first of them."""
+        if not work.assumed or work.asked.assume != "data":
+            return
+        for batch in (*work.batches, *work.unseen):
+            try:
+                work.opened.apart_on(work.lowered, batch, work.asked.seed)
+            except VerifyError as error:
+                raise VerifyError(
+                    f'what assume="data" takes for granted is not true of all of data=: '
+                    f"{error}; leave assume= out",
+                    error.layer,
+                    error.difference,
+                ) from error

@@ -39,7 +39,7 @@ class Score(Pass):
             wanted = request.nontrivial() or criterion == "obs"
             curves = statistics.levels() if wanted else None
             if curves is not None:
-                work.scores = foremost(work.deps, curves)
+                work.scores = foremost(work.deps, curves, work.free)
                 if criterion == "auto" and request.allocation == "auto":
                     asked.request = replace(request, allocation="loss")
                 return self.unchanged("loss curves after compensation")
@@ -50,7 +50,7 @@ class Score(Pass):
                 )
             criterion = "l2"
         scores = score(work.deps, criterion, work.context(), asked.reduction)
-        work.scores = foremost(work.deps, scores)
+        work.scores = foremost(work.deps, scores, work.free)
         return self.unchanged(criterion if isinstance(criterion, str) else "a criterion of yours")
 
     def reads(self, work: Work) -> bool:

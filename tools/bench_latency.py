@@ -30,6 +30,7 @@ from graphprune.costs.latency import forward_seconds
 from graphprune.costs.registry import cost_of
 from graphprune.frontends.backends import backend
 from graphprune.frontends.opening import open_model
+from graphprune.importance.free import free
 from graphprune.importance.score import score
 from graphprune.passes.couple import couple
 
@@ -60,7 +61,7 @@ def by_macs(model: nn.Module, inputs: Inputs, params: int) -> nn.Module:
     """The model shrunk by `of="macs"` to a number of parameters."""
     program = open_model(model, inputs).program
     deps = couple(program.graph)
-    chooser = Chooser(program, deps)
+    chooser = Chooser(program, deps, lambda: free(deps))
     scores = score(deps)
     count = cost_of(deps, "params")
     low, high = 0.0, 0.99

@@ -6,7 +6,7 @@ The code is run with the chosen widths. Where it fails because it uses one width
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -25,7 +25,7 @@ from graphprune.core.groups import Counts, Dependencies
 from graphprune.core.program import Expressed, Program
 from graphprune.core.relations import Relation, Ties
 from graphprune.importance import Scores
-from graphprune.importance.free import costless
+from graphprune.importance.free import Masks, costless
 
 _NAMED = 2  # most weights that an error names
 
@@ -51,22 +51,28 @@ class Chooser:
     Args:
         program: The captured model.
         deps: The analysis.
+        free: Says which indices can go at no cost.
         within: The analysis with more groups than the model's own, behind these, of which indices
             go within the same budget.
     """
 
     def __init__(
-        self, program: Program, deps: Dependencies, within: Dependencies | None = None
+        self,
+        program: Program,
+        deps: Dependencies,
+        free: Callable[[], Masks],
+        within: Dependencies | None = None,
     ) -> None:
         self.program = program
         self.deps = deps
+        self._free = free
         self._within = within or deps
         self._hints: Expressed | None = None
 
     @cached_property
     def _costless(self) -> Counts:
         """How many indices of each group can go at no cost."""
-        own = costless(self.deps)
+        own = costless(self.deps, self._free())
         return np.append(own, np.zeros(len(self._within.groups) - len(own)))
 
     def take(self, selection: Selection) -> Choice:

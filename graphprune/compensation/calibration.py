@@ -34,6 +34,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
 from graphprune.core.progress import progress
 from graphprune.importance import Scores
+from graphprune.importance.free import Masks
 from graphprune.importance.score import score
 from graphprune.statistics.constants import PASSES
 from graphprune.statistics.estimate import seconds
@@ -252,13 +253,18 @@ class Calibration:
             for curve, norm in zip(curves.levels, norms, strict=True)
         ]
 
-    def solve(self, cuts: Cuts) -> Compensation | None:
-        """The weights of a narrowed graph after refit and descent; None without samples."""
+    def solve(self, cuts: Cuts, free: Masks) -> Compensation | None:
+        """The weights of a narrowed graph after refit and descent; None without samples.
+
+        Args:
+            cuts: The narrowed graph.
+            free: The indices whose removal changes no result.
+        """
         samples = self.samples() if cuts.keep else None
         if samples is None:
             return None
         with self._progress(COMPENSATING) as advance:
-            found = self._attempt(compensate, cuts, samples, advance)
+            found = self._attempt(compensate, cuts, samples, free, advance)
         if found is None:
             return None
         self.left = found.left
@@ -267,9 +273,11 @@ class Calibration:
                 ", …" if found.unshifted[_NAMED:] else ""
             )
             self.note += f", without a constant where a bias is computed ({names})"
-        return self._polished(cuts, samples, found)
+        return self._polished(cuts, samples, found, free)
 
-    def _polished(self, cuts: Cuts, samples: Samples, found: Compensation) -> Compensation:
+    def _polished(
+        self, cuts: Cuts, samples: Samples, found: Compensation, free: Masks
+    ) -> Compensation:
         """The weights after a descent, where the effort allows it and it helps."""
         if not self._deps.source.engine.differentiable or self.options.effort == "fast":
             return found
@@ -281,7 +289,7 @@ class Calibration:
         with self._progress(POLISHING) as advance:
             try:
                 enough = ERROR_SETTLED if self.options.effort == "auto" else ERROR_NEGLIGIBLE
-                better = polish(cuts, samples, found, steps, advance, self._allowed, enough)
+                better = polish(cuts, samples, found, free, steps, advance, self._allowed, enough)
             except RuntimeError:  # no gradients, or it does not run at this batch size
                 return found
         if better is not found:

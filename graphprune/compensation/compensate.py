@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 
 from graphprune.compensation.constants import DOUBLE_BELOW, WIDEST
@@ -33,12 +32,12 @@ from graphprune.compensation.expect import add_expected
 from graphprune.compensation.layout import Layout, kept_channels, layout
 from graphprune.compensation.narrowed import narrowed, shifted
 from graphprune.compensation.refit import refit
-from graphprune.core.axes import Axis, Dim, atoms, length
+from graphprune.core.axes import Dim, atoms, length
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.engine.run import Attrs, Run, given_inputs, resized
 from graphprune.engine.tensors import cut_tensor
-from graphprune.importance.free import free
+from graphprune.importance.free import Masks, missed
 from graphprune.statistics.moments import Moments, observed
 from graphprune.statistics.samples import Samples, walk
 
@@ -62,16 +61,20 @@ class Compensation:
 
 
 def compensate(
-    cuts: Cuts, samples: Samples, advance: Callable[[float], None] = lambda _: None
+    cuts: Cuts,
+    samples: Samples,
+    free: Masks,
+    advance: Callable[[float], None] = lambda _: None,
 ) -> Compensation:
     """Refit the weights of a narrowed graph.
 
     Args:
         cuts: The narrowed graph.
         samples: The inputs that statistics are taken from.
+        free: The indices whose removal changes no result, which need no refit.
         advance: Called with the share of the work that is done.
     """
-    return _Compensator(cuts, samples).run(advance)
+    return _Compensator(cuts, samples, free).run(advance)
 
 
 @dataclass(frozen=True)
@@ -112,24 +115,14 @@ class _Pool:
     moments: Moments
 
 
-def _missed(cuts: Cuts) -> set[Axis]:
-    """Axes that lose an index whose removal changes results: only these need a refit."""
-    nothing = free(cuts.deps, cuts.keep)
-    return {
-        axis
-        for axis, kept in cuts.keep.items()
-        if axis not in nothing or not np.delete(nothing[axis], kept).all()
-    }
-
-
 class _Compensator:
     """The runs of both graphs, and the weights found so far."""
 
-    def __init__(self, cuts: Cuts, samples: Samples) -> None:
+    def __init__(self, cuts: Cuts, samples: Samples, free: Masks) -> None:
         self._cuts = cuts
         self._deps = cuts.deps
         self._consumers = find_consumers(cuts.deps)
-        self._missed = _missed(cuts)
+        self._missed = missed(free, cuts.keep)
         self._out = Compensation()
         graph, batch = cuts.deps.source, samples.size
         double = graph.engine.native is None and any(
@@ -226,7 +219,7 @@ class _Compensator:
         return any(self._misses(dim) for dim in [*effect.contracts, *effect.mixes])
 
     def _misses(self, dim: Dim) -> bool:
-        """Whether a dimension holds an axis that needs a refit (`_missed`)."""
+        """Whether a dimension holds an axis that loses an index which is not free."""
         return not self._missed.isdisjoint(atoms(dim))
 
     def _solve_for(self, op: Op) -> None:

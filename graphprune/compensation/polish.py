@@ -49,6 +49,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk, sampled
 from graphprune.engine.tensors import as_dtype, cut_tensor
 from graphprune.engine.trial import Trial
+from graphprune.importance.free import Masks
 from graphprune.statistics.answers import scored
 from graphprune.statistics.made.augment import augmented
 from graphprune.statistics.samples import Samples, captured, recut
@@ -60,6 +61,7 @@ def polish(
     cuts: Cuts,
     samples: Samples,
     solved: Compensation,
+    free: Masks,
     steps: int = POLISH_STEPS,
     advance: Callable[[float], None] = lambda _: None,
     allowed: Allowance = _UNLIMITED,
@@ -72,6 +74,7 @@ def polish(
         samples: The inputs. Where batch norms need the samples' own statistics, nothing is done:
             the smaller network would be fitted to inputs that it will not meet.
         solved: The weights of the refit.
+        free: The indices whose removal changes no result.
         steps: Steps of the descent; the trial before it takes fewer.
         advance: Called with the share of the work that is done.
         allowed: Time that both may take.
@@ -86,7 +89,7 @@ def polish(
         return solved
     held = max(len(ours.chunks) // PARTS, 1)
     seen, unseen = (replace(ours, chunks=x) for x in (ours.chunks[:-held], ours.chunks[-held:]))
-    fitted = compensate(cuts, seen)
+    fitted = compensate(cuts, seen, free)
     few, judges = parts(cuts.deps, seen, TRIAL_SAMPLES), parts(cuts.deps, unseen, TRIAL_SAMPLES)
     trial = _Polisher(cuts, few.size, fitted)
     before = trial.off(judges.chunks)

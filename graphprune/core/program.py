@@ -193,6 +193,18 @@ class Program(Protocol):
             VerifyError: They differ by more than the rounding of weights explains.
         """
 
+    def apart_on(self, lowered: Lowered, batch: Batch, seed: int) -> float | None:
+        """The same as `apart`, on inputs of the caller's.
+
+        Args:
+            lowered: The smaller model.
+            batch: The inputs.
+            seed: For the numbers by which a file's own rounding is measured.
+
+        Raises:
+            VerifyError: They differ by more than the rounding of weights explains.
+        """
+
     def apart_in_training(self, lowered: Lowered) -> float | None:
         """How far a smaller model's results are from this one's in training mode.
 

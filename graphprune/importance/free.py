@@ -30,6 +30,9 @@ from graphprune.statistics.bounds import Bounds
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
+Masks: TypeAlias = Mapping[Axis, Mask]
+"""For each axis that has free indices, which of them are."""
+
 _BELOW = 1e-6  # of the mean score, by which free indices sort before others
 _SOME = "stand for several channels, as groups of an operation have them, and not all are"
 BORDER = "it pads with zeros, which a constant does not reach"
@@ -48,25 +51,27 @@ def free(deps: Dependencies, axes: Collection[Axis] | None = None) -> dict[Axis,
     return Free(deps, axes).found()
 
 
-def all_free(deps: Dependencies, keep: Mapping[Axis, Indices]) -> bool:
-    """Whether everything that goes can go at no cost.
+def missed(found: Masks, keep: Mapping[Axis, Indices]) -> set[Axis]:
+    """The axes that lose an index which cannot go at no cost.
+
+    Args:
+        found: The free indices.
+        keep: The indices that stay, for each axis that loses some.
+    """
+    return {
+        axis
+        for axis, stays in keep.items()
+        if axis not in found or not np.delete(found[axis], stays).all()
+    }
+
+
+def costless(deps: Dependencies, found: Masks) -> Counts:
+    """How many indices of each group can go at no cost, some being left.
 
     Args:
         deps: The analysis.
-        keep: The indices that stay, for each axis that loses some.
+        found: The free indices.
     """
-    found = free(deps, keep) if keep else {}
-    for axis, stays in keep.items():
-        gone = np.ones(axis.size, dtype=bool)
-        gone[stays] = False
-        if axis not in found or not found[axis][gone].all():
-            return False
-    return bool(keep)
-
-
-def costless(deps: Dependencies) -> Counts:
-    """How many indices of each group can go at no cost, some being left."""
-    found = free(deps)
     numbers = [int(found[g.axis].sum()) if g.axis in found else 0 for g in deps.groups]
     whole = [
         min(number // group.grain * group.grain, group.size - group.grain)
@@ -299,9 +304,14 @@ class Free:
                 yield value, number
 
 
-def foremost(deps: Dependencies, scores: Sequence[Scores]) -> list[Scores]:
-    """Scores by which free indices go before all others, whichever criterion gave them."""
-    found = free(deps)
+def foremost(deps: Dependencies, scores: Sequence[Scores], found: Masks) -> list[Scores]:
+    """Scores by which free indices go before all others, whichever criterion gave them.
+
+    Args:
+        deps: The analysis.
+        scores: Those of the criterion.
+        found: The free indices.
+    """
     if not found:
         return list(scores)
     masks = [found.get(group.axis) for group in deps.groups]

@@ -85,7 +85,8 @@ class Known:
         self.dtype: torch.dtype = deps.source.engine.dtype
         for value in deps.source.weights.values():
             self._weigh(value)
-        for op in deps.source.ops:
+        self._training = set(deps.source.training)
+        for op in (*deps.source.ops, *deps.source.training):
             self._follow(op)
 
     def axes(self) -> set[Axis]:
@@ -277,7 +278,13 @@ class Known:
                 raise RuntimeError(f"{value.name} holds {value.dtype}")
             x = _numbers(shape, seed, len(drawn), self.dtype) * scale
             drawn[value] = placed(value, x).to(device)
-        run = Run(graph, lambda weight: weight.tensor, [drawn], dtype=self.dtype, ops=[op])
+        copied = op in self._training  # where norms write statistics into what they are given
+
+        def weigh(weight: Value) -> torch.Tensor | None:
+            tensor: torch.Tensor | None = weight.tensor
+            return tensor.clone() if copied and tensor is not None else tensor
+
+        run = Run(graph, weigh, [drawn], dtype=self.dtype, ops=[op])
         run.step(op)
         return [run.values(value)[0] for value in op.outputs]
 

@@ -21,6 +21,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.program import Expressed, Lowered, Program
 from graphprune.core.proof import Verification
 from graphprune.importance import Context, Scores
+from graphprune.importance.free import Masks, free
 from graphprune.lowrank.factoring import Factors
 from graphprune.lowrank.ranks import Ranks
 from graphprune.pipeline.asked import Asked
@@ -176,8 +177,16 @@ class Work:
     def chooser(self) -> Chooser:
         """Makes choices for this model."""
         if "chooser" not in self.found:
-            self.found["chooser"] = Chooser(self.program, self.deps)
+            self.found["chooser"] = Chooser(self.program, self.deps, lambda: self.free)
         found: Chooser = self.found["chooser"]
+        return found
+
+    @property
+    def free(self) -> Masks:
+        """The indices whose removal changes no result, found once for the coupled groups."""
+        if "free" not in self.found:
+            self.found["free"] = free(self.deps)
+        found: Masks = self.found["free"]
         return found
 
     def statistics(self) -> Calibration:

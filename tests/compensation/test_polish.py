@@ -41,7 +41,7 @@ def _solved() -> tuple[Cuts, Samples, Compensation]:
     group = max(deps.groups, key=lambda g: g.size)
     cuts = narrow(deps, {group.axis: np.arange(0, group.size, 2)})
     samples = split(deps, [torch.randn(128, 6, 4)], "noise")
-    return cuts, samples, compensate(cuts, samples)
+    return cuts, samples, compensate(cuts, samples, {})
 
 
 def _off(cuts: Cuts, samples: Samples, found: Compensation) -> float:
@@ -51,7 +51,7 @@ def _off(cuts: Cuts, samples: Samples, found: Compensation) -> float:
 
 def test_results_come_nearer_on_other_inputs() -> None:
     cuts, samples, solved = _solved()
-    polished = polish(cuts, samples, solved)
+    polished = polish(cuts, samples, solved, {})
     other = split(cuts.deps, [torch.randn(128, 6, 4)], "noise")
     assert polished is not solved
     assert _off(cuts, other, polished) < 0.9 * _off(cuts, other, solved)
@@ -63,7 +63,7 @@ def test_results_come_nearer_on_other_inputs() -> None:
 
 def test_the_same_samples_give_the_same_weights() -> None:
     cuts, samples, solved = _solved()
-    first, again = (polish(cuts, samples, solved, FEW).values for _ in range(2))
+    first, again = (polish(cuts, samples, solved, {}, FEW).values for _ in range(2))
     assert first is not solved.values
     assert all(torch.equal(tensor, again[value]) for value, tensor in first.items())
 
@@ -71,13 +71,13 @@ def test_the_same_samples_give_the_same_weights() -> None:
 def test_a_descent_that_strays_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     cuts, samples, solved = _solved()
     monkeypatch.setattr(module, "POLISH_RATE", 1e3)
-    assert polish(cuts, samples, solved) is solved
+    assert polish(cuts, samples, solved, {}) is solved
 
 
 def test_statistics_of_noise_are_no_ground_for_a_descent() -> None:
     cuts, samples, solved = _solved()
     samples.norms = {cuts.deps.source.inputs[0]: []}
-    assert polish(cuts, samples, solved) is solved
+    assert polish(cuts, samples, solved, {}) is solved
 
 
 def test_effort_decides_whether_there_is_time_for_a_descent(
@@ -109,9 +109,9 @@ def test_the_descent_is_judged_by_inputs_that_the_solve_did_not_see_either() -> 
     deps = graphprune.analyze(model, x[:2])
     cuts = narrow(deps, {g.axis: np.arange(0, g.size, 2) for g in deps.groups if g.size > 12})
     samples = split(deps, [x], "few: the solve explains most of their noise")
-    solved = compensate(cuts, samples)
+    solved = compensate(cuts, samples, {})
     other = split(deps, [torch.randn(1024, 12)], "unseen")
-    polished = polish(cuts, samples, solved)
+    polished = polish(cuts, samples, solved, {})
     assert polished is not solved
     assert _off(cuts, other, polished) < _off(cuts, other, solved)
 
@@ -156,8 +156,9 @@ def test_samples_are_cut_into_steps() -> None:
 
 def test_no_descent_is_begun_where_all_answers_are_the_same_already() -> None:
     cuts, samples, solved = _solved()
-    assert polish(cuts, samples, solved, FEW, enough=0.0) is not solved
-    assert polish(cuts, samples, solved, FEW, enough=1e-5) is not solved, "outputs differ by more"
+    assert polish(cuts, samples, solved, {}, FEW, enough=0.0) is not solved
+    better = polish(cuts, samples, solved, {}, FEW, enough=1e-5)
+    assert better is not solved, "outputs differ by more"
     exact = Compensation()
     whole = narrow(cuts.deps, {})
     descent = module._Polisher(whole, samples.size, exact)
@@ -170,14 +171,14 @@ def test_no_descent_is_begun_where_all_answers_are_the_same_already() -> None:
 
 def test_without_time_the_weights_stay_as_they_were_solved_for() -> None:
     cuts, samples, solved = _solved()
-    assert polish(cuts, samples, solved, allowed=Allowance(0.0)) is solved
+    assert polish(cuts, samples, solved, {}, allowed=Allowance(0.0)) is solved
 
 
 def test_a_descent_ends_where_nothing_is_left_to_gain(monkeypatch: pytest.MonkeyPatch) -> None:
     cuts, samples, solved = _solved()
     monkeypatch.setattr(module._Polisher, "off", lambda self, chunks: 0.0)
     monkeypatch.setattr(module._Polisher, "run", Mock(side_effect=AssertionError("it descends")))
-    assert polish(cuts, samples, solved) is solved
+    assert polish(cuts, samples, solved, {}) is solved
 
 
 @pytest.mark.parametrize("effort", [0, -3.0, True, float("nan"), float("inf"), "great"])

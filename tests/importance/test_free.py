@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +12,7 @@ from onnx import ModelProto, helper
 from torch import nn
 
 import graphprune
-from graphprune.importance.free import foremost, free
+from graphprune.importance.free import Free, foremost, free
 from tests.frontends.onnx.exports import graph, run
 
 DEAD = (1, 2, 5, 7)
@@ -116,7 +118,7 @@ def test_they_go_first_whatever_the_criterion(importance: str) -> None:
 
 def test_scores_of_all_signs_leave_them_in_front() -> None:
     deps = graphprune.analyze(Net().eval(), X)
-    found = foremost(deps, [np.linspace(-1, 1, 8), np.zeros(8)])
+    found = foremost(deps, [np.linspace(-1, 1, 8), np.zeros(8)], free(deps))
     live = np.delete(np.arange(8), DEAD)
     assert max(s[list(DEAD)].max() for s in found) < min(s[live].min() for s in found)
 
@@ -129,6 +131,19 @@ def test_weights_stay_as_cut_where_only_they_go() -> None:
     assert plan.kept["conv1.weight"][0].tolist() == live.tolist()
     torch.testing.assert_close(small.conv2.weight, net.conv2.weight[live][:, live], rtol=0, atol=0)
     torch.testing.assert_close(small.head.weight, net.head.weight[:, live], rtol=0, atol=0)
+
+
+def test_what_is_free_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Counted(Free):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            asked.append(args)
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr("graphprune.importance.free.Free", Counted)
+    graphprune.shrink(Net().eval(), 0.6, of="channels", example_inputs=X, effort="fast", data=[X])
+    assert len(asked) == 1
 
 
 def test_further_channels_are_made_up_for() -> None:

@@ -364,6 +364,27 @@ def test_an_option_that_does_not_exist_is_named() -> None:
         graphprune.compact(Residual(), ratio=0.5)
 
 
+def test_heads_that_only_training_reaches_are_kept_apart() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.norm = conv(3, 8), nn.BatchNorm2d(8)
+            self.head, self.side, self.drop = nn.Linear(8, 5), nn.Linear(8, 5), nn.Dropout(0.2)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            x = torch.relu(self.norm(self.conv(x))).mean((2, 3))
+            main = self.head(self.drop(x)) if not self.training else self.head(x)
+            return (main, self.side(x)) if self.training else main
+
+    net = Auxiliary().eval()
+    zero(net.conv.weight, [1, 4])
+    small, _ = check(net, IMAGE)
+    assert small.conv.out_channels == 6
+    for found, wanted in zip(small.train()(IMAGE), net.train()(IMAGE), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
 # --- what is assumed ------------------------------------------------------------------------------
 
 
@@ -389,6 +410,30 @@ def test_channels_asleep_go_only_where_that_is_assumed(assume: Any, width: int) 
     small, report = check(net, IMAGE, **given)
     assert small[0].out_channels == width
     assert any("it is assumed that" in told for told in report.warnings) == bool(assume)
+
+
+@pytest.mark.parametrize("file", [False, True])
+def test_what_is_assumed_of_data_must_be_true_of_all_of_them(
+    file: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Row(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+            self.first.bias.data[:3] = -9.0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.relu(self.first(x)))
+
+    net = exported(Row(), ROWS) if file else Row()
+    monkeypatch.setattr("graphprune.passes.assume._MOST", 100)
+    x = torch.randn(200, 6, generator=torch.Generator().manual_seed(1))
+    given = {} if file else {"example_inputs": ROWS}
+    graphprune.compact(net, data=[x[:120], x[120:]], assume="data", **given)
+    x[170:] *= 200  # behind those that were looked at
+    with pytest.raises(graphprune.VerifyError, match="is not true of all of data="):
+        graphprune.compact(net, data=[x[:120], x[120:]], assume="data", **given)
 
 
 def test_what_cannot_be_assumed_is_named() -> None:

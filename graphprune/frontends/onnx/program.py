@@ -32,7 +32,7 @@ from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.model import read_model
 from graphprune.frontends.onnx.notes import annotate
 from graphprune.frontends.onnx.rewrites import refuses, rewritten
-from graphprune.frontends.onnx.same import apart
+from graphprune.frontends.onnx.same import apart, apart_on
 from graphprune.frontends.onnx.sizes import inputs_for
 from graphprune.frontends.onnx.speed import speed
 from graphprune.frontends.onnx.split import split, unsplit
@@ -197,6 +197,15 @@ class FileProgram:
             return apart(self.lifted, made.proto(), seed)
         finally:
             forget()
+
+    def apart_on(self, lowered: Lowered, batch: Batch, seed: int) -> float | None:
+        """Hold a smaller file against this one on inputs of the caller's."""
+        made = _lowered(lowered)
+        if max(made.size(), self.lifted.source.weight()) > _WHOLE:
+            return None
+        names = [value.name for value in self.graph.inputs]
+        given = {name: as_array(x) for name, x in zip(names, batch.args, strict=True)}
+        return apart_on(self.lifted, made.proto(), given, seed)
 
     def apart_in_training(self, lowered: Lowered) -> None:
         """Nothing: a file has no training mode."""

@@ -36,7 +36,7 @@ from graphprune.frontends.torch.lowered import Lowered as LoweredModule
 from graphprune.frontends.torch.masks import materialised
 from graphprune.frontends.torch.parts import whole
 from graphprune.frontends.torch.rewrites import refuses, rewritten
-from graphprune.frontends.torch.same import apart, apart_in_training
+from graphprune.frontends.torch.same import apart, apart_in_training, apart_on
 from graphprune.frontends.torch.saving import save_model, tensor_bytes
 from graphprune.frontends.torch.split import split, unsplit
 from graphprune.frontends.torch.survey import survey
@@ -181,6 +181,10 @@ class ModuleProgram:
     def apart(self, lowered: Lowered, seed: int) -> float:
         """Hold a smaller module against this one."""
         return apart(self.model, _lowered(lowered).model, self.inputs)
+
+    def apart_on(self, lowered: Lowered, batch: Batch, seed: int) -> float:
+        """Hold a smaller module against this one on inputs of the caller's."""
+        return apart_on(self.model, _lowered(lowered).model, (batch.args, batch.kwargs))
 
     def apart_in_training(self, lowered: Lowered) -> float | None:
         """Hold a smaller module against this one in training mode."""
