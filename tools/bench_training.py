@@ -30,8 +30,11 @@ from torch import nn
 import graphprune
 from graphprune.training import Gates, Gradual, GroupLasso, Schedule, SparseTraining
 
-STRENGTH = 1e-3
-"""Of the group lasso, at first: it grows until the target is met. A first guess, not searched."""
+STRENGTH = 0.1
+"""Of the group lasso, at first: it grows until the target is met."""
+
+LOOKS = 40
+"""How often it may grow, at most."""
 
 Row = dict[str, list[float]]
 
@@ -62,8 +65,13 @@ def structured(
 
     def lasso() -> nn.Module:
         net = copy.deepcopy(model)
-        penalty = GroupLasso(net, STRENGTH, example_inputs=first, target=ratio, every=10)
-        tuned(net, half, lambda optimizer, _: penalty.attach(optimizer))
+
+        def attach(optimizer: torch.optim.Optimizer, steps: int) -> None:
+            every = max(steps // LOOKS, 1)
+            penalty = GroupLasso(net, STRENGTH, example_inputs=first, target=ratio, every=every)
+            penalty.attach(optimizer)
+
+        tuned(net, half, attach)
         small = graphprune.shrink(
             net, ratio, importance="group_norm", example_inputs=first, compensate=False
         )

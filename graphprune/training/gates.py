@@ -2,7 +2,7 @@
 
 A gate z_i multiplies the weights that *read* index i, so that z_i = 0 computes what the network
 without the index computes. Where no weight reads it (the product q·kᵀ of attention), it multiplies
-what writes it. The expected cost is a polynomial of the gates' chances to be open, so that a budget
+what writes it. The expected cost is a function of the gates' chances to be open, so that a budget
 is part of what is learned.
 """
 
@@ -54,7 +54,8 @@ class Gates(Attached):
         model: The model that is trained. It is changed: weights that read gated indices are
             parametrized (`torch.nn.utils.parametrize`), the gates live in it. `remove` undoes it.
         ratio: Fraction of the cost to remove.
-        of: The cost, a polynomial: `"params"`, `"macs"`, `"channels"` or a registered one.
+        of: The cost: `"params"`, `"macs"`, `"channels"`, `"memory"`, a registered one, or
+            `"latency"`, the sum of the times of all operations in eager mode, measured at once.
         kind: `"hard_concrete"` (Louizos et al., L0 Regularization, ICLR 2018), `"bernoulli"`
             (straight-through) or `"gaussian"`.
         example_inputs: As for `graphprune.shrink`.

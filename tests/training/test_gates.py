@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,20 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
+import graphprune
 from graphprune import OptionError
 from graphprune.core.errors import GraphPruneError
+from graphprune.costs.latency import Timer
 from graphprune.training import Gates
+from graphprune.training.spent import Spent
 from tests.training.nets import INPUTS, cnn, train
+
+
+class Work(Timer):
+    """Stands in for the clock: the numbers of the weights of convolutions."""
+
+    def seconds(self, key: str, prepare: Any, device: torch.device) -> float:
+        return float(prepare().args[1].numel()) if "conv2d" in key else 0.0
 
 
 class Attention(nn.Module):
@@ -170,3 +181,25 @@ def test_what_cannot_have_gates_is_refused() -> None:
     Gates(plain, 0.5, example_inputs=INPUTS[:2])
     with pytest.raises(OptionError, match="gates already"):
         Gates(plain, 0.5, example_inputs=INPUTS[:2])
+
+
+@pytest.mark.parametrize("of", ["latency", "memory"])
+def test_costs_that_fall_in_steps_have_slopes(of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphprune.training.spent.Timer", Work)
+    deps = graphprune.analyze(cnn(), INPUTS[:2])
+    spent = Spent(deps, of)
+    counts = torch.tensor(deps.sizes(), requires_grad=True)
+    whole = spent(counts)
+    whole.backward()
+    assert float(whole.detach()) == 1 and counts.grad is not None
+    assert bool((counts.grad >= 0).all()) and float(counts.grad.sum()) > 0
+    assert float(spent(counts.detach() / 2)) < 1
+
+
+def test_gates_reach_a_budget_of_measured_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphprune.training.spent.Timer", Work)
+    model = cnn()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    gates = Gates(model, 0.4, "latency", example_inputs=INPUTS[:2], warmup=30).attach(optimizer)
+    train(model, optimizer, 120)
+    assert float(gates.left().detach()) == pytest.approx(0.6, abs=0.1)

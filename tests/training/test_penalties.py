@@ -133,5 +133,27 @@ def test_values_that_cannot_be_meant_are_refused() -> None:
         ScaleL1(plain, 1.0)
     with pytest.raises(GraphPruneError, match="no channel"):
         GroupLasso(nn.Linear(4, 4), 1.0)
-    with pytest.raises(OptionError, match="falls in steps"):
-        GroupLasso(model, 1.0, target=0.5, of="memory", example_inputs=INPUTS[:2])
+    with pytest.raises(OptionError, match="no cost 'watts'"):
+        GroupLasso(model, 1.0, target=0.5, of="watts", example_inputs=INPUTS[:2])
+
+
+@pytest.mark.parametrize("proximal", [None, False])
+def test_with_a_target_only_what_is_to_go_is_closed(proximal: bool | None) -> None:
+    model = cnn()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    penalty = GroupLasso(
+        model, 0.01, proximal=proximal, target=0.5, every=2, example_inputs=INPUTS[:2]
+    ).attach(optimizer)
+    train(model, optimizer, 2)
+    wanted = graphprune.plan(
+        model, 0.5, importance="group_norm", compensate=False, example_inputs=INPUTS[:2]
+    )
+    gone = {
+        edit.name: edit.size - (edit.size if edit.keep is None else len(edit.keep))
+        for edit in wanted.groups
+    }
+    train(model, optimizer, 60)  # far longer than it takes: a strength that grew closes no more
+    if proximal is None:
+        assert penalty.proximal and penalty.met
+        assert penalty.closed() == gone and sum(gone.values()) < 28
+    assert all(penalty.closed()[name] <= number for name, number in gone.items())
