@@ -3,16 +3,18 @@
 For each model 30 % of the indices of every coupled group are set to zero, as
 `torch.nn.utils.prune.ln_structured` chooses them (the smallest norms of the group's first weight),
 in every weight that shares them; then, in a copy as it was, gains and offsets of 30 % of the
-channels of every batch norm. The table says which share of the masked indices is gone, by how much
-the outputs differ, what became of the class, and how long it took. Groups along which something
-averages (a LayerNorm, a softmax) are left out: without a zero, a mean is another.
+channels of every batch norm. The smaller model is analysed again: what could still go at no cost is
+left, and what was masked and is not left is gone, under whatever name its layer now has. The table
+says besides by how much the outputs differ, what became of the class, and how long it took. Groups
+along which something averages (a LayerNorm, a softmax) are left out: without a zero, a mean is
+another.
 
 With `--slim`, two small networks are trained on handwritten digits and on Fashion-MNIST with an L1
 penalty on the scales of their batch norms; small scales are set to zero, and the table says what
 `compact` and `shrink` at the same size lose on held-out images.
 
     python tools/bench_compact.py torchvision:resnet18 timm:mobilenetv3_small_100
-    python tools/bench_compact.py families --seconds 120
+    python tools/bench_compact.py torchvision:mobilenet_v2 --double
     python tools/bench_compact.py --slim
 """
 
@@ -37,6 +39,7 @@ from graphprune.core.axes import atoms
 from graphprune.core.indices import holdings
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.inputs import as_inputs
+from graphprune.importance.free import costless, free
 from graphprune.passes.couple import couple
 from graphprune.pipelines import COMPACT, FOLDING
 
@@ -98,10 +101,12 @@ def mask_norms(model: nn.Module, share: float = _SHARE) -> int:
     return number
 
 
-def measured(name: str, kind: str) -> Row:
+def measured(name: str, kind: str, double: bool = False) -> Row:
     """A model masked in one of both ways, and compacted."""
     model, inputs = build(name)
     look_trained(model)
+    if double:
+        model.double()
     opened = open_model(model, as_inputs(inputs))
     deps = couple(opened.program.graph)
     masked: dict[str, int] = {}
@@ -115,25 +120,27 @@ def measured(name: str, kind: str) -> Row:
     small = plan.apply()
     report = plan.report
     assert report is not None
-    gone = {row.name: row.size - row.kept for row in report.groups}
+    rest = couple(open_model(small, plan.inputs).program.graph)
+    left = costless(rest, free(rest))
+    gone = sum(row.size - row.kept for row in report.groups)
     return {
         "model": name, "mask": kind, "masked": sum(masked.values()),
-        "gone": sum(min(gone.get(group, 0), n) for group, n in masked.items())
-        if masked else sum(gone.values()),
+        "gone": max(sum(masked.values()) - int(left.sum()), 0) if masked else gone,
+        "free": int(left.sum()),
         "params": report.params, "gap": report.gap, "class": type(small) is type(model),
         "replaced": len(report.replaced), "seconds": time.perf_counter() - start,
-        "missing": [group for group, n in masked.items() if gone.get(group, 0) < n],
+        "missing": [g.name for g, n in zip(rest.groups, left, strict=True) if n],
         "left": dict(list(report.left.items())[:3]),
     }  # fmt: skip
 
 
 def lines(rows: Sequence[Row]) -> Iterator[str]:
     """The table."""
-    yield "| model | mask | masked | gone | parameters | largest difference | class | s |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| model | mask | masked | gone | left | parameters | largest difference | class | s |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for row in rows:
         if "error" in row:
-            yield f"| {row['model']} | {row['mask']} | FAILED: {row['error']} | | | | | |"
+            yield f"| {row['model']} | {row['mask']} | FAILED: {row['error']} | | | | | | |"
             continue
         share = (
             f"{row['gone']} ({row['gone'] / row['masked']:.0%})" if row["masked"] else row["gone"]
@@ -142,6 +149,7 @@ def lines(rows: Sequence[Row]) -> Iterator[str]:
         before, after = row["params"]
         yield (
             f"| {row['model']} | {row['mask']} | {row['masked'] or '-'} | {share} | "
+            f"{row['free']} | "
             f"{after / before - 1:.1%} | {row['gap']:.1e} | {kept} | {row['seconds']:.1f} |"
         )
 
@@ -243,13 +251,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("models", nargs="*", help="sets and names of models")
     parser.add_argument("--mask", nargs="+", default=["groups", "norms"])
+    parser.add_argument("--double", action="store_true", help="in double precision")
     parser.add_argument("--slim", action="store_true", help="the slimmed networks as well")
     options = parser.parse_args()
     rows: list[Row] = []
     for name in names_of(options.models):
         for kind in options.mask:
             try:
-                rows.append(measured(name, kind))
+                rows.append(measured(name, kind, options.double))
             except Exception as error:
                 first = (str(error).splitlines() or [""])[0]
                 told = f"{type(error).__name__}: {first}"[:200]
