@@ -28,7 +28,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.indices import holdings
 from graphprune.engine.linear import meets_no_border
 from graphprune.engine.run import Run
-from graphprune.importance.stored import Stored
+from graphprune.importance.stored import Stored, zeros
 from graphprune.rules.facts import is_elementwise, is_random
 from graphprune.rules.readings import Reading, folded, reading
 from graphprune.rules.scalings import gain, is_batch_norm, is_norm, norm_channel
@@ -134,14 +134,13 @@ class Known:
 
     def _weigh(self, value: Value) -> None:
         """Find the zeros of a weight."""
-        if not isinstance(value.tensor, torch.Tensor) or not list(self._dims(value)):
+        if not isinstance(value.tensor, torch.Tensor) or not value.tensor.numel():
             return
-        tensor = self._stored.numbers(value)
-        if int(tensor.count_nonzero()) < tensor.numel():
-            live = tensor != 0
-            for number in self._dims(value):
-                dead = ~live.movedim(number, 0).reshape(live.shape[number], -1).any(1)
-                self._note(value, number, dead, torch.zeros(dead.shape, dtype=self.dtype))
+        dims = list(self._dims(value))
+        tensor = self._stored.numbers(value) if dims else value.tensor
+        for number in dims:
+            dead = zeros(tensor, number)
+            self._note(value, number, dead, torch.zeros(dead.shape, dtype=self.dtype))
 
     def _note(self, value: Value, at: int, mask: torch.Tensor, numbers: torch.Tensor) -> None:
         if bool(mask.any()):

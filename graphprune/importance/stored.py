@@ -10,6 +10,8 @@ from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.tensors import along
 
+_FIRST = 8  # numbers along each dimension: a slice is looked at whole only where these are zero
+
 
 class Stored:
     """The weights of a graph as the numbers that they stand for: `(q - zero point) * scale`.
@@ -51,6 +53,19 @@ class Stored:
             step, dim = scale
             tensor = tensor.float() * along(step.tensor.float(), dim, tensor.dim())
         return tensor
+
+
+def zeros(tensor: torch.Tensor, dim: int) -> torch.Tensor:
+    """Which slices of a dimension hold nothing but zeros."""
+    rows = tensor.movedim(dim, 0)
+    first = rows
+    for at in range(1, rows.dim()):
+        first = first.narrow(at, 0, min(_FIRST, rows.shape[at]))
+    dead = (first == 0).reshape(len(rows), -1).all(1)
+    left = dead.nonzero().flatten()
+    if len(left) and first.shape != rows.shape:
+        dead[left] = (rows[left] == 0).reshape(len(left), -1).all(1)
+    return dead
 
 
 def _note(

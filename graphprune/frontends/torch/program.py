@@ -35,6 +35,7 @@ from graphprune.frontends.torch.lower import lower, more_generated
 from graphprune.frontends.torch.lowered import Lowered as LoweredModule
 from graphprune.frontends.torch.masks import materialised
 from graphprune.frontends.torch.parts import whole
+from graphprune.frontends.torch.recaptured import calls_the_same
 from graphprune.frontends.torch.rewrites import refuses, rewritten
 from graphprune.frontends.torch.same import apart, apart_in_training, apart_on
 from graphprune.frontends.torch.saving import save_model, tensor_bytes
@@ -159,11 +160,14 @@ class ModuleProgram:
         """A module of the caller's class wherever its code can express the choice.
 
         Code that takes no numbers computes what its weights say. Other code may run on the new
-        widths and compute something else, which only a comparison shows, asked for or not.
+        widths and compute something else, which its calls show, or a comparison, asked for or not.
         """
         expressed = _module(found)
         made = lower(self.captured, expressed.survey)
         if expressed.survey.follows:
+            return made
+        written = made.replaced or made.folds
+        if not written and calls_the_same(self.captured, expressed.cuts, made.model):
             return made
         with suppress(VerifyError):  # which is for `prove` to tell
             made = self._settled(expressed, made)
