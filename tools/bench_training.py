@@ -7,7 +7,8 @@ Every network is trained, then every method gets as many epochs again:
 
 - structured, a share of the parameters removed: one-shot and tuning; the same with compensation;
   `recover` (without labels); group lasso or gates (half of the epochs), then one-shot and tuning;
-  gradual removal until half of the epochs are over;
+  gradual removal until half of the epochs are over; Torch-Pruning's group lasso, where it is
+  installed, half of the epochs too;
 - single weights, trained from scratch: SNIP's masks, gradual magnitude, SET, RigL;
 - the chain: shrink, recover, int8, ONNX Runtime, with the bytes of files before and after.
 """
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib.util
+import itertools
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accuracy.peers import torch_pruning_lasso
 from accuracy.tasks import TASKS, Task
 from accuracy.training import accuracy, train, trained
 from torch import nn
@@ -35,6 +39,8 @@ STRENGTH = 0.1
 
 LOOKS = 40
 """How often it may grow, at most."""
+
+PEER = "Torch-Pruning's group lasso"
 
 Row = dict[str, list[float]]
 
@@ -98,7 +104,25 @@ def structured(
 
         return tuned(net, epochs, attach)
 
+    def peer() -> nn.Module:
+        net = copy.deepcopy(model)
+        pruner, pruned = torch_pruning_lasso(net, first)
+
+        def attach(optimizer: torch.optim.Optimizer, steps: int) -> None:
+            each, done = max(steps // half, 1), itertools.count()
+
+            def press(*_: Any) -> None:
+                if next(done) % each == 0:
+                    pruner.update_regularizer()
+                pruner.regularize(net)
+
+            optimizer.register_step_pre_hook(press)
+
+        tuned(net, half, attach)
+        return tuned(pruned(ratio), epochs - half)
+
     return {
+        PEER: peer,
         "one-shot, tuned": one_shot, "compensated, tuned": compensated,
         "compensated, recovered": recovered, "group lasso": lasso, "gates": gated,
         "gradual": gradual,
@@ -157,6 +181,7 @@ def main() -> None:
     parser.add_argument("task", choices=[name for name in TASKS if name != "words"])
     parser.add_argument("--nets", nargs="*", default=["ResNet-BN", "MobileNet", "VGG-BN", "ViT"])
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--methods", nargs="*", help="rows by name, or chain; all by default")
     parser.add_argument("--epochs", type=int, help="of each method; the task's own by default")
     parser.add_argument("--ratio", type=float, default=0.8, help="of the parameters, structured")
     parser.add_argument("--sparsity", type=float, default=0.9, help="of single weights")
@@ -171,9 +196,14 @@ def main() -> None:
             model = trained(name, arguments.task, task, seed)
             rows.setdefault("dense", []).append(accuracy(model, held))
             methods = structured(model, task, epochs, seed, arguments.ratio)
+            if not importlib.util.find_spec("torch_pruning"):
+                del methods[PEER]
             methods |= sparse(task.nets[name], task, epochs, seed, arguments.sparsity)
             for method, run in methods.items():
-                rows.setdefault(method, []).append(accuracy(run(), held))
+                if not arguments.methods or method in arguments.methods:
+                    rows.setdefault(method, []).append(accuracy(run(), held))
+            if arguments.methods and "chain" not in arguments.methods:
+                continue
             for stage, times, score in chain(model, task, held, epochs, arguments.ratio):
                 rows.setdefault(f"chain: {stage}", []).append(score)
                 rows.setdefault(f"chain: {stage}, times fewer bytes", []).append(times)

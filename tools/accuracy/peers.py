@@ -86,6 +86,43 @@ def _pruned(subject: Subject, importance: str, ratio: float) -> nn.Module:
     return small
 
 
+def torch_pruning_lasso(net: nn.Module, example: torch.Tensor) -> tuple[Any, Callable[..., Any]]:
+    """Torch-Pruning's sparse learning (DepGraph's group norms), and what prunes by it afterwards.
+
+    Args:
+        net: The network, trained in place.
+        example: Inputs.
+
+    Returns:
+        Their pruner, whose `update_regularizer()` comes before each epoch and `regularize(net)`
+        before each step; and a function of a fraction that gives a pruned copy. Channels are chosen
+        from all layers, and the strength is 5e-4, as in the scripts of their benchmark.
+    """
+    import torch_pruning as tp
+
+    def pruner(model: nn.Module, ratio: float) -> Any:
+        last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+        return tp.pruner.GroupNormPruner(
+            model, example, importance=tp.importance.GroupMagnitudeImportance(p=2), reg=5e-4,
+            pruning_ratio=ratio, ignored_layers=[last], global_pruning=True,
+        )  # fmt: skip
+
+    def pruned(ratio: float) -> nn.Module:
+        small = copy.deepcopy(net)
+        pruner(small, ratio).step()
+        return small
+
+    def to_budget(ratio: float) -> nn.Module:
+        whole = sum(p.numel() for p in net.parameters())
+
+        def fits(fraction: float) -> bool:
+            return sum(p.numel() for p in pruned(fraction).parameters()) <= whole * (1 - ratio)
+
+        return pruned(_least(fits))
+
+    return pruner(net, 0.5), to_budget
+
+
 def modelopt(subject: Subject, of: str, ratio: float) -> nn.Module:
     """NVIDIA ModelOpt's FastNAS: a search scored by accuracy on the 256 labelled inputs.
 
