@@ -33,6 +33,7 @@ from graphprune.training.distil import (
     layer_map,
     watched,
 )
+from graphprune.training.ranks import Ranks
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -95,6 +96,7 @@ def recover(
     callback: Callback | None = None,
     log: Any = None,
     seed: int = 0,
+    accelerator: Any = None,
 ) -> M:
     """Train a smaller model to give what the model it was made of gives.
 
@@ -120,10 +122,12 @@ def recover(
             takes the loss of each step and that on the held-out batches after each epoch. None:
             the latter goes to `logging.getLogger("graphprune")`, at INFO.
         seed: For the order of the data.
+        accelerator: An `accelerate.Accelerator` whose device, precision and ranks train; every
+            rank calls `recover` with the same data.
 
     Returns:
-        A trained copy of `small`, in eval mode, on the same device. Its attribute
-        `graphprune_recovery` tells what was done (`Recovery`).
+        A trained copy of `small`, in eval mode, on the same device, or the accelerator's. Its
+        attribute `graphprune_recovery` tells what was done (`Recovery`).
 
     Raises:
         OptionError: A value is none that could be meant.
@@ -142,7 +146,10 @@ def recover(
     writer = writer_of(log)
     teacher = bare(teacher)
     layers = _compared(small, teacher) if features else []
-    student = copy.deepcopy(bare(small))
+    student, ranks = copy.deepcopy(bare(small)), Ranks(accelerator)
+    if ranks.device is not None:
+        student.to(ranks.device)
+        teacher = copy.deepcopy(teacher).to(ranks.device)
     batches = _batches(teacher, data, seed)
     if loss is not None and any(batch.labels is None for batch in batches):
         raise GraphPruneError("loss= needs labels: pass data as batches of (inputs, labels)")
@@ -151,8 +158,8 @@ def recover(
     modes = {module: module.training for module in teacher.modules()}
     teacher.eval()
     try:
-        trainer = _Trainer(student, teacher, layers, loss, temperature, writer)
-        trainer.run(training, held, epochs, rate, seconds, callback, seed)
+        trainer = _Trainer(student, teacher, layers, loss, temperature, writer, ranks)
+        trainer.run(ranks.part(training), held, epochs, rate, seconds, callback, seed)
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -237,8 +244,9 @@ class _Trainer:
         loss: Loss | None,
         temperature: float,
         writer: Writer,
+        ranks: Ranks,
     ) -> None:
-        self._writer = writer
+        self._writer, self._ranks, self._wrapped = writer, ranks, student
         self.student, self.teacher, self.layers = student, teacher, layers
         self._loss, self._temperature = loss, temperature
         self.done = Recovery(0.0, 0.0, 0, 0.0)
@@ -255,9 +263,10 @@ class _Trainer:
     ) -> None:
         """Train; the best weights on the held-out batches stay in the student."""
         start = time.monotonic()
-        optimizer = torch.optim.AdamW(self.student.parameters(), lr=rate)
+        whole = torch.optim.AdamW(self.student.parameters(), lr=rate)
+        self._wrapped, optimizer = self._ranks.prepared(self.student, whole)
         total = epochs * len(training)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(whole, total)
         generator = torch.Generator().manual_seed(seed)
         best = self.done.before = self._judge(held)
         kept, worse = copy.deepcopy(self.student.state_dict()), 0
@@ -270,6 +279,7 @@ class _Trainer:
                     advance(self.done.steps / total)
                     if seconds is not None and time.monotonic() - start > seconds:
                         going = False
+                    going = self._ranks.mean(going) == 1
                     if not going:
                         break
                 found = self._judge(held)
@@ -281,6 +291,7 @@ class _Trainer:
                     worse += 1
                 if not going or worse >= PATIENCE:
                     break
+        self._ranks.release(self._wrapped)
         self.student.load_state_dict(kept)
         self.done.after = best
         self.done.seconds = time.monotonic() - start
@@ -296,7 +307,7 @@ class _Trainer:
             raise GraphPruneError(
                 f"the loss of step {self.done.steps + 1} is not finite: pass a lower rate="
             )
-        value.backward()  # type: ignore[no-untyped-call]
+        self._ranks.backward(value)
         optimizer.step()
         self.done.steps += 1
         self.done.losses.append(float(value.detach()))
@@ -309,14 +320,14 @@ class _Trainer:
     def _judge(self, held: Sequence[Batch]) -> float:
         """Mean loss on the held-out batches, in eval mode."""
         self.student.eval()
-        return sum(float(self._apart(batch)) for batch in held) / len(held)
+        return self._ranks.mean(sum(float(self._apart(batch)) for batch in held) / len(held))
 
     def _apart(self, batch: Batch) -> torch.Tensor:
         """How far the student is from its teacher on a batch."""
         with torch.no_grad(), watched(self.teacher, self.layers) as aims:
             wanted = self.teacher(*batch.args, **batch.kwargs)
         with watched(self.student, self.layers) as seen:
-            output = self.student(*batch.args, **batch.kwargs)
+            output = self._wrapped(*batch.args, **batch.kwargs)
         total = distillation(
             output, wanted, batch.labels, loss=self._loss, temperature=self._temperature
         )

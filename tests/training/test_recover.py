@@ -111,3 +111,32 @@ def test_values_that_cannot_be_meant_are_refused(pair: tuple[Any, Any]) -> None:
         recover(small, model, INPUTS, rate=1e30, epochs=3)
     with pytest.raises(GraphPruneError, match="at least two samples"):
         recover(small, model, INPUTS[:1])
+
+
+def test_without_data_the_loss_falls_and_agreement_does_not(pair: tuple[Any, Any]) -> None:
+    model, small = pair
+    seen: list[float] = []
+
+    def agreement(net: nn.Module) -> float:
+        with torch.no_grad():
+            return float((net(INPUTS).argmax(1) == model(INPUTS).argmax(1)).float().mean())
+
+    better = recover(
+        small, model, epochs=6, batch_size=8, callback=lambda step, loss: seen.append(loss)
+    )
+    done = better.graphprune_recovery
+    assert done.after < 0.7 * done.before and done.losses == seen
+    assert sum(seen[-3:]) < sum(seen[:3])
+    assert agreement(better) >= agreement(small)  # on inputs that it has not seen
+
+
+def test_an_accelerator_trains_as_the_loop_alone(pair: tuple[Any, Any]) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model, small = pair
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 8}
+    alone = recover(small, model, INPUTS, **options)
+    one = recover(small, model, INPUTS, accelerator=accelerate.Accelerator(cpu=True), **options)
+    assert one.graphprune_recovery.losses == alone.graphprune_recovery.losses
+    assert torch.equal(one(INPUTS), alone(INPUTS)) and type(one) is type(small)
+    with pytest.raises(OptionError, match=r"graphprune\[accelerate\]"):
+        recover(small, model, INPUTS, accelerator="cuda")
