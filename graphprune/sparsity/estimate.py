@@ -3,7 +3,7 @@
     steps * (multiply-accumulates of a matrix product * a + numbers * b)
 
 for whatever multiplies a layer's weights by its second moments step by step, and the moments of the
-rows themselves. Fitted to ResNet-18, MobileNetV2, ViT-Ti and ViT-S; right within a factor of two
+rows themselves. Fitted to ResNet-18, MobileNetV2, ViT-Ti and ViT-S; right within a factor of three
 there.
 """
 
