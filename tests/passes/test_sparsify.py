@@ -348,4 +348,5 @@ def test_the_report_tells_how_far_a_sparse_model_answers_as_the_original_does() 
     assert plan.report.agreement.real and 0.3 < plan.report.agreement.kept < 1
     unchecked = graphprune.plan_sparsity(net, 0.5, data=torch.randn(32, 12), verify=False)
     unchecked.apply()
-    assert unchecked.report.agreement is None
+    found = unchecked.report.agreement
+    assert found is not None and not found.real, "so few samples are held out of nothing"

@@ -37,6 +37,7 @@ from graphprune.frontends.torch.parts import (
     nothing_found,
 )
 from graphprune.frontends.torch.reader import Reader, traced
+from graphprune.frontends.torch.tables import keeps_tables
 from graphprune.frontends.torch.traced import Trace
 from graphprune.frontends.torch.tracing import trace
 from graphprune.frontends.torch.training import add_training, unreached
@@ -247,12 +248,23 @@ def _program(
 
 def _traced(model: nn.Module, inputs: Inputs) -> Trace:
     """The calls of a module, recorded; exported, where that cannot follow its code."""
+    if keeps_tables(model):
+        _run_once(model, inputs)
     try:
         with preserved(model):
             return _recorded(model, inputs)
     except Exception as error:
         _log.debug("%s is exported: %s", type(model).__name__, first_line(error))
     return _exported(model, inputs)
+
+
+def _run_once(model: nn.Module, inputs: Inputs) -> None:
+    """Let code fill tables outside the module with values, as no pass without values may do."""
+    try:
+        with preserved(model), torch.no_grad(), quiet():
+            model(*inputs[0], **inputs[1])
+    except Exception as error:  # told where it is captured
+        _log.debug("%s does not run: %s", type(model).__name__, first_line(error))
 
 
 def _recorded(model: nn.Module, inputs: Inputs) -> Trace:

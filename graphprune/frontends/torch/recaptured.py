@@ -19,6 +19,7 @@ from graphprune.engine.tensors import cut_tensor
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.execute import TORCH
 from graphprune.frontends.torch.reader import Reader
+from graphprune.frontends.torch.tables import keeps_tables
 from graphprune.frontends.torch.tracing import trace
 
 
@@ -30,7 +31,7 @@ def calls_the_same(captured: CapturedModule, cuts: Cuts, model: nn.Module) -> bo
         cuts: The narrowed graph.
         model: The smaller module, with the original's names.
     """
-    if captured.original is not None:
+    if captured.original is not None or keeps_tables(model):
         return False
     with preserved(model):
         model.eval()
