@@ -90,15 +90,16 @@ def polish(
     held = max(len(ours.chunks) // PARTS, 1)
     seen, unseen = (replace(ours, chunks=x) for x in (ours.chunks[:-held], ours.chunks[-held:]))
     fitted = compensate(cuts, seen, free)
-    few, judges = parts(cuts.deps, seen, TRIAL_SAMPLES), parts(cuts.deps, unseen, TRIAL_SAMPLES)
+    few = parts(cuts.deps, seen, TRIAL_SAMPLES)
+    judges = list(recut(cuts.deps, unseen, few.size))  # the trial's graph is made for that size
     trial = _Polisher(cuts, few.size, fitted)
-    before = trial.off(judges.chunks)
-    if trial.settled(judges.chunks, before, enough):
+    before = trial.off(judges)
+    if trial.settled(judges, before, enough):
         return solved
     brief = trial_steps(steps)
     share = brief * few.size / (brief * few.size + steps * ours.size)
     trial.run(few.chunks, brief, lambda done: advance(share * done), allowed.part(TRIAL_TIME))
-    worse = not trial.off(judges.chunks) < TRIAL_WORSE * before  # true for NaN, too
+    worse = not trial.off(judges) < TRIAL_WORSE * before  # true for NaN, too
     if worse or allowed.spent >= 1:
         return solved
     return _Polisher(cuts, ours.size, solved).run(

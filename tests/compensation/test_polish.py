@@ -146,6 +146,27 @@ def test_auto_ends_a_descent_by_the_clock_and_other_efforts_do_not(
     assert spent == [1.0, 0.0, 0.0]
 
 
+def test_a_graph_that_names_its_batch_size_descends() -> None:
+    torch.manual_seed(0)
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(12, 48), nn.Linear(48, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            parts = torch.tanh(self.first(x)).view(x.shape[0], 4, 12)
+            out: torch.Tensor = self.last(parts.square().reshape(x.shape[0], 48))
+            return out
+
+    x = torch.randn(256, 12)
+    deps = graphprune.analyze(Heads().eval(), x[:2])
+    keep = {g.axis: np.arange(0, g.size, 2) for g in deps.groups}
+    cuts, samples = narrow(deps, keep), split(deps, [x], "given")
+    solved = compensate(cuts, samples, {})
+    assert polish(cuts, samples, solved, {}, FEW) is not solved
+
+
 def test_samples_are_cut_into_steps() -> None:
     cuts, samples, _ = _solved()
     most = parts(cuts.deps, samples, 16)
