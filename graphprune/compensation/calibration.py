@@ -211,12 +211,12 @@ class Calibration:
             if self._program.original is not None:
                 return self._made_for_parts(number, effort, seed)
             likes = self._program.flat_inputs()
-            share = AUTO_MAKING if self.options.granted is None else MAKING_TIME
-            granted = None if self.options.granted is None else share * self._allowed.left
+            free = self.options.granted is None
+            allowed = self._allowed.part(AUTO_MAKING if free else MAKING_TIME)
+            granted = None if free else allowed.left
             return self._attempt(
-                sample, self._deps, likes, number, effort, seed, advance, granted,
-                self._allowed.part(share),
-            )  # fmt: skip
+                sample, self._deps, likes, number, effort, seed, advance, granted, allowed
+            )
 
     def _number(self) -> int:
         """The number of samples to read or make; fewer where a number of seconds is granted."""

@@ -13,9 +13,8 @@ same: Li et al., BRECQ, ICLR 2021).
 A few samples can be overfitted. So refit and a shorter descent, of fewer samples a step, are first
 done without one part of the samples in `PARTS`. Where this trial raises the error of the outputs on
 that part by more than `TRIAL_WORSE`, the weights of the refit stay; otherwise the descent follows
-with all samples. With `effort="auto"` no descent is begun
-where both networks give the same answers on that part and their outputs hardly differ: little is
-left to gain.
+with all samples. With `effort="auto"` no descent is begun where both networks give the same answers
+on that part and their outputs hardly differ: little is left to gain.
 """
 
 from __future__ import annotations
