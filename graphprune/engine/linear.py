@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -20,14 +21,24 @@ class Linear:
     Attributes:
         op: The operation.
         read: Its operands.
-        weight: W as `groups x outputs x channels x taps…`.
-        bias: b, one number for each output; None where there is none.
     """
 
     op: Op
     read: Reading
-    weight: torch.Tensor
-    bias: torch.Tensor | None
+
+    @cached_property
+    def weight(self) -> torch.Tensor:
+        """W as `groups x outputs x channels x taps…`."""
+        weight = self.read.weight.tensor.detach().double()
+        weight = weight.reshape(self.read.groups, -1, *weight.shape[1:])
+        return weight.transpose(1, 2) if self.read.inner == 0 else weight
+
+    @cached_property
+    def bias(self) -> torch.Tensor | None:
+        """b, one number for each output; None where there is none."""
+        if self.read.bias is None:
+            return None
+        return self.read.bias.tensor.detach().double().reshape(-1).expand(self.outputs)
 
     @property
     def outputs(self) -> int:
@@ -141,19 +152,7 @@ def linear(op: Op, draft: Draft) -> Linear | str | None:
             return f"{value.name} is read in several places"
     if read.product or (read.bias is not None and read.bias_at is None):
         return "it is no plain product with stored weights"
-    return _laid_out(op, read)
-
-
-def _laid_out(op: Op, read: Reading) -> Linear:
-    weight = read.weight.tensor.detach().double()
-    weight = weight.reshape(read.groups, -1, *weight.shape[1:])
-    if read.inner == 0:
-        weight = weight.transpose(1, 2)
-    if read.bias is None:
-        return Linear(op, read, weight, None)
-    outputs = weight.shape[0] * weight.shape[1]
-    bias = read.bias.tensor.detach().double().reshape(-1).expand(outputs)
-    return Linear(op, read, weight, bias)
+    return Linear(op, read)
 
 
 def meets_no_border(op: Op, read: Reading, engine: Evaluator) -> bool:

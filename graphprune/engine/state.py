@@ -9,6 +9,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 _OPAQUE = (nn.Module, torch.Tensor, type, types.FunctionType, types.MethodType, types.ModuleType)
+_KINDS_REMEMBERED = 1024  # classes of attributes; a model has a few dozen
 
 
 def holders(module: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -32,11 +34,14 @@ def holders(module: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def is_config(held: Any) -> bool:
     """Whether an attribute is an object with attributes of its own, written in Python."""
-    if isinstance(held, (*_OPAQUE, int)) or type(held).__module__.startswith(
-        ("torch.", "builtins")
-    ):
-        return False
-    return isinstance(getattr(held, "__dict__", None), dict) and not callable(held)
+    return _may_be_config(type(held)) and isinstance(getattr(held, "__dict__", None), dict)
+
+
+@lru_cache(maxsize=_KINDS_REMEMBERED)
+def _may_be_config(kind: type) -> bool:
+    """Whether objects of a class can be such. Most attributes are of few classes."""
+    foreign = not kind.__module__.startswith(("torch.", "builtins"))
+    return foreign and not issubclass(kind, (*_OPAQUE, int)) and not hasattr(kind, "__call__")
 
 
 @contextmanager

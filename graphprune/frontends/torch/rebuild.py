@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from graphprune.core.errors import LiftError
 from graphprune.core.indices import kept_length
 from graphprune.engine.tensors import cut_tensor
 from graphprune.frontends.torch.captured import CapturedModule
+
+_CONTAINERS = (dict, OrderedDict, list, set)
 
 
 def rebuild(captured: CapturedModule, cuts: Cuts, blank: bool = False) -> nn.Module:
@@ -52,6 +55,8 @@ def rebuild(captured: CapturedModule, cuts: Cuts, blank: bool = False) -> nn.Mod
             # What old-style weight_norm leaves behind: recomputed at the next forward pass.
             if isinstance(held, torch.Tensor) and held.grad_fn is not None:
                 memo.setdefault(id(held), held.detach().clone())
+            elif type(held) in _CONTAINERS and not held:  # hooks, most of all: copied at once
+                memo.setdefault(id(held), type(held)())
     try:
         model = copy.deepcopy(captured.model, memo)
     except Exception as error:
