@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graphprune.compensation.calibration import STAGES, SYNTHESISING
-from graphprune.compensation.forecast import slowness
 from graphprune.core.errors import GraphPruneError
 from graphprune.core.progress import LONG, announce, duration
 from graphprune.pipeline import Pipeline, Work
@@ -42,9 +41,11 @@ def foretell(
         nominal = estimated(work, pipeline, effort, points)
         if nominal is None or nominal + more < _DOUBTFUL:
             return None
-        slow = slowness(work.program, work.deps)
+        slow = work.statistics().pace
     except (RuntimeError, IndexError, TypeError, ValueError, GraphPruneError):
         return None  # the captured graph does not run by itself: nothing is known
+    if slow is None:
+        return None
     nominal += more
     whole = slow * nominal
     if whole < LONG:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -16,15 +17,19 @@ from graphprune.compensation.constants import (
     ERROR_NEGLIGIBLE,
     ERROR_SETTLED,
     MAKING_TIME,
+    PASSES_AUTO,
+    PASSES_SECONDS,
     PASSES_TIME,
+    PASSES_TIMED,
     POLISH_STEPS,
     POLISH_TIME,
     SAMPLES_BY_EFFORT,
     SAMPLES_LEAST,
+    SENSING_TIME,
 )
 from graphprune.compensation.consumers import untrained
 from graphprune.compensation.curves import loss_curves
-from graphprune.compensation.forecast import Forecast, descent_steps, forecast
+from graphprune.compensation.forecast import Forecast, descent_steps, forecast, slowness
 from graphprune.compensation.polish import parts, polish
 from graphprune.core.allowance import Allowance
 from graphprune.core.batch import Batch
@@ -36,7 +41,7 @@ from graphprune.core.progress import progress
 from graphprune.importance import Scores
 from graphprune.importance.free import Masks
 from graphprune.importance.score import score
-from graphprune.statistics.constants import PASSES
+from graphprune.statistics.constants import BACKWARD_FACTOR, PASSES
 from graphprune.statistics.estimate import seconds
 from graphprune.statistics.made.sample import sample, sample_parts
 from graphprune.statistics.samples import Samples, affordable
@@ -166,6 +171,8 @@ class Calibration:
 
     def on(self) -> Calibration:
         """The same where compensation is off: statistics for whom needs them all the same."""
+        if self._wanted:
+            return self
         return Calibration(self._program, self._deps, replace(self.options, compensate=True))
 
     def forecast(self, effort: str | float) -> Forecast | None:
@@ -179,7 +186,7 @@ class Calibration:
         if not self._wanted or (self._program.original is not None and not own):
             return None
         if effort not in self._forecasts:
-            number = asked.samples() if asked.granted is None else self._number()
+            number = self._number(asked, own)
             self._forecasts[effort] = forecast(
                 self._program, self._deps, number, asked.manner, asked.granted, own
             )
@@ -199,14 +206,15 @@ class Calibration:
 
     def _read(self) -> Samples:
         assert self.options.data is not None
-        most = affordable(self._deps, self._number())
+        most = affordable(self._deps, self._number(self.options, own=True))
         found = read(self._program, self._deps, self.options.data, most)
         if self.options.granted is None:  # what a loader takes is no work of ours
             self._allowed = self._clock()
         return found
 
     def _made(self) -> Samples | None:
-        number, effort, seed = self._number(), self.options.manner, self.options.seed
+        effort, seed = self.options.manner, self.options.seed
+        number = self._number(self.options, own=False)
         with self._progress(SYNTHESISING) as advance:
             if self._program.original is not None:
                 return self._made_for_parts(number, effort, seed)
@@ -218,13 +226,33 @@ class Calibration:
                 sample, self._deps, likes, number, effort, seed, advance, granted, allowed
             )
 
-    def _number(self) -> int:
-        """The number of samples to read or make; fewer where a number of seconds is granted."""
-        number = self.options.samples()
-        if self.options.granted is None:
-            return number
-        each = PASSES * seconds(self._deps, 1, 1)
-        return int(min(max(PASSES_TIME * self.options.granted / each, SAMPLES_LEAST), number))
+    def _number(self, asked: Options, own: bool) -> int:
+        """The number of samples to read or make: as many as passes over them have time for.
+
+        Args:
+            asked: The effort.
+            own: Whether they are the caller's; how many are made is decided with how they are.
+        """
+        wanted, granted = asked.samples(), asked.granted
+        if asked.manner != "auto" or (granted is None and not own):
+            return wanted
+        each = PASSES * seconds(self._deps, 1, 1) / BACKWARD_FACTOR
+        clock = PASSES_AUTO * AUTO_SECONDS if granted is None else PASSES_TIME * granted
+        time = PASSES_SECONDS if granted is None else clock
+        if wanted * each > PASSES_TIMED * clock:
+            time = min(time, clock / (self.pace or 1.0))
+        return int(min(max(time / each, SAMPLES_LEAST), wanted))
+
+    @cached_property
+    def pace(self) -> float | None:
+        """How many times as long as estimated a run takes at present; None where it does not run.
+
+        It is timed once.
+        """
+        try:
+            return slowness(self._program, self._deps)
+        except (RuntimeError, IndexError, TypeError, ValueError):  # told where samples pass
+            return None
 
     def _made_for_parts(self, number: int, effort: str, seed: int) -> Samples | None:
         try:
@@ -241,8 +269,9 @@ class Calibration:
         samples = self.samples()
         if samples is None:
             return None
+        sensing = self._allowed.part(SENSING_TIME)
         with self._progress(WEIGHING) as advance:
-            curves = self._attempt(loss_curves, self._deps, samples, advance)
+            curves = self._attempt(loss_curves, self._deps, samples, advance, sensing)
         if curves is None:
             return None
         self.unread = {number for number, curve in enumerate(curves.levels) if curve is None}

@@ -45,6 +45,7 @@ from graphprune.compensation.layout import Layout, layout
 from graphprune.compensation.obs import Elimination
 from graphprune.compensation.sensitivity import Sensitivity, sensitivities
 from graphprune.compensation.systems import Systems
+from graphprune.core.allowance import UNLIMITED, Allowance
 from graphprune.core.axes import Axis, atoms
 from graphprune.core.graph import Op
 from graphprune.core.groups import Dependencies
@@ -77,6 +78,7 @@ def loss_curves(
     deps: Dependencies,
     samples: Samples,
     advance: Callable[[float], None] = lambda _: None,
+    allowed: Allowance = UNLIMITED,
 ) -> Curves:
     """The loss curve of every group.
 
@@ -84,11 +86,12 @@ def loss_curves(
         deps: The analysis.
         samples: The inputs that statistics are taken from.
         advance: Called with the share of the work that is done.
+        allowed: Time that sensitivities may take.
     """
     graph = deps.source
     consumers = find_consumers(deps).by_op
     systems = {group.axis: Systems(group.size) for group in deps.groups}
-    measured = sensitivities(deps, samples, list(consumers))
+    measured = sensitivities(deps, samples, list(consumers), allowed)
     due = _last_readers(deps, list(consumers.values()), systems)
     found: dict[Axis, Elimination | None] = dict.fromkeys(systems)
     last: _Covariances = {}

@@ -41,7 +41,7 @@ from graphprune.compensation.constants import (
     TRIAL_WORSE,
 )
 from graphprune.compensation.consumers import find_consumers
-from graphprune.core.allowance import Allowance
+from graphprune.core.allowance import UNLIMITED, Allowance
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
@@ -53,8 +53,6 @@ from graphprune.statistics.answers import scored
 from graphprune.statistics.made.augment import augmented
 from graphprune.statistics.samples import Samples, captured, recut
 
-_UNLIMITED = Allowance()
-
 
 def polish(
     cuts: Cuts,
@@ -63,7 +61,7 @@ def polish(
     free: Masks,
     steps: int = POLISH_STEPS,
     advance: Callable[[float], None] = lambda _: None,
-    allowed: Allowance = _UNLIMITED,
+    allowed: Allowance = UNLIMITED,
     enough: float = ERROR_NEGLIGIBLE,
 ) -> Compensation:
     """Improve the weights of the refit.

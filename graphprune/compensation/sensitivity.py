@@ -33,6 +33,7 @@ from graphprune.compensation.constants import (
     SENSED_MOST,
 )
 from graphprune.compensation.perturb import perturb
+from graphprune.core.allowance import UNLIMITED, Allowance
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk
@@ -58,7 +59,7 @@ class Sensitivity:
 
 
 def sensitivities(
-    deps: Dependencies, samples: Samples, ops: Sequence[Op]
+    deps: Dependencies, samples: Samples, ops: Sequence[Op], allowed: Allowance = UNLIMITED
 ) -> dict[Op, Sensitivity] | None:
     """Measure how much the results depend on each linear operation.
 
@@ -66,6 +67,7 @@ def sensitivities(
         deps: The analysis.
         samples: The inputs; a few of them are used.
         ops: The linear operations.
+        allowed: Time after which no further samples are used.
 
     Returns:
         The sensitivity of each operation that gradients reach; of each operation, by `perturb`,
@@ -88,6 +90,8 @@ def sensitivities(
     chunks = list(islice(recut(deps, samples, size), max(number // size, 1)))
     try:
         for number, chunk in enumerate(chunks):
+            if number and allowed.spent >= 1:
+                break
             for value, shares in _sensed(trial, chunk, wanted, number).items():
                 found.setdefault(value, []).append(shares)
     except (RuntimeError, IndexError, TypeError, ValueError):  # no gradients, or another batch size

@@ -32,3 +32,7 @@ class Allowance:
     def part(self, share: float) -> Allowance:
         """A part of what is left, from now on."""
         return Allowance(share * self.left)
+
+
+UNLIMITED = Allowance()
+"""Where time is no matter."""

@@ -29,7 +29,7 @@ class Linear:
     @cached_property
     def weight(self) -> torch.Tensor:
         """W as `groups x outputs x channels x taps…`."""
-        weight = self.read.weight.tensor.detach().double()
+        weight: torch.Tensor = self.read.weight.tensor.detach().double()
         weight = weight.reshape(self.read.groups, -1, *weight.shape[1:])
         return weight.transpose(1, 2) if self.read.inner == 0 else weight
 
@@ -38,7 +38,8 @@ class Linear:
         """b, one number for each output; None where there is none."""
         if self.read.bias is None:
             return None
-        return self.read.bias.tensor.detach().double().reshape(-1).expand(self.outputs)
+        bias: torch.Tensor = self.read.bias.tensor.detach().double().reshape(-1)
+        return bias.expand(self.outputs)
 
     @property
     def outputs(self) -> int:

@@ -34,14 +34,16 @@ def holders(module: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def is_config(held: Any) -> bool:
     """Whether an attribute is an object with attributes of its own, written in Python."""
-    return _may_be_config(type(held)) and isinstance(getattr(held, "__dict__", None), dict)
+    if callable(held) or not _may_be_config(type(held)):  # type: ignore[arg-type]  # hashable
+        return False
+    return isinstance(getattr(held, "__dict__", None), dict)
 
 
 @lru_cache(maxsize=_KINDS_REMEMBERED)
 def _may_be_config(kind: type) -> bool:
     """Whether objects of a class can be such. Most attributes are of few classes."""
     foreign = not kind.__module__.startswith(("torch.", "builtins"))
-    return foreign and not issubclass(kind, (*_OPAQUE, int)) and not hasattr(kind, "__call__")
+    return foreign and not issubclass(kind, (*_OPAQUE, int))
 
 
 @contextmanager

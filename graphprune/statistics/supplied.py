@@ -58,7 +58,9 @@ def read(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -
     whole = max(number // batch, 1) * batch
     index = torch.arange(whole) % number  # fewer than the captured batch: some are repeated
     tensors = [t[index.to(t.device)] if cut else t for t, cut in zip(joined, which, strict=True)]
-    return split(deps, tensors, f"{number} inputs from data")
+    more = sum(len(tensors[at]) for tensors in items) > number
+    which_ones = "the first " if more or next(given, None) is not None else ""
+    return split(deps, tensors, f"{which_ones}{number} inputs from data")
 
 
 def of_parts(program: Program, deps: Dependencies, batches: Sequence[Batch], most: int) -> Samples:

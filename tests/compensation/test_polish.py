@@ -208,11 +208,28 @@ def test_an_effort_is_a_name_or_seconds(effort: object) -> None:
         calibration.Options(effort=effort)
 
 
-def test_fewer_samples_are_read_where_little_time_is_granted() -> None:
+def _read(monkeypatch: pytest.MonkeyPatch, effort: str | float, pace: float) -> str:
+    """What the report says of the samples read, on a machine of a given pace."""
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 4)), torch.randn(256, 6)
-    plan = graphprune.plan(model, 0.5, example_inputs=x[:2], data=[x], effort=0.05)
-    plan.apply()
-    assert plan.report is not None
-    assert plan.report.compensation.startswith("statistics from ")
-    assert int(plan.report.compensation.split()[2]) < 256
+    monkeypatch.setattr(calibration, "slowness", lambda *_: pace)
+    options: dict[str, object] = {"data": [x], "effort": effort, "verify": False}
+    plan = graphprune.plan(model, 0.5, example_inputs=x[:2], **options)
+    return plan.report.compensation
+
+
+def test_fewer_samples_are_read_where_little_time_is_granted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "224 inputs from data" in _read(monkeypatch, 60.0, 1.0)
+    idle, busy = (_read(monkeypatch, 0.05, pace) for pace in (1.0, 3.0))
+    assert idle.startswith("statistics from the first ")
+    assert busy.startswith("statistics from the first ")
+    assert 8 <= int(busy.split()[4]) < int(idle.split()[4]) < 224
+
+
+def test_auto_reads_as_many_samples_as_a_minute_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "from 224 inputs from data" in _read(monkeypatch, "auto", 1e6), "next to no time"
+    monkeypatch.setattr(calibration, "PASSES_SECONDS", 0.05)
+    assert "from the first " in _read(monkeypatch, "auto", 1.0)
+    assert "from 224 inputs" in _read(monkeypatch, "balanced", 1.0), "named efforts take their time"

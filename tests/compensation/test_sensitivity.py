@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.compensation import sensitivity as module
 from graphprune.compensation.curves import loss_curves
 from graphprune.compensation.perturb import perturb
 from graphprune.compensation.sensitivity import Sensitivity, sensitivities
+from graphprune.core.allowance import Allowance
 from graphprune.engine.engine import Engine
 from graphprune.engine.run import chunked
-from graphprune.statistics.samples import split
+from graphprune.statistics.samples import Samples, split
 
 
 def _sensed(model: nn.Module, x: Tensor) -> list[Sensitivity | None]:
@@ -53,6 +57,27 @@ def test_what_varies_alike_over_positions_does_not_cancel() -> None:
     assert together is not None
     assert together.whole == pytest.approx(1.0, rel=0.3)
     assert alone.whole == pytest.approx(1.0, rel=0.3), "relative to results that cancel alike"
+
+
+def test_without_time_the_first_samples_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 5)), torch.randn(64, 6)
+    deps = graphprune.analyze(model, x[:2])
+    ops = [op for op in deps.source.ops if op.type == "aten.linear"]
+    samples = Samples([(part,) for part in x.split(8)], 8, "test")
+    runs: list[int] = []
+    whole = module._sensed
+
+    def counted(*args: Any) -> Any:
+        runs.append(1)
+        return whole(*args)
+
+    monkeypatch.setattr(module, "_sensed", counted)
+    assert sensitivities(deps, samples, ops) is not None
+    assert len(runs) == 8
+    found = sensitivities(deps, samples, ops, Allowance(0.0))
+    assert found is not None and set(found) == set(ops)
+    assert len(runs) == 9
 
 
 class Cut(nn.Module):

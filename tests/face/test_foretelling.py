@@ -13,7 +13,7 @@ from torch import nn
 
 import graphprune
 from graphprune import foretelling
-from graphprune.compensation import forecast
+from graphprune.compensation import calibration, forecast
 from graphprune.core import progress as bars
 
 
@@ -25,7 +25,7 @@ def _net() -> nn.Module:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
     """Everything takes long: a machine that is a million times slower than it is thought to be."""
-    monkeypatch.setattr(foretelling, "slowness", lambda *_: 1e6)
+    monkeypatch.setattr(calibration, "slowness", lambda *_: 1e6)
     monkeypatch.setattr(foretelling, "_DOUBTFUL", 0.0)
     caplog.set_level(logging.INFO, "graphprune")
     return lambda: [text for text in caplog.messages if "takes about" in text]

@@ -27,7 +27,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from graphprune.core.allowance import Allowance
+from graphprune.core.allowance import UNLIMITED, Allowance
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
 from graphprune.engine.run import Chunk, sampled
@@ -71,8 +71,6 @@ Synthesis: TypeAlias = Callable[
 ]
 """`match_norms` or `invert_classes`."""
 
-_UNLIMITED = Allowance()
-
 
 def sample(
     deps: Dependencies,
@@ -82,7 +80,7 @@ def sample(
     seed: int,
     advance: Callable[[float], None] = lambda _: None,
     granted: float | None = None,
-    allowed: Allowance = _UNLIMITED,
+    allowed: Allowance = UNLIMITED,
 ) -> Samples:
     """Make inputs for a model that was captured as a whole.
 
