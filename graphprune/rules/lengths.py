@@ -35,7 +35,30 @@ def settled(op: Op, place: int) -> dict[int, int]:
         fitting = [size for size in sizes if _meets(op, place, at, size)]
         if len(fitting) == 1:
             found[at] = fitting[0]
+        elif not fitting and _fits(op, place, at, 1) and not _fits(op, place, at, _OPEN + at):
+            found[at] = 1  # it has no axis that could be met
     return found
+
+
+def _fits(op: Op, place: int, at: int, size: int) -> bool:
+    """Whether the rule takes a dimension of such a length."""
+    rule = _RULES.get(op.type)
+    if rule is None:
+        return False
+    try:
+        applied(rule, _site(op, place, at, size))
+    except AxisError:
+        return False
+    return True
+
+
+def _site(op: Op, place: int, at: int, size: int) -> Site:
+    """An operation of which one length of an operand is tried, and the others stay open."""
+    operand = op.inputs[place]
+    assert operand is not None
+    shape = tuple(size if i == at else _OPEN + i for i in range(len(operand.shape)))
+    made = _with(op, place, shape, [])
+    return Site(made, {v: [atom(n) for n in v.shape] for v in made.inputs if v is not None})
 
 
 def kept(op: Op, place: int) -> Sequence[int | None]:
@@ -65,20 +88,20 @@ def kept(op: Op, place: int) -> Sequence[int | None]:
 
 def _meets(op: Op, place: int, at: int, size: int) -> bool:
     """Whether a dimension of such a length is an axis of another operand."""
-    operand = op.inputs[place]
-    assert operand is not None
-    shape = tuple(size if i == at else _OPEN + i for i in range(len(operand.shape)))
-    made = _with(op, place, shape, [])
-    dims = {v: [atom(length) for length in v.shape] for v in made.inputs if v is not None}
     rule = _RULES.get(op.type)
     if rule is None:
         return False
-    own = made.inputs[place]
-    assert own is not None
-    others = [axis for v, held in dims.items() if v is not own for dim in held for axis in dim]
+    site = _site(op, place, at, size)
+    others = [
+        axis
+        for i, value in enumerate(site.op.inputs)
+        if value is not None and i != place
+        for dim in site.dims(i)
+        for axis in dim
+    ]
     with suppress(AxisError):  # other lengths are wrong still, and there are no results
-        applied(rule, Site(made, dims))
-    met = set(leaves(dims[own][at]))
+        applied(rule, site)
+    met = set(leaves(site.dims(place)[at]))
     shared = [parts for axis in others if not met.isdisjoint(parts := leaves((axis,)))]
     refined = any("do not divide" in (axis.reason or "") for parts in shared for axis in parts)
     return bool(shared) and not refined

@@ -128,12 +128,14 @@ def engine() -> Engine:
 
 def lacks(op: Op) -> str:
     """Why an operation cannot be run at all, or nothing."""
-    if op.source is None or not lacking(op.source.proto):
+    found = None if op.source is None else lacking(op.source.proto)
+    if found is None:
         return ""
-    return (
-        f"nothing here runs {type_name(op.source.proto)} at {op.name}: what computes it can be "
-        "registered beside its rule (graphprune.axis_rule(..., run=))"
-    )
+    what = f"nothing here runs {type_name(found)} at {op.name}"
+    if found is not op.source.proto:
+        return f"{what}, in a graph of its own"
+    way = "what computes it can be registered beside its rule (graphprune.axis_rule(..., run=))"
+    return f"{what}: {way}"
 
 
 def prepared(

@@ -11,7 +11,15 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.frontends.onnx.functions import closed
 from graphprune.frontends.onnx.lift import LiftedFile
-from graphprune.frontends.onnx.model import APART, Source, used_names, without_initializers
+from graphprune.frontends.onnx.model import (
+    APART,
+    Source,
+    captured,
+    renamed,
+    renamed_inside,
+    used_names,
+    without_initializers,
+)
 from graphprune.frontends.onnx.stored import Lowered, Stored
 from graphprune.frontends.onnx.tensors import Array
 
@@ -35,10 +43,12 @@ class Frame:
         self.new: dict[str, Stored] = {}
         self._inserted: list[tuple[NodeProto, NodeProto]] = []  # each before a node
         self._appended: list[tuple[NodeProto, NodeProto]] = []  # each behind a node
+        self._returned: list[NodeProto] = []  # each gives a result of the model anew
         self._cut: dict[str, tuple[int, ...]] = {}
 
     def finish(self) -> Lowered:
         """The smaller model, whole."""
+        self._return()
         self._place()
         self._tensors()
         self._shapes()
@@ -70,8 +80,32 @@ class Frame:
         result = self.fresh(operands[-1] if kind == "Where" else operands[0])
         made = helper.make_node(kind, operands, [result], name=f"{result}/{kind}")
         self._inserted.append((node, made))
-        node.input[place] = result
+        self.feed(node, place, result)
         return result
+
+    def feed(self, node: NodeProto, place: int, name: str) -> None:
+        """Let a node, or a graph inside it, read another value at a place."""
+        if place < len(node.input):
+            node.input[place] = name
+            return
+        renamed_inside(node, captured(node)[place - len(node.input)], name)
+
+    def returns(self, node: NodeProto) -> None:
+        """Let the model return what a node makes, whose operand went by the result's name.
+
+        Whoever else reads the operand goes on reading it, by a new name.
+        """
+        self._returned.append(node)
+
+    def _return(self) -> None:
+        graph = self.out.frame.graph
+        for node in self._returned:
+            (name,) = node.output
+            other = self.fresh(name)
+            for _, made in self._inserted:
+                made.input[:] = [other if given == name else given for given in made.input]
+            renamed(graph, name, other)
+            graph.node.append(node)
 
     def share(self, node: NodeProto, share: float, dtype: str) -> None:
         """Multiply the result of a mean, so that it divides by as many as before."""

@@ -5,7 +5,8 @@
 2. Attributes, and arguments that are constants, get their new numbers.
 3. Arguments that the file computes from shapes stay computed where the computation still gives the
    right numbers. Where it does not, the entries concerned are fixed and the others stay computed.
-   The same holds for numbers that enter the data, such as a softmax scale taken from a length.
+   The same holds for numbers that enter the data, such as a softmax scale taken from a length, for
+   those that a graph inside a node reads, and for those that the model returns.
 4. Shapes that the file states are brought up to date; everything else stays as it was.
 """
 
@@ -69,6 +70,7 @@ class _Writer:
             self._attributes(op, node)
             for place, name in source.arguments.items():
                 self._argument(op, node, place, name, found)
+        self._results(found)
         return self.file.finish()
 
     # --- weights ----------------------------------------------------------------------------
@@ -113,7 +115,7 @@ class _Writer:
             self.file.new[name] = self._cut(name, origin, value)
         self.out.names[value] = name
         if origin not in alike:
-            node.input[place] = name
+            self.file.feed(node, place, name)
 
     def _cut(self, name: str, origin: str, value: Value) -> Stored:
         proto = self.source.constants[origin]
@@ -161,6 +163,14 @@ class _Writer:
             self.out.edits[f"{op.name}.{attr}"] = changed[attr]
         self._settle(node, place, name, wanted, found)
 
+    def _results(self, found: Mapping[str, Array]) -> None:
+        """Results that shapes determine: the model returns what it returned before."""
+        for item in self.source.model.graph.output:
+            if item.name in found and item.name not in self.lifted.values:
+                node = helper.make_node("Identity", [item.name], [item.name], f"{item.name}/kept")
+                self._settle(node, 0, item.name, self.lifted.traces.first.known[item.name], found)
+                self.file.returns(node)
+
     def _settle(
         self, node: NodeProto, place: int, name: str, wanted: Array, found: Mapping[str, Array]
     ) -> None:
@@ -171,7 +181,7 @@ class _Writer:
         if present.shape == wanted.shape and np.array_equal(present, wanted):
             return
         if name in self.source.constants or self.lifted.traces.fixed(name):
-            node.input[place] = self.file.constant(name, wanted)
+            self.file.feed(node, place, self.file.constant(name, wanted))
             return
         if present.shape != wanted.shape:
             raise LiftError(

@@ -17,6 +17,7 @@ from onnx import NodeProto, TypeProto, helper
 
 from graphprune.core.errors import EvaluationError, named_line
 from graphprune.engine.granted import stand_in
+from graphprune.frontends.onnx.model import subgraphs
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch, dtype_name
 from graphprune.rules.registry import evaluation, is_known
 
@@ -39,9 +40,17 @@ def evaluator(node: NodeProto) -> Callable[..., Any] | None:
     return evaluation(type_name(node))
 
 
-def lacking(node: NodeProto) -> bool:
-    """Whether nothing here can run a node."""
-    return is_own(node) and evaluator(node) is None
+def lacking(node: NodeProto) -> NodeProto | None:
+    """What keeps a node from being run here: itself, or a node of a graph inside it."""
+    if is_own(node):
+        return node if evaluator(node) is None else None
+    inner = (n for body in subgraphs(node) for n in body.node)
+    return next((found for n in inner if (found := foreign(n)) is not None), None)
+
+
+def foreign(node: NodeProto) -> NodeProto | None:
+    """A node of a domain that no runtime knows: this one, or one of a graph inside it."""
+    return node if is_own(node) else lacking(node)
 
 
 # --- types --------------------------------------------------------------------------------------

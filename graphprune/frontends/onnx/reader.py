@@ -214,7 +214,9 @@ class Reader:
         return value
 
     def finish(self) -> None:
-        """Add the outputs."""
+        """Add the outputs; those of lengths alone are read, so that what they follow from holds."""
         for item in self._source.model.graph.output:
+            if item.name in self._makers and item.name not in self.values:
+                self.read(self._makers[item.name])
             if item.name in self.values:
                 self.graph.outputs.append(self.values[item.name])

@@ -19,11 +19,12 @@ from onnx.reference import ReferenceEvaluator
 
 from graphprune.core.errors import EvaluationError
 from graphprune.frontends.onnx.model import Source
-from graphprune.frontends.onnx.own import Stated, evaluator, is_own, types_by_run
+from graphprune.frontends.onnx.own import Stated, evaluator, is_own, lacking, types_by_run
 from graphprune.frontends.onnx.tensors import INTEGERS, Array
 
 _WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "STFT")
 _AS_OPERAND = ("GroupNormalization", "MeanVarianceNormalization")  # without inference of their own
+_MISREAD = {"STFT": "onesided"}  # attributes whose default onnx's inference takes for another
 _MOST = 1 << 16  # elements of a value that is worked out ahead of time
 
 
@@ -139,7 +140,7 @@ def _own_types(
     source: Source, node: NodeProto, trace: Trace, stated: Stated
 ) -> Mapping[str, TypeProto]:
     """Types of the results of an operation that has no schema: stated, or those of a run."""
-    if not is_own(node):
+    if not is_own(node) and lacking(node) is None:
         return {}
     found = {name: type_ for name in node.output if (type_ := stated.type_of(name)) is not None}
     given = [name for name in node.input if name]
@@ -192,7 +193,7 @@ def _inferred(source: Source, node: NodeProto, trace: Trace) -> Mapping[str, Typ
     try:
         return shape_inference.infer_node_outputs(
             known,
-            node,
+            _said(node, known),
             {name: trace.types[name] for name in given},
             data,
             opset_imports=source.model.opset_import,
@@ -203,6 +204,17 @@ def _inferred(source: Source, node: NodeProto, trace: Trace) -> Mapping[str, Typ
         raise Misfit(f"{where}: {_reason(error)}") from error
     except (onnx.checker.ValidationError, RuntimeError, ValueError, KeyError, IndexError):
         return {}
+
+
+def _said(node: NodeProto, known: onnx.defs.OpSchema) -> NodeProto:
+    """A node whose attribute is said where its inference would take another default."""
+    name = _MISREAD.get(node.op_type)
+    if name is None or node.domain or any(a.name == name for a in node.attribute):
+        return node
+    out = NodeProto()
+    out.CopyFrom(node)
+    out.attribute.append(known.attributes[name].default_value)
+    return out
 
 
 def _small(array: Array) -> TensorProto:

@@ -70,7 +70,11 @@ def _holds_own(model: ModelProto) -> bool:
     """Whether a model holds operations that no runtime knows, calls of its own functions aside."""
     local = {(f.domain, f.name) for f in model.functions}
     bodies = (model.graph.node, *(f.node for f in model.functions))
-    return any(is_own(n) and (n.domain, n.op_type) not in local for nodes in bodies for n in nodes)
+    return any(
+        (is_own(n) or lacking(n) is not None) and (n.domain, n.op_type) not in local
+        for nodes in bodies
+        for n in nodes
+    )
 
 
 def _stepwise(
@@ -173,7 +177,7 @@ def stop_at_foreign(model: ModelProto, known: Collection[str] = ()) -> set[str]:
     nodes = []
     local = {(f.domain, f.name) for f in model.functions}
     for node in model.graph.node:
-        foreign = lacking(node) and (node.domain, node.op_type) not in local
+        foreign = lacking(node) is not None and (node.domain, node.op_type) not in local
         foreign = foreign and not all(name in known for name in node.output if name)
         if foreign or gone.intersection((*node.input, *captured(node))):
             gone.update(name for name in node.output if name)
