@@ -2,15 +2,18 @@
 
     python tools/bench_training.py digits --nets ResNet-BN VGG-BN --seeds 3
     python tools/bench_training.py fashion --split test
+    python tools/bench_training.py fashion --chain 10 20 --nets ResNet-BN --split test
 
 Every network is trained, then every method gets as many epochs again:
 
 - structured, a share of the parameters removed: one-shot and tuning; the same with compensation;
   `recover` (without labels); group lasso or gates (half of the epochs), then one-shot and tuning;
-  gradual removal until half of the epochs are over; Torch-Pruning's group lasso, where it is
-  installed, half of the epochs too;
+  gradual removal until half of the epochs are over, and the same compensated; where they are
+  installed, Torch-Pruning's group lasso, half of the epochs too, and torch-kirigami's one-shot;
 - single weights, trained from scratch: SNIP's masks, gradual magnitude, SET, RigL;
-- the chain: shrink, recover, int8, ONNX Runtime, with the bytes of files before and after.
+
+`--chain` runs shrink, recover (without labels), int8 and ONNX Runtime instead, to files of so many
+times fewer bytes, and prints a table.
 """
 
 from __future__ import annotations
@@ -20,13 +23,12 @@ import copy
 import importlib.util
 import itertools
 import statistics
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy.peers import torch_pruning_lasso
+from accuracy.chain import HEAD, Chain, chain, line, ratio_for, with_wide
+from accuracy.peers import kirigami, torch_pruning_lasso
 from accuracy.tasks import TASKS, Task
 from accuracy.training import accuracy, train, trained
 from torch import nn
@@ -40,7 +42,8 @@ STRENGTH = 0.1
 LOOKS = 40
 """How often it may grow, at most."""
 
-PEER = "Torch-Pruning's group lasso"
+PEERS = {"Torch-Pruning's group lasso": "torch_pruning", "torch-kirigami, tuned": "torch_kirigami"}
+"""Rows of other tools, with the module that each needs; left out where it is not installed."""
 
 Row = dict[str, list[float]]
 
@@ -94,13 +97,13 @@ def structured(
         tuned(net, half, attach)
         return tuned(held[0].plan(compensate=False).apply(), epochs - half)
 
-    def gradual() -> nn.Module:
+    def gradual(data: Any = None) -> nn.Module:
         net = copy.deepcopy(model)
 
         def attach(optimizer: torch.optim.Optimizer, steps: int) -> None:
             end = steps // 2
             schedule = Schedule(0.0, ratio, steps // 10, end, max((end - steps // 10) // 6, 1))
-            Gradual(net, schedule, example_inputs=first).attach(optimizer)
+            Gradual(net, schedule, example_inputs=first, data=data).attach(optimizer)
 
         return tuned(net, epochs, attach)
 
@@ -122,10 +125,11 @@ def structured(
         return tuned(pruned(ratio), epochs - half)
 
     return {
-        PEER: peer,
+        "Torch-Pruning's group lasso": peer,
+        "torch-kirigami, tuned": lambda: tuned(kirigami(model, first, ratio), epochs),
         "one-shot, tuned": one_shot, "compensated, tuned": compensated,
         "compensated, recovered": recovered, "group lasso": lasso, "gates": gated,
-        "gradual": gradual,
+        "gradual": gradual, "gradual, compensated": lambda: gradual(task.inputs),
     }  # fmt: skip
 
 
@@ -158,35 +162,45 @@ def sparse(
     }
 
 
-def chain(
-    model: nn.Module, task: Task, held: Any, epochs: int, ratio: float
-) -> list[tuple[str, float, float]]:
-    """Stages of `deploy`: name, times fewer bytes, accuracy."""
-
-    def judge(predict: Any) -> float:
-        return 100 * float((predict(held[0]).argmax(1) == held[1]).float().mean())
-
-    with tempfile.TemporaryDirectory() as folder:
-        done = graphprune.deploy(
-            model, ratio, data=task.train[0], out=Path(folder) / "out.onnx", metric=judge,
-            recover={"epochs": epochs},
-        )  # fmt: skip
-    whole = done.stages[0].bytes
-    return [(stage.name, whole / stage.bytes, stage.metric or 0.0) for stage in done.stages]
+def chained(name: str, kind: str, times: list[float], seeds: int, epochs: int | None, part: str) -> None:
+    """Print what the chain to so many times fewer bytes gives, for one kind of network."""
+    ratios: dict[float, float] = {}
+    rows: dict[float, list[Chain]] = {wanted: [] for wanted in times}
+    for seed in range(seeds):
+        task = with_wide(TASKS[kind](seed))
+        held = task.test if part == "test" else task.validation
+        model = trained(name, kind, task, seed)
+        number = epochs or task.epochs.get(name, task.epochs[""])
+        for wanted in times:
+            if wanted not in ratios:  # bytes hardly depend on the seed
+                ratios[wanted] = ratio_for(model, task, wanted)
+            found = chain(model, task, held, ratios[wanted], {"epochs": number, "seed": seed})
+            rows[wanted].append(found)
+    for wanted, held_rows in rows.items():
+        print(line(name, wanted, held_rows), flush=True)
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chain", nargs="*", type=float, help="times fewer bytes, and nothing else")
     parser.add_argument("task", choices=[name for name in TASKS if name != "words"])
     parser.add_argument("--nets", nargs="*", default=["ResNet-BN", "MobileNet", "VGG-BN", "ViT"])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--methods", nargs="*", help="rows by name, or chain; all by default")
+    parser.add_argument("--methods", nargs="*", help="rows by name; all by default")
     parser.add_argument("--epochs", type=int, help="of each method; the task's own by default")
     parser.add_argument("--ratio", type=float, default=0.8, help="of the parameters, structured")
     parser.add_argument("--sparsity", type=float, default=0.9, help="of single weights")
     parser.add_argument("--split", choices=["validation", "test"], default="validation")
     arguments = parser.parse_args()
+    if arguments.chain is not None:
+        print(HEAD, flush=True)
+        for name in arguments.nets:
+            chained(
+                name, arguments.task, arguments.chain or [10.0, 20.0], arguments.seeds,
+                arguments.epochs, arguments.split,
+            )  # fmt: skip
+        return
     for name in arguments.nets:
         rows: Row = {}
         for seed in range(arguments.seeds):
@@ -196,17 +210,13 @@ def main() -> None:
             model = trained(name, arguments.task, task, seed)
             rows.setdefault("dense", []).append(accuracy(model, held))
             methods = structured(model, task, epochs, seed, arguments.ratio)
-            if not importlib.util.find_spec("torch_pruning"):
-                del methods[PEER]
+            for row, needed in PEERS.items():
+                if not importlib.util.find_spec(needed):
+                    del methods[row]
             methods |= sparse(task.nets[name], task, epochs, seed, arguments.sparsity)
             for method, run in methods.items():
                 if not arguments.methods or method in arguments.methods:
                     rows.setdefault(method, []).append(accuracy(run(), held))
-            if arguments.methods and "chain" not in arguments.methods:
-                continue
-            for stage, times, score in chain(model, task, held, epochs, arguments.ratio):
-                rows.setdefault(f"chain: {stage}", []).append(score)
-                rows.setdefault(f"chain: {stage}, times fewer bytes", []).append(times)
         print(f"\n{name}, {arguments.task}, {arguments.split}, {arguments.seeds} trainings")
         for method, found in rows.items():
             print(f"  {method:38} {statistics.mean(found):6.1f}  {[round(x, 1) for x in found]}")

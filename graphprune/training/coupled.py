@@ -41,11 +41,21 @@ class Owned:
 
     def scale(self, parameter: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         """The parameter, each slice times its owner's factor; slices without one as they are."""
-        owners = self.owners.to(factors.device)
-        each = torch.where(owners < 0, 1.0, factors[owners.clamp(min=0)])
-        shape = [1] * parameter.dim()
+        return parameter * self.spread(factors, parameter.dim(), 1.0).to(parameter.dtype)
+
+    def spread(self, values: torch.Tensor, dims: int, other: float = 0.0) -> torch.Tensor:
+        """What each index has, in a shape that broadcasts to the parameter's.
+
+        Args:
+            values: A number for each index.
+            dims: Dimensions of the parameter.
+            other: The number for positions that no index owns.
+        """
+        owners = self.owners.to(values.device)
+        each = torch.where(owners < 0, other, values[owners.clamp(min=0)])
+        shape = [1] * dims
         shape[self.dim] = -1
-        return parameter * each.to(parameter.dtype).reshape(shape)
+        return each.reshape(shape)
 
 
 class Coupled:

@@ -12,8 +12,11 @@ from graphprune.api import plan
 from graphprune.choice.constants import RATIO_TOLERANCE
 from graphprune.core.errors import BudgetError, GraphPruneError, OptionError
 from graphprune.costs.registry import Counting, cost_name
+from graphprune.frontends.torch.inputs import as_inputs
 from graphprune.loading import plan_of
+from graphprune.models import given_data
 from graphprune.plans import Plan
+from graphprune.statistics.batches import read_batches
 from graphprune.training.attached import Attached, bare
 from graphprune.training.carry import become, carry
 from graphprune.training.schedule import Schedule
@@ -25,6 +28,8 @@ class Gradual(Attached):
     At each step that the schedule names, the least useful channels go: the model object becomes
     the smaller network (it stays the same object), and the optimizer's state loses the same
     slices. Training goes on as if the channels had been masked (test: step for step, in float64).
+    With `data`, each removal is compensated: the weights that stay take over what goes, from
+    statistics of the network as it is then.
 
     Args:
         model: The model that is trained; changed in place.
@@ -33,8 +38,10 @@ class Gradual(Attached):
         example_inputs: As for `graphprune.shrink`.
         also: Further modules of the same class and widths that lose the same channels: averages of
             the weights (the `module` of `torch.optim.swa_utils.AveragedModel`).
-        **options: As for `graphprune.plan`. `compensate` is off and `importance` is
-            `"group_norm"` where not given: training itself makes up for what goes.
+        data: As for `graphprune.shrink`, read once. With it `compensate` is on and `importance`
+            `"auto"` where not given; without it, `compensate` is off and `importance` is
+            `"group_norm"`, and training alone makes up for what goes.
+        **options: As for `graphprune.plan`.
 
     Attributes:
         plans: What was removed so far, step by step.
@@ -61,6 +68,7 @@ class Gradual(Attached):
         *,
         example_inputs: Any = None,
         also: Sequence[nn.Module] = (),
+        data: Any = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -79,9 +87,12 @@ class Gradual(Attached):
         self.plans: list[dict[str, Any]] = []
         self.removed = 0.0
         self._options: dict[str, Any] = {
-            "compensate": False, "importance": "group_norm", "example_inputs": example_inputs,
-            **options,
+            "compensate": data is not None, "example_inputs": example_inputs,
+            "importance": "group_norm" if data is None else "auto", **options,
         }  # fmt: skip
+        if data is not None:
+            given = given_data(data, self.model, as_inputs(example_inputs))
+            self._options["data"] = read_batches(given, self.model)
 
     def after(self) -> None:
         """Remove channels where the schedule says so."""
@@ -157,5 +168,5 @@ class Gradual(Attached):
             raise GraphPruneError("load a state into a fresh Gradual, whose model is still whole")
         super().load_state_dict(state)
         for data in state["plans"]:
-            self._take(plan_of(data))
+            self._take(plan_of({**data, "compensate": False}))  # the weights themselves follow
         self.removed = float(state["removed"])

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError, OptionError
 
 T = TypeVar("T", bound=torch.optim.Optimizer)
+B = TypeVar("B")
 
 
 class Ranks:
@@ -53,7 +53,7 @@ class Ranks:
         if self._held is not None:
             self._held.unwrap_model(model, keep_fp32_wrapper=False)
 
-    def part(self, batches: Sequence[Batch]) -> list[Batch]:
+    def part(self, batches: Sequence[B]) -> list[B]:
         """What this rank trains on: as many batches on every rank.
 
         Raises:

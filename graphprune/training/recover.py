@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from graphprune.training.distil import (
     watched,
 )
 from graphprune.training.ranks import Ranks
+from graphprune.training.shuffled import Shuffled
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -112,7 +113,8 @@ def recover(
             made, as for compensation.
         epochs: Passes over the data, at most.
         rate: Highest learning rate.
-        batch_size: Samples for a step.
+        batch_size: Samples for a step, whatever the size of the batches in `data`; the samples of
+            equal shapes are shuffled anew for each epoch.
         loss: A function (outputs, labels) -> scalar for the labels.
         features: Whether layers are compared too; only where `small` was made in this process.
         temperature: T of `distillation`.
@@ -153,13 +155,14 @@ def recover(
     batches = _batches(teacher, data, seed)
     if loss is not None and any(batch.labels is None for batch in batches):
         raise GraphPruneError("loss= needs labels: pass data as batches of (inputs, labels)")
-    pieces = [piece for batch in batches for piece in _pieces(batch, batch_size)]
-    training, held = _divided(pieces, seed)
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = Shuffled(batches, batch_size, generator)
+    held = shuffled.hold_out(HELD_OUT)
     modes = {module: module.training for module in teacher.modules()}
     teacher.eval()
     try:
         trainer = _Trainer(student, teacher, layers, loss, temperature, writer, ranks)
-        trainer.run(ranks.part(training), held, epochs, rate, seconds, callback, seed)
+        trainer.run(shuffled, held, epochs, rate, seconds, callback)
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -212,23 +215,6 @@ def _batches(teacher: nn.Module, data: Any, seed: int) -> list[Batch]:
     return out
 
 
-def _pieces(batch: Batch, size: int) -> Iterator[Batch]:
-    """A batch in parts of at most so many samples."""
-    for start in range(0, batch.samples, size):
-        yield batch.part(start, start + size)
-
-
-def _divided(pieces: list[Batch], seed: int) -> tuple[list[Batch], list[Batch]]:
-    """What is trained on, and what is held out."""
-    if len(pieces) < 2:
-        pieces = [half for piece in pieces for half in _pieces(piece, -(-piece.samples // 2))]
-    if len(pieces) < 2:
-        raise GraphPruneError("recover needs at least two samples: one of them is held out")
-    order = torch.randperm(len(pieces), generator=torch.Generator().manual_seed(seed)).tolist()
-    number = max(1, len(pieces) // HELD_OUT)
-    return [pieces[i] for i in order[number:]], [pieces[i] for i in order[:number]]
-
-
 class _Trainer:
     """The loop of `recover`.
 
@@ -253,28 +239,28 @@ class _Trainer:
 
     def run(
         self,
-        training: list[Batch],
+        shuffled: Shuffled,
         held: list[Batch],
         epochs: int,
         rate: float,
         seconds: float | None,
         callback: Callback | None,
-        seed: int,
     ) -> None:
         """Train; the best weights on the held-out batches stay in the student."""
         start = time.monotonic()
         whole = torch.optim.AdamW(self.student.parameters(), lr=rate)
         self._wrapped, optimizer = self._ranks.prepared(self.student, whole)
+        training = self._ranks.part(shuffled())
         total = epochs * len(training)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(whole, total)
-        generator = torch.Generator().manual_seed(seed)
         best = self.done.before = self._judge(held)
         kept, worse = copy.deepcopy(self.student.state_dict()), 0
         with interruptible(lambda: _STOPPED), progress("recovering") as advance:
-            for _ in range(epochs):
+            for epoch in range(epochs):
                 going = True
-                for i in torch.randperm(len(training), generator=generator).tolist():
-                    going = self._step(training[i], optimizer, callback)
+                training = self._ranks.part(shuffled()) if epoch else training
+                for drawn in training:
+                    going = self._step(drawn.batch(), optimizer, callback)
                     schedule.step()
                     advance(self.done.steps / total)
                     if seconds is not None and time.monotonic() - start > seconds:

@@ -68,3 +68,15 @@ def test_a_file_that_cannot_be_folded_stays(tmp_path: Path) -> None:
     path.write_bytes(b"no model")
     assert fold_file(path) == 0
     assert (before, path.read_bytes()) == (before, b"no model")
+
+
+def test_a_file_holds_no_traces_of_the_code_that_it_comes_from(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    net = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 4)).eval()
+    write_module(net, ((torch.randn(2, 6),), {}), path)
+    model = onnx.load(path)
+    graph = model.graph
+    for held in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        assert not [x.key for x in held.metadata_props if x.key.startswith(("pkg.", "namespace"))]
+    assert b"File " not in path.read_bytes()
+    assert graph.node[0].name  # names stay

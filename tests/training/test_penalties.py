@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune import OptionError
+from graphprune import BudgetError, OptionError
 from graphprune.core.errors import GraphPruneError
 from graphprune.training import L1, GroupLasso, ScaleL1
 from tests.training.nets import INPUTS, LABELS, cnn, train
@@ -137,23 +137,62 @@ def test_values_that_cannot_be_meant_are_refused() -> None:
         GroupLasso(model, 1.0, target=0.5, of="watts", example_inputs=INPUTS[:2])
 
 
-@pytest.mark.parametrize("proximal", [None, False])
-def test_with_a_target_only_what_is_to_go_is_closed(proximal: bool | None) -> None:
+OPTIMIZERS: dict[str, Any] = {
+    "sgd": lambda p: torch.optim.SGD(p, 0.1),
+    "adam": lambda p: torch.optim.Adam(p, 1e-2),
+}
+
+
+@pytest.mark.parametrize("optimizing", OPTIMIZERS)
+@pytest.mark.parametrize("kind", [GroupLasso, L1, ScaleL1])
+def test_with_a_target_all_that_is_to_go_is_closed_and_no_more(kind: Any, optimizing: str) -> None:
     model = cnn()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    penalty = GroupLasso(
-        model, 0.01, proximal=proximal, target=0.5, every=2, example_inputs=INPUTS[:2]
-    ).attach(optimizer)
-    train(model, optimizer, 2)
-    wanted = graphprune.plan(
-        model, 0.5, importance="group_norm", compensate=False, example_inputs=INPUTS[:2]
-    )
+    optimizer = OPTIMIZERS[optimizing](model.parameters())
+    plans: list[Any] = []
+
+    def look(*_: Any) -> None:
+        plans.append(
+            graphprune.plan(
+                model, 0.5, importance=kind.criterion, compensate=False, example_inputs=INPUTS[:2]
+            )
+        )
+
+    handle = optimizer.register_step_post_hook(look)  # it comes before the penalty's own
+    penalty = kind(model, 0.01, target=0.5, every=1, example_inputs=INPUTS[:2]).attach(optimizer)
+    train(model, optimizer, 1)
+    handle.remove()
+    train(model, optimizer, 80)  # far longer than it takes: a strength that grew closes no more
     gone = {
         edit.name: edit.size - (edit.size if edit.keep is None else len(edit.keep))
-        for edit in wanted.groups
+        for edit in plans[0].groups
     }
-    train(model, optimizer, 60)  # far longer than it takes: a strength that grew closes no more
-    if proximal is None:
-        assert penalty.proximal and penalty.met
-        assert penalty.closed() == gone and sum(gone.values()) < 28
-    assert all(penalty.closed()[name] <= number for name, number in gone.items())
+    assert penalty.proximal and penalty.met
+    assert penalty.closed() == gone and 0 < sum(gone.values()) < 28
+    grown = penalty.strength
+    train(model, optimizer, 4)
+    assert penalty.strength == grown
+
+
+def test_groups_without_scales_stay_whole() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 16, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    penalty = ScaleL1(model, 0.1, target=0.4, every=2, example_inputs=INPUTS[:2]).attach(optimizer)
+    train(model, optimizer, 60)
+    closed = penalty.closed()
+    assert penalty.met and closed["0.weight[0]"] > 0 and closed["3.weight[0]"] == 0
+    beyond = ScaleL1(model, 0.1, target=0.95, every=1, example_inputs=INPUTS[:2])
+    beyond.attach(torch.optim.SGD(model.parameters(), 0.1))
+    with pytest.raises(BudgetError):
+        train(model, beyond.optimizer, 1)
+
+
+@pytest.mark.parametrize("kind", [GroupLasso, L1, ScaleL1])
+def test_a_target_without_the_proximal_step_is_refused(kind: Any) -> None:
+    with pytest.raises(OptionError, match="proximal step"):
+        kind(cnn(), 0.01, proximal=False, target=0.5, example_inputs=INPUTS[:2])
+    with pytest.raises(OptionError, match="strength=0"):
+        kind(cnn(), 0, target=0.5, example_inputs=INPUTS[:2])

@@ -10,9 +10,11 @@ from torch import nn
 
 import graphprune
 from graphprune import OptionError
+from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError
 from graphprune.training import distillation, recover
 from graphprune.training.distil import feature_loss, layer_map
+from graphprune.training.shuffled import Shuffled
 from tests.training.nets import INPUTS, LABELS, cnn, train
 
 
@@ -126,8 +128,45 @@ def test_without_data_the_loss_falls_and_agreement_does_not(pair: tuple[Any, Any
     )
     done = better.graphprune_recovery
     assert done.after < 0.7 * done.before and done.losses == seen
-    assert sum(seen[-3:]) < sum(seen[:3])
+    half = len(seen) // 2
+    assert sum(seen[half:]) < sum(seen[:half])
     assert agreement(better) >= agreement(small)  # on inputs that it has not seen
+
+
+@pytest.mark.parametrize("size", [3, 32])
+def test_a_step_takes_its_samples_from_any_batches(pair: tuple[Any, Any], size: int) -> None:
+    """Batches of three or one of all: a step is of `batch_size`, of other samples each epoch."""
+    model, small = pair
+    seen: list[torch.Tensor] = []
+
+    def loss(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if output.requires_grad:
+            seen.append(labels)
+        return nn.functional.cross_entropy(output, labels[:, 0])
+
+    marked = torch.stack([LABELS, torch.arange(32)], 1)
+    data = list(zip(torch.split(INPUTS, size), torch.split(marked, size), strict=True))
+    done = recover(small, model, data, epochs=2, batch_size=8, loss=loss)
+    assert done.graphprune_recovery.steps == 6 and [len(x) for x in seen] == [8] * 6
+    first, second = (torch.cat(x)[:, 1] for x in (seen[:3], seen[3:]))
+    assert sorted(first.tolist()) == sorted(second.tolist()) and len(set(first.tolist())) == 24
+    assert first.tolist() != second.tolist()
+    assert all(marked[int(i), 0] == y for x in seen for y, i in x)
+
+
+def test_batches_that_do_not_fit_together_stay_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.eye(4)
+    batches = [
+        Batch((torch.arange(5),), {}, None, 5), Batch((torch.arange(5, 9),), {}, None, 4),
+        Batch((torch.zeros(6, 2),), {}, None, 6), Batch((torch.ones(6, 1), shared), {}, None, 6),
+    ]  # fmt: skip
+    drawn = [one.batch() for one in Shuffled(batches, 4, generator)()]
+    numbers = [x for x in drawn if x.args[0].dim() == 1]
+    assert sorted(i for x in numbers for i in x.args[0].tolist()) != list(range(9))
+    assert sorted(x.samples for x in numbers) == [4, 4]  # the ninth would be alone
+    assert all(x.args[1] is shared for x in drawn if len(x.args) == 2)
+    assert sorted(x.samples for x in drawn if x.args[0].dim() == 2) == [2, 2, 4, 4]
 
 
 def test_an_accelerator_trains_as_the_loop_alone(pair: tuple[Any, Any]) -> None:

@@ -123,6 +123,28 @@ def torch_pruning_lasso(net: nn.Module, example: torch.Tensor) -> tuple[Any, Cal
     return pruner(net, 0.5), to_budget
 
 
+def kirigami(net: nn.Module, example: torch.Tensor, ratio: float) -> nn.Module:
+    """torch-kirigami: a copy without the channels of the smallest group norms, of all layers.
+
+    Args:
+        net: The network.
+        example: Inputs.
+        ratio: Fraction of the parameters that goes.
+    """
+    from torch_kirigami import DependencyGraph
+    from torch_kirigami.pruning import Greedy, GroupMagnitude, ParameterBudget, Pruner
+
+    small = copy.deepcopy(net).eval()
+    pruner = Pruner(small, graph=DependencyGraph.build(small, args=(example,)))
+    most = int((1 - ratio) * sum(parameter.numel() for parameter in small.parameters()))
+    found, _ = pruner.prune(
+        pruner.discover_candidates(),
+        budget=ParameterBudget(max_params=most),
+        strategy=Greedy(GroupMagnitude(p=2)),
+    )
+    return found  # type: ignore[no-any-return]
+
+
 def modelopt(subject: Subject, of: str, ratio: float) -> nn.Module:
     """NVIDIA ModelOpt's FastNAS: a search scored by accuracy on the 256 labelled inputs.
 

@@ -19,6 +19,9 @@ from graphprune.core.program import Inputs
 from graphprune.engine.state import quiet
 from graphprune.frontends.torch.older import mended
 
+_NOTED = ("pkg.torch.", "pkg.onnxscript.", "namespace")
+"""How the keys start under which `torch.onnx.export` notes where a node comes from."""
+
 
 def save_model(model: nn.Module | ExportedProgram, inputs: Inputs, path: Path) -> None:
     """Write a model.
@@ -53,7 +56,28 @@ def save_model(model: nn.Module | ExportedProgram, inputs: Inputs, path: Path) -
             raise GraphPruneError(
                 f"cannot write the model as {path.suffix}: {first_line(error)}"
             ) from error
-        write_whole(path, target.read_bytes())
+        content = target.read_bytes()
+    write_whole(path, _without_traces(content) if path.suffix == ".onnx" else content)
+
+
+def _without_traces(content: bytes) -> bytes:
+    """An ONNX file without what the exporter noted of where each node comes from.
+
+    These notes quote paths and lines of the exporting machine's code, at each node, and can take
+    more bytes than the weights of a small model.
+    """
+    import onnx
+
+    model = onnx.load_from_string(content)
+    graph = model.graph
+    functions = [node for function in model.functions for node in function.node]
+    for held in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info,
+                 *graph.initializer, *model.functions, *functions):  # fmt: skip
+        own = [x for x in held.metadata_props if not x.key.startswith(_NOTED)]
+        if len(own) < len(held.metadata_props):
+            del held.metadata_props[:]
+            held.metadata_props.extend(own)
+    return model.SerializeToString()
 
 
 def _exported(model: nn.Module, args: Any, kwargs: Any) -> torch.export.ExportedProgram:
