@@ -160,6 +160,22 @@ def test_a_deployment_goes_on_where_it_was_interrupted(
         graphprune.deploy(model, 0.6, **options)
 
 
+@pytest.mark.parametrize(("times", "kind"), [((2.0, 1.0), "dynamic"), ((1.05, 1.0), "static")])
+def test_a_deployment_takes_the_int8_that_runs_faster(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: Any, kind: str
+) -> None:
+    monkeypatch.setattr("graphprune.frontends.onnx.speed.speed", lambda *_: times)
+    monkeypatch.setattr("graphprune.deploying.stages.ALIKE", 1.0)
+    done = graphprune.deploy(
+        file, 0.3, data=INPUTS, out=tmp_path / "small.onnx", compensate=False, verify=False
+    )
+    assert any(note.startswith(f"int8: {kind}") for note in done.warnings)
+    monkeypatch.setattr("graphprune.deploying.stages.ALIKE", -1.0)  # no agreement is enough
+    options: Any = {"compensate": False, "verify": False}
+    done = graphprune.deploy(file, 0.3, data=INPUTS, out=tmp_path / "small.onnx", **options)
+    assert any(note.startswith("int8: static") for note in done.warnings)
+
+
 def _fails(*_: Any, **__: Any) -> Any:
     raise RuntimeError("interrupted")
 

@@ -162,7 +162,9 @@ def sparse(
     }
 
 
-def chained(name: str, kind: str, times: list[float], seeds: int, epochs: int | None, part: str) -> None:
+def chained(
+    name: str, kind: str, times: list[float], seeds: int, epochs: int | None, part: str
+) -> None:
     """Print what the chain to so many times fewer bytes gives, for one kind of network."""
     ratios: dict[float, float] = {}
     rows: dict[float, list[Chain]] = {wanted: [] for wanted in times}
@@ -183,7 +185,7 @@ def chained(name: str, kind: str, times: list[float], seeds: int, epochs: int | 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--chain", nargs="*", type=float, help="times fewer bytes, and nothing else")
+    parser.add_argument("--chain", nargs="*", type=float, help="times fewer bytes, instead")
     parser.add_argument("task", choices=[name for name in TASKS if name != "words"])
     parser.add_argument("--nets", nargs="*", default=["ResNet-BN", "MobileNet", "VGG-BN", "ViT"])
     parser.add_argument("--seeds", type=int, default=1)

@@ -6,6 +6,7 @@ import copy
 import gzip
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from torch import nn
 from graphprune.compensation.calibration import inputs_for
 from graphprune.core.agreement import compared
 from graphprune.core.batch import Batch
-from graphprune.core.errors import GraphPruneError
+from graphprune.core.errors import GraphPruneError, first_line
 from graphprune.core.files import write_whole
 from graphprune.costs.registry import cost_name
 from graphprune.deploying.deployed import Stage
@@ -53,7 +54,15 @@ tensor, or a list of them), and gives a number, the larger the better."""
 JUDGED_BY = 128
 """Inputs that stages are compared on, at most."""
 
+FASTER = 1.1
+"""Dynamic int8 is taken where it runs so many times as fast as static int8: less is within what two
+measurements of the same file differ by."""
+
+ALIKE = 0.005
+"""And where it keeps at most this share of the outputs' variation less."""
+
 _STATE = "state.json"
+_log = logging.getLogger("graphprune")
 
 
 class Stages:
@@ -175,11 +184,38 @@ class Stages:
         self._write(self._small)
 
     def quantise(self) -> None:
-        """The last stage's file in int8."""
+        """The last stage's file in int8: with fixed ranges, or dynamic ones where they are better.
+
+        Norms, softmax and GELU have no int8 kernels: with fixed ranges each costs a way out of
+        int8 and one back, so that a transformer may run slower than in floats.
+        """
         before = self._place / f"{self.stages[-1].name}.onnx"
-        done: Quantised = quantise(str(before), named(before, self._data))
+        data = named(before, self._data)
+        done: Quantised = quantise(str(before), data)
+        try:
+            other: Quantised = quantise(str(before), data, kind="dynamic")
+        except GraphPruneError as error:
+            _log.info("no dynamic int8: %s", first_line(error))
+        else:
+            done = self._better(done, other)
         write_whole(self.last, done.model.SerializeToString())
         self.notes.append(f"int8: {done.note}, calibrated on {done.source}")
+
+    def _better(self, static: Quantised, dynamic: Quantised) -> Quantised:
+        """The static one, unless the dynamic one is faster and agrees as well."""
+        from graphprune.frontends.onnx.speed import speed
+
+        if (dynamic.kept or 0) < (static.kept or 0) - ALIKE:
+            return static
+        times = speed(static.model, dynamic.model, self._judging()[0])
+        return dynamic if times is not None and times[0] > FASTER * times[1] else static
+
+    def _judging(self) -> list[dict[str, Any]]:
+        """Inputs that all stages are compared on."""
+        if not self._feeds:
+            first = self._place / "original.onnx"
+            self._feeds, self._scores = _inputs(_read(first), named(first, self._judges))
+        return self._feeds
 
     def _write(self, module: nn.Module, how: Callable[..., None] = write_module) -> None:
         program = self.plan.live().program
@@ -196,18 +232,15 @@ class Stages:
         )
         stage = Stage(name, number, len(content), len(gzip.compress(content)), took=took)
         first = _read(self._place / "original.onnx")
-        if not self._feeds:
-            judges = named(self._place / "original.onnx", self._judges)
-            self._feeds, self._scores = _inputs(first, judges)
-            self._before = answers(first, self._feeds)
-        assert self._before is not None
-        after = answers(proto, self._feeds)
+        feeds = self._judging()
+        self._before = self._before or answers(first, feeds)
+        after = answers(proto, feeds)
         numbers = compared(self._before, after, self._scores)
         if numbers is not None:
             stage.kept, stage.same, _ = numbers
         if self._metric is not None:
             stage.metric = float(self._metric(_predictor(proto)))
-        times = speed(first, proto, self._feeds[0])
+        times = speed(first, proto, feeds[0])
         stage.seconds = None if times is None else times[1]
         return stage
 

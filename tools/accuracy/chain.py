@@ -16,8 +16,8 @@ from torch import nn
 import graphprune
 from accuracy.nets import Images, Inverted
 from accuracy.tasks import Split, Task
+from graphprune.exporting import write_module
 from graphprune.frontends.onnx.speed import speed
-from graphprune.frontends.torch.saving import save_model
 
 TIMED = 64
 """Images of the runs that are timed."""
@@ -55,15 +55,21 @@ class Chain:
         return self.scores["original"] - self.scores["int8"]
 
 
-HEAD = """| network | asked | fewer bytes | fewer MACs | faster, float | faster, int8 | dense | shrink | recover | int8 | lost |
-|---|---|---|---|---|---|---|---|---|---|---|"""
+_COLUMNS = (
+    "network", "asked", "fewer bytes", "fewer MACs", "faster, float", "faster, int8", "dense",
+    "shrink", "recover", "int8", "lost",
+)  # fmt: skip
+
+HEAD = f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}"
 """The head of the table whose rows `line` gives."""
 
 
 def line(name: str, wanted: float, found: Sequence[Chain]) -> str:
     """A row of means over several trainings, with the points lost in each."""
     scores = [mean(x.scores[stage] for x in found) for stage in found[0].scores]
-    ratios = [mean(getattr(x, what) for x in found) for what in ("times", "macs", "floats", "faster")]
+    ratios = [
+        mean(getattr(x, what) for x in found) for what in ("times", "macs", "floats", "faster")
+    ]
     each = ", ".join(f"{x.lost:.1f}" for x in found)
     cells = [
         name, f"{wanted:g}", *(f"{x:.1f}" for x in ratios), *(f"{x:.1f}" for x in scores),
@@ -125,33 +131,25 @@ def chain(
 def ratio_for(model: nn.Module, task: Task, times: float) -> float:
     """The fraction of parameters to remove for an int8 file of so many times fewer bytes."""
     inputs, low, high = task.inputs[:_CALIBRATED], 0.0, 1.0
+    options: Any = {"compensate": False, "verify": False}
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "small.onnx"
-
-        def size(fraction: float) -> int:
-            options: Any = {"compensate": False, "verify": False, "example_inputs": inputs[:2]}
-            graphprune.plan(model, fraction, **options).write(path)
-            return len(graphprune.quantise(path, inputs).model.SerializeToString())
-
-        whole = _written(model, inputs[:2], path)
         fraction = 1 - 4 / times
+        first = graphprune.deploy(model, fraction, data=inputs, out=path, **options)
+        whole, found = first.stages[0].bytes, first.stages[-1].bytes
+        kind = "dynamic" if any("int8: dynamic" in note for note in first.warnings) else "static"
         for _ in range(_ROUNDS):
-            found = size(fraction)
             if times <= whole / found <= times * (1 + _CLOSE):
                 break
             low, high = (low, fraction) if whole / found > times else (fraction, high)
             # A parameter is four bytes of the dense file, and one of the other.
-            wanted = whole / (times * (1 + _CLOSE / 2))
-            fraction += (found - wanted) / (whole / 4)
+            fraction += (found - whole / (times * (1 + _CLOSE / 2))) / (whole / 4)
             if not low < fraction < high:
                 fraction = (low + high) / 2
+            plan = graphprune.plan(model, fraction, example_inputs=inputs[:2], **options)
+            write_module(plan.apply(), ((inputs[:2],), {}), path)
+            found = len(graphprune.quantise(path, inputs, kind=kind).model.SerializeToString())
     return fraction
-
-
-def _written(model: nn.Module, example: torch.Tensor, path: Path) -> int:
-    """Bytes of the dense float file, as `deploy` writes it."""
-    save_model(model, ((example,), {}), path)
-    return path.stat().st_size
 
 
 def _faster(before: onnx.ModelProto, after: onnx.ModelProto, held: Split) -> float:

@@ -67,8 +67,10 @@ def _items(data: Any, inputs: int) -> Iterator[Any]:
 
 def _batch(inputs: list[ValueInfoProto], item: Any, number: int) -> Batch:
     names = [entry.name for entry in inputs]
-    labels = None
-    if isinstance(item, Mapping):
+    labels = item.labels if isinstance(item, Batch) else None
+    if isinstance(item, Batch):  # read before
+        given = list(item.args)
+    elif isinstance(item, Mapping):
         labels = next((item[name] for name in LABELS if name in item), None)
         given = [item[name] for name in names if name in item]
         if not given:  # files of arrays without names: their order counts

@@ -77,7 +77,8 @@ def _without_traces(content: bytes) -> bytes:
         if len(own) < len(held.metadata_props):
             del held.metadata_props[:]
             held.metadata_props.extend(own)
-    return model.SerializeToString()
+    written: bytes = model.SerializeToString()
+    return written
 
 
 def _exported(model: nn.Module, args: Any, kwargs: Any) -> torch.export.ExportedProgram:
