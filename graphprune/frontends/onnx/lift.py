@@ -4,6 +4,7 @@
 2. Operands that are arguments rather than data (a Reshape's shape, a Slice's bounds, axes) become
    attributes, under the names of the operator's schema; so do attributes left at their default.
 3. Each use of a constant gets its own copy, unless it is truly one weight used twice.
+4. Sequences and optionals of known elements are opened first.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from graphprune.frontends.onnx.tensors import (
     Array,
     as_torch,
 )
+from graphprune.frontends.onnx.unpacked import unpacked
 from graphprune.frontends.onnx.whole import observe
 
 
@@ -111,6 +113,8 @@ def lift(source: Source, examples: Mapping[str, Array]) -> LiftedFile:
     if unknown:
         observed = observe(source, inputs_for(traces.inputs[0], examples, 0), unknown)
         traces = choose(source, examples, observed)
+    if (plain := unpacked(source, traces)) is not None:
+        return lift(plain, examples)
     for node in source.nodes:
         if why := untyped(node, traces.first.types):
             raise LiftError(f"{source.label}: {why}")

@@ -43,6 +43,7 @@ class Source:
         opsets: Version of each domain's operators.
         whole: The protobuf before its calls of local functions were opened; None without any.
         file: The file that the protobuf was read from, where there is one.
+        bytes: Of the protobuf as it was given, where nodes were rewritten since; else 0.
     """
 
     model: ModelProto
@@ -55,6 +56,7 @@ class Source:
     opsets: dict[str, int] = field(default_factory=dict)
     whole: ModelProto | None = None
     file: OwnFile | None = None
+    bytes: int = 0
     _arrays: dict[str, Array] = field(default_factory=dict)
 
     def array(self, name: str) -> Array:
@@ -81,12 +83,17 @@ class Source:
 
     def weight(self) -> int:
         """Bytes of the model as it is stored, data in files of their own included."""
-        whole = self.whole or self.model
-        own = int(whole.ByteSize()) if self.file is None else self.file.size
+        own = self.own_bytes()
         apart = (proto for proto in self.model.graph.initializer if self.is_apart(proto.name))
         for proto in apart:
             own += prod(proto.dims) * int(np.dtype(_stored_as(proto)).itemsize)
         return own
+
+    def own_bytes(self) -> int:
+        """Bytes of the protobuf as it was given."""
+        if self.file is not None:
+            return self.file.size
+        return self.bytes or int((self.whole or self.model).ByteSize())
 
     @cached_property
     def inputs(self) -> list[onnx.ValueInfoProto]:

@@ -80,7 +80,7 @@ def choose(source: Source, given: Mapping[str, Array], hints: Mapping[str, TypeP
             return Traces((first, first), a, a)
     shapes = (
         ""
-        if given or not _dynamic(source)
+        if given or not is_open(source)
         else (
             "; pass example inputs of sizes that it accepts: example_inputs={'"
             + source.inputs[0].name
@@ -95,15 +95,16 @@ def is_static(dim: Any) -> bool:
     return bool(dim.HasField("dim_value") and dim.dim_value > 0)
 
 
-def _dynamic(source: Source) -> bool:
+def is_open(source: Source) -> bool:
+    """Whether an input leaves a length open."""
     return any(
         not is_static(dim) for item in source.inputs for dim in item.type.tensor_type.shape.dim
     )
 
 
 def _attempts(source: Source, given: Mapping[str, Array]) -> Iterator[tuple[Types, Types]]:
-    known = settled(source) if _dynamic(source) else {}
-    for number in range(len(_IMAGES) + len(_EXACT) + len(_FIRST) if _dynamic(source) else 1):
+    known = settled(source) if is_open(source) else {}
+    for number in range(len(_IMAGES) + len(_EXACT) + len(_FIRST) if is_open(source) else 1):
         sizes = _sizes(source, given, number, known)
         yield tuple(  # type: ignore[misc]
             {
