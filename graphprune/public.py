@@ -16,7 +16,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import cost
 from graphprune.deploying.deploy import deploy
 from graphprune.deploying.deployed import Deployed
-from graphprune.exploring import sensitivity, sweep
+from graphprune.exploring import sensitivity
 from graphprune.frontends.opening import frontend
 from graphprune.importance import criterion
 from graphprune.loading import load_plan
@@ -30,6 +30,7 @@ from graphprune.report.report import Report
 from graphprune.report.sensitivity import Sensitivity
 from graphprune.report.sweep import Sweep
 from graphprune.rules import axis_rule
+from graphprune.sweeping import sweep
 from graphprune.training import recover
 from graphprune.version import __version__
 

@@ -42,6 +42,7 @@ iterative
 inspecting
 rounding
 exploring
+sweeping
 api
 training
 quantising

@@ -53,6 +53,9 @@ def sweep(
     at: Annotated[
         str, typer.Option(help="fractions to remove, with commas")
     ] = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9",
+    by: Annotated[
+        str, typer.Option(help="how, with commas: width, rank (layers become two), width+rank")
+    ] = "width",
     bits: Annotated[
         str, typer.Option(help="bits of weights at each size, with commas: 32,8,4")
     ] = "32",
@@ -66,7 +69,7 @@ def sweep(
 ) -> None:
     """Measure what a model is worth at several sizes."""
     from graphprune.core.errors import GraphPruneError
-    from graphprune.exploring import sweep as measure
+    from graphprune.sweeping import sweep as measure
 
     check_new(html, force, (".html",))
     if asked.ratio is not None:
@@ -77,7 +80,8 @@ def sweep(
         raise GraphPruneError(f"--at is a list of fractions such as 0.3,0.5, not {at}") from None
     widths = [int(part) if part.strip().isdecimal() else part for part in bits.split(",")]
     chosen = {
-        "metric": _function(metric), "state": state, "bits": widths, **asked.options(),
+        "metric": _function(metric), "state": state, "by": by.replace(" ", "").split(","),
+        "bits": widths, **asked.options(),
     }  # fmt: skip
     if chosen.pop("ratios"):
         raise GraphPruneError("a sweep shrinks the model as a whole: leave out --ratios")

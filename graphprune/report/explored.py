@@ -14,7 +14,7 @@ from graphprune.report.page import explored_page
 from graphprune.report.plots import Plot
 from graphprune.report.text import as_text
 
-SCHEMA = 2
+SCHEMA = 3
 """The version of both results as data: it grows where a field is renamed or goes."""
 
 

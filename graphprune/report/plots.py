@@ -22,6 +22,7 @@ _MOST = 40  # groups that are drawn, the most sensitive first
 _TALL = 230.0
 _TICKS = 5
 _DOT = 4.0  # radius of a point
+_LETTER, _LETTERS = 6.0, 12.0  # room for a letter, and for a line of them
 # The page's colours, and others where there is no page: they are seen on light and dark.
 _IS, _CUT = "var(--is,#2f7fd1)", "var(--cut,#d1593c)"
 _SOFT, _FAINT = "var(--soft,currentColor)", "var(--line,#8a939d55)"
@@ -153,13 +154,31 @@ def curves(
             x, y = at(dot)
             mark = _dot(x, y, _IS) if dot.best else _ring(x, y)
             out.append(f"<g><title>{escape(dot.name)}</title>{mark}</g>")
-        if line and names[number]:
-            x, y = at(max(line, key=lambda dot: dot.x))
-            out.append(_words(min(x, _WIDTH - _RIGHT), y - 8, names[number], "end"))
+    for (x, y), name in _apart(
+        [(at(max(line, key=lambda dot: dot.x)), name)
+         for line, name in zip(lines, names, strict=True) if line and name]
+    ):  # fmt: skip
+        out.append(_words(min(x, _WIDTH - _RIGHT), y, name, "end"))
     out.append(_words((_LEFT + _WIDTH) / 2, _TALL - 4, across, "middle"))
     out.append(_words(_LEFT - 36, _ABOVE - 2, up))
     said = "; ".join(dot.name for dot in dots if dot.best)
     return _plot(out, _TALL, f"{up} against {across}. None is better than: {said}")
+
+
+Named = tuple[tuple[float, float], str]
+
+
+def _apart(named: Sequence[Named]) -> list[Named]:
+    """Names above the ends of their lines, moved down where they would lie over another."""
+    out: list[Named] = []
+    for (x, y), name in sorted(named, key=lambda held: held[0][1]):
+        y -= _DOT + 4
+        for (other, height), told in out:
+            near = abs(other - x) < _LETTER * max(len(name), len(told))
+            if near and y - height < _LETTERS:
+                y = height + _LETTERS
+        out.append(((x, y), name))
+    return out
 
 
 def _around(found: Sequence[float]) -> tuple[float, float]:

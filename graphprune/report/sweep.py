@@ -12,6 +12,10 @@ from graphprune.report.text import digits, percent
 FLOAT = 32
 """Bits of weights that are left as they are."""
 
+WIDTH, WIDTH_AND_RANK, RANK = "width", "width+rank", "rank"
+WAYS = (WIDTH, WIDTH_AND_RANK, RANK)
+"""How a model becomes smaller: channels go, layers become two in a row, or both."""
+
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
 
 
@@ -30,6 +34,7 @@ class Point:
         bits: Bits of each number in a matrix or kernel.
         bytes: Of all parameters.
         why: Why there is no such model; else empty.
+        by: How the model became smaller: one of `WAYS`.
     """
 
     asked: float
@@ -42,6 +47,7 @@ class Point:
     bits: int = FLOAT
     bytes: int = 0
     why: str = ""
+    by: str = WIDTH
 
 
 @dataclass(repr=False)
@@ -54,8 +60,8 @@ class Sweep(Explored):
         params: Parameters of the model itself.
         macs: Its multiply-accumulates for one sample.
         base: The metric of the model itself; None without one.
-        points: One for each fraction, in the order asked for, and each number of bits, the most
-            first.
+        points: One for each fraction, in the order asked for, each way, and each number of bits,
+            the most first.
     """
 
     model: str
@@ -80,22 +86,24 @@ class Sweep(Explored):
         return {
             "schema": SCHEMA,
             **asdict(self),
-            "pareto": [[p.asked, p.bits] for p in self.pareto],
+            "pareto": [[p.asked, p.by, p.bits] for p in self.pareto],
         }
 
     def columns(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """The result as a table: names of columns, and rows."""
-        several = self._bits() != [FLOAT]
-        head = ("removed", *(("bits", "bytes") if several else ()), "parameters", "MACs",
-                "outputs keep", "same answer")  # fmt: skip
+        several, ways = self._bits() != [FLOAT], self._ways() != [WIDTH]
+        head = ("removed", *(("by",) if ways else ()), *(("bits",) if several else ()),
+                *(("bytes",) if several or ways else ()), "parameters", "MACs", "outputs keep",
+                "same answer")  # fmt: skip
         best = self.pareto
         rows = []
         for point in self.points:
-            kind = (str(point.bits), f"{point.bytes:,}") if several else ()
+            kind = (*((point.by,) if ways else ()), *((str(point.bits),) if several else ()))
             if point.achieved is None:
-                blank = ["-"] * (len(head) - 1 + (self.base is not None))
-                rows.append((f"{point.asked:.0%}", *blank))
+                blank = ["-"] * (len(head) - 1 - len(kind) + (self.base is not None))
+                rows.append((f"{point.asked:.0%}", *kind, *blank))
                 continue
+            kind = (*kind, *((f"{point.bytes:,}",) if kind else ()))
             metric = [digits(point.metric)] if self.base is not None else []
             star = "" if point in best else " (not better than a smaller one)"
             rows.append(
@@ -107,32 +115,45 @@ class Sweep(Explored):
     def _bits(self) -> list[int]:
         return sorted({point.bits for point in self.points}, reverse=True)
 
+    def _ways(self) -> list[str]:
+        return [way for way in WAYS if any(point.by == way for point in self.points)]
+
     def plot(self) -> Plot:
-        """Worth against bytes, a line for each number of bits; dots where none is better."""
+        """Worth against bytes, a line for each way and precision; dots where none is better."""
         best = self.pareto
         unit, name = next((u, n) for u, n in _UNITS if self.params * FLOAT / 8 >= u)
-        lines = []
-        for bits in self._bits():
-            found = [(p, _worth(p)) for p in self.points if p.bits == bits]
+        lines, kinds = [], [(way, bits) for way in self._ways() for bits in self._bits()]
+        for kind in kinds:
+            found = [(p, _worth(p)) for p in self.points if (p.by, p.bits) == kind]
             lines.append([
                 Dot(p.bytes / unit, worth, self._called(p, worth), p in best)
                 for p, worth in sorted(found, key=lambda pair: pair[0].bytes)
                 if worth is not None
             ])  # fmt: skip
-        names = [f"{bits} bits" if len(lines) > 1 else "" for bits in self._bits()]
+        names = [self._kind(way, bits) for way, bits in kinds]
         return curves(lines, names, name, self._up())
 
     def _up(self) -> str:
         return "outputs keep" if self.base is None else "metric"
 
+    def _kind(self, way: str, bits: int) -> str:
+        """What a line is called: as far as there are others."""
+        told = [way] if len(self._ways()) > 1 else []
+        return ", ".join([*told, *([f"{bits} bits"] if len(self._bits()) > 1 else [])])
+
     def _called(self, point: Point, worth: float) -> str:
-        kind = f" at {point.bits} bits" if point.bits != FLOAT else ""
+        kind = f" by {point.by}" if point.by != WIDTH else ""
+        kind += f" at {point.bits} bits" if point.bits != FLOAT else ""
         return f"{point.asked:.0%} removed{kind}: {self._up()} {worth:.3g}"
 
     def notes(self) -> list[str]:
         """What the table does not say."""
         out = [] if self.base is None else [f"metric of the model itself: {self.base:.4g}"]
-        return out + [f"{p.asked:.0%} cannot be had: {p.why}" for p in self.points if p.why]
+        return out + list(dict.fromkeys(self._missing(p) for p in self.points if p.why))
+
+    def _missing(self, point: Point) -> str:
+        by = f" by {point.by}" if self._ways() != [WIDTH] else ""
+        return f"{point.asked:.0%}{by} cannot be had: {point.why}"
 
     def __repr__(self) -> str:
         return f"Sweep({self.model}: {len(self.points)} sizes by {self.of})"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import graphprune
 from graphprune import cli, demo
 from graphprune.core.errors import GraphPruneError, OptionError
+from graphprune.passes.score import Score
 from graphprune.report import explored
 
 X = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
@@ -123,6 +124,16 @@ def test_a_point_is_the_plan_of_its_ratio() -> None:
 def test_what_makes_no_sense_is_refused(call: Any, says: str) -> None:
     with pytest.raises(OptionError, match=says):
         call()
+
+
+def test_a_metric_that_fails_is_named_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("indices were scored before the metric was tried")
+
+    monkeypatch.setattr(Score, "run", never)
+    for call in (graphprune.sweep, graphprune.sensitivity):
+        with pytest.raises(GraphPruneError, match=r"metric\(model\) failed: ZeroDivisionError"):
+            call(_net(), metric=lambda _: 1 / 0, **QUICK)
 
 
 def test_both_commands(
@@ -264,3 +275,62 @@ def test_what_no_curve_predicts_is_left_out() -> None:
     told = {row.group: row.predicted for row in found.rows}
     assert told["q.weight[0]"] is None and told["v.weight[0]"] is not None
     assert found.error is None and found.correlation is None  # of two groups one is left
+
+
+def _low_rank() -> nn.Module:
+    """A wide layer of rank 6, which two layers can stand for, between two whose rank is full."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+    with torch.no_grad():
+        net[2].weight.copy_(torch.randn(64, 6) @ torch.randn(6, 64) / 20)
+    return net
+
+
+def test_a_sweep_over_ranks_beside_widths(tmp_path: Path) -> None:
+    state = tmp_path / "sweep.json"
+    options: dict[str, Any] = {"data": torch.randn(160, 8), "compensate": True, "effort": "fast"}
+    by, net = ("rank", "width", "width+rank"), _low_rank()
+    found = graphprune.sweep(net, (0.3, 0.6), by=by, bits=(32, 8), state=state, **options)
+    assert [(p.asked, p.by, p.bits) for p in found.points] == [
+        (ratio, way, bits)
+        for ratio in (0.3, 0.6)
+        for way in ("width", "width+rank", "rank")
+        for bits in (32, 8)
+    ]
+    told = {(p.asked, p.by, p.bits): p for p in found.points}
+    rank, width, both = (told[0.6, way, 32] for way in ("rank", "width", "width+rank"))
+    assert rank.kept is not None and width.kept is not None and both.kept is not None
+    assert both.kept > 0.99 > width.kept  # the one wide layer is of rank 6
+    eight = told[0.6, "rank", 8]
+    assert eight.kept == pytest.approx(rank.kept, abs=0.02) and 3 * eight.bytes < rank.bytes
+    small = graphprune.factor(net, 0.6, data=options["data"])
+    assert sum(p.numel() for p in small.parameters()) == rank.params == rank.bytes / 4
+    assert "width+rank" in str(found) and "rank, 8 bits" in found.plot().svg
+    assert found.as_dict()["pareto"][-1][1] in by
+    again = graphprune.sweep(net, (0.3, 0.6), by=by, bits=(32, 8), state=state, **options)
+    assert again.points == found.points
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"by": "ranks"}, "did you mean 'rank'"),
+        ({"by": ()}, "one or several of"),
+        ({"by": 3}, "one or several of"),
+        ({"by": "rank", "of": "memory"}, "ranks are chosen for params and macs"),
+        ({"by": "rank", "passes": ["couple"]}, "by=\"width\""),
+        ({"by": "width+rank"}, "pass data="),
+    ],
+)  # fmt: skip
+def test_ways_that_make_no_sense_are_refused(given: Any, says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        graphprune.sweep(_low_rank(), (0.3,), **{**QUICK, **given})
+
+
+def test_ranks_of_a_file_are_swept(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    torch.onnx.export(_low_rank().eval(), (X,), path, dynamo=True, verbose=False)
+    found = graphprune.sweep(str(path), (0.4,), by="rank", bits=(32, 6), compensate=False)
+    first, few = found.points
+    assert first.kept is not None and first.kept > 0.99
+    assert few.kept is not None and 0.9 < few.kept < first.kept
