@@ -6,8 +6,13 @@ Examples:
     >>> small = graphprune.shrink(net, ratio=0.5)
 """
 
+import random
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+_drawn = random.getstate()
+import_module("rich.style")  # draws a number when it is first imported
+random.setstate(_drawn)
 
 if TYPE_CHECKING:
     from graphprune.public import *  # noqa: F403
