@@ -57,6 +57,30 @@ def test_weights_alone_need_no_calibration(file: Path) -> None:
     assert "dynamic" in done.note and done.kept is not None and done.kept > 0.95
 
 
+class Residual(nn.Module):
+    """A residual block that calls one ReLU twice, as those of torchvision do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(2))
+        self.norm, self.other, self.relu = nn.BatchNorm2d(8), nn.BatchNorm2d(8), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.relu(self.norm(self.first(x)))
+        out: torch.Tensor = self.relu(self.other(self.second(y)) + x)
+        return out
+
+
+def test_a_module_that_is_called_twice_is_quantised() -> None:
+    pytest.importorskip("torchao")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Residual(), Residual()).eval()
+    done = graphprune.quantise(net, torch.randn(64, 3, 12, 12))
+    assert done.kept is not None and done.kept > 0.95
+    named = [node.name for node in done.model.graph.nodes]
+    assert sum(name.startswith("quantize") for name in named) > 4
+
+
 def test_a_module_is_quantised_by_torchao(model: nn.Module) -> None:
     pytest.importorskip("torchao")
     state = {k: v.clone() for k, v in model.state_dict().items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
 from graphprune.core.agreement import compared
@@ -45,6 +46,7 @@ def quantised_module(program: Program, deps: Dependencies, seen: Any, held: Any)
             exported = torch.export.export(
                 module.eval(), first_args, first_kwargs, strict=False
             ).module()
+            _tell_apart(module, exported.graph)
             quantizer = x86.X86InductorQuantizer()
             quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
             prepared = prepare_pt2e(exported, quantizer)
@@ -61,7 +63,10 @@ def quantised_module(program: Program, deps: Dependencies, seen: Any, held: Any)
                     after.append(_flat(made, inputs(chunk)))
                     advance((len(seen) + 2 * number) / runs)
     except Exception as error:
-        raise GraphPruneError(f"torchao cannot quantise this model: {first_line(error)}") from error
+        raise GraphPruneError(
+            f"torchao cannot quantise this model: {first_line(error)}. ONNX Runtime may: write it "
+            "as ONNX (torch.onnx.export, or Plan.write) and pass that file"
+        ) from error
     finally:
         module.train(training)
     unused = set(dict(made.named_parameters())) | set(dict(made.named_buffers()))
@@ -72,6 +77,25 @@ def quantised_module(program: Program, deps: Dependencies, seen: Any, held: Any)
     return Quantised(
         made, (tensor_bytes(module), tensor_bytes(made, unused)), kept, same, 0, "", note
     )
+
+
+def _tell_apart(module: nn.Module, graph: Graph) -> None:
+    """Give each call of a module that is called more than once a source of its own.
+
+    torchao looks for layer, addition and ReLU by the module that a node comes from. Two calls of
+    one module, as of the ReLU in a residual block, are one to it, of which it takes no second.
+    """
+    calls: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        stack = node.meta.get("nn_module_stack")
+        if node.op == "call_function" and stack and "source_fn_stack" not in node.meta:
+            path, _ = list(stack.values())[-1]
+            calls.setdefault(path, []).append(node)
+    known = dict(module.named_modules(remove_duplicate=False))
+    for path, nodes in calls.items():
+        if path in known and len(nodes) > 1 and len({node.target for node in nodes}) == 1:
+            for node in nodes:
+                node.meta["source_fn_stack"] = [(node.name, type(known[path]))]
 
 
 def _flat(function: Any, given: tuple[Any, Any]) -> list[torch.Tensor]:
