@@ -88,7 +88,7 @@ def main() -> None:
     from graphprune.core.errors import BudgetError, GraphPruneError, VerifyError
 
     try:
-        app()
+        app(prog_name="graphprune")  # `python -m graphprune` is told to shells so too
     except GraphPruneError as error:
         typer.echo(f"error: {error}", err=True)
         codes = {VerifyError: 1, BudgetError: 3}

@@ -9,6 +9,7 @@ import typer
 
 from graphprune.commands.options import AsJson, Force, Model, Planning, planning
 from graphprune.commands.outputs import check_new
+from graphprune.commands.printing import say
 
 
 @planning
@@ -43,4 +44,4 @@ def deploy(
     )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(done.as_dict()))
-    typer.echo(f"{done}\nwrote {out}", err=as_json)
+    say(f"{done}\nwrote {out}", as_json)

@@ -17,6 +17,7 @@ from graphprune.commands.options import (
     load_extensions,
 )
 from graphprune.commands.outputs import check_new
+from graphprune.commands.printing import say
 
 
 def inspect(
@@ -45,7 +46,8 @@ def inspect(
     from graphprune.models import load_model
 
     load_extensions(extension)
-    for target in (html, dot, graphml, as_json):
+    check_new(html, force, (".html",))
+    for target in (dot, graphml, as_json):
         check_new(target, force)
     deps = analyze(load_model(model, weights), inputs_of(input_size))
     wanted: list[tuple[str | None, Callable[[], str]]] = [
@@ -59,7 +61,7 @@ def inspect(
             typer.echo(view(), nl=False)
         elif target is not None:
             write_whole(target, view().encode())
-            typer.echo(f"wrote {target}", err=True)
+            say(f"wrote {target}", as_json=True)
     if why is not None:
         typer.echo(inspecting.why_text(deps, *why), nl=False)
     elif not any(target for target, _ in wanted):

@@ -9,6 +9,7 @@ import typer
 
 from graphprune.commands.options import AsJson, Data, Force
 from graphprune.commands.outputs import check_new
+from graphprune.commands.printing import say
 
 
 def quantise(
@@ -34,4 +35,4 @@ def quantise(
     done = work(model, data, kind=kind, out=out, samples=samples, seed=seed)
     if as_json:
         typer.echo(json.dumps({**done.as_dict(), "path": str(out)}))
-    typer.echo(f"{done}\nwrote {out}", err=as_json)
+    say(f"{done}\nwrote {out}", as_json)

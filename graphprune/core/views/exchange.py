@@ -15,9 +15,14 @@ _COLOURS = 12  # of Graphviz's scheme set312
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # what XML cannot hold
 
 
+SCHEMA = 1
+"""The version of the analysis as data: it grows where a field is renamed or goes."""
+
+
 def as_dict(deps: Dependencies) -> dict[str, Any]:
     """Groups, locks, unknown operations, and the coupling graph as plain data."""
     return {
+        "schema": SCHEMA,
         "groups": [
             {"id": g.id, "name": g.name, "size": g.size, "members": [str(m) for m in g.members]}
             for g in deps.groups
