@@ -176,14 +176,10 @@ class Calibration:
         return Calibration(self._program, self._deps, replace(self.options, compensate=True))
 
     def forecast(self, effort: str | float) -> Forecast | None:
-        """Estimated seconds on one core, with an effort; None where nothing is known.
-
-        Nothing is known of models that were captured in parts, as their inputs come from runs of
-        the caller's own code.
-        """
+        """Estimated seconds on one core, with an effort; None where nothing is to be done."""
         asked = replace(self.options, effort=effort)
         own = asked.data is not None
-        if not self._wanted or (self._program.original is not None and not own):
+        if not self._wanted:
             return None
         if effort not in self._forecasts:
             number = self._number(asked, own)

@@ -35,7 +35,7 @@ from graphprune.core.program import Program
 from graphprune.engine.run import resized
 from graphprune.statistics.constants import BACKWARD_FACTOR
 from graphprune.statistics.estimate import macs_of, seconds
-from graphprune.statistics.made.sample import making
+from graphprune.statistics.made.sample import making, numbered
 from graphprune.statistics.samples import affordable, captured, results
 
 TIMED_TWICE = 1.0  # estimated seconds up to which a run is timed twice: a first one is slow
@@ -79,6 +79,9 @@ def forecast(
     """
     if own:
         number, made = affordable(deps, wanted), 0.0
+    elif program.original is not None:  # runs of the caller's own code: at least what parts take
+        number = numbered(deps, wanted, effort)
+        made = seconds(deps, number, 1) / BACKWARD_FACTOR
     else:
         number, made = making(deps, program.flat_inputs(), wanted, effort, granted)
     run = seconds(deps, number, 1) / BACKWARD_FACTOR

@@ -168,3 +168,22 @@ def test_estimates_are_right_within_a_factor_of_three() -> None:  # others may u
     told *= forecast.slowness(work.program, work.deps)
     took = sum(row.seconds for row in work.rows)
     assert took / 3 < told < took * 3
+
+
+def test_models_that_are_captured_in_parts_are_told_too(slow: Any) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8))
+            self.second = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            found: torch.Tensor = self.second(x if float(x.sum()) > 0 else -x)
+            return found
+
+    x = torch.randn(4, 8)
+    plan = graphprune.plan(Branching(), 0.3, example_inputs=x, compensate=True, effort="fast")
+    assert plan.live().program.original is not None
+    (said,) = slow()
+    assert said.startswith("Branching: this takes about ")

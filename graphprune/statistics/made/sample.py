@@ -261,13 +261,18 @@ def sample_parts(
     Raises:
         GraphPruneError: No run calls the parts as they were captured.
     """
-    number = _quick(deps, affordable(deps, wanted), effort)
+    number = numbered(deps, wanted, effort)
     batches = imitate(program.given, max(number // captured(deps), 1), seed)
     if not batches:
         return None
     out = of_parts(program, deps, batches, number)
     out.origin = f"what the captured parts take in {len(out.chunks)} passes over made inputs"
     return unshaped(deps, out)
+
+
+def numbered(deps: Dependencies, wanted: int, effort: str) -> int:
+    """How many inputs are made for a model that was captured in parts; as for `sample_parts`."""
+    return _quick(deps, affordable(deps, wanted), effort)
 
 
 def _synthesis(deps: Dependencies, likes: Sequence[torch.Tensor]) -> Synthesis | None:
