@@ -1,7 +1,8 @@
 """A folder of pictures as calibration data, prepared as networks for photographs take them.
 
 Each is scaled so that its short side fits, cut to the middle, and normalised. Size, mean and
-deviation are the model's own where it tells them (timm's `pretrained_cfg`), else those of ImageNet.
+deviation are the model's own where it tells them (timm's `pretrained_cfg`, an ONNX file's input);
+else those of ImageNet, and what is assumed is said.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from graphprune.core.errors import GraphPruneError
+from graphprune.core.progress import announce
 
 _KINDS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _SIZE = (224, 224)
@@ -48,6 +50,7 @@ def read_pictures(
     told = getattr(model, "pretrained_cfg", None) or {}
     height, width = size or tuple(told.get("input_size", (3, *_SIZE)))[-2:]
     mean, deviation = told.get("mean", _MEAN), told.get("std", _DEVIATION)
+    _say(folder, height, width, size is not None or "input_size" in told, "mean" in told)
     at = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
     out = []
     for path in (found[i] for i in at):
@@ -59,6 +62,19 @@ def read_pictures(
     pixels = torch.from_numpy(np.stack(out)).movedim(-1, 1).float() / 255
     normal = torch.tensor([mean, deviation], dtype=torch.float32)[:, None, :, None, None]
     return (pixels - normal[0]) / normal[1]
+
+
+def _say(folder: Path, height: int, width: int, sized: bool, centred: bool) -> None:
+    """Say how pictures are read, as far as that is assumed."""
+    guessed = []
+    if not sized:
+        guessed.append(
+            "the size is a guess, as the model tells none: example_inputs= (--input-size) names it"
+        )
+    if not centred:
+        guessed.append("mean and deviation are taken to be ImageNet's")
+    if guessed:
+        announce(f"pictures of {folder} are read at {height} x {width}: {'; '.join(guessed)}")
 
 
 def _fitted(picture: Any, height: int, width: int) -> Any:

@@ -11,6 +11,7 @@ from torch import nn
 
 import graphprune
 from graphprune.core.errors import GraphPruneError
+from graphprune.models import given_data
 from graphprune.pictures import read_pictures
 
 image = pytest.importorskip("PIL.Image")
@@ -60,3 +61,29 @@ def test_what_is_no_picture_is_refused(folder: Path, tmp_path: Path) -> None:
     empty.mkdir()
     with pytest.raises(GraphPruneError, match="there are no pictures"):
         read_pictures(empty, None, 10)
+
+
+@pytest.mark.parametrize(("shape", "read"), [((2, 3, 16, 12), (16, 12)), ((2, 3, 0, 0), None)])
+def test_an_onnx_model_tells_the_size_of_its_pictures(
+    folder: Path,
+    shape: tuple[int, ...],
+    read: tuple[int, int] | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    make = onnx.helper
+    named = [size or f"d{at}" for at, size in enumerate(shape)]
+    image_in = make.make_tensor_value_info("x", onnx.TensorProto.FLOAT, named)
+    out = make.make_tensor_value_info("y", onnx.TensorProto.FLOAT, named)
+    graph = make.make_graph([make.make_node("Relu", ["x"], ["y"])], "net", [image_in], [out])
+    model = make.make_model(graph)
+    caplog.set_level("INFO", "graphprune")
+    found = given_data(folder, model)
+    assert tuple(found.shape[-2:]) == (read or (224, 224))
+    assert ("the size is a guess" in caplog.text) is (read is None)
+    assert "ImageNet" in caplog.text
+    for held in (model.graph.input, model.graph.output):
+        name = held[0].name
+        del held[:]
+        held.append(make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 16, 12, 3]))
+    assert given_data(folder, model).shape[1:] == (16, 12, 3)

@@ -24,7 +24,9 @@ _FIRST = ((1, 1), (64, 96))  # instead, where that does not do: one sample; mome
 _IMAGES = ((64, 96), (224, 256), (320, 352), (32, 64), (224, 256), (64, 96))
 _SEQUENCES = ((16, 24), (16, 24), (512, 768), (16000, 20480), (128, 256), (77, 93))
 _CHANNELS = (3, 3, 1, 1, 1, 3)
-_COLOURS = 4  # most channels of a picture
+COLOURS = 4
+"""Most channels of a picture."""
+
 # Tried behind these, of images whose size the weights fix (a layer behind a flattened map).
 _EXACT = (28, 32, 48, 96, 112, 128, 160, 192, 256, 299, 300, 320, 384, 416, 448, 512, 640)
 
@@ -142,7 +144,7 @@ def _sizes(
             if is_static(dim):
                 continue
             inner = [place for name, place in known if name == item.name]
-            last = is_static(dims[-1]) and dims[-1].dim_value <= _COLOURS
+            last = is_static(dims[-1]) and dims[-1].dim_value <= COLOURS
             channels = inner[0] if inner else len(dims) - 1 if last else 1
             size = _guess(at, len(dims), _key(item, at), number, channels)
             if item.name in given and given[item.name].ndim == len(dims):
