@@ -6,9 +6,10 @@ next one needs; they are what is saved.
 
 from __future__ import annotations
 
+import inspect
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from torch import nn
 
 from graphprune.choice.constants import RATIO_TOLERANCE
 from graphprune.choice.request import check_ratios
-from graphprune.core.errors import GraphPruneError, OptionError, first_line, nearest
+from graphprune.core.errors import BudgetError, GraphPruneError, OptionError, first_line, nearest
 from graphprune.core.files import check_target, write_whole
 from graphprune.core.progress import interruptible
 from graphprune.core.scalars import tell, writer_of
@@ -26,6 +27,7 @@ from graphprune.frontends.torch.inputs import as_inputs
 from graphprune.frontends.torch.wrapped import unwrapped
 from graphprune.models import given, given_data
 from graphprune.options import PlanOptions
+from graphprune.pipeline import Work
 from graphprune.planning import planned
 from graphprune.plans import Plan, made
 from graphprune.report.report import Report
@@ -105,6 +107,7 @@ def shrink_in_steps(
     ratios = _schedule(ratio, steps, schedule, initial_ratio, options)
     if callback is not None and not callable(callback):
         raise OptionError(f"callback is a function (model, step), not {callback!r}")
+    _check_callback(callback)
     writer = writer_of(log)
     place = None if state is None else check_target(state)
     if place is not None:
@@ -131,7 +134,10 @@ def shrink_in_steps(
             options["ratios"] = {
                 layer: SCHEDULES[schedule](0.0, f, share) for layer, f in fixed.items()
             }
-            step = made(planned(small, asked, of, cast(PlanOptions, options), whole))
+            work = _planned(small, asked, of, options, whole, last=number == steps and not spent)
+            if number == 1 and steps > 1 and not fixed:  # whose fractions grow with the steps
+                _check_reachable(work, ratios[-1])
+            step = made(work)
             whole = whole or {group.name: group.size for group in step.live().deps.groups}
             small = step.apply()
             assert step.report is not None
@@ -144,6 +150,61 @@ def shrink_in_steps(
                 _save(place, small, number, spent, ratios, whole)
             finished = number
     return small
+
+
+def _check_callback(callback: Callback | None) -> None:
+    """Refuse a callback that could not be called, before the first step's work.
+
+    Raises:
+        OptionError: It takes other arguments.
+    """
+    try:
+        found = None if callback is None else inspect.signature(callback)
+    except (TypeError, ValueError):  # of what is written in C nothing is known
+        return
+    try:
+        if found is not None:
+            found.bind(None, None)
+    except TypeError as error:
+        raise OptionError(f"callback takes a model and a step, not {found}") from error
+
+
+def _planned(
+    small: nn.Module,
+    asked: float,
+    of: str | Counting,
+    options: Mapping[str, Any],
+    whole: Mapping[str, int],
+    last: bool,
+) -> Work:
+    """The plan of one step; what is too little for a single index is left to the next.
+
+    Args:
+        small: The model before it.
+        asked: Fraction of its cost to remove.
+        of: The cost.
+        options: As for `plan`.
+        whole: Sizes of groups before the first step.
+        last: Whether there is no other step to remove anything.
+    """
+    plan = cast(PlanOptions, options)
+    try:
+        return planned(small, asked, of, plan, whole)
+    except BudgetError as error:
+        if last or error.closest is None or error.closest <= asked:
+            raise
+        return planned(small, 0.0, of, plan, whole)
+
+
+def _check_reachable(work: Work, ratio: float) -> None:
+    """Refuse what the last step could not reach, before the first is trained.
+
+    Raises:
+        BudgetError: It cannot be reached.
+    """
+    request = work.asked.request
+    if work.has("scores") and not request.threshold and "latency" not in request.asked():
+        work.chooser.choose(replace(request, ratio=ratio), work.scores)
 
 
 def _scalars(report: Report, spent: float) -> dict[str, float]:

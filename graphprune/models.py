@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ from graphprune.frontends.opening import readable
 from graphprune.pictures import read_pictures
 from graphprune.statistics.constants import SAMPLES
 
+_FOLDER = "{} is a folder: name a model, or a file that holds one"
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+
 
 def given(model: Any) -> Any:
     """A model as the caller gives it: one that only has a name, or a file, is loaded.
@@ -35,6 +39,8 @@ def given(model: Any) -> Any:
         return load_model(os.fspath(model))
     if isinstance(model, str | os.PathLike) and not Path(model).is_file():
         name = os.fspath(model)
+        if Path(model).is_dir():
+            raise GraphPruneError(_FOLDER.format(name))
         raise GraphPruneError(f"cannot read {name}: there is no file {name}")
     return model
 
@@ -56,7 +62,16 @@ def given_data(data: Any, model: Any, inputs: Inputs | None = None, most: int = 
     if not Path(data).is_dir():
         return load_data(os.fspath(data), is_onnx(model))
     held = [x for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor) and x.dim() == 4]
-    return read_pictures(Path(data), model, most, held[0].shape[-2:] if held else None)
+    size, last = None, False
+    if is_onnx(model):
+        from graphprune.frontends.onnx.pictures import picture_of  # importing it imports onnx
+
+        size, last = picture_of(model)
+    if held:
+        height, width = held[0].shape[1:3] if last else held[0].shape[2:]
+        size = (height, width)
+    found = read_pictures(Path(data), model, most, size)
+    return found.movedim(1, -1) if last else found
 
 
 def load_model(name: str, weights: str | Path | None = None) -> Any:
@@ -110,6 +125,10 @@ def load_data(name: str, named: bool = False) -> Any:
         if path.suffix == ".pt":
             return torch.load(path, map_location="cpu", weights_only=True)
         found = np.load(path, allow_pickle=False)
+    except ValueError as error:  # its words ask for unpickling, which runs code
+        raise GraphPruneError(
+            f"cannot read {path}: it is damaged, or holds Python objects rather than numbers"
+        ) from error
     except Exception as error:
         raise GraphPruneError(f"cannot read {path}: {error}".splitlines()[0]) from error
     if path.suffix == ".npy":
@@ -179,6 +198,10 @@ def _torchvision(name: str) -> Any:
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
+    if Path(name).is_dir():
+        return _FOLDER.format(name)
+    if Path(name).is_file():
+        return f"{name} is no .onnx, .pt2, .pt or .pth file"
     close = difflib.get_close_matches(name, sorted(set(known)), 5, 0.5)
     return f"no model is called {name!r}" + (f"; did you mean {', '.join(close)}?" if close else "")
 
@@ -233,6 +256,8 @@ def _unpickled(path: Path) -> Any:
 def _load_weights(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise GraphPruneError(f"there is no file {path}")
+    if path.suffix not in (".safetensors", *_PICKLES):
+        raise GraphPruneError(f"{path}: weights are a .safetensors or .pt file of a state dict")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -240,6 +265,11 @@ def _load_weights(model: nn.Module, path: Path) -> None:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # its words ask for unpickling, which runs code
+        raise GraphPruneError(
+            f"cannot read {path} as a state dict: it is damaged, or holds more than tensors; write "
+            "model.state_dict() with torch.save"
+        ) from error
     except ImportError:
         raise GraphPruneError(f"{path} needs safetensors: pip install safetensors") from None
     except Exception as error:

@@ -252,7 +252,8 @@ class Plan(Generic[M]):
             )
         except LiftError as error:
             why = str(error).partition("\n")[0]  # what follows speaks of `example_inputs`
-            raise PlanError(f"the plan does not fit {type(model).__name__}: {why}") from error
+            called = model if isinstance(model, str | Path) else type(model).__name__
+            raise PlanError(f"the plan does not fit {called}: {why}") from error
         passes = self.pipeline or DEFAULT
         batches, unseen = parted(opened.batches, opened.program, self.options, passes)
         if batches:

@@ -165,7 +165,11 @@ def _check_fraction(fraction: Any, name: str) -> None:
     if isinstance(fraction, bool) or not isinstance(fraction, _NUMBERS) or not 0 <= fraction < 1:
         if name.startswith("ratios"):
             raise OptionError(f"{name} is {fraction!r}, outside [0, 1): the fraction to remove")
-        raise OptionError(f"{name} is the fraction to remove, 0 <= ratio < 1, not {fraction!r}")
+        number = isinstance(fraction, _NUMBERS) and not isinstance(fraction, bool)
+        hint = f"; {fraction:g} % is {fraction / 100:g}" if number and 1 < fraction < 100 else ""
+        raise OptionError(
+            f"{name} is the fraction to remove, 0 <= ratio < 1, not {fraction!r}{hint}"
+        )
 
 
 def _check_limit(item: Any, limit: Any) -> None:

@@ -298,6 +298,12 @@ class Problem:
             )
         if ratio > 0 and (counts == self.sizes).all():
             nearest = self._smallest()
+            if self.exact is not None and nearest == 0:
+                raise BudgetError(
+                    f"no group can lose indices with round_to={self.exact}: none that may shrink "
+                    "holds more than that; lower it",
+                    closest=0.0,
+                )
             step = "" if self.exact is None else f" with round_to={self.exact}"
             raise BudgetError(
                 f"ratio {ratio:g} of {target.name} is too small to remove a single index{step}; "

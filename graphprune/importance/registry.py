@@ -70,7 +70,23 @@ def find(importance: str | Criterion) -> Named:
         return CRITERIA[importance]
     if not callable(importance):
         raise GraphPruneError(f"importance is a name or a function, not {importance!r}")
-    return _adapted(importance, called(importance))
+    return _told(_adapted(importance, called(importance)), called(importance))
+
+
+def _told(own: Named, name: str) -> Named:
+    """A caller's criterion, whose faults are told by its name."""
+
+    def call(context: Context) -> Parts:
+        try:
+            return own(context)
+        except GraphPruneError:
+            raise
+        except Exception as error:
+            raise GraphPruneError(
+                f"importance criterion {name!r} fails: {named_line(error)}"
+            ) from error
+
+    return call
 
 
 def called(importance: str | Criterion) -> str:

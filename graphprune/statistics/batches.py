@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset
 
 from graphprune.core.batch import Batch
-from graphprune.core.errors import GraphPruneError
+from graphprune.core.errors import GraphPruneError, named_line
 from graphprune.statistics.constants import BATCH_SIZE, SAMPLES
 
 UNSEEN = 64
@@ -53,8 +54,10 @@ def read_batches(data: Any, model: nn.Module, samples: int = SAMPLES) -> list[Ba
     arguments = _arguments(model)
     out: list[Batch] = []
     left = samples
-    for item in _items(data):
+    for item in one_by_one(_items(data)):
         batch = _placed(_batch(item, arguments), model).head(left)
+        if not batch.samples:
+            continue
         out.append(batch)
         left -= batch.samples
         if left <= 0:
@@ -64,6 +67,27 @@ def read_batches(data: Any, model: nn.Module, samples: int = SAMPLES) -> list[Ba
     for number, batch in enumerate(out):
         check_finite(number, dict(_named(batch, model)))
     return out
+
+
+def one_by_one(items: Iterable[Any]) -> Iterator[Any]:
+    """The batches; whatever the caller's loader trips over is told with the number of the batch.
+
+    Raises:
+        GraphPruneError: A batch cannot be read.
+    """
+    source = iter(items)
+    for number in count():
+        try:
+            item = next(source)
+        except StopIteration:
+            return
+        except GraphPruneError:
+            raise
+        except Exception as error:
+            raise GraphPruneError(
+                f"data: batch {number} cannot be read: {named_line(error)}"
+            ) from error
+        yield item
 
 
 def held_out(
@@ -206,6 +230,8 @@ def _placed(batch: Batch, model: nn.Module) -> Batch:
     def placed(x: Any) -> Any:
         if isinstance(x, np.ndarray):
             x = torch.from_numpy(x)
+        if isinstance(x, torch.Tensor) and x.is_meta:
+            raise GraphPruneError("data: a tensor on the meta device holds no numbers")
         if not isinstance(x, torch.Tensor) or weights is None:
             return x
         return x.to(weights.device, weights.dtype if x.is_floating_point() else None)

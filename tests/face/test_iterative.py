@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune import GraphPruneError
+from graphprune import BudgetError, GraphPruneError
 from graphprune.iterative import Step
 
 
@@ -112,3 +112,23 @@ def test_a_state_of_other_work_is_refused(net: nn.Module, tmp_path: Path) -> Non
 def test_what_cannot_be_meant_is_named(net: nn.Module, options: Any, message: str) -> None:
     with pytest.raises(GraphPruneError, match=message):
         graphprune.shrink(net, 0.5, **options)
+
+
+def test_a_step_too_small_for_an_index_waits_for_the_next() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    for steps in (12, 40):
+        small = graphprune.shrink(net, 0.5, steps=steps, compensate=False, verify=False)
+        assert small[0].out_features == 8
+    with pytest.raises(BudgetError, match="too small to remove a single index"):
+        graphprune.shrink(net, 0.01, steps=3, compensate=False)
+
+
+def test_what_the_last_step_cannot_reach_is_told_before_the_first_is_trained(
+    net: nn.Module,
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("a step was trained")
+
+    with pytest.raises(BudgetError, match="cannot be reached"):
+        graphprune.shrink(net, 0.9, steps=4, keep=["0"], callback=never, compensate=False)

@@ -15,7 +15,7 @@ from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.sizes import is_static
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
 from graphprune.frontends.onnx.whole import results
-from graphprune.statistics.batches import LABELS, is_array
+from graphprune.statistics.batches import LABELS, is_array, one_by_one
 
 _FEW = 2  # samples that the analysis takes
 _APART = 0.05  # relative; numbers of a byte, whose scale follows from all samples, differ by less
@@ -39,8 +39,10 @@ def read_data(source: Source, data: Any, samples: int) -> list[Batch]:
     inputs = source.inputs
     out: list[Batch] = []
     seen = 0
-    for number, item in enumerate(_items(data, len(inputs))):
+    for number, item in enumerate(one_by_one(_items(data, len(inputs)))):
         batch = _batch(inputs, item, number)
+        if not batch.samples:
+            continue
         out.append(batch)
         seen += batch.samples
         if seen >= samples:

@@ -93,7 +93,10 @@ def external_path(location: str, folder: Path | None) -> Path:
     if not path.is_relative_to(folder.resolve()):
         raise LiftError(f"external data {location!r} lies outside the model's folder")
     if not location or not path.is_file():
-        raise LiftError(f"external data {location!r} is missing from {folder}")
+        raise LiftError(
+            f"external data {location!r} is missing: that file belongs beside the model, in "
+            f"{folder.resolve()}"
+        )
     return path
 
 

@@ -41,6 +41,10 @@ def find_inputs(model: nn.Module) -> Inputs:
     Raises:
         LiftError: Nothing that was tried runs; the message shows the line to type.
     """
+    if type(model).forward is nn.Module.forward:
+        raise LiftError(
+            f"{type(model).__name__} has no forward: pass the module that calls the layers in it"
+        )
     last = "no layer tells what goes in"
     tried = iter(candidates(model))
     for inputs in tried:
@@ -48,15 +52,17 @@ def find_inputs(model: nn.Module) -> Inputs:
         if reason is None:
             return trained(model, inputs, tried)
         last = reason
-    names = ", ".join(
+    needed = [
         name
         for name, p in inspect.signature(model.forward).parameters.items()
         if p.default is inspect.Parameter.empty and p.kind is not inspect.Parameter.VAR_KEYWORD
-    )
+    ]
+    names, each = ", ".join(needed), "torch.randn(2, 3, 224, 224)"
+    line = ", ".join([each] * len(needed)) if len(needed) > 1 else f"{each},"
     raise LiftError(
         f"no example inputs could be found for {type(model).__name__}.forward({names}); the last "
         f"ones tried failed with: {last}\nPass them: "
-        "graphprune.shrink(model, ratio=0.5, example_inputs=(torch.randn(2, 3, 224, 224),))"
+        f"graphprune.shrink(model, ratio=0.5, example_inputs=({line}))"
     )
 
 

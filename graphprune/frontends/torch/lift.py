@@ -147,7 +147,8 @@ def _lifted(model: nn.Module, inputs: Inputs) -> CapturedModule:
         with preserved(model), quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             seen = Seen(model, inputs)
     except Exception as eager:
-        raise (_rejected(inputs, eager) if type(failed) is _NotTracedError else failed) from eager
+        told = RejectedError(inputs, eager) if type(failed) is _NotTracedError else failed
+        raise told from eager
     if type(failed) is _NotTracedError and _register(seen.results):
         return _batched(model, inputs)
     return _in_parts(model, inputs, failed, seen)
@@ -328,10 +329,17 @@ def without_cache(model: nn.Module, inputs: Inputs) -> Inputs:
     return args, {**kwargs, "use_cache": False}
 
 
-def _rejected(inputs: Inputs, error: Exception) -> LiftError:
-    """The error for inputs that a model does not run on."""
-    shapes = [tuple(x.shape) for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor)]
-    return LiftError(
-        f"the model rejects example inputs of shapes {shapes}: {named_line(error)}\n"
-        "Pass inputs that it accepts: graphprune.shrink(model, ratio, example_inputs=(x,))"
-    )
+class RejectedError(LiftError):
+    """A model does not run on its inputs.
+
+    Attributes:
+        what: Their shapes, and how it failed.
+    """
+
+    def __init__(self, inputs: Inputs, error: Exception) -> None:
+        shapes = [tuple(x.shape) for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor)]
+        self.what = f"{shapes}: {named_line(error)}"
+        super().__init__(
+            f"the model rejects example inputs of shapes {self.what}\n"
+            "Pass inputs that it accepts: graphprune.shrink(model, ratio, example_inputs=(x,))"
+        )

@@ -23,7 +23,7 @@ from graphprune.engine.tensors import shapes_of
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.inference import ordinary_inputs
 from graphprune.frontends.torch.inputs import candidates, find_inputs, trained
-from graphprune.frontends.torch.lift import completed, lift, lift_guessed
+from graphprune.frontends.torch.lift import RejectedError, completed, lift, lift_guessed
 from graphprune.frontends.torch.program import ModuleProgram
 from graphprune.frontends.torch.refuse import check
 from graphprune.frontends.torch.training import unreached
@@ -62,11 +62,17 @@ def open_module(
     check(module)
     inputs = None if inputs is None else _as_tensors(module, inputs)
     batches = [] if data is None else read_batches(data, module, samples)
+    own = inputs is not None
     if inputs is None and batches:
         inputs = inputs_of(module, batches)
-    _try_bytes(module, inputs)
+    _try_integers(module, inputs)
     seconds: dict[str, float] = {}
-    captured = _captured(module, inputs or wrapped.inputs, seconds)
+    try:
+        captured = _captured(module, inputs or wrapped.inputs, seconds)
+    except RejectedError as error:
+        if own or not batches:
+            raise
+        raise LiftError(f"data: the model rejects inputs of shapes {error.what}") from error
     program = ModuleProgram(captured, wrapped.back)
     if inputs is None and wrapped.inputs is None:
         program.assumed = shapes_of(program.flat_inputs())
@@ -90,20 +96,24 @@ def _as_tensors(model: nn.Module, inputs: Inputs) -> Inputs:
     return made
 
 
-def _try_bytes(model: nn.Module, inputs: Inputs | None) -> None:
-    """Refuse bytes that the model does not take: tracing on blank tensors lets them pass."""
-    leaves = pytree.tree_leaves(inputs)
-    if not any(isinstance(x, torch.Tensor) and x.dtype == torch.uint8 for x in leaves):
+def _try_integers(model: nn.Module, inputs: Inputs | None) -> None:
+    """Refuse integers that the model does not take: tracing on blank tensors lets them pass."""
+    tensors = [x for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor)]
+    kinds = {x.dtype for x in tensors if not (x.is_floating_point() or x.is_complex())}
+    if any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in model.modules()):
+        kinds &= {torch.uint8}  # others are tokens
+    kinds.discard(torch.bool)
+    if not kinds or inputs is None:
         return
-    assert inputs is not None
     args, kwargs = inputs
     try:
         with preserved(model), torch.no_grad():
             model.eval()
             model(*args, **kwargs)
     except Exception as error:
+        named = ", ".join(sorted(map(str, kinds)))
         raise LiftError(
-            f"{type(model).__name__} does not take inputs of type torch.uint8 "
+            f"{type(model).__name__} does not take inputs of type {named} "
             f"({first_line(error)}): convert them as the training code does, such as "
             "x.float() / 255"
         ) from error
