@@ -25,7 +25,7 @@ from graphprune.frontends.opening import readable
 from graphprune.pictures import read_pictures
 from graphprune.statistics.constants import SAMPLES
 
-_FOLDER = "{} is a folder: name a model, or a file that holds one"
+_FOLDER = "cannot read {}: it is a folder; name a model, or a file that holds one"
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 

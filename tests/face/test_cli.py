@@ -196,7 +196,8 @@ def test_inspect(
         (("deploy", MODEL, "-o", "x.onnx"), "x.onnx"),
         (("quantise", "given.onnx", "-o", "x.onnx"), "x.onnx"),
         *[((c, MODEL, "--html", "x.html"), "x.html") for c in ("report", "sensitivity", "sweep")],
-        *[(("inspect", MODEL, f"--{k}", "x"), "x") for k in ("html", "dot", "graphml", "json")],
+        *[(("inspect", MODEL, f"--{k}", f"x.{k}"), f"x.{k}") for k in ("html", "dot")],
+        *[(("inspect", MODEL, f"--{k}", "x"), "x") for k in ("graphml", "json")],
     ],
     ids=lambda given: " ".join(given) if isinstance(given, tuple) else "",
 )  # fmt: skip

@@ -302,9 +302,12 @@ def test_a_sweep_over_ranks_beside_widths(tmp_path: Path) -> None:
     assert rank.kept is not None and width.kept is not None and both.kept is not None
     assert both.kept > 0.99 > width.kept  # the one wide layer is of rank 6
     eight = told[0.6, "rank", 8]
-    assert eight.kept == pytest.approx(rank.kept, abs=0.02) and 3 * eight.bytes < rank.bytes
-    small = graphprune.factor(net, 0.6, data=options["data"])
+    assert eight.kept == pytest.approx(rank.kept, abs=0.02) and 2 * eight.bytes < rank.bytes
+    plan = graphprune.plan(net, 0.6, passes=graphprune.FACTOR, **options)
+    small = plan.apply()
     assert sum(p.numel() for p in small.parameters()) == rank.params == rank.bytes / 4
+    assert plan.report is not None and plan.report.agreement is not None
+    assert rank.kept == pytest.approx(plan.report.agreement.kept, abs=1e-6)
     assert "width+rank" in str(found) and "rank, 8 bits" in found.plot().svg
     assert found.as_dict()["pareto"][-1][1] in by
     again = graphprune.sweep(net, (0.3, 0.6), by=by, bits=(32, 8), state=state, **options)

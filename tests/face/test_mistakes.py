@@ -103,8 +103,8 @@ SHRINK = ["shrink", "mistaken:net", "-o", "small.pt", "--compensate", "off"]
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["shrink", "folder", "-o", "x.pt"], "folder is a folder: name a model"),
-        (["shrink", "folder.onnx", "-o", "x.onnx"], "folder.onnx is a folder"),
+        (["shrink", "folder", "-o", "x.pt"], "cannot read folder: it is a folder"),
+        (["shrink", "folder.onnx", "-o", "x.onnx"], "cannot read folder.onnx: it is a folder"),
         (["shrink", "notes.txt", "-o", "x.pt"], "notes.txt is no .onnx, .pt2, .pt or .pth file"),
         ([*SHRINK, "--data", "damaged.npz"], "damaged, or holds Python objects"),
         ([*SHRINK, "--data", "objects.npy"], "damaged, or holds Python objects"),
