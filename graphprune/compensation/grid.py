@@ -21,6 +21,8 @@ from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.tensors import along, cut_tensor
 
+_ENDS = {"int4": (-8, 7), "uint4": (0, 15)}  # of types that stand in a wider one
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -48,9 +50,10 @@ class Grid:
         """The integers nearest to the numbers of a narrowed weight."""
         scale, zero = self._tensors(cuts)
         kind = self.stored.tensor.dtype
-        ends = torch.iinfo(kind)
+        whole = torch.iinfo(kind)
+        least, most = _ENDS.get(self.stored.dtype, (whole.min, whole.max))
         steps = (numbers.double() / scale.double()).nan_to_num(0.0) + zero  # a step may be zero
-        return steps.round().clamp(ends.min, ends.max).to(kind)
+        return steps.round().clamp(least, most).to(kind)
 
     def _tensors(self, cuts: Cuts | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and zero point, cut like the weight, in the shape of its dimensions."""

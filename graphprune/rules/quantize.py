@@ -13,10 +13,13 @@ _INTEGERS = "its weight holds integers"
 
 @axis_rule("QuantizeLinear", "DequantizeLinear", elementwise=True)
 def quantize(op: Site) -> list[Dims]:
-    """One scale for all, or one for each index of a dimension; blocks of indices are locked."""
+    """One scale for all, or one for each index of a dimension; blocks of indices stay."""
     dims = op.dims()
     if op.attr("block_size", default=0):
-        return op.opaque("quantized in blocks")
+        at = op.axis("axis", default=1)
+        op.lock([dims[at], *(op.dims(i)[at] for i in (1, 2) if op.has(i))], "quantized in blocks")
+        op.broadcast([[*own[:at], (), *own[at + 1 :]] for own in op.operands()])
+        return [dims]
     for i in (1, 2):
         if op.has(i) and op.rank(i) == 1 and op.shape(i)[0] > 1:
             unify(dims[op.axis("axis", default=1)], op.dims(i)[0])

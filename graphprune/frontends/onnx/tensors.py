@@ -26,6 +26,8 @@ FLOATS = {
 }
 INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL)
 PACKED = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)  # two to a byte
+NIBBLES = {TensorProto.INT4: np.int8, TensorProto.UINT4: np.uint8}
+"""Integers of four bits, each with the type that stands for it where torch has none so small."""
 _EXTERNAL = TensorProto.EXTERNAL
 
 
@@ -130,7 +132,8 @@ def as_array(tensor: torch.Tensor) -> Array:
 def to_proto(array: Array, name: str, elem_type: int) -> TensorProto:
     """An array as a tensor of a file."""
     if elem_type in PACKED:
-        return onnx.numpy_helper.from_array(array, name)
+        kind = onnx.helper.tensor_dtype_to_np_dtype(elem_type)
+        return onnx.numpy_helper.from_array(array.astype(kind), name)
     proto = TensorProto(name=name, data_type=elem_type, dims=array.shape)
     proto.raw_data = np.ascontiguousarray(array).tobytes()
     return proto

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -288,3 +289,32 @@ def test_what_an_optional_holds_is_taken_as_it_is() -> None:
     small = graphprune.shrink(model, 0.4, compensate=False)
     assert run(small, x=normal(3, 8))[0].shape == (3, 4)
     assert shapes(small)["w2"][1] < 20 and shapes(small)["w1"] == (8, 6)
+
+
+@pytest.mark.parametrize("kind", ["int4", "uint4"])
+@pytest.mark.parametrize("blocks", [0, 16])
+def test_weights_of_four_bits_shrink(kind: str, blocks: int) -> None:
+    """In blocks along what is read, which stays, or for each channel that is written."""
+
+    def drawn(*shape: int) -> Array:
+        least = -8 if kind == "int4" else 0
+        numbers = np.random.default_rng(sum(shape)).integers(least, least + 16, shape)
+        return numbers.astype(getattr(ml_dtypes, kind))
+
+    how = {"axis": 0, "block_size": blocks} if blocks else {"axis": 1}
+    inner = (2, 48) if blocks else (48,)
+    nodes = [
+        node("DequantizeLinear", ["q", "s", "z"], "w1", **how),
+        node("MatMul", ["x", "w1"], "a"),
+        node("Relu", ["a"], "b"),
+        node("MatMul", ["b", "w2"], "y"),
+    ]
+    weights = {"q": drawn(32, 48), "z": drawn(*inner), "s": abs(normal(*inner)) / 9 + 0.01,
+               "w2": normal(48, 4)}  # fmt: skip
+    model = graph(nodes, weights, {"x": ["n", 32]}, {"y": ["n", 4]}, opset=21)
+    small = graphprune.shrink(model, 0.5, data=normal(64, 32), effort="fast")
+    held = {tensor.name: tensor for tensor in small.graph.initializer}
+    assert held["q"].dims[1] == held["z"].dims[-1] == held["w2"].dims[0] < 48
+    assert held["q"].data_type == helper.np_dtype_to_tensor_dtype(weights["q"].dtype)
+    onnx.checker.check_model(small, full_check=True)
+    assert run(small, x=normal(3, 32))[0].shape == (3, 4)
