@@ -18,7 +18,7 @@ locked(
 )
 locked("the graph inside reads it by name, at the length that it has", *_named("If Loop Scan"))
 locked(
-    "a sequence, whose elements are taken by number",
+    "a sequence of which it is not known beforehand what it holds",
     *_named("ConcatFromSequence SequenceAt SequenceConstruct SequenceEmpty SequenceErase"),
     *_named("SequenceInsert SequenceLength SequenceMap SplitToSequence"),
 )

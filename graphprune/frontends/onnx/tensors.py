@@ -26,7 +26,7 @@ FLOATS = {
 }
 INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL)
 PACKED = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)  # two to a byte
-NIBBLES = {TensorProto.INT4: np.int8, TensorProto.UINT4: np.uint8}
+NIBBLES: dict[int, Any] = {TensorProto.INT4: np.int8, TensorProto.UINT4: np.uint8}
 """Integers of four bits, each with the type that stands for it where torch has none so small."""
 _EXTERNAL = TensorProto.EXTERNAL
 
