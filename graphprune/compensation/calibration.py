@@ -182,9 +182,10 @@ class Calibration:
         if not self._wanted:
             return None
         if effort not in self._forecasts:
-            number = self._number(asked, own)
+            most = self._passed(asked)
+            number = asked.samples() if asked.granted is None else most
             self._forecasts[effort] = forecast(
-                self._program, self._deps, number, asked.manner, asked.granted, own
+                self._program, self._deps, number, asked.manner, asked.granted, own, most
             )
         return self._forecasts[effort]
 
@@ -202,7 +203,7 @@ class Calibration:
 
     def _read(self) -> Samples:
         assert self.options.data is not None
-        most = affordable(self._deps, self._number(self.options, own=True))
+        most = affordable(self._deps, self._passed(self.options))
         found = read(self._program, self._deps, self.options.data, most)
         if self.options.granted is None:  # what a loader takes is no work of ours
             self._allowed = self._clock()
@@ -210,7 +211,8 @@ class Calibration:
 
     def _made(self) -> Samples | None:
         effort, seed = self.options.manner, self.options.seed
-        number = self._number(self.options, own=False)
+        most = self._passed(self.options)
+        number = self.options.samples() if self.options.granted is None else most
         with self._progress(SYNTHESISING) as advance:
             if self._program.original is not None:
                 return self._made_for_parts(number, effort, seed)
@@ -219,18 +221,13 @@ class Calibration:
             allowed = self._allowed.part(AUTO_MAKING if free else MAKING_TIME)
             granted = None if free else allowed.left
             return self._attempt(
-                sample, self._deps, likes, number, effort, seed, advance, granted, allowed
+                sample, self._deps, likes, number, effort, seed, advance, granted, allowed, most
             )
 
-    def _number(self, asked: Options, own: bool) -> int:
-        """The number of samples to read or make: as many as passes over them have time for.
-
-        Args:
-            asked: The effort.
-            own: Whether they are the caller's; how many are made is decided with how they are.
-        """
+    def _passed(self, asked: Options) -> int:
+        """How many samples passes over them have time for, of as many as the effort asks for."""
         wanted, granted = asked.samples(), asked.granted
-        if asked.manner != "auto" or (granted is None and not own):
+        if asked.manner != "auto":
             return wanted
         each = PASSES * seconds(self._deps, 1, 1) / BACKWARD_FACTOR
         clock = PASSES_AUTO * AUTO_SECONDS if granted is None else PASSES_TIME * granted

@@ -65,7 +65,13 @@ class Forecast:
 
 
 def forecast(
-    program: Program, deps: Dependencies, wanted: int, effort: str, granted: float | None, own: bool
+    program: Program,
+    deps: Dependencies,
+    wanted: int,
+    effort: str,
+    granted: float | None,
+    own: bool,
+    most: int | None = None,
 ) -> Forecast:
     """Estimate each stage.
 
@@ -76,14 +82,15 @@ def forecast(
         effort: As for `graphprune.plan`, by name.
         granted: Seconds that all may take; None where `effort` is a name.
         own: Whether the caller gave data.
+        most: Most samples that passes over them have time for; None: as many as there are.
     """
     if own:
-        number, made = affordable(deps, wanted), 0.0
+        number, made = affordable(deps, min(wanted, most or wanted)), 0.0
     elif program.original is not None:  # runs of the caller's own code: at least what parts take
         number = numbered(deps, wanted, effort)
         made = seconds(deps, number, 1) / BACKWARD_FACTOR
     else:
-        number, made = making(deps, program.flat_inputs(), wanted, effort, granted)
+        number, made = making(deps, program.flat_inputs(), wanted, effort, granted, most)
     run = seconds(deps, number, 1) / BACKWARD_FACTOR
     found = find_consumers(deps).by_op
     readers = dict.fromkeys((group.axis for group in deps.groups), 0)

@@ -81,6 +81,7 @@ def sample(
     advance: Callable[[float], None] = lambda _: None,
     granted: float | None = None,
     allowed: Allowance = UNLIMITED,
+    most: int | None = None,
 ) -> Samples:
     """Make inputs for a model that was captured as a whole.
 
@@ -93,6 +94,8 @@ def sample(
         advance: Called with the share of the work that is done.
         granted: Seconds that it may take by estimate; None: as `effort` says.
         allowed: Time after which a descent ends.
+        most: Most inputs that passes over them have time for; of those that a descent makes, the
+            time of which follows other rules, there may be more.
 
     Returns:
         The samples, with `norms` where they are unlike training data.
@@ -111,6 +114,7 @@ def sample(
         texts = generate(deps, writer, plain(deps, likes, number, seed), rounds, seed, advance)
         if texts is not None:
             return texts
+    wanted = min(wanted, most or wanted)
     return plain(deps, likes, _quick(deps, affordable(deps, wanted), effort), seed)
 
 
@@ -120,6 +124,7 @@ def making(
     wanted: int,
     effort: str,
     granted: float | None = None,
+    most: int | None = None,
 ) -> tuple[int, float]:
     """How many inputs `sample` makes of the same arguments, and how long that takes.
 
@@ -136,7 +141,7 @@ def making(
     if written is not None:
         _, number, rounds = written
         return number, seconds(deps, number, rounds) / BACKWARD_FACTOR
-    number = _quick(deps, affordable(deps, wanted), effort)
+    number = _quick(deps, affordable(deps, min(wanted, most or wanted)), effort)
     return number, painting(likes, number)
 
 

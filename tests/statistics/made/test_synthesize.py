@@ -93,6 +93,8 @@ def test_where_inputs_come_from() -> None:
     with_norms = graphprune.analyze(_trained(), image)
     assert "batch-norm" in sample(with_norms, [image], 8, "auto", 0).origin
     assert sample(with_norms, [image], 8, "fast", 0).origin == "8 pictures of random shapes"
+    briefly = sample(with_norms, [image], 8, "fast", 0, most=4).origin
+    assert briefly == "4 pictures of random shapes", "passes have no time for more"
     model = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 6), nn.Linear(6, 3))
     found = sample(graphprune.analyze(model, tokens), [tokens], 8, "auto", 0)
     assert found.origin == "8 random token inputs"
