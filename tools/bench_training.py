@@ -166,20 +166,17 @@ def chained(
     name: str, kind: str, times: list[float], seeds: int, epochs: int | None, part: str
 ) -> None:
     """Print what the chain to so many times fewer bytes gives, for one kind of network."""
-    ratios: dict[float, float] = {}
-    rows: dict[float, list[Chain]] = {wanted: [] for wanted in times}
-    for seed in range(seeds):
-        task = with_wide(TASKS[kind](seed))
-        held = task.test if part == "test" else task.validation
-        model = trained(name, kind, task, seed)
-        number = epochs or task.epochs.get(name, task.epochs[""])
-        for wanted in times:
-            if wanted not in ratios:  # bytes hardly depend on the seed
-                ratios[wanted] = ratio_for(model, task, wanted)
-            found = chain(model, task, held, ratios[wanted], {"epochs": number, "seed": seed})
-            rows[wanted].append(found)
-    for wanted, held_rows in rows.items():
-        print(line(name, wanted, held_rows), flush=True)
+    for wanted in times:
+        rows: list[Chain] = []
+        for seed in range(seeds):
+            task = with_wide(TASKS[kind](seed))
+            held = task.test if part == "test" else task.validation
+            model = trained(name, kind, task, seed)
+            number = epochs or task.epochs.get(name, task.epochs[""])
+            # Bytes hardly depend on the seed.
+            ratio = rows[0].ratio if rows else ratio_for(model, task, wanted)
+            rows.append(chain(model, task, held, ratio, {"epochs": number, "seed": seed}))
+        print(line(name, wanted, rows), flush=True)
 
 
 def main() -> None:

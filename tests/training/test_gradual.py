@@ -166,3 +166,34 @@ def test_a_compiled_model_is_pruned_in_place() -> None:
     losses = train(compiled, optimizer, 4)
     assert model[0].weight.shape[0] < 12 and losses[-1] == losses[-1]
     assert isinstance(graphprune.analyze(model, INPUTS[:2]), graphprune.Dependencies)
+
+
+def test_with_data_each_removal_is_compensated() -> None:
+    whole = cnn()
+    train(whole, torch.optim.Adam(whole.parameters(), 1e-2), 40)
+    wanted = whole.eval()(INPUTS).detach()
+    apart = {}
+    for data in (None, [INPUTS[:16], INPUTS[16:]]):
+        model = copy.deepcopy(whole)
+        gradual = Gradual(model, Schedule(0, 0.5, 1, 2, 1), example_inputs=INPUTS[:2], data=data)
+        gradual.remove(0.5)
+        apart[data is None] = float((model.eval()(INPUTS) - wanted).square().mean().detach())
+    assert apart[False] < 0.5 * apart[True]
+
+
+def test_training_with_data_goes_on_from_a_state() -> None:
+    schedule = Schedule(0, 0.5, 1, 4, 1)
+    model = cnn()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    options: dict[str, Any] = {"example_inputs": INPUTS[:2], "data": INPUTS}
+    gradual = Gradual(model, schedule, **options).attach(optimizer)
+    train(model, optimizer, 3)
+    saved = copy.deepcopy((gradual.state_dict(), model.state_dict(), optimizer.state_dict()))
+    fresh = cnn(seed=3)
+    other = torch.optim.Adam(fresh.parameters(), 1e-2)
+    again = Gradual(fresh, schedule, **options).attach(other)
+    again.load_state_dict(saved[0])
+    fresh.load_state_dict(saved[1])
+    other.load_state_dict(saved[2])
+    assert train(fresh, other, 3) == train(model, optimizer, 3)
+    assert again.removed == gradual.removed
