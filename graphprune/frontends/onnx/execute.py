@@ -193,20 +193,41 @@ def run_node(
     """
     types = tuple((name, _type(item)) for name, item in feeds.items())
     try:
+        found = None
         if onnxruntime is not None and dtype == torch.float32:
             versions = tuple(opsets.items())
             large = sum(getattr(item, "nbytes", 0) for item in feeds.values()) > _LARGE
             made = _session.__wrapped__ if large else _session  # a session keeps its memory
-            session = made(node.SerializeToString(deterministic=True), versions, types)
-            found = session.run(None, dict(feeds))
+            try:
+                session = made(node.SerializeToString(deterministic=True), versions, types)
+            except Exception:  # of any type
+                found = _by_reference(node, opsets, feeds)
+                if found is None:
+                    raise
+            else:
+                found = session.run(None, dict(feeds))
         else:
-            inputs = [helper.make_value_info(name, TypeProto()) for name in feeds]
-            outputs = [helper.make_value_info(name, TypeProto()) for name in node.output if name]
-            graph = helper.make_graph([node], "node", inputs, outputs)
-            found = ReferenceEvaluator(graph, opsets=dict(opsets)).run(None, dict(feeds))
+            found = _referee(node, opsets, feeds)
     except Exception as error:  # neither engine has errors of a common type
         raise RuntimeError(str(error).split("\n")[0]) from error
     return list(found)
+
+
+def _by_reference(
+    node: NodeProto, opsets: Mapping[str, int], feeds: Mapping[str, Any]
+) -> list[Any] | None:
+    """What the reference gives for a node that ONNX Runtime has no kernel of; None without one."""
+    try:
+        return _referee(node, opsets, feeds)
+    except Exception:  # its errors have no common type
+        return None
+
+
+def _referee(node: NodeProto, opsets: Mapping[str, int], feeds: Mapping[str, Any]) -> list[Any]:
+    inputs = [helper.make_value_info(name, TypeProto()) for name in feeds]
+    outputs = [helper.make_value_info(name, TypeProto()) for name in node.output if name]
+    graph = helper.make_graph([node], "node", inputs, outputs)
+    return list(ReferenceEvaluator(graph, opsets=dict(opsets)).run(None, dict(feeds)))
 
 
 def _type(item: Any) -> bytes:

@@ -15,11 +15,10 @@ from graphprune.frontends.onnx.model import (
     APART,
     Source,
     captured,
-    renamed,
-    renamed_inside,
     used_names,
     without_initializers,
 )
+from graphprune.frontends.onnx.names import renamed, renamed_inside
 from graphprune.frontends.onnx.stored import Lowered, Stored
 from graphprune.frontends.onnx.tensors import Array
 

@@ -137,9 +137,31 @@ def indexed(source: Source) -> Source:
     Raises:
         LiftError: The graph is not sound.
     """
+    _sort(source)
     _check(source)
     _index(source)
     return source
+
+
+def _sort(source: Source) -> None:
+    """Put nodes that stand before what they read, which runtimes take, in an order for all."""
+    graph, made = source.model.graph, set[str]()
+    later = {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        if any(name in later and name not in made for name in (*node.input, *captured(node))):
+            break
+        made.update(node.output)
+    else:
+        return
+    try:
+        nodes = [NodeProto.FromString(n.SerializeToString()) for n in ordered(graph, source.label)]
+    except LiftError:
+        return  # the check says what is wrong
+    model = without_initializers(source.model)
+    model.graph.initializer.extend(graph.initializer)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    source.bytes, source.model = source.own_bytes(), model
 
 
 def _parsed(file: OwnFile) -> ModelProto:
@@ -321,24 +343,3 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
             yield attribute.g
         elif attribute.type == AttributeProto.GRAPHS:
             yield from attribute.graphs
-
-
-def renamed(graph: GraphProto, old: str, new: str) -> None:
-    """Call a value by another name wherever nodes, and graphs inside them, make or read it.
-
-    Results of the graph that go by the name keep it.
-    """
-    for node in graph.node:
-        node.input[:] = [new if name == old else name for name in node.input]
-        node.output[:] = [new if name == old else name for name in node.output]
-        renamed_inside(node, old, new)
-
-
-def renamed_inside(node: NodeProto, old: str, new: str) -> None:
-    """Let the graphs inside a node read an outer value by another name."""
-    for body in subgraphs(node):
-        own = {item.name for item in (*body.input, *body.initializer)}
-        if old not in own.union(*(inner.output for inner in body.node)):
-            renamed(body, old, new)
-            for item in body.output:
-                item.name = new if item.name == old else item.name

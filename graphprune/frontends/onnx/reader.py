@@ -86,13 +86,14 @@ class Reader:
         kind = type_name(node)
         places: dict[int, str] = {}
         inputs: list[Value | None] = []
+        unknown = False
         for place, given in enumerate([*node.input, *captured(node)]):
             if not given or place in arguments:
                 inputs.append(None)
                 continue
             value = self._operand(node, name, place, given, places)
             if value is None:
-                missing = missing or f"{given} is of unknown shape"
+                missing, unknown = missing or f"{given} is of unknown shape", True
             elif value.is_weight and value.tensor is None and value.dtype != "string":
                 missing = missing or f"{given} is of type {value.dtype}"
             inputs.append(value)
@@ -100,7 +101,7 @@ class Reader:
         if "" in node.output[: len(outputs)] and node.op_type not in ("LSTM", "GRU", "RNN"):
             missing = missing or "a result in the middle is left out"
         made = [value for value in outputs if value is not None]
-        if len(made) < len(outputs):  # it is not run: what is known of it is of no use
+        if unknown or len(made) < len(outputs):  # it is not run: what is known of it is of no use
             missing = missing or "its results are of unknown shape"
             for value in made:
                 del self.values[value.name]

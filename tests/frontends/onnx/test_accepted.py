@@ -1,0 +1,62 @@
+"""Files that runtimes take, though some part of the tools does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper
+
+import graphprune
+from tests.frontends.onnx.exports import graph, normal, shapes, two_layers
+
+
+def node(kind: str, inputs: list[str], *outputs: str, **attrs: Any) -> NodeProto:
+    return helper.make_node(kind, inputs, list(outputs), **attrs)
+
+
+def test_nodes_that_stand_before_what_they_read() -> None:
+    model = two_layers()
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes[::-1])
+    plan = graphprune.plan(model, 0.5, compensate=False)
+    small = plan.apply()
+    onnx.checker.check_model(small, full_check=True)
+    assert shapes(small)["w1"] == (8, 8)
+    assert plan.report is not None and plan.report.bytes == (model.ByteSize(), small.ByteSize())
+    assert [n.op_type for n in model.graph.node] == [n.op_type for n in nodes[::-1]]
+
+
+def test_what_the_runtime_has_no_kernel_of() -> None:
+    """ONNX Runtime takes no recurrent cell with the batch first; the reference does."""
+    nodes = [
+        node("MatMul", ["x", "w1"], "a"),
+        node("Relu", ["a"], "b"),
+        node("GRU", ["b", "w", "r"], "", "h", hidden_size=8, layout=1),
+        node("Squeeze", ["h", "one"], "s"),
+        node("MatMul", ["s", "w2"], "y"),
+    ]
+    weights = {"w1": normal(6, 16), "w": normal(1, 24, 16) / 4, "r": normal(1, 24, 8) / 4,
+               "w2": normal(8, 3), "one": np.array([1])}  # fmt: skip
+    model = graph(nodes, weights, {"x": ["n", 5, 6]}, {"y": ["n", 3]}, opset=17)
+    plan = graphprune.plan(model, 0.4, compensate=False)
+    small = plan.apply()
+    assert plan.report is not None and plan.report.verification is not None
+    assert shapes(small)["w1"][1] == shapes(small)["w"][2] < 16
+
+
+def test_results_of_unknown_operations_that_have_types_in_part() -> None:
+    nodes = [
+        node("MatMul", ["x", "w1"], "a"),
+        node("Relu", ["a"], "b"),
+        node("MatMul", ["b", "w2"], "c"),
+        node("Split2", ["c"], "d", "e", domain="acme"),
+        node("MatMul", ["d", "w3"], "y"),
+    ]
+    weights = {"w1": normal(8, 32), "w2": normal(32, 6), "w3": normal(6, 4)}
+    model = graph(nodes, weights, {"x": ["n", 8]}, {"y": ["n", 4], "e": ["n", "q"]}, opset=17)
+    model.opset_import.append(helper.make_opsetid("acme", 1))
+    model.graph.value_info.append(helper.make_tensor_value_info("d", TensorProto.FLOAT, ["n", 6]))
+    assert shapes(graphprune.shrink(model, 0.5, compensate=False))["w1"][1] < 32
