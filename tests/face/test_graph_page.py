@@ -170,3 +170,13 @@ def test_in_a_browser(deps: Dependencies, browser: Any, tmp_path: Path, width: i
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert wrong == []
     page.close()
+
+
+def test_boxes_of_a_file_are_named_after_their_weights(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    torch.onnx.export(net, (torch.randn(2, 8),), tmp_path / "net.onnx", dynamo=True, verbose=False)
+    deps = graphprune.analyze(tmp_path / "net.onnx")
+    boxes, _ = boxes_of(deps, {group.id for group in deps.groups})
+    assert [box.title for box in boxes if box.ops] == ["0", "2"]
+    assert {row.label for box in boxes for row in box.rows if row.op is None} >= {"weight", "bias"}

@@ -38,6 +38,7 @@ class Row:
 
     Attributes:
         label: What it is called in its box.
+        brief: The same where there is little room.
         value: The value.
         op: The operation that makes it; None for weights and inputs.
         cells: Its dimensions.
@@ -45,6 +46,7 @@ class Row:
     """
 
     label: str
+    brief: str
     value: Value
     op: Op | None
     cells: tuple[Cell, ...]
@@ -127,13 +129,13 @@ class _Drawing:
         for value in self.deps.source.inputs:
             if value in self.users:
                 self.at[value] = len(self.made)
-                self.made.append(Box(value.name, [], [self._row(value, None, "input")]))
+                self.made.append(Box(value.name, [], [self._row(value, None, "input", "input")]))
         for op in self.ops:
             fed = [v for v in dict.fromkeys(op.inputs) if v is not None and v in self.at]
             place = self._shared(op, fed)
             if place is None:
                 place = len(self.made)
-                self.made.append(Box(op.module or op.name))
+                self.made.append(Box(op.module or _owner(op) or op.name))
                 self.wires += [Wire(self.at[value], place, value, op) for value in fed]
             self._fill(place, op)
         return self.made, self.wires
@@ -156,20 +158,28 @@ class _Drawing:
         kind = op.type.rpartition(".")[2]
         own = op.module.rpartition(".")[2]
         prefix = f"{own} " if op.module not in ("", box.title) and own != kind else ""
+        owner = op.module or _owner(op)
         for value in dict.fromkeys(op.inputs):
             if value is not None and value.is_weight:
-                label = value.name.removeprefix(f"{op.module}.") if op.module else value.name
-                box.rows.append(self._row(value, None, label))
+                label = value.name.removeprefix(f"{owner}.") if owner else value.name
+                box.rows.append(self._row(value, None, label, label))
         for number, value in enumerate(op.outputs):
             told = kind if len(op.outputs) == 1 else f"{kind} {number}"
-            box.rows.append(self._row(value, op, prefix + told))
+            box.rows.append(self._row(value, op, prefix + told, told))
             self.at[value] = place
 
-    def _row(self, value: Value, op: Op | None, label: str) -> Row:
+    def _row(self, value: Value, op: Op | None, label: str, brief: str) -> Row:
         cells = []
         for number, dim in enumerate(self.deps.dims[value]):
             held = list(dict.fromkeys(atoms(dim)))
             ids = tuple(self.ids[axis] for axis in held if axis in self.ids)
             reasons = tuple(dict.fromkeys(axis.reason for axis in held if axis.reason))
             cells.append(Cell((value.name, number), value.shape[number], ids, reasons))
-        return Row(label, value, op, tuple(cells), value in self.returned)
+        return Row(label, brief, value, op, tuple(cells), value in self.returned)
+
+
+def _owner(op: Op) -> str:
+    """The module that an operation's weights are named after, in files that tell no modules."""
+    weights = [value for value in op.inputs if value is not None and value.is_weight]
+    owners = {value.name.rpartition(".")[0] for value in weights}
+    return owners.pop() if len(owners) == 1 else ""

@@ -185,8 +185,9 @@ class _Picture:
         start = _WIDE - _SIDE - wide * len(row.cells)
         kind = "w" if row.op is None else "r"
         quiet = "" if row.op is None or row.is_output else " q"  # batch and sides of every result
-        told = f"{row.label} (output)" if row.is_output else row.label
-        told = _short(told, start - 2 * _SIDE)
+        room, output = start - 2 * _SIDE, " (output)" if row.is_output else ""
+        fits = len(row.label + output) <= int(room / _LETTER)
+        told = _short((row.label if fits else row.brief) + output, room)
         out = [f'<text class="{kind}" x="{_SIDE}" y="{y + 13}">{told}</text>']
         for i, cell in enumerate(row.cells):
             x, number = start + wide * i, self.nodes[cell.node]
