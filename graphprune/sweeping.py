@@ -88,6 +88,8 @@ def sweep(
     def kept() -> str:
         if place is None:
             return "nothing is kept; with state=, the same call goes on behind the last point"
+        if not out.points:
+            return "no point is finished yet, and nothing kept"
         told = f"{len(out.points)} of {number * len(ways) * len(bits)} points"
         return f"{told} are kept in {place}; the same call goes on"
 

@@ -22,6 +22,8 @@ Metric: TypeAlias = Annotated[
 ]
 
 
+_NARROW = 80  # columns of a terminal
+
 Html: TypeAlias = Annotated[Path | None, typer.Option(help="also write a page with a picture here")]
 
 
@@ -99,7 +101,10 @@ def _print(found: Sensitivity | Sweep, html: Path | None, as_json: bool) -> None
     from graphprune.report.explored import drawn
 
     screen = console(stderr=as_json)
-    screen.print(drawn(found.title(), found))
+    table = drawn(found.title(), found)
+    if screen.width < _NARROW:  # lines between columns would take what numbers need
+        table.box = None
+    screen.print(table)
     for line in found.notes():
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
     if html is not None:

@@ -16,6 +16,7 @@ WIDTH, WIDTH_AND_RANK, RANK = "width", "width+rank", "rank"
 WAYS = (WIDTH, WIDTH_AND_RANK, RANK)
 """How a model becomes smaller: channels go, layers become two in a row, or both."""
 
+_SHORT = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
 
 
@@ -103,11 +104,12 @@ class Sweep(Explored):
                 blank = ["-"] * (len(head) - 1 - len(kind) + (self.base is not None))
                 rows.append((f"{point.asked:.0%}", *kind, *blank))
                 continue
-            kind = (*kind, *((f"{point.bytes:,}",) if kind else ()))
+            size = _brief if kind else "{:,}".format
+            kind = (*kind, *((f"{_brief(point.bytes)}B",) if kind else ()))
             metric = [digits(point.metric)] if self.base is not None else []
-            star = "" if point in best else " (not better than a smaller one)"
+            star = "*" if point in best else ""
             rows.append(
-                (f"{point.achieved:.1%}{star}", *kind, f"{point.params:,}", f"{point.macs:,}",
+                (f"{point.achieved:.1%}{star}", *kind, size(point.params), size(point.macs),
                  percent(point.kept), percent(point.same), *metric)
             )  # fmt: skip
         return (*head, "metric") if self.base is not None else head, rows
@@ -148,7 +150,9 @@ class Sweep(Explored):
 
     def notes(self) -> list[str]:
         """What the table does not say."""
-        out = [] if self.base is None else [f"metric of the model itself: {self.base:.4g}"]
+        out = ["* of fewer bytes, none is better"] if self.pareto else []
+        if self.base is not None:
+            out.append(f"metric of the model itself: {self.base:.4g}")
         return out + list(dict.fromkeys(self._missing(p) for p in self.points if p.why))
 
     def _missing(self, point: Point) -> str:
@@ -161,6 +165,12 @@ class Sweep(Explored):
     def title(self) -> str:
         """The result in a line."""
         return f"{self.model}: {self.params:,} parameters, {self.macs:,} MACs; share of {self.of}"
+
+
+def _brief(number: int) -> str:
+    """A number in few letters, where several columns share a line."""
+    unit, name = next(((u, n) for u, n in _SHORT if number >= u), (1.0, ""))
+    return f"{number / unit:.3g}{name}"
 
 
 def _worth(point: Point) -> float | None:
