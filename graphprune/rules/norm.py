@@ -78,6 +78,7 @@ def group_normalization(op: Site) -> str:
     "aten.native_layer_norm",
     "LayerNormalization",
     "RMSNormalization",
+    "SimplifiedLayerNormalization",
     norm=True,
 )
 def layer_norm(op: Site) -> str:

@@ -16,6 +16,7 @@ from graphprune.engine.perturbed import perturbed
 from graphprune.engine.run import LastUses, Run, given_inputs
 from graphprune.engine.tensors import as_dtype, cut_tensor
 from graphprune.frontends.onnx.execute import reference_engine
+from graphprune.frontends.onnx.kernels import told_apart
 from graphprune.frontends.onnx.lift import LiftedFile
 from graphprune.frontends.onnx.lower import lower
 from graphprune.frontends.onnx.objects import apart, as_fed
@@ -206,6 +207,7 @@ def valid(lowered: Lowered) -> None:
     """
     checked = onnx.ModelProto()
     checked.CopyFrom(lowered.frame)
+    told_apart(checked)
     given = {item.name for item in checked.graph.input}
     for tensor in lowered.tensors:
         if tensor.size <= _FEW:  # of sizes and axes the inference wants the numbers

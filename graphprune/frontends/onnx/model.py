@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from graphprune.core.errors import LiftError
+from graphprune.frontends.onnx.kernels import told_apart
 from graphprune.frontends.onnx.slim import OwnFile, is_inside
 from graphprune.frontends.onnx.tensors import Array, external_path, read
 
@@ -218,6 +219,7 @@ def _check_names(source: Source) -> None:
 def _skeleton(model: ModelProto) -> ModelProto:
     """The model without its initializers' data: they count as inputs."""
     out = without_initializers(model)
+    told_apart(out)
     del out.graph.value_info[:]
     given = {item.name for item in out.graph.input}
     names = Counter(tensor.name for tensor in model.graph.initializer)

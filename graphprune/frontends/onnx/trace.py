@@ -23,7 +23,12 @@ from graphprune.frontends.onnx.own import Stated, evaluator, is_own, lacking, ty
 from graphprune.frontends.onnx.tensors import INTEGERS, Array
 
 _WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "STFT")
-_AS_OPERAND = ("GroupNormalization", "MeanVarianceNormalization")  # without inference of their own
+_AS_OPERAND = (  # without inference of their own
+    "GroupNormalization",
+    "LayerNormalization",
+    "MeanVarianceNormalization",
+    "SimplifiedLayerNormalization",
+)
 _MISREAD = {"STFT": "onesided"}  # attributes whose default onnx's inference takes for another
 _MOST = 1 << 16  # elements of a value that is worked out ahead of time
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import NodeProto, TensorProto, helper
 
 import graphprune
-from tests.frontends.onnx.exports import graph, normal, shapes, two_layers
+from tests.frontends.onnx.exports import graph, normal, run, shapes, two_layers
 
 
 def node(kind: str, inputs: list[str], *outputs: str, **attrs: Any) -> NodeProto:
@@ -60,3 +61,22 @@ def test_results_of_unknown_operations_that_have_types_in_part() -> None:
     model.opset_import.append(helper.make_opsetid("acme", 1))
     model.graph.value_info.append(helper.make_tensor_value_info("d", TensorProto.FLOAT, ["n", 6]))
     assert shapes(graphprune.shrink(model, 0.5, compensate=False))["w1"][1] < 32
+
+
+@pytest.mark.parametrize("kind", ["LayerNormalization", "SimplifiedLayerNormalization"])
+def test_operators_that_the_runtime_adds_to_onnxs_own(kind: str) -> None:
+    """Its optimizer writes them into files of any opset."""
+    nodes = [
+        node("MatMul", ["x", "w1"], "a"),
+        node(kind, ["a", "g"], "b", axis=-1, epsilon=1e-5),
+        node("MatMul", ["b", "w2"], "c"),
+        node("Relu", ["c"], "d"),
+        node("MatMul", ["d", "w3"], "y"),
+    ]
+    weights = {"w1": normal(8, 16), "g": normal(16) + 1, "w2": normal(16, 32), "w3": normal(32, 4)}
+    model = graph(nodes, weights, {"x": ["n", 8]}, {"y": ["n", 4]}, opset=14)
+    small = graphprune.shrink(model, 0.5, compensate=False)
+    assert [n.domain for n in small.graph.node] == [""] * 5
+    assert [item.domain for item in small.opset_import] == [""]
+    assert shapes(small)["w2"][1] < 32
+    assert run(small, x=normal(3, 8))[0].shape == (3, 4)
