@@ -131,7 +131,7 @@ class _Copy:
         self._sweep()
         return indexed(replace(
             self._source, model=self._model, whole=None, constants={}, origins={}, nodes=[],
-            opsets={}, _arrays={},
+            opsets={}, _arrays={}, bytes=self._source.own_bytes(),
         ))  # fmt: skip
 
     # --- weights ----------------------------------------------------------------------------

@@ -57,6 +57,11 @@ def tidied(source: Source) -> Source | None:
     known = {item.name for item in model.graph.value_info}
     for item in [i for i in made.graph.value_info if i.name not in known]:
         made.graph.value_info.remove(item)  # what it infers on its way would be stored
+    stated = {item.name: item for item in (*model.graph.input, *model.graph.output)}
+    for item in (*made.graph.input, *made.graph.output):
+        if item.name in stated:
+            item.CopyFrom(stated[item.name])
     return indexed(replace(
-        source, model=made, whole=None, constants={}, origins={}, nodes=[], opsets={}, _arrays={}
+        source, model=made, whole=None, constants={}, origins={}, nodes=[], opsets={}, _arrays={},
+        bytes=source.own_bytes(),
     ))  # fmt: skip

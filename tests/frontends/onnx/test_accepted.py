@@ -80,3 +80,22 @@ def test_operators_that_the_runtime_adds_to_onnxs_own(kind: str) -> None:
     assert [item.domain for item in small.opset_import] == [""]
     assert shapes(small)["w2"][1] < 32
     assert run(small, x=normal(3, 8))[0].shape == (3, 4)
+
+
+def test_compact_leaves_what_is_stated_of_results() -> None:
+    """onnxslim states the lengths that it finds in place of their names."""
+    pytest.importorskip("onnxslim")
+    model = two_layers()
+    model.graph.node.insert(0, node("Identity", ["x"], "x2"))
+    second = model.graph.node[1]
+    second.input[0] = "x2"
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "classes"
+    weight = next(t for t in model.graph.initializer if t.name == "w1")
+    array = onnx.numpy_helper.to_array(weight).copy()
+    array[:, :4] = 0
+    weight.CopyFrom(onnx.numpy_helper.from_array(array, "w1"))
+    bias = next(t for t in model.graph.initializer if t.name == "b1")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.where(np.arange(16) < 4, 0, normal(16)), "b1"))
+    small = graphprune.compact(model)
+    assert shapes(small)["w1"] == (8, 12)
+    assert list(small.graph.output) == list(model.graph.output)
