@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphprune.passes.agree import Agree
+from graphprune.passes.align import Align
 from graphprune.passes.assume import Assume
 from graphprune.passes.choose_ranks import ChooseRanks
 from graphprune.passes.compensate import Compensate
@@ -37,7 +38,7 @@ FOLDING = (DropNoops, FoldNorms, MergeBranches, MergeLinear)
 
 COMPACT = Pipeline(
     [
-        KeepClasses, Materialise, Assume, *FOLDING, Constants, MergeTwins,
+        KeepClasses, Materialise, Assume, *FOLDING, Align, Constants, MergeTwins,
         Couple, Dead, Lower, Verify, Same, Measure,
     ]
 )  # fmt: skip

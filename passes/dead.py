@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TypeAlias
 
 import numpy as np
 
@@ -10,12 +11,14 @@ from graphprune.choice.select import Selection
 from graphprune.core.axes import Axis
 from graphprune.core.edits import cut_by
 from graphprune.core.errors import PassError
-from graphprune.core.groups import Group
+from graphprune.core.groups import Dependencies, Group
 from graphprune.core.indices import Indices
 from graphprune.core.keep import Keep
 from graphprune.costs.registry import cost_of
-from graphprune.importance.free import Free, Mask
+from graphprune.importance.free import Mask, rounds
 from graphprune.pipeline import Outcome, Pass, Work
+
+Kinds: TypeAlias = "dict[Axis, dict[str, Mask]]"
 
 _LAST = "all of its indices could go: one stays, as a layer has a width"
 _GRAIN = "its kernel asks for multiples of {}"
@@ -36,8 +39,7 @@ class Dead(Pass):
     def run(self, work: Work) -> Outcome:
         """Remove all that is free."""
         deps = work.deps
-        free_indices = Free(deps)
-        found, partly = free_indices.reasons(), free_indices.partly()
+        found, partly = _found(deps)
         keep: dict[Axis, Indices] = {}
         for group in deps.groups:
             masks = found.get(group.axis)
@@ -71,6 +73,20 @@ class Dead(Pass):
         """The edits say what was chosen."""
         if cut_by(work.edits, work.deps).keys() != work.selection.keep.keys():
             raise PassError("the edits are not the choice")
+
+
+def _found(deps: Dependencies) -> tuple[Kinds, Kinds]:
+    """The free indices by the reason, and those that are one number in places and not free."""
+    found: Kinds = {}
+    for number, step in enumerate(rounds(deps)):
+        before = {axis: np.logical_or.reduce([*kinds.values()]) for axis, kinds in found.items()}
+        for axis, kinds in step.reasons().items():
+            held = found.setdefault(axis, {kind: np.zeros(axis.size, dtype=bool) for kind in kinds})
+            for kind, mask in kinds.items():
+                more = mask & ~before.get(axis, np.zeros(axis.size, dtype=bool))
+                # what fed free indices alone is read by no one, whatever it is
+                held["unread" if number else kind] |= more
+    return found, step.partly()
 
 
 def _stays(group: Group, free: Mask) -> tuple[Indices, str]:

@@ -23,7 +23,7 @@ import torch
 
 from graphprune.core.graph import Op, Value
 from graphprune.core.rewrites import Draft, Drop, Rewrite, Step, Weigh
-from graphprune.engine.linear import Linear, linear, meets_no_border
+from graphprune.engine.linear import Linear, border, linear
 from graphprune.engine.scales import Scale, carried, scale_of
 from graphprune.passes.rewrite import rewritten
 from graphprune.pipeline import Outcome, Pass, Work
@@ -198,8 +198,8 @@ def _readable(
         return f"{name} reads it as a weight"
     if channel is not None and channel != read.channel % len(result.shape):
         return f"it scales another dimension than the channels of {name}"
-    if bool(shift.any()) and not meets_no_border(behind.op, read, draft.source.engine):
-        return f"{name} pads with zeros, which the shift would not reach"
+    if bool(shift.any()) and (why := border(behind.op, read, draft.source.engine)):
+        return f"{name} cannot take the shift: {why}"
     return ""
 
 

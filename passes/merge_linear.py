@@ -12,7 +12,7 @@ import torch
 
 from graphprune.core.graph import Op
 from graphprune.core.rewrites import Draft, Drop, Rewrite
-from graphprune.engine.linear import Linear, linear, meets_no_border
+from graphprune.engine.linear import Linear, border, linear
 from graphprune.passes.rewrite import rewritten
 from graphprune.pipeline import Outcome, Pass, Work
 
@@ -59,8 +59,8 @@ def merge(draft: Draft, op: Op) -> Rewrite | str | None:
         return None
     old = torch.zeros(first.outputs).to(weight) if first.bias is None else first.bias
     engine = draft.source.engine
-    if bool(old.any()) and first.read.pointwise and not meets_no_border(op, second.read, engine):
-        return f"it pads with zeros, which the bias of {first.op.name} would not reach"
+    if bool(old.any()) and first.read.pointwise and (why := border(op, second.read, engine)):
+        return f"it cannot take the bias of {first.op.name}: {why}"
     added = (second.weight * second.over_channels(old)).flatten(2).sum(2).reshape(-1)
     bias = added if second.bias is None else added + second.bias
     kept, gone = (second, first) if first.read.pointwise else (first, second)

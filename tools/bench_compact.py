@@ -9,9 +9,8 @@ says besides by how much the outputs differ, what became of the class, and how l
 along which something averages (a LayerNorm, a softmax) are left out: without a zero, a mean is
 another.
 
-With `--slim`, two small networks are trained on handwritten digits and on Fashion-MNIST with an L1
-penalty on the scales of their batch norms; small scales are set to zero, and the table says what
-`compact` and `shrink` at the same size lose on held-out images.
+With `--slim`, small networks are slimmed while they train (`tools/slimmed.py`), and the table says
+what `compact` and `shrink` at the same size lose on held-out images.
 
     python tools/bench_compact.py torchvision:resnet18 timm:mobilenetv3_small_100
     python tools/bench_compact.py torchvision:mobilenet_v2 --double
@@ -23,17 +22,15 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from accuracy.tasks import TASKS
 from measure import Row, look_trained
+from slimmed import slimmed_lines
 from torch import nn
 from zoo import build, names_of
 
-import graphprune
 from graphprune.compacting import compacted
 from graphprune.core.axes import atoms
 from graphprune.core.indices import holdings
@@ -41,13 +38,8 @@ from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.inputs import as_inputs
 from graphprune.importance.free import costless, free
 from graphprune.passes.couple import couple
-from graphprune.pipelines import COMPACT, FOLDING
 
 _SHARE = 0.3
-_PENALTY = 2e-3  # of the L1 norm of all scales, which leaves some of them near zero
-_STEPS = 1500
-_SMALL = 0.1  # of the largest scale of a norm: what is below is set to zero
-_CHANNELS = [step for step in COMPACT if not isinstance(step, FOLDING)]
 
 
 def mask_groups(model: nn.Module, deps: Any, share: float = _SHARE) -> dict[str, int]:
@@ -154,99 +146,6 @@ def lines(rows: Sequence[Row]) -> Iterator[str]:
         )
 
 
-# --- slimmed networks -----------------------------------------------------------------------------
-
-
-class Plain(nn.Module):
-    """Three convolutions with batch norms."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = (1, 24, 48, 48)
-        self.layers = nn.Sequential(*(
-            nn.Sequential(
-                nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(),
-            )
-            for a, b in pairwise(widths)
-        ))  # fmt: skip
-        self.head = nn.Linear(48, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Class scores of images."""
-        out: torch.Tensor = self.head(self.layers(x).mean((2, 3)))
-        return out
-
-
-class Skips(nn.Module):
-    """A stem and two residual blocks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32))
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-                nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32),
-            )
-            for _ in range(2)
-        )  # fmt: skip
-        self.head = nn.Linear(32, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Class scores of images."""
-        x = torch.relu(self.stem(x))
-        for block in self.blocks:
-            x = torch.relu(x + block(x))
-        out: torch.Tensor = self.head(x.mean((2, 3)))
-        return out
-
-
-def slimmed(kind: type[nn.Module], data: str, steps: int = _STEPS) -> Row:
-    """Train, zero small scales, compact, and shrink to the same size: top-1 of each."""
-    task = TASKS[data](0)
-    (images, labels), (unseen, truth) = task.train, task.test
-    torch.manual_seed(0)
-    model = kind()
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    draw = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        at = torch.randint(len(images), (128,), generator=draw)
-        loss = nn.functional.cross_entropy(model(images[at]), labels[at])
-        scales = sum(norm.weight.abs().sum() for norm in norms)
-        optimizer.zero_grad()
-        (loss + _PENALTY * scales).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    model.eval()
-    with torch.no_grad():
-        for norm in norms:
-            norm.weight[norm.weight.abs() < _SMALL * norm.weight.abs().max()] = 0.0
-
-    def top1(net: nn.Module) -> float:
-        with torch.no_grad():
-            return float((net(unseen).argmax(1) == truth).float().mean())
-
-    plan = compacted(model, {"example_inputs": images[:2]})
-    small = plan.apply()
-    assert plan.report is not None
-    before, after = plan.report.params
-    row: Row = {
-        "model": f"{kind.__name__} on {data}", "top1": top1(model), "compact": top1(small),
-        "params": (before, after), "gap": plan.report.gap,
-    }  # fmt: skip
-    # A norm that is folded takes no channel along: what shrink is asked for is channels alone.
-    channels = graphprune.plan(
-        model, passes=_CHANNELS, example_inputs=images[:2], compensate=False
-    ).report
-    assert channels is not None
-    if channels.achieved > 0:
-        shrunk = graphprune.shrink(
-            model, channels.achieved, example_inputs=images[:2], data=task.inputs, effort="fast"
-        )
-        row["shrink"] = top1(shrunk)
-    return row
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("models", nargs="*", help="sets and names of models")
@@ -269,10 +168,10 @@ def main() -> int:
                 rows[-1].get("left"),
                 flush=True,
             )
-    print(*lines(rows), sep="\n")
-    for data in ("digits", "fashion") if options.slim else ():
-        for kind in (Plain, Skips):
-            print(slimmed(kind, data), flush=True)
+    if rows:
+        print(*lines(rows), sep="\n")
+    if options.slim:
+        print(*slimmed_lines(), sep="\n")
     return int(any("error" in row for row in rows))
 
 

@@ -9,8 +9,10 @@ import torch
 
 from graphprune.core.graph import Evaluator, Op, Value
 from graphprune.core.rewrites import Draft, Step, Weigh
-from graphprune.rules.readings import Reading, reading
+from graphprune.rules.readings import Reading, folded, reading
 
+BORDER = "it pads with zeros, which a constant does not reach"
+APART = "each of its results is read through some of its taps: a constant does not stay one"
 _PLACES = 23  # along each dimension, at which taps meet the border and the middle
 
 
@@ -156,14 +158,14 @@ def linear(op: Op, draft: Draft) -> Linear | str | None:
     return Linear(op, read)
 
 
-def meets_no_border(op: Op, read: Reading, engine: Evaluator) -> bool:
-    """Whether a linear operation adds nothing of its own at the borders of what it reads.
+def border(op: Op, read: Reading, engine: Evaluator) -> str:
+    """Why a linear operation makes no constant of one, or nothing: y = (sum of all taps) x.
 
-    It is asked itself: what it makes of a constant input is constant over all places.
+    It is asked itself: what taps of one make of a constant input of one.
     """
     x, y = read.source, op.outputs[0]
     if not read.windows:
-        return True
+        return ""
     shape = [1 if at == 0 and len(x.shape) > 2 else size for at, size in enumerate(x.shape)]
     weight = torch.ones_like(read.weight.tensor, dtype=torch.float64)
     given = [
@@ -178,4 +180,7 @@ def meets_no_border(op: Op, read: Reading, engine: Evaluator) -> bool:
     ]
     found: torch.Tensor = engine.evaluate(op, given, {}, torch.float64)[0]
     rows = found.movedim(read.output % len(y.shape), 0).flatten(1)
-    return bool((rows == rows[:, :1]).all())
+    if bool((rows != rows[:, :1]).any()):
+        return BORDER
+    taps = folded(weight, read.inner, read.groups)[0, 0].numel()
+    return "" if bool((rows == taps).all()) else APART

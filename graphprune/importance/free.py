@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -22,7 +22,7 @@ from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Counts, Dependencies
 from graphprune.core.indices import Indices
 from graphprune.core.rewrites import Draft
-from graphprune.engine.linear import Linear, linear, meets_no_border
+from graphprune.engine.linear import Linear, border, linear
 from graphprune.importance.kernels import Scores
 from graphprune.importance.known import Known
 from graphprune.rules.products import products
@@ -35,7 +35,6 @@ Masks: TypeAlias = Mapping[Axis, Mask]
 
 _BELOW = 1e-6  # of the mean score, by which free indices sort before others
 _SOME = "stand for several channels, as groups of an operation have them, and not all are"
-BORDER = "it pads with zeros, which a constant does not reach"
 
 
 def free(deps: Dependencies, axes: Collection[Axis] | None = None) -> dict[Axis, Mask]:
@@ -48,7 +47,34 @@ def free(deps: Dependencies, axes: Collection[Axis] | None = None) -> dict[Axis,
     Returns:
         For each axis that has free indices, which of them are.
     """
-    return Free(deps, axes).found()
+    return merged(step.found() for step in rounds(deps, axes))
+
+
+def rounds(deps: Dependencies, axes: Collection[Axis] | None = None) -> Iterator[Free]:
+    """What is free, and what is free once that is gone, and so on until nothing more is found.
+
+    Whatever fed nothing but free indices is free in the next round.
+
+    Args:
+        deps: The analysis.
+        axes: As for `free`.
+    """
+    gone: dict[Axis, Mask] = {}
+    number = -1
+    while sum(int(mask.sum()) for mask in gone.values()) > number:
+        number = sum(int(mask.sum()) for mask in gone.values())
+        found = Free(deps, axes, gone=gone)
+        yield found
+        gone = merged((gone, found.found()))
+
+
+def merged(found: Iterable[Masks]) -> dict[Axis, Mask]:
+    """The indices that are in any of some masks."""
+    out: dict[Axis, Mask] = {}
+    for masks in found:
+        for axis, mask in masks.items():
+            out[axis] = out[axis] | mask if axis in out else mask
+    return out
 
 
 def missed(found: Masks, keep: Mapping[Axis, Indices]) -> set[Axis]:
@@ -87,8 +113,10 @@ class Free:
         deps: The analysis.
         axes: The groups' axes to ask for; all of them where not given.
         bounds: Between which numbers channels of values are taken to lie.
+        gone: Indices all of whose slices are taken for zeros, as they are free.
 
     Attributes:
+        known: What is known of every value.
         left: Why constant indices of operations cannot go, by the operations' names.
     """
 
@@ -97,10 +125,11 @@ class Free:
         deps: Dependencies,
         axes: Collection[Axis] | None = None,
         bounds: Mapping[Value, Bounds] | None = None,
+        gone: Masks | None = None,
     ) -> None:
         self._deps = deps
         self._wanted = {group.axis for group in deps.groups if axes is None or group.axis in axes}
-        self._known = Known(deps, self._wanted, bounds)
+        self.known = Known(deps, self._wanted, bounds, gone)
         self._ops = [*deps.source.ops, *deps.source.training]
         self._draft = Draft(deps.source)
         self._linear: dict[str, Linear | str | None] = {}
@@ -136,13 +165,13 @@ class Free:
         free = self.found()
         begun: dict[Axis, Mask] = {}
         whole: dict[Axis, Mask] = {}
-        for value, number in self._known.held():
+        for value, number in self.known.held():
             if value.is_weight and len(value.shape) == 1:
                 continue  # a bias of zero masks nothing
             for axis in {*atoms(self._deps.dims[value][number])} & self._wanted:
                 none = np.zeros(axis.size, dtype=bool)
-                some = self._known.touched(value, number, axis)
-                every = self._known.where(value, number, axis, zero=False)
+                some = self.known.touched(value, number, axis, free)
+                every = self.known.where(value, number, axis, zero=False)
                 begun[axis] = begun.get(axis, none) | some
                 whole[axis] = whole.get(axis, none) | every
         out: dict[Axis, dict[str, Mask]] = {}
@@ -176,10 +205,10 @@ class Free:
             return out
         for value, number in self._holding(op, axis):
             if not value.is_weight:
-                out |= self._known.where(value, number, axis, zero=False)
+                out |= self.known.where(value, number, axis, zero=False)
         results = [(v, n) for v in op.outputs for n in self._dims_of(v, axis)]
         for value, number in results:
-            out &= ~self._known.where(value, number, axis, zero=False)
+            out &= ~self.known.where(value, number, axis, zero=False)
         return out if results else np.zeros(axis.size, dtype=bool)
 
     def _averaged(self, op: Op, axis: Axis) -> Mask:
@@ -196,7 +225,7 @@ class Free:
                 yield number
 
     def _where(self, meets: Callable[[Op, Axis], Mask]) -> dict[Axis, Mask]:
-        axes = self._known.axes() & self._wanted
+        axes = self.known.axes() & self._wanted
         out = {axis: np.ones(axis.size, dtype=bool) for axis in self._wanted if axis in axes}
         for op in self._ops if out else ():
             effect = self._deps.effects[op]
@@ -212,11 +241,10 @@ class Free:
     def _summed(self, op: Op, axis: Axis) -> Mask:
         """Where an operation meets a zero in all of its sums over an axis."""
         out = np.ones(axis.size, dtype=bool)
-        pairs = list(self._multiplied(op, axis))
-        for operands in pairs or [[(v, d)] for v, d in self._holding(op, axis)]:
+        for operands in self.operands(op, axis):
             either = np.zeros(axis.size, dtype=bool)
             for value, number in operands:
-                either |= self._known.where(value, number, axis, zero=True)
+                either |= self.known.where(value, number, axis, zero=True)
             out &= either
         return out
 
@@ -225,7 +253,7 @@ class Free:
         out = np.ones(axis.size, dtype=bool)
         for value, number in self._holding(op, axis):
             if not value.is_weight:
-                out &= self._known.where(value, number, axis, zero)
+                out &= self.known.where(value, number, axis, zero)
         return out
 
     def _summed_or_folded(self, op: Op, axis: Axis) -> Mask:
@@ -240,7 +268,7 @@ class Free:
             return none
         read = behind.read
         number = read.channel % len(read.source.shape)
-        found = self._known.where(read.source, number, axis, zero=False)
+        found = self.known.where(read.source, number, axis, zero=False)
         if not found.any() or axis not in atoms(self._deps.dims[read.source][number]):
             return none
         own = (read.source, read.weight, read.bias)
@@ -252,14 +280,20 @@ class Free:
             return none
         return found
 
+    def folds(self, op: Op) -> tuple[Value, int] | None:
+        """What an operation reads, and along which dimension, if known numbers can be folded."""
+        behind = self.linear(op)
+        if not isinstance(behind, Linear) or self._refuses(op, behind):
+            return None
+        return behind.read.source, behind.read.channel % len(behind.read.source.shape)
+
     def _refuses(self, op: Op, behind: Linear) -> str:
         """Why a known number cannot go into an operation's bias."""
         if op in self._deps.source.training:
             return "only training reaches it"
         if not behind.takes_bias(torch.ones(1)):
             return "it takes no bias"
-        border = not meets_no_border(op, behind.read, self._deps.source.engine)
-        return BORDER if border else ""
+        return border(op, behind.read, self._deps.source.engine)
 
     def linear(self, op: Op) -> Linear | str | None:
         """A linear operation whose numbers may change."""
@@ -273,16 +307,21 @@ class Free:
         if not isinstance(behind, Linear):
             return None
         source = behind.read.source
-        found = self._known.slices(source, behind.read.channel % len(source.shape))
+        found = self.known.slices(source, behind.read.channel % len(source.shape))
         return None if found is None else (found.mask, found.numbers)
 
     def whole(self, value: Value) -> tuple[int, torch.Tensor] | None:
         """The numbers of a value all of whose slices along a dimension are known, and which."""
         for number in range(len(value.shape)):
-            found = self._known.slices(value, number)
+            found = self.known.slices(value, number)
             if found is not None and bool(found.mask.all()):
                 return number, found.numbers
         return None
+
+    def operands(self, op: Op, axis: Axis) -> list[list[tuple[Value, int]]]:
+        """For each sum of an operation over an axis the values and dimensions that meet in it."""
+        pairs = list(self._multiplied(op, axis))
+        return pairs or [[(value, number)] for value, number in self._holding(op, axis)]
 
     def _multiplied(self, op: Op, axis: Axis) -> Iterator[list[tuple[Value, int]]]:
         """The two dimensions that meet, for each product that sums over an axis."""

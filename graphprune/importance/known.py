@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -26,22 +24,16 @@ from graphprune.core.axes import Axis, atoms
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.indices import holdings
-from graphprune.engine.linear import meets_no_border
+from graphprune.engine.linear import border
 from graphprune.engine.run import Run
+from graphprune.importance.drawn import DRAWS, draw, equal, shapes
 from graphprune.importance.stored import Stored, zeros
-from graphprune.rules.facts import is_elementwise, is_random
+from graphprune.rules.facts import is_random
 from graphprune.rules.readings import Reading, folded, reading
-from graphprune.rules.scalings import gain, is_batch_norm, is_norm, norm_channel
+from graphprune.rules.scalings import gain, is_norm
 from graphprune.statistics.bounds import Bounds
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
-
-# Seed and scale of the numbers drawn: small and large, and each time their negatives too, or a
-# channel of few numbers could lie on one side of a kink by chance.
-DRAWS = ((0, 1.0), (0, -1.0), (1, 30.0), (1, -30.0), (2, 1e4), (2, -1e4), (3, 1e-2))
-_ROUNDINGS = 32.0  # by which kernels may differ from place to place in one number
-_THIN = 4  # places along each dimension, of operations that treat all places alike
-_POOL, _APART = 65537, 7919  # numbers that are drawn, over and over; how far operands are apart
 
 
 @dataclass(frozen=True)
@@ -67,6 +59,7 @@ class Known:
         deps: The analysis.
         wanted: The axes whose slices are looked for.
         bounds: Between which numbers channels of values are taken to lie, if that is assumed.
+        gone: Indices of axes all of whose slices are taken for zeros.
     """
 
     def __init__(
@@ -74,10 +67,12 @@ class Known:
         deps: Dependencies,
         wanted: Collection[Axis],
         bounds: Mapping[Value, Bounds] | None = None,
+        gone: Mapping[Axis, Mask] | None = None,
     ) -> None:
         self._deps = deps
         self._wanted = set(wanted)
         self._bounds = bounds or {}
+        self._gone = gone or {}
         self._held: dict[Value, dict[int, Slices]] = {}
         self._stored = Stored(deps)
         tensors = (value.tensor for value in deps.source.weights.values())
@@ -110,19 +105,34 @@ class Known:
             return np.zeros(axis.size, dtype=bool)
         mask = found.mask & (found.numbers == 0) if zero else found.mask
         live = ~mask.cpu().numpy()
+        out, lies = np.ones(axis.size, dtype=bool), False
         for own, positions, owners in holdings(self._deps.dims[value][number]):
-            if own is axis:
-                held = np.bincount(owners, weights=live[positions], minlength=axis.size)
-                return np.equal(held, 0)
-        return np.zeros(axis.size, dtype=bool)
+            if own is axis:  # several times where parts of a concatenation share it
+                out[owners[live[positions]]] = False
+                lies = True
+        return out & lies
 
-    def touched(self, value: Value, number: int, axis: Axis) -> Mask:
-        """Which indices of an axis own a known slice of a dimension, and others maybe."""
+    def touched(self, value: Value, number: int, axis: Axis, gone: Mapping[Axis, Mask]) -> Mask:
+        """Which indices of an axis own a known slice of a dimension, and others maybe.
+
+        Args:
+            value: The value.
+            number: Which of its dimensions.
+            axis: The axis.
+            gone: Indices of axes whose slices do not count.
+        """
         found = self.slices(value, number)
         out = np.zeros(axis.size, dtype=bool)
-        for own, positions, owners in holdings(self._deps.dims[value][number]):
-            if found is not None and own is axis:
-                out[owners[found.mask.cpu().numpy()[positions]]] = True
+        held = list(holdings(self._deps.dims[value][number]))
+        if found is None:
+            return out
+        some = found.mask.cpu().numpy().copy()
+        for own, positions, owners in held:
+            if own in gone:
+                some[positions[gone[own][owners]]] = False
+        for own, positions, owners in held:
+            if own is axis:
+                out[owners[some[positions]]] = True
         return out
 
     # --- what is known ------------------------------------------------------------------------
@@ -137,10 +147,20 @@ class Known:
         if not isinstance(value.tensor, torch.Tensor) or not value.tensor.numel():
             return
         dims = list(self._dims(value))
-        tensor = self._stored.numbers(value) if dims else value.tensor
+        tensor = self._masked(value, self._stored.numbers(value)) if dims else value.tensor
         for number in dims:
             dead = zeros(tensor, number)
             self._note(value, number, dead, torch.zeros(dead.shape, dtype=self.dtype))
+
+    def _masked(self, value: Value, tensor: torch.Tensor) -> torch.Tensor:
+        """Numbers of a weight without the slices that are taken for zeros."""
+        masked = tensor
+        for number, dim in enumerate(self._deps.dims[value] if self._gone else ()):
+            for own, positions, owners in holdings(dim):
+                if own in self._gone:
+                    at = torch.as_tensor(positions[self._gone[own][owners]], device=tensor.device)
+                    masked = masked.index_fill(number, at, 0)
+        return masked
 
     def _note(self, value: Value, at: int, mask: torch.Tensor, numbers: torch.Tensor) -> None:
         if bool(mask.any()):
@@ -189,7 +209,7 @@ class Known:
                 everywhere = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
                 steady[at] = everywhere, rows[:, 0].double()
             mask, numbers = steady[at]
-            steady[at] = mask & _equal(rows, numbers), numbers
+            steady[at] = mask & equal(rows, numbers), numbers
 
     def _linear(self, op: Op, read: Reading) -> bool:
         """Work out what a linear operation with stored weights makes of what is known.
@@ -208,7 +228,8 @@ class Known:
         at = read.output % len(result.shape)
         if at not in set(self._dims(result)):
             return True
-        taps = folded(weight.detach(), read.inner, read.groups)
+        weight = self._masked(read.weight, weight.detach())
+        taps = folded(weight, read.inner, read.groups)
         groups, _, channels, _ = taps.shape
         found = self.slices(read.source, read.channel % len(read.source.shape))
         if found is None and read.weight not in self._held:
@@ -225,13 +246,13 @@ class Known:
             given = given.reshape(sides)
             numbers = (taps.double().sum(3) * given).sum(2)
             moved = (live & (given != 0)).any(2)  # what is padded with zeros is no constant
-            if bool((dead & moved).any()) and not meets_no_border(
-                op, read, self._deps.source.engine
-            ):
+            if bool((dead & moved).any()) and border(op, read, self._deps.source.engine):
                 dead &= ~moved
         numbers = numbers.reshape(-1)
         if bias is not None:
-            numbers = numbers + bias.detach().double().reshape(-1).to(numbers.device)
+            assert read.bias is not None
+            held = self._masked(read.bias, bias.detach())
+            numbers = numbers + held.double().reshape(-1).to(numbers.device)
         self._note(result, at, dead.reshape(-1), numbers)
         return True
 
@@ -272,15 +293,17 @@ class Known:
         weights = (v.tensor for v in op.inputs if v is not None and v.is_weight)
         device = next((t.device for t in weights if t is not None), self._device)
         drawn: dict[Value, torch.Tensor] = {}
-        for value, shape in _shapes(op, counts).items():
+        for value, shape in shapes(op, counts).items():
             if not value.dtype.rpartition(".")[2].startswith(("float", "bfloat")):
                 raise RuntimeError(f"{value.name} holds {value.dtype}")
-            x = _numbers(shape, seed, len(drawn), self.dtype) * scale
+            x = draw(shape, seed, len(drawn), self.dtype) * scale
             drawn[value] = placed(value, x).to(device)
         copied = op in self._training  # where norms write statistics into what they are given
 
         def weigh(weight: Value) -> torch.Tensor | None:
             tensor: torch.Tensor | None = weight.tensor
+            if tensor is not None and self._gone:
+                tensor = self._masked(weight, tensor)
             return tensor.clone() if copied and tensor is not None else tensor
 
         run = Run(graph, weigh, [drawn], dtype=self.dtype, ops=[op])
@@ -294,49 +317,3 @@ class Known:
             sides = [-1 if at == number else 1 for at in range(x.dim())]
             x = torch.where(found.mask.reshape(sides), found.numbers.to(x).reshape(sides), x)
         return x
-
-
-def _shapes(op: Op, counts: Callable[[Value], Iterable[int]]) -> dict[Value, tuple[int, ...]]:
-    """The shapes of what an operation reads: a few places stand for all that it treats alike.
-
-    So it does where it acts on each element by itself, in dimensions that do not count and in which
-    no stored number differs.
-    """
-    read = [value for value in op.inputs if value is not None and not value.is_weight]
-    rank = max((len(value.shape) for value in op.outputs), default=0)
-    whole: set[int] = set()
-    if is_batch_norm(op):
-        whole.add((norm_channel(op) or 0) % rank)
-    elif is_elementwise(op.type):
-        for value in (v for v in op.inputs if v is not None and v.is_weight):
-            first = rank - len(value.shape)
-            whole |= {first + i for i, size in enumerate(value.shape) if size > 1}
-    else:
-        return {value: value.shape for value in read}
-    for value in (*read, *op.outputs):
-        whole |= {rank - len(value.shape) + at for at in counts(value)}
-    return {
-        value: tuple(
-            size if rank - len(value.shape) + i in whole else min(size, _THIN)
-            for i, size in enumerate(value.shape)
-        )
-        for value in read
-    }
-
-
-@lru_cache(maxsize=len(DRAWS))
-def _pool(seed: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.randn(_POOL, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def _numbers(shape: tuple[int, ...], seed: int, place: int, dtype: torch.dtype) -> torch.Tensor:
-    """Numbers of the normal distribution for one operand; a prime number of them in turn."""
-    pool = _pool(seed, dtype).roll(place * _APART)
-    size = prod(shape)
-    return pool.repeat(-(-size // _POOL))[:size].reshape(shape)
-
-
-def _equal(rows: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """Which rows hold nothing but their number: zero to the last digit, others to rounding."""
-    near = _ROUNDINGS * torch.finfo(rows.dtype).eps * numbers.abs()
-    return ((rows - numbers[:, None]).abs() <= near[:, None]).all(1)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import TypeAlias
 
@@ -17,7 +18,8 @@ from graphprune.core.axes import Axis
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.indices import Indices, holdings
-from graphprune.importance.known import DRAWS, Known
+from graphprune.importance.drawn import DRAWS
+from graphprune.importance.known import Known
 from graphprune.rules.facts import is_random
 from graphprune.rules.readings import Reading, folded, reading
 
@@ -57,8 +59,10 @@ class Twins:
 
     def places(self, value: Value, number: int) -> Iterator[tuple[Axis, Indices]]:
         """Where each index of an axis lies in a dimension, for axes that own one place for each."""
-        for axis, positions, owners in holdings(self._deps.dims[value][number]):
-            if axis in self._wanted and len(positions) == axis.size:
+        held = list(holdings(self._deps.dims[value][number]))
+        times = Counter(axis for axis, _, _ in held)
+        for axis, positions, owners in held:
+            if axis in self._wanted and len(positions) == axis.size and times[axis] == 1:
                 at = np.empty(axis.size, dtype=np.int64)
                 at[owners] = positions
                 yield axis, at

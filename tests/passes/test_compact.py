@@ -294,6 +294,53 @@ def _rows_of(weight: torch.Tensor, rows: Any) -> torch.Tensor:
     return mask
 
 
+class Gated(nn.Module):
+    """Halves of one layer, multiplied, and one of them beside the product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.head = conv(3, 12), nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        u, v = torch.relu(self.a(x)).chunk(2, 1)
+        return self.head(torch.cat([u * v, v], 1).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("rows", "width"), [([1, 2], 12), ([7, 8], 8), ([1, 7, 8], 8)])
+def test_what_a_concatenation_holds_twice_goes_where_both_are_zero(rows: Any, width: int) -> None:
+    net = Gated().double().eval()
+    zero(net.a.weight, rows)
+    assert check(net, IMAGE.double())[0].a.out_channels == width
+
+
+@pytest.mark.parametrize(("size", "groups"), [(2, 1), (2, 2), (3, 1), (1, 2)])
+def test_constants_that_a_transposed_convolution_spreads(size: int, groups: int) -> None:
+    """Of a kernel as wide as its stride each result is read through one tap."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        conv(3, 8, bias=True), nn.ReLU(),
+        nn.ConvTranspose2d(8, 6, size, size - size // 3, groups=groups), nn.ReLU(), conv(6, 4),
+    ).double().eval()  # fmt: skip
+    zero(net[0].weight, [1, 5] if groups == 2 else [1])  # two in a group are multiples
+    net[0].bias.data.abs_()
+    small, _ = check(net, IMAGE.double())
+    assert small[0].out_channels == (6 if size == 1 else 8)
+    plan = compacted(exported(net.float(), IMAGE), {})
+    plan.apply()
+    assert plan.report.gap < 1e-5
+
+
+def test_what_only_fed_what_goes_is_found_as_well() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    zero(net[4].weight, [2], 1)
+    net[2].weight.data[[0, 1, 3, 4, 5, 6, 7], 5] = 0  # channel 5 is read by output 2 alone
+    small, report = check(net.double(), ROWS.double())
+    assert small[0].out_features == small[2].out_features == 7
+    assert [row.reasons for row in report.groups] == [{"unread": 1}, {"unread": 1}]
+
+
 def test_kept_layers_stay() -> None:
     net = Residual().eval()
     zero(net.grouped.weight, [0, 4])

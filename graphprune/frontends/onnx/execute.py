@@ -25,6 +25,7 @@ from graphprune.frontends.onnx.model import captured
 from graphprune.frontends.onnx.objects import as_fed, as_value, kind_of, type_of
 from graphprune.frontends.onnx.own import evaluator, lacking, type_name
 from graphprune.frontends.onnx.own import results as own_results
+from graphprune.frontends.onnx.reference import REPAIRED
 from graphprune.frontends.onnx.tensors import FLOATS
 from graphprune.frontends.onnx.trace import schema
 
@@ -227,7 +228,8 @@ def _referee(node: NodeProto, opsets: Mapping[str, int], feeds: Mapping[str, Any
     inputs = [helper.make_value_info(name, TypeProto()) for name in feeds]
     outputs = [helper.make_value_info(name, TypeProto()) for name in node.output if name]
     graph = helper.make_graph([node], "node", inputs, outputs)
-    return list(ReferenceEvaluator(graph, opsets=dict(opsets)).run(None, dict(feeds)))
+    reference = ReferenceEvaluator(graph, opsets=dict(opsets), new_ops=REPAIRED)
+    return list(reference.run(None, dict(feeds)))
 
 
 def _type(item: Any) -> bytes:

@@ -20,6 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from graphprune.core.errors import EvaluationError
 from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.own import Stated, evaluator, is_own, lacking, types_by_run
+from graphprune.frontends.onnx.reference import REPAIRED
 from graphprune.frontends.onnx.tensors import INTEGERS, Array
 
 _WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "STFT")
@@ -296,7 +297,7 @@ def evaluate_node(
     outputs = [helper.make_value_info(name, TypeProto()) for name in node.output if name]
     graph = helper.make_graph([node], "node", inputs, outputs)
     try:
-        found = ReferenceEvaluator(graph, opsets=source.opsets).run(None, feeds)
+        found = ReferenceEvaluator(graph, opsets=source.opsets, new_ops=REPAIRED).run(None, feeds)
     except Exception:  # its errors have no common type
         return None
     return [np.asarray(item) for item in found] if isinstance(found, list) else None

@@ -22,6 +22,7 @@ from graphprune.frontends.onnx.objects import as_fed, as_value, type_of
 from graphprune.frontends.onnx.own import evaluator, is_own, lacking
 from graphprune.frontends.onnx.own import results as own_results
 from graphprune.frontends.onnx.precision import in_single
+from graphprune.frontends.onnx.reference import REPAIRED
 from graphprune.frontends.onnx.tensors import Array, to_proto
 
 
@@ -62,7 +63,7 @@ def runner(
     elif has_runtime():
         run = _in_session(single, known)
     else:
-        run = partial(ReferenceEvaluator(single).run, None)
+        run = partial(ReferenceEvaluator(single, new_ops=REPAIRED).run, None)
     return lambda feeds: list(run(in_single(model, feeds)[1]))
 
 
