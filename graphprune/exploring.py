@@ -14,7 +14,8 @@ import numpy as np
 from typing_extensions import Unpack
 
 from graphprune.choice.select import Selection
-from graphprune.core.errors import GraphPruneError, OptionError, named_line
+from graphprune.core.callers import check_function, judged
+from graphprune.core.errors import OptionError
 from graphprune.core.progress import interruptible, progress
 from graphprune.costs.registry import Counting, cost_of
 from graphprune.foretelling import UNPROVEN, Beyond
@@ -125,8 +126,7 @@ def scored(
         The work, and the metric of the model itself; None without one.
     """
     check_options(options, PlanOptions, function)
-    if metric is not None and not callable(metric):
-        raise OptionError(f"metric is a function of the smaller model, not {metric!r}")
+    check_function("metric", metric, "model")
     given = dict(options)
     passes = given.pop("passes", None) or DEFAULT
     pipeline = passes if isinstance(passes, Pipeline) else Pipeline(cast(Any, passes))
@@ -177,11 +177,4 @@ def measured(made: Work, metric: Metric | None) -> float | None:
     if metric is None:
         return None
     small = made.program.finish(made.expressed, made.lowered, check=False)
-    try:
-        found = metric(small)
-    except Exception as error:
-        raise GraphPruneError(f"metric(model) failed: {named_line(error)}") from error
-    try:
-        return float(found)
-    except (TypeError, ValueError):
-        raise OptionError(f"metric returned {found!r}: a number is needed") from None
+    return judged("metric(model)", metric, small)

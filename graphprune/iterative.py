@@ -6,7 +6,6 @@ next one needs; they are what is saved.
 
 from __future__ import annotations
 
-import inspect
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from torch import nn
 
 from graphprune.choice.constants import RATIO_TOLERANCE
 from graphprune.choice.request import check_ratios
+from graphprune.core.callers import called, check_function
 from graphprune.core.errors import BudgetError, GraphPruneError, OptionError, first_line, nearest
 from graphprune.core.files import check_target, write_whole
 from graphprune.core.progress import interruptible
@@ -105,9 +105,7 @@ def shrink_in_steps(
     if not isinstance(model, nn.Module):
         raise GraphPruneError(f"several steps need a torch.nn.Module, not a {type(model).__name__}")
     ratios = _schedule(ratio, steps, schedule, initial_ratio, options)
-    if callback is not None and not callable(callback):
-        raise OptionError(f"callback is a function (model, step), not {callback!r}")
-    _check_callback(callback)
+    check_function("callback", callback, "model", "step")
     writer = writer_of(log)
     place = None if state is None else check_target(state)
     if place is not None:
@@ -144,29 +142,13 @@ def shrink_in_steps(
             spent = 1 - (1 - spent) * (1 - step.report.achieved)
             tell(writer, "shrink", _scalars(step.report, spent), number)
             if callback is not None:
-                returned = callback(small, Step(number, steps, ratios[number - 1], step))
+                about = Step(number, steps, ratios[number - 1], step)
+                returned = called(f"callback(model, step) of step {number}", callback, small, about)
                 small = returned if isinstance(returned, nn.Module) else small
             if place is not None:
                 _save(place, small, number, spent, ratios, whole)
             finished = number
     return small
-
-
-def _check_callback(callback: Callback | None) -> None:
-    """Refuse a callback that could not be called, before the first step's work.
-
-    Raises:
-        OptionError: It takes other arguments.
-    """
-    try:
-        found = None if callback is None else inspect.signature(callback)
-    except (TypeError, ValueError):  # of what is written in C nothing is known
-        return
-    try:
-        if found is not None:
-            found.bind(None, None)
-    except TypeError as error:
-        raise OptionError(f"callback takes a model and a step, not {found}") from error
 
 
 def _planned(

@@ -88,9 +88,11 @@ def sweep(
     def kept() -> str:
         if place is None:
             return "nothing is kept; with state=, the same call goes on behind the last point"
-        if not out.points:
+        wanted = {(ratio, way, each) for ratio, way in asked for each in bits}
+        done = wanted & {*known, *((point.asked, point.by, point.bits) for point in out.points)}
+        if not done:
             return "no point is finished yet, and nothing kept"
-        told = f"{len(out.points)} of {number * len(ways) * len(bits)} points"
+        told = f"{len(done)} of {len(wanted)} points"
         return f"{told} are kept in {place}; the same call goes on"
 
     asked = [(float(ratio), way) for ratio in ratios for way in ways]

@@ -122,6 +122,7 @@ class Graph:
         fixed_dims: Single dimensions of weights that must keep their length, with the reason.
         outside: Elements of the model's parameters that no operation reaches: they cost, and stay.
         engine: What runs its operations.
+        name: What the model is called.
     """
 
     ops: list[Op]
@@ -133,6 +134,7 @@ class Graph:
     fixed: dict[Value, str] = field(default_factory=dict)
     fixed_dims: dict[tuple[Value, int], str] = field(default_factory=dict)
     outside: int = 0
+    name: str = ""
 
     def parameters(self) -> Iterator[Value]:
         """The trainable weights, each tied tensor once."""

@@ -196,7 +196,10 @@ class Draft:
         """The graph as it is now."""
         values = (value for op in self.ops for value in op.inputs)
         weights = {v.name: v for v in values if v is not None and v.is_weight}
-        return Graph(self.ops, self.source.inputs, self.outputs, weights, self.source.engine)
+        source = self.source
+        return Graph(
+            self.ops, source.inputs, self.outputs, weights, source.engine, name=source.name
+        )
 
     def unread(self) -> Iterator[Value]:
         """Weights that nothing reads any more."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from graphprune.core.callers import check_function
 from graphprune.core.errors import GraphPruneError, OptionError
 from graphprune.core.files import check_target, write_whole
 from graphprune.core.progress import interruptible
@@ -67,8 +68,7 @@ def deploy(
     target = check_target(out, (".onnx",))
     if not isinstance(int8, bool) or not isinstance(recover, bool | Mapping):
         raise OptionError("int8 is True or False, recover too, or a dict of options for recover")
-    if metric is not None and not callable(metric):
-        raise OptionError(f"metric is a function of a function, not {metric!r}")
+    check_function("metric", metric, "predict")
     model = given(model)
     if recover is not False and not isinstance(model, nn.Module):
         raise OptionError("recover= trains a module: pass the module rather than a file of it")

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from graphprune.pipeline import Work
 from graphprune.quantising.files import RANGES
-from graphprune.quantising.quantise import SAMPLES
+from graphprune.quantising.quantise import JUDGED, SAMPLES
 from graphprune.statistics.constants import BACKWARD_FACTOR
 from graphprune.statistics.estimate import seconds
 from graphprune.statistics.made.plain import painting
@@ -19,6 +19,8 @@ def besides(
     work: Work, stages: Collection[str], number: int | None, judged: int, epochs: int
 ) -> float:
     """Estimated seconds of training, of int8, and of looking at what every stage answers.
+
+    Both kinds of int8 are tried: static ranges are calibrated and judged, dynamic ones judged.
 
     Args:
         work: The work on the plan once groups are known.
@@ -35,5 +37,8 @@ def besides(
         found = work.statistics().on().forecast("auto") if number is None else None
         total += takes(deps, number or MADE, epochs) + (0.0 if found is None else found.making)
     if "int8" in stages:
-        total += made + RANGES * min(number or MADE, SAMPLES) * each
+        samples = min(number or MADE, SAMPLES)
+        held = samples / JUDGED  # the float model answers them too
+        static, dynamic = RANGES * samples + held, RANGES * held + held
+        total += 2 * made + (static + dynamic) * each
     return total

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from graphprune.compensation.calibration import inputs_for
 from graphprune.core.agreement import compared
 from graphprune.core.batch import Batch
+from graphprune.core.callers import judged
 from graphprune.core.errors import GraphPruneError, first_line
 from graphprune.core.files import write_whole
 from graphprune.costs.registry import cost_name
 from graphprune.deploying.deployed import Stage
 from graphprune.deploying.estimate import besides
+from graphprune.engine.tensors import shapes_of
 from graphprune.exporting import write_module
 from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.saving import save_model
@@ -239,7 +242,7 @@ class Stages:
         if numbers is not None:
             stage.kept, stage.same, _ = numbers
         if self._metric is not None:
-            stage.metric = float(self._metric(_predictor(proto)))
+            stage.metric = judged("metric(predict)", self._metric, _predictor(proto))
         times = speed(first, proto, feeds[0])
         stage.seconds = None if times is None else times[1]
         return stage
@@ -251,6 +254,7 @@ def _divided(model: Any, data: Any) -> tuple[list[Batch] | None, list[Batch] | N
         return None, None
     if isinstance(model, nn.Module):
         batches = read_batches(data, model, SAMPLES)
+        _check_alike(batches)
     else:
         batches = list(open_model(model, None, data, SAMPLES).batches)
     if len(batches) < 2:
@@ -260,6 +264,27 @@ def _divided(model: Any, data: Any) -> tuple[list[Batch] | None, list[Batch] | N
         batches = [batches[0].part(0, size - size // 4), batches[0].part(size - size // 4, size)]
     number = max(1, min(len(batches) // 4, -(-JUDGED_BY // batches[-1].samples)))
     return batches[:-number], batches[-number:]
+
+
+def _check_alike(batches: Sequence[Batch]) -> None:
+    """Refuse samples of several shapes before the work: a file is calibrated on one.
+
+    Raises:
+        GraphPruneError: There are such.
+    """
+    first = shapes_of(_tensors(batches[0].head(1)))
+    for number, batch in enumerate(batches):
+        found = shapes_of(_tensors(batch.head(1)))
+        if found != first:
+            raise GraphPruneError(
+                f"data: a sample of batch {number} is {found}, one of batch 0 {first}: pass "
+                "samples of one shape"
+            )
+
+
+def _tensors(batch: Batch) -> list[torch.Tensor]:
+    leaves = pytree.tree_leaves((batch.args, batch.kwargs))
+    return [x for x in leaves if isinstance(x, torch.Tensor)]
 
 
 def _read(path: str | os.PathLike[str]) -> ModelProto:

@@ -133,7 +133,9 @@ def open_model(
     readers = (*_FRONTENDS, *_BUILT_IN)
     for reader in readers:
         if reader.reads(model):
-            return reader.open(model, inputs, data, samples)
+            opened = reader.open(model, inputs, data, samples)
+            opened.program.graph.name = opened.program.name
+            return opened
     kinds = " or ".join(reader.name for reader in reversed(readers))
     raise GraphPruneError(f"{kinds} is needed, not a {type(model).__name__}")
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 from graphprune.core.files import check_target, write_whole
@@ -154,30 +155,56 @@ def curves(
             x, y = at(dot)
             mark = _dot(x, y, _IS) if dot.best else _ring(x, y)
             out.append(f"<g><title>{escape(dot.name)}</title>{mark}</g>")
-    for (x, y), name in _apart(
-        [(at(max(line, key=lambda dot: dot.x)), name)
-         for line, name in zip(lines, names, strict=True) if line and name]
-    ):  # fmt: skip
-        out.append(_words(min(x, _WIDTH - _RIGHT), y, name, "end"))
+    drawn = [[at(dot) for dot in line] for line in lines]
+    for (x, y), name in _labels(drawn, names):
+        out.append(_words(x, y, name, "end"))
     out.append(_words((_LEFT + _WIDTH) / 2, _TALL - 4, across, "middle"))
     out.append(_words(_LEFT - 36, _ABOVE - 2, up))
     said = "; ".join(dot.name for dot in dots if dot.best)
     return _plot(out, _TALL, f"{up} against {across}. None is better than: {said}")
 
 
-Named = tuple[tuple[float, float], str]
+Place = tuple[float, float]
+_STEPS = 24  # places of a stroke between two points that are looked at
 
 
-def _apart(named: Sequence[Named]) -> list[Named]:
-    """Names above the ends of their lines, moved down where they would lie over another."""
-    out: list[Named] = []
-    for (x, y), name in sorted(named, key=lambda held: held[0][1]):
-        y -= _DOT + 4
-        for (other, height), told in out:
-            near = abs(other - x) < _LETTER * max(len(name), len(told))
-            if near and y - height < _LETTERS:
-                y = height + _LETTERS
-        out.append(((x, y), name))
+def _labels(lines: Sequence[Sequence[Place]], names: Sequence[str]) -> list[tuple[Place, str]]:
+    """Where each line's name ends: near one of its points, the last rather than the first.
+
+    Of the places above and below them, the one that lies over the fewest strokes and names.
+    """
+    strokes = [place for line in lines for place in _along(line)]
+    out: list[tuple[Place, str]] = []
+    for line, name in zip(lines, names, strict=True):
+        if not line or not name:
+            continue
+        wide = _LETTER * len(name)
+        tried = [
+            (max(min(x, _WIDTH - _RIGHT), _LEFT + wide), y + aside)
+            for x, y in sorted(line, reverse=True)
+            for aside in (-_DOT - 4, _DOT + _LETTERS)
+        ]
+
+        def over(place: Place, wide: float = wide) -> int:
+            x, y = place
+            near = sum(x - wide < a < x + 2 and y - _LETTERS < b < y + 2 for a, b in strokes)
+            for (other, height), told in out:
+                apart = other < x - wide or x < other - _LETTER * len(told)
+                near += 0 if apart or abs(y - height) >= _LETTERS else _STEPS
+            low, top = _TALL - _BELOW, _LETTERS
+            return near + (0 if top <= y <= low else _STEPS)
+
+        out.append((min(tried, key=over), name))
+    return out
+
+
+def _along(line: Sequence[Place]) -> list[Place]:
+    """Places close to each other on a line."""
+    out = list(line)
+    for (x, y), (right, high) in pairwise(line):
+        for step in range(1, _STEPS):
+            part = step / _STEPS
+            out.append((x + part * (right - x), y + part * (high - y)))
     return out
 
 

@@ -65,7 +65,7 @@ def read_batches(data: Any, model: nn.Module, samples: int = SAMPLES) -> list[Ba
     if not out:
         raise GraphPruneError("data: there is not a single batch in it (a generator used before?)")
     for number, batch in enumerate(out):
-        check_finite(number, dict(_named(batch, model)))
+        check_finite(f"data: batch {number}", dict(_named(batch, model)))
     return out
 
 
@@ -123,39 +123,41 @@ def _named(batch: Batch, model: nn.Module) -> Iterator[tuple[str, Any]]:
     yield from batch.kwargs.items()
 
 
-def check_finite(number: int, inputs: Mapping[str, Any]) -> None:
+def check_finite(where: str, inputs: Mapping[str, Any]) -> None:
     """Refuse NaN and infinity, which would spoil every statistic.
 
     Additive attention masks, of zeros and minus infinity alone, are allowed.
 
     Args:
-        number: The number of the batch, for the error.
-        inputs: The batch's arguments by name.
+        where: What they are, for the error.
+        inputs: The arguments by name.
 
     Raises:
-        GraphPruneError: An argument holds NaN or infinity; names it, the batch and the place.
+        GraphPruneError: An argument holds NaN or infinity; names it and the place.
     """
     for name, held in inputs.items():
         for x in pytree.tree_leaves(held):
             x = torch.as_tensor(x) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
-            if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            if not isinstance(x, torch.Tensor) or x.is_meta or not x.is_floating_point():
                 continue
             bad = ~torch.isfinite(x)
             if bool(bad.any()) and not bool(((x == 0) | (x == -torch.inf)).all()):
                 what = "NaN" if bool(torch.isnan(x).any()) else "infinity"
                 place = tuple(int(i) for i in bad.nonzero()[0])
                 raise GraphPruneError(
-                    f"data: batch {number} holds {what} in {name!r} at {place}: leave out or "
-                    "repair that sample, as it would spoil every statistic"
+                    f"{where} holds {what} in {name!r} at {place}: leave out or repair that "
+                    "sample, as it would spoil every statistic"
                 )
 
 
 def _items(data: Any) -> Iterable[Any]:
     if isinstance(data, np.ndarray):
         data = torch.from_numpy(data)
+    if is_array(data) and not data.ndim:
+        raise GraphPruneError("data is a single number: pass a tensor with samples first")
     if isinstance(data, torch.Tensor):
         return torch.split(data, BATCH_SIZE)
-    if isinstance(data, tuple) and len(data) == 2 and all(is_array(x) for x in data):
+    if isinstance(data, tuple) and len(data) == 2 and all(is_array(x) and x.ndim for x in data):
         pair = [torch.split(torch.as_tensor(x), BATCH_SIZE) for x in data]
         return zip(*pair, strict=False)
     if isinstance(data, Dataset) and hasattr(data, "__getitem__"):

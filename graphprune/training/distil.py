@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graphprune.core.errors import GraphPruneError
+from graphprune.core.callers import called
+from graphprune.core.errors import GraphPruneError, OptionError
 from graphprune.importance import Loss
 from graphprune.recalibration import made_from
 from graphprune.rules.readings import reading
@@ -46,7 +47,9 @@ def distillation(
         temperature: T.
 
     Raises:
-        GraphPruneError: The two are not of one structure, or hold no floating-point tensor.
+        OptionError: `loss` returns no scalar tensor.
+        GraphPruneError: The two are not of one structure, or hold no floating-point tensor; or
+            `loss` fails.
     """
     own, other = _floats(student), _floats(teacher)
     if len(own) != len(other) or not own:
@@ -62,7 +65,10 @@ def distillation(
             )
         total = total + _apart(a.float(), b.detach().float(), temperature)
     if loss is not None and labels is not None:
-        total = total + LABELLED * loss(student, labels)
+        found = called("loss(outputs, labels)", loss, student, labels)
+        if not isinstance(found, torch.Tensor) or found.numel() != 1:
+            raise OptionError("loss(outputs, labels) returns no scalar tensor")
+        total = total + LABELLED * found.reshape(())
     return total
 
 

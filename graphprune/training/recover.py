@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.compensation.calibration import inputs_for
 from graphprune.core.batch import Batch
+from graphprune.core.callers import called, check_function
 from graphprune.core.errors import GraphPruneError, OptionError
 from graphprune.core.groups import Dependencies
 from graphprune.core.progress import interruptible, progress
@@ -35,6 +36,7 @@ from graphprune.training.distil import (
 )
 from graphprune.training.ranks import Ranks
 from graphprune.training.shuffled import Shuffled
+from graphprune.training.tried import check_numbers, run, shapes
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -52,6 +54,8 @@ SAMPLES = 65536
 
 RECOVERY = "graphprune_recovery"
 """The attribute of a recovered model that tells what was done."""
+
+_TRIED = 2  # samples that both models are tried on, of each shape: one may be told from none
 
 _STOPPED = "nothing is kept; seconds=, or a callback= that returns False, ends with the best"
 
@@ -133,18 +137,20 @@ def recover(
 
     Raises:
         OptionError: A value is none that could be meant.
-        GraphPruneError: The data do not fit, no inputs can be made, or the loss is not finite.
+        GraphPruneError: The data fit one of the two models not, what the two give is not of one
+            shape, no inputs can be made, the loss is not finite, or `loss` or `callback` fails.
 
     Example::
 
         small = graphprune.shrink(model, ratio=0.8)
         small = recover(small, teacher=model, data=loader)
     """
-    for what, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise OptionError(f"{what} is a whole number of at least 1, not {value!r}")
-    if not 0 < rate < float("inf"):
-        raise OptionError(f"rate is a number above 0, not {rate!r}")
+    check_numbers(epochs, batch_size, rate, temperature, seconds)
+    for what, given in (("small", small), ("teacher", teacher)):
+        if not isinstance(given, nn.Module):
+            raise OptionError(f"{what} is a torch.nn.Module, not a {type(given).__name__}")
+    check_function("loss", loss, "outputs", "labels")
+    check_function("callback", callback, "step", "loss")
     writer = writer_of(log)
     teacher = bare(teacher)
     layers = _compared(small, teacher) if features else []
@@ -162,6 +168,7 @@ def recover(
     teacher.eval()
     try:
         trainer = _Trainer(student, teacher, layers, loss, temperature, writer, ranks)
+        trainer.check(batches)
         trainer.run(shuffled, held, epochs, rate, seconds, callback)
     finally:
         for module, mode in modes.items():
@@ -237,6 +244,18 @@ class _Trainer:
         self._loss, self._temperature = loss, temperature
         self.done = Recovery(0.0, 0.0, 0, 0.0)
 
+    @torch.no_grad()
+    def check(self, batches: Sequence[Batch]) -> None:
+        """Run both models on the first samples of each shape, before the work.
+
+        Raises:
+            GraphPruneError: One of them does not take them, or what they give cannot be compared.
+        """
+        self.student.eval()
+        heads = {shapes(batch): batch.head(_TRIED) for batch in reversed(batches)}
+        for batch in heads.values():
+            self._apart(batch)
+
     def run(
         self,
         shuffled: Shuffled,
@@ -299,8 +318,13 @@ class _Trainer:
         self.done.losses.append(float(value.detach()))
         if not isinstance(self._writer, Logged):  # a line for each step would be too many
             tell(self._writer, "recover", {"loss": self.done.losses[-1]}, self.done.steps)
-        going = callback is None or callback(self.done.steps, self.done.losses[-1]) is not False
-        return bool(going)
+        if callback is None:
+            return True
+        said = called(
+            f"callback(step, loss) of step {self.done.steps}",
+            callback, self.done.steps, self.done.losses[-1],
+        )  # fmt: skip
+        return said is not False
 
     @torch.no_grad()
     def _judge(self, held: Sequence[Batch]) -> float:
@@ -311,9 +335,9 @@ class _Trainer:
     def _apart(self, batch: Batch) -> torch.Tensor:
         """How far the student is from its teacher on a batch."""
         with torch.no_grad(), watched(self.teacher, self.layers) as aims:
-            wanted = self.teacher(*batch.args, **batch.kwargs)
+            wanted = run(self.teacher, "the teacher", batch)
         with watched(self.student, self.layers) as seen:
-            output = self._wrapped(*batch.args, **batch.kwargs)
+            output = run(self._wrapped, "the smaller model", batch)
         total = distillation(
             output, wanted, batch.labels, loss=self._loss, temperature=self._temperature
         )

@@ -76,9 +76,9 @@ def test_data_that_is_not_finite_is_named_before_the_work(bad: float) -> None:
 def test_minus_infinity_in_a_mask_is_no_fault() -> None:
     from graphprune.statistics.batches import check_finite
 
-    check_finite(0, {"mask": torch.tensor([0.0, -torch.inf])})
+    check_finite("data", {"mask": torch.tensor([0.0, -torch.inf])})
     with pytest.raises(GraphPruneError, match="infinity in 'x'"):
-        check_finite(0, {"x": torch.tensor([1.0, -torch.inf])})
+        check_finite("data", {"x": torch.tensor([1.0, -torch.inf])})
 
 
 def test_edits_by_hand_are_what_is_applied_and_saved(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def test_the_page_is_whole_and_fetches_nothing(deps: Dependencies) -> None:
     assert {*checked.named["for"], *checked.named["list"]} <= set(ids)
     assert checked.named["href"] == ["data:,"] and checked.named["src"] == []
     assert "://" not in text and "<b>" not in text
+    assert "<h1>Coupled groups of Net</h1>" in text
+    assert "<h1>Coupled groups of inner in Net</h1>" in deps.as_html("inner")
     assert text.count("</script>") == 2
     known = json.loads(text.split('id="data">')[1].split("</script>")[0])
     assert known["groups"] == [[group.name, group.size] for group in deps.groups]

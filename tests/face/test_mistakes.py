@@ -60,7 +60,7 @@ def never(*_: Any) -> None:
         ({"data": torch.randn(64, 9)}, r"data: the model rejects inputs of shapes \[\(2, 9\)\]"),
         ({"data": torch.ones(64, 8, dtype=torch.long)}, r"not take inputs of type torch\.int64"),
         ({"example_inputs": torch.ones(2, 8, dtype=torch.int32)}, r"type torch\.int32"),
-        ({"steps": 2, "callback": lambda: None}, "callback takes a model and a step"),
+        ({"steps": 2, "callback": lambda: None}, r"is called with \(model, step\), and takes"),
     ],
 )  # fmt: skip
 def test_what_python_is_told(

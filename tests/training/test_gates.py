@@ -15,6 +15,7 @@ import graphprune
 from graphprune import OptionError
 from graphprune.core.errors import GraphPruneError
 from graphprune.costs.latency import Timer
+from graphprune.costs.latency.timing import in_turns
 from graphprune.training import Gates
 from graphprune.training.spent import Spent
 from tests.training.nets import INPUTS, cnn, train
@@ -203,3 +204,25 @@ def test_gates_reach_a_budget_of_measured_time(monkeypatch: pytest.MonkeyPatch) 
     gates = Gates(model, 0.4, "latency", example_inputs=INPUTS[:2], warmup=30).attach(optimizer)
     train(model, optimizer, 120)
     assert float(gates.left().detach()) == pytest.approx(0.6, abs=0.1)
+
+
+@pytest.mark.slow
+def test_gates_reach_a_budget_of_this_machine_s_time() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.Conv2d(64, 96, 3, padding=1), nn.BatchNorm2d(96), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 4),
+    )  # fmt: skip
+    like = nn.functional.interpolate(INPUTS, 24)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    gates = Gates(model, 0.5, "latency", example_inputs=like[:8], warmup=40).attach(optimizer)
+    train(model, optimizer, 150, like)
+    assert float(gates.left().detach()) == pytest.approx(0.5, abs=0.1)
+    small = gates.plan().apply()
+    gates.remove()
+    model.eval()
+    small.eval()
+    calls = [lambda: model(like), lambda: small(like)]
+    before, after = in_turns(calls, torch.device("cpu"))
+    assert after / before == pytest.approx(0.5, abs=0.15)

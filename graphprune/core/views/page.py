@@ -56,7 +56,7 @@ def page(deps: Dependencies, layer: str | None = None, why: tuple[str, str] | No
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return tools.from_string(folder.joinpath("page.html.j2").read_text(encoding="utf-8")).render(
-        title=f"Coupled groups of {layer}" if layer else "Coupled groups",
+        title=_title(deps.source.name, layer),
         summary=f"{len(groups)} of {len(deps.groups)} groups, {len(boxes)} boxes; "
         f"{deps.reachable():.1%} of the parameters have a removable axis",
         hues=[(group.id, round(group.id * _TURN) % 360) for group in groups],
@@ -70,6 +70,13 @@ def page(deps: Dependencies, layer: str | None = None, why: tuple[str, str] | No
         data=Markup(drawing.data(list(why or ()))),
         **own,
     )
+
+
+def _title(name: str, layer: str | None) -> str:
+    """Whose groups are shown."""
+    if not layer:
+        return f"Coupled groups of {name or 'the model'}"
+    return f"Coupled groups of {layer}" + (f" in {name}" if name else "")
 
 
 class _Picture:

@@ -42,7 +42,7 @@ def open_file(
     batches = [] if data is None else read_data(source, data, samples)
     for number, batch in enumerate(batches):
         positional = zip([item.name for item in source.inputs], batch.args, strict=False)
-        check_finite(number, {**dict(positional), **batch.kwargs})
+        check_finite(f"data: batch {number}", {**dict(positional), **batch.kwargs})
     examples = _examples(inputs, [item.name for item in source.inputs])
     if batches and not examples:
         examples = examples_of(source, batches)

@@ -24,6 +24,7 @@ from graphprune.core.program import Inputs
 from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.older import exporting
 from graphprune.frontends.torch.sizes import images, positions
+from graphprune.statistics.batches import check_finite
 
 BATCH = 2  # a batch of one could not be told from other dimensions of length one
 _TOKENS = 16
@@ -289,23 +290,36 @@ def as_inputs(example: Any) -> Inputs | None:
             arguments, or None.
 
     Raises:
-        LiftError: It is none of these.
+        LiftError: It is none of these, or holds no sample.
+        GraphPruneError: A number in it is not finite.
     """
     if example is None:
         return None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
     if isinstance(example, torch.Tensor | np.ndarray):
-        return (example,), {}
-    if isinstance(example, Mapping):
-        return (), dict(example)
-    if isinstance(example, Sequence) and not isinstance(example, str):
-        if example and all(isinstance(x, int) and not isinstance(x, bool) for x in example):
-            shape = ", ".join(map(str, example))
+        args = (example,)
+    elif isinstance(example, Mapping):
+        kwargs = dict(example)
+    elif isinstance(example, Sequence) and not isinstance(example, str | bytes):
+        args = tuple(example)
+    else:
+        raise LiftError(
+            f"example_inputs is a {type(example).__name__}: pass a tensor, a tuple of positional "
+            "arguments, or a dict of keyword arguments"
+        )
+    if args and all(isinstance(x, int) and not isinstance(x, bool) for x in args):
+        shape = ", ".join(map(str, args))
+        raise LiftError(
+            f"example_inputs is {example!r}, which looks like a shape: pass a tensor, "
+            f"example_inputs=torch.randn({shape})"
+        )
+    inputs = {**{str(number): x for number, x in enumerate(args)}, **kwargs}
+    for name, x in inputs.items():
+        if isinstance(x, torch.Tensor | np.ndarray) and x.ndim and not len(x):
             raise LiftError(
-                f"example_inputs is {example!r}, which looks like a shape: pass a tensor, "
-                f"example_inputs=torch.randn({shape})"
+                f"example_inputs holds no sample: {name!r} is of shape {tuple(x.shape)}; pass two "
+                "samples or more"
             )
-        return tuple(example), {}
-    raise LiftError(
-        f"example_inputs is a {type(example).__name__}: pass a tensor, a tuple of positional "
-        "arguments, or a dict of keyword arguments"
-    )
+    check_finite("example_inputs", inputs)
+    return args, kwargs
