@@ -229,7 +229,7 @@ class Calibration:
         wanted, granted = asked.samples(), asked.granted
         if asked.manner != "auto":
             return wanted
-        each = PASSES * seconds(self._deps, 1, 1) / BACKWARD_FACTOR
+        each = PASSES * seconds(self._deps, wanted, 1) / BACKWARD_FACTOR / wanted
         clock = PASSES_AUTO * AUTO_SECONDS if granted is None else PASSES_TIME * granted
         time = PASSES_SECONDS if granted is None else clock
         if wanted * each > PASSES_TIMED * clock:

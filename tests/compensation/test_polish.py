@@ -222,7 +222,7 @@ def test_fewer_samples_are_read_where_little_time_is_granted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert "224 inputs from data" in _read(monkeypatch, 60.0, 1.0)
-    idle, busy = (_read(monkeypatch, 0.05, pace) for pace in (1.0, 3.0))
+    idle, busy = (_read(monkeypatch, 0.002, pace) for pace in (1.0, 3.0))
     assert idle.startswith("statistics from the first ")
     assert busy.startswith("statistics from the first ")
     assert 8 <= int(busy.split()[4]) < int(idle.split()[4]) < 224
@@ -230,6 +230,6 @@ def test_fewer_samples_are_read_where_little_time_is_granted(
 
 def test_auto_reads_as_many_samples_as_a_minute_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "from 224 inputs from data" in _read(monkeypatch, "auto", 1e6), "next to no time"
-    monkeypatch.setattr(calibration, "PASSES_SECONDS", 0.05)
+    monkeypatch.setattr(calibration, "PASSES_SECONDS", 0.0005)
     assert "from the first " in _read(monkeypatch, "auto", 1.0)
     assert "from 224 inputs" in _read(monkeypatch, "balanced", 1.0), "named efforts take their time"
