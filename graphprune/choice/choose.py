@@ -178,4 +178,7 @@ def _whole_weights(deps: Dependencies) -> list[str]:
             why = ", ".join(reasons) or "each index differs"
             share = sizes[value] / total
             out.append(f"{value.name} ({share:.0%} of the parameters) stays whole: {why}")
+    unused = deps.source.outside / max(total + deps.source.outside, 1)
+    if unused > LARGE_WEIGHT:
+        out.append(f"{unused:.0%} of the parameters are in weights that no operation uses")
     return out

@@ -14,6 +14,10 @@ class FromEnd(tuple[Axis, ...]):
     """The end of a dimension, for a position that is minus its length."""
 
 
+class AnyLength(tuple[Axis, ...]):
+    """A length that an operation is given and makes nothing of."""
+
+
 Size: TypeAlias = "Dim | list[Dim | None]"
 
 SHARE = "share"

@@ -51,6 +51,7 @@ class Op:
         attrs: Everything else, by the names of the operator's signature.
         module: Path of the innermost module that ran it (torch), else "".
         source: The frontend's own node.
+        unread: Numbers of the results that nothing reads.
         known: What rules have found of it, kept so that it is found once.
     """
 
@@ -61,6 +62,7 @@ class Op:
     attrs: dict[str, Any] = field(default_factory=dict)
     module: str = ""
     source: Any = None
+    unread: frozenset[int] = frozenset()
     known: Any = field(default=None, init=False)
 
     def __repr__(self) -> str:
@@ -121,6 +123,7 @@ class Graph:
         fixed: Weights that must keep their shapes, with the reason.
         fixed_dims: Single dimensions of weights that must keep their length, with the reason.
         outside: Elements of the model's parameters that no operation reaches: they cost, and stay.
+        written: Weights that operations write to; each run writes to copies of its own.
         engine: What runs its operations.
         name: What the model is called.
     """
@@ -135,6 +138,7 @@ class Graph:
     fixed_dims: dict[tuple[Value, int], str] = field(default_factory=dict)
     outside: int = 0
     name: str = ""
+    written: set[Value] = field(default_factory=set)
 
     def parameters(self) -> Iterator[Value]:
         """The trainable weights, each tied tensor once."""

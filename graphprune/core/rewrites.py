@@ -197,9 +197,11 @@ class Draft:
         values = (value for op in self.ops for value in op.inputs)
         weights = {v.name: v for v in values if v is not None and v.is_weight}
         source = self.source
-        return Graph(
+        made = Graph(
             self.ops, source.inputs, self.outputs, weights, source.engine, name=source.name
         )
+        made.written = source.written & set(weights.values())
+        return made
 
     def unread(self) -> Iterator[Value]:
         """Weights that nothing reads any more."""

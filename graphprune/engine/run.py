@@ -88,6 +88,8 @@ class Run:
         self._lacks = engine.lacks
         self._granted = granted
         self._weights = weights
+        self._written = graph.written
+        self._own: dict[Value, torch.Tensor] = {}
         self._attrs = attrs
         self._dtype = dtype
         self._ops = graph.ops if ops is None else ops
@@ -191,8 +193,14 @@ class Run:
         }
 
     def _weight(self, value: Value) -> torch.Tensor | None:
+        if value in self._own:
+            return self._own[value]
         found = None if value.tensor is None else self._weights(value)
-        return found if found is None or self._dtype is None else as_dtype(found, self._dtype)
+        if found is not None and self._dtype is not None:
+            found = as_dtype(found, self._dtype)
+        if found is not None and value in self._written:
+            found = self._own[value] = found.clone()
+        return found
 
 
 def along(graph: Graph, ops: Sequence[Op], source: Value, tensor: torch.Tensor) -> torch.Tensor:

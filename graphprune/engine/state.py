@@ -19,6 +19,8 @@ from torch import nn
 _OPAQUE = (nn.Module, torch.Tensor, type, types.FunctionType, types.MethodType, types.ModuleType)
 _KINDS_REMEMBERED = 1024  # classes of attributes; a model has a few dozen
 
+_LARGEST = 1 << 20  # elements of a buffer that code may write to; masks and tables are larger
+
 
 def holders(module: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where a module keeps attributes: itself, and plain objects (configs) that it holds.
@@ -56,16 +58,28 @@ def preserved(model: nn.Module, fused: bool = False) -> Iterator[None]:
             roles of its weights.
     """
     saved = [_state(module) for module in model.modules()]
+    buffers = [(held, held.detach().clone(), held._version) for held in _written(model)]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(fast and fused)
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        for held, before, version in buffers:
+            if held._version != version:
+                with torch.no_grad():
+                    held.copy_(before)
         for restore in saved:
             for holder, content in restore:
                 holder.clear()
                 holder.update(content) if isinstance(holder, dict) else holder.extend(content)
+
+
+def _written(model: nn.Module) -> Iterator[torch.Tensor]:
+    """The buffers that a forward pass may write to: larger ones are tables."""
+    for held in model.buffers():
+        if held.numel() <= _LARGEST and not held.is_inference():
+            yield held
 
 
 @contextmanager

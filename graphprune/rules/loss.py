@@ -10,11 +10,12 @@ _MEAN, _SUM = 1, 2  # torch.nn.functional's `reduction`, as ATen numbers it
 
 
 def _total(op: Site, dims: Dims, zero_is_free: bool) -> list[Dims]:
-    """The losses of the elements, or one for all."""
+    """The losses of the elements, or one for all: their sum, or their mean."""
     reduction = op.attr("reduction", default=_MEAN)
     if reduction not in (_MEAN, _SUM):
         return [dims]
-    (op.contract if zero_is_free and reduction == _SUM else op.mix)(*dims)
+    free = op.contract if reduction == _SUM else op.average
+    (free if zero_is_free else op.mix)(*dims)
     return [[]]
 
 

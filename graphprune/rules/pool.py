@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from graphprune.core.effect import Dims
+from graphprune.core.effect import AnyLength, Dims
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
@@ -90,7 +90,8 @@ def grid_sample(op: Site) -> str:
 def affine_grid(op: Site) -> list[Dims]:
     """A grid of positions for each transformation."""
     op.lock(op.dims()[1:], "positions made")
-    op.resize("size", [op.dims()[0], *[None] * (len(op.attr("size")) - 1)])
+    space = [None] * (len(op.attr("size")) - 2)
+    op.resize("size", [op.dims()[0], AnyLength(), *space])
     return [[op.dims()[0], *op.fresh(why="positions made")[1:]]]
 
 

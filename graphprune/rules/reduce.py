@@ -108,7 +108,7 @@ def reduced(op: Site) -> list[Dims]:
     if op.op.type in ("aten.max", "aten.min"):
         if len(op.op.inputs) > 1:
             return [op.broadcast(op.operands())]
-        if op.attr("dim") is not None:  # the second result holds positions along the dimension
+        if op.attr("dim") is not None and op.reads(1):  # positions along the dimension
             op.lock([op.dims()[op.axis()]], "positions taken")
     gone = _reduced(op)
     op.mix(*(op.dims()[i] for i in gone))

@@ -92,6 +92,10 @@ class Site:
         assert value is not None
         return value.dtype
 
+    def reads(self, index: int) -> bool:
+        """Whether anything reads a result."""
+        return index not in self.op.unread
+
     def out_shape(self, index: int = 0) -> tuple[int, ...]:
         """Shape of a result."""
         return self.op.outputs[index].shape

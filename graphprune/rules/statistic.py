@@ -45,7 +45,7 @@ def settle_means(graph: Graph, dims: Mapping[Value, Dims], effects: Mapping[Op, 
         axes = {axis for dim in effect.averages for axis in atoms(dim) if axis.reason is None}
         if axes and (
             _meets(op, axes, users, dims)
-            or not _zero(op.inputs[0], axes, makers, dims, graph.engine)
+            or not all(_zero(v, axes, makers, dims, graph.engine) for v in op.inputs)
         ):
             effect.mixes.extend(effect.averages)
             effect.contracts[:] = [d for d in effect.contracts if d not in effect.averages]

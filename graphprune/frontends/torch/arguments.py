@@ -95,11 +95,13 @@ def _bounds(position: str) -> Rewrite:
     def rewrite(guide: Settler, op: Op, wanted: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         if not (len(args) > 1 and isinstance(args[1], tuple | slice | int)):
             return args, kwargs
+        if position == "index" and len(args) == 3:  # select: the dimension, and then the index
+            return (*args[:2], guide.settle(op, args[2], wanted)), kwargs
         items = list(args[1]) if isinstance(args[1], tuple) else [args[1]]
         captured = op.attrs.get(position)
         for i, item in enumerate(items):
             held = item if position == "index" else getattr(item, _SLICE[position], None)
-            if isinstance(held, bool) or not isinstance(held, int) or held < 0:
+            if isinstance(held, bool) or not isinstance(held, int):
                 continue
             if held not in (captured, wanted) and not _at(items, i, op):
                 continue
@@ -114,8 +116,12 @@ def _bounds(position: str) -> Rewrite:
 
 def _at(items: Sequence[Any], place: int, op: Op) -> bool:
     """Whether an index stands where its operation says, all that come before being slices."""
-    plain = all(isinstance(item, slice) for item in items[:place])
-    return plain and op.attrs.get("dim", 0) == place
+    before, at = items[:place], op.attrs.get("dim") or 0
+    if Ellipsis in before:  # which stands for as many dimensions as there are more
+        rank = 0 if op.inputs[0] is None else len(op.inputs[0].shape)
+        plain = [item for item in items if item is not Ellipsis]
+        return all(isinstance(x, slice) for x in plain) and at % rank == rank - len(items) + place
+    return all(isinstance(item, slice) for item in before) and at == place
 
 
 _SLICE = {"start": "start", "end": "stop"}

@@ -196,11 +196,20 @@ def perturbed(captured: CapturedModule, cuts: Cuts) -> dict[Value, torch.Tensor]
 def swapped(
     model: nn.Module, values: Mapping[Value, torch.Tensor], lowered: Lowered
 ) -> dict[str, torch.Tensor]:
-    """The weights by the names that a module has for them."""
+    """The weights by the names that a module has for them.
+
+    Buffers are copies, as code may write to them.
+
+    Args:
+        model: The module.
+        values: The narrowed weights.
+        lowered: What is folded into them.
+    """
     given = folded(values, lowered.folds)
     by_name = {name: t for v, t in given.items() for name in (v.name, *v.aliases)}
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {name: by_name[name] for name in named if name in by_name}
+    found = {name: by_name[name] for name, _ in model.named_parameters() if name in by_name}
+    buffers = {name: by_name.get(name, held).clone() for name, held in model.named_buffers()}
+    return {**found, **buffers}
 
 
 def _run(

@@ -25,7 +25,7 @@ from torch.utils.hooks import RemovableHandle
 
 from graphprune.core.axes import Dim, length
 from graphprune.core.cuts import Cuts
-from graphprune.core.effect import SHARE
+from graphprune.core.effect import SHARE, AnyLength
 from graphprune.core.errors import first_line
 from graphprune.core.graph import Op, Value
 from graphprune.core.indices import kept_length
@@ -152,6 +152,10 @@ class _Guide(TorchFunctionMode):
                 wanted = [
                     self.labels.shape(value)[int(op.attrs.get("dim") or 0)] for value in op.outputs
                 ]
+            held = self._cuts.deps.effects[op].sizes[attr]
+            if isinstance(held, list) and any(isinstance(size, AnyLength) for size in held):
+                pairs = zip(wanted or [], held, strict=True)
+                wanted = [None if isinstance(size, AnyLength) else w for w, size in pairs]
             edit = REWRITES.get(attr)
             if edit is not None and wanted is not None:
                 args, kwargs = edit(self, op, wanted, args, kwargs)
@@ -213,9 +217,9 @@ class _Guide(TorchFunctionMode):
 
     def settle(self, op: Op, given: Any, wanted: Any) -> Any:
         """Compare a given size with the wanted one; learn from a difference."""
-        if given is None or int(given) == -1:
+        if given is None or wanted is None or int(given) == -1:
             return given
-        dim = self._wanted(op, wanted)
+        dim = self._wanted(op, abs(wanted))  # a position from the end is minus a length
         other = None
         if isinstance(given, Tagged):
             used, other = self._uses.setdefault(given.place, (wanted, dim))
@@ -230,7 +234,7 @@ class _Guide(TorchFunctionMode):
             return given
         self.offend(op, f"{op.type} is given {int(given)} where {wanted} remain")
         if dim is not None:
-            self.findings.mismatches.append(Mismatch(dim, int(given), other))
+            self.findings.mismatches.append(Mismatch(dim, abs(int(given)), other))
         return wanted
 
     def _wanted(self, op: Op, wanted: int) -> Dim | None:

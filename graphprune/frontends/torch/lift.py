@@ -40,7 +40,7 @@ from graphprune.frontends.torch.reader import Reader, traced
 from graphprune.frontends.torch.tables import keeps_tables
 from graphprune.frontends.torch.traced import Trace
 from graphprune.frontends.torch.tracing import trace
-from graphprune.frontends.torch.training import add_training, unreached
+from graphprune.frontends.torch.training import add_training, unreached, untouched
 
 _log = logging.getLogger("graphprune")
 
@@ -111,7 +111,7 @@ def _with_training(captured: CapturedModule) -> CapturedModule:
     """Add what only training mode reaches to a capture in eval mode."""
     model, graph = captured.model, captured.graph
     _refuse_vmap(captured)
-    if captured.original is None and unreached(model, graph):
+    if captured.original is None and (unreached(model, graph) or untouched(model, graph)):
         model.train()
         capture = partial(_program, model, captured.inputs, _export)
         add_training(model, graph, captured.warnings, capture)

@@ -8,19 +8,25 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._decomp import decompositions
+from torch._functorch import aot_autograd
+from torch.export import _trace as _export_trace
 from torch.overrides import TorchFunctionMode
 from torch.torch_version import TorchVersion
 
+from graphprune.frontends.torch.vmapped import one_by_one
+
 _LSTM = ("one_layer_lstm", "mkldnn_one_layer_lstm")
+_trace: Any = _export_trace  # what these hold is PyTorch's own affair
+_joint: Any = aot_autograd
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 
 
 @contextmanager
 def mended() -> Iterator[None]:
     """Trace `x.data` and `copy.copy(x)`, and give final states of an LSTM the right dimensions."""
-    with _flat_states(), _Detached(), copied():
+    with _flat_states(), _listed_weights(), _Detached(), copied(), one_by_one():
         yield
 
 
@@ -48,7 +54,7 @@ def exporting() -> Iterator[None]:
     try:
         for name in flags:
             setattr(torch.compiler, name, True)
-        with copied():
+        with copied(), one_by_one():
             yield
     finally:
         for name, held in saved.items():
@@ -97,6 +103,38 @@ def _flat_states() -> Iterator[None]:
     finally:
         for name, function in known.items():
             setattr(decompositions, name, function)
+
+
+@contextmanager
+def _listed_weights() -> Iterator[None]:
+    """Let a recurrent layer list its weights anew while it is exported by itself.
+
+    It keeps them in a list beside, which follows whatever takes their place. Release 2.7 calls that
+    a tensor that the code keeps, and refuses (2.14 does not).
+    """
+    if TorchVersion(torch.__version__) >= "2.14":
+        yield
+        return
+    watch = _trace._detect_attribute_assignment
+    places = _trace, _joint
+
+    @contextmanager
+    def spared(module: nn.Module) -> Iterator[None]:
+        listed = module.__dict__.get("_flat_weights", [])
+        before = list(listed)
+        with watch(module):
+            try:
+                yield
+            finally:
+                listed[:] = before
+
+    for place in places:
+        place._detect_attribute_assignment = spared
+    try:
+        yield
+    finally:
+        for place in places:
+            place._detect_attribute_assignment = watch
 
 
 def _with_flat_states(layer: Callable[..., Any]) -> Callable[..., Any]:

@@ -34,6 +34,7 @@ from graphprune.frontends.torch.lift import lift
 from graphprune.frontends.torch.lower import lower, more_generated
 from graphprune.frontends.torch.lowered import Lowered as LoweredModule
 from graphprune.frontends.torch.masks import materialised
+from graphprune.frontends.torch.modes import check_training
 from graphprune.frontends.torch.parts import whole
 from graphprune.frontends.torch.recaptured import calls_the_same
 from graphprune.frontends.torch.rewrites import refuses, rewritten
@@ -164,14 +165,18 @@ class ModuleProgram:
         """
         expressed = _module(found)
         made = lower(self.captured, expressed.survey)
-        if expressed.survey.follows:
-            return made
-        written = made.replaced or made.folds
-        if not written and calls_the_same(self.captured, expressed.cuts, made.model):
-            return made
+        if expressed.survey.follows or self._calls_the_same(expressed, made):
+            with suppress(VerifyError):
+                check_training(self.model, made.model, self.inputs)
+                return made
         with suppress(VerifyError):  # which is for `prove` to tell
             made = self._settled(expressed, made)
         return made
+
+    def _calls_the_same(self, found: ExpressedModule, made: LoweredModule) -> bool:
+        """Whether a smaller module's own code makes the calls of the narrowed graph."""
+        written = made.replaced or made.folds
+        return not written and calls_the_same(self.captured, found.cuts, made.model)
 
     def prove(
         self, found: Expressed, lowered: Lowered, seed: int
@@ -216,8 +221,14 @@ class ModuleProgram:
             try:
                 if made.replaced:
                     compare_elsewhere(self.captured, found.cuts, made)
+                    return made
+                check_training(self.model, made.model, self.inputs)
                 return made
             except VerifyError as error:
+                if not made.replaced:
+                    given = self.captured, found.survey, made, str(error)
+                    found.survey, made = more_generated(*given)
+                    continue
                 self.warnings.append(f"{error}; it refuses whatever it was not captured with")
                 made = lower(self.captured, found.survey, made.replaced, made.inline, rigid=True)
                 made.gap = compare(self.captured, found.cuts, made)

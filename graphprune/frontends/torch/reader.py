@@ -49,6 +49,7 @@ class Reader:
         }
         self._by_id: dict[int, Value] = {}
         self._scalars: set[fx.Node] = set()
+        self._bases: dict[Value, Value] = {}  # of what shares the memory of another value
         self._names: dict[int, list[str]] = {}
         for name, tensor in self._live.items():
             self._names.setdefault(id(tensor), []).append(name)
@@ -111,8 +112,22 @@ class Reader:
                 attrs=attrs,
                 module=next(reversed(stack.values()))[0],
                 source=node,
+                unread=_unread(node, len(fake)) if isinstance(fake, list | tuple) else frozenset(),
             )
         )
+        self._note_memory(node, self.graph.ops[-1])
+
+    def _note_memory(self, node: fx.Node, op: Op) -> None:
+        """Note whose memory an operation shares, and the weight that it writes to."""
+        schema = getattr(node.target, "_schema", None)
+        first = op.inputs[0] if op.inputs else None
+        if first is None or schema is None:
+            return
+        base = self._bases.get(first, first)
+        if schema.returns and schema.returns[0].alias_info is not None:
+            self._bases.update(dict.fromkeys(op.outputs, base))
+        if schema.is_mutable and base.is_weight:
+            self.graph.written.add(base)
 
     def _check_operands(self, node: fx.Node) -> None:
         if not self._scalars.isdisjoint(node.all_input_nodes):
@@ -133,6 +148,13 @@ class Reader:
             else:
                 attrs[name] = given
         return inputs, attrs
+
+
+def _unread(node: fx.Node, number: int) -> frozenset[int]:
+    """Numbers of the results, of so many, that no node reads."""
+    if any(user.target is not operator.getitem for user in node.users):
+        return frozenset()
+    return frozenset(range(number)) - {int(x.args[1]) for x in node.users if x.users}  # type: ignore[arg-type]
 
 
 def _is_scalar(node: fx.Node, fake: Any) -> bool:

@@ -27,6 +27,22 @@ def keeps_tables(model: nn.Module) -> bool:
     Args:
         model: The module.
     """
+    return any(
+        isinstance(item, _KEEPS) for function in _functions(model) for item in _reached(function)
+    )
+
+
+def own_code(model: nn.Module) -> Iterator[CodeType]:
+    """The code of a module's functions, and of those that they call, but for PyTorch's own.
+
+    Args:
+        model: The module.
+    """
+    return (function.__code__ for function in _functions(model))
+
+
+def _functions(model: nn.Module) -> Iterator[FunctionType]:
+    """The functions of a module's classes, and those that they refer to, but for PyTorch's own."""
     seen: set[int] = set()
     kinds = {kind for module in model.modules() for kind in type(module).__mro__}
     own = [vars(kind) for kind in kinds if not _is_torch(kind.__module__)]
@@ -37,12 +53,8 @@ def keeps_tables(model: nn.Module) -> bool:
         if id(function) in seen or _is_torch(function.__module__):
             continue
         seen.add(id(function))
-        for item in _reached(function):
-            if isinstance(item, _KEEPS):
-                return True
-            if isinstance(item, FunctionType):
-                left.append(item)
-    return False
+        yield function
+        left += [item for item in _reached(function) if isinstance(item, FunctionType)]
 
 
 def _function(item: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Weights that only training mode reaches: auxiliary heads, the embedding of what is masked.
+"""Weights that only training mode reaches: auxiliary heads, codebooks, embeddings of masked places.
 
 The model is captured once more in training mode, for the analysis alone: those operations are
 never run, so it does no harm where a capture follows one way of several. Layers that are left out
@@ -25,6 +25,23 @@ def unreached(model: nn.Module, graph: Graph) -> list[str]:
     """Names of the parameters that no operation of a graph reaches."""
     reached = {id(value.tensor) for value in graph.weights.values()}
     return [name for name, parameter in model.named_parameters() if id(parameter) not in reached]
+
+
+def untouched(model: nn.Module, graph: Graph) -> bool:
+    """Whether no operation of a graph touches some stored buffer, counts apart.
+
+    Training may keep them beside others: running means of the rows of a codebook.
+    """
+    reached = {id(value.tensor) for value in graph.weights.values()}
+    stored = (
+        held
+        for module in model.modules()
+        for name, held in module._buffers.items()
+        if held is not None and name not in module._non_persistent_buffers_set
+    )
+    return any(
+        held.dim() > 0 and held.is_floating_point() and id(held) not in reached for held in stored
+    )
 
 
 def add_training(

@@ -295,6 +295,12 @@ class _Mapped(nn.Module):
         return torch.vmap(lambda row: self.b(self.a(row).relu()))(x)
 
 
-def test_vmap_is_refused_by_name() -> None:
-    with pytest.raises(graphprune.LiftError, match=r"_Mapped calls torch.vmap"):
-        graphprune.analyze(_Mapped(), torch.randn(2, 8))
+def test_what_vmap_maps_is_followed_one_by_one() -> None:
+    torch.manual_seed(0)
+    net = _Mapped().eval()
+    plan = graphprune.plan(net, 0.5, example_inputs=torch.randn(2, 8), compensate=False)
+    small, kept = plan.apply(), torch.as_tensor(plan.kept["a.weight"][0])
+    assert type(small) is _Mapped and len(kept) == small.a.out_features == 16
+    x = torch.randn(5, 8)
+    wanted = net.b.bias + net.a(x).relu()[:, kept] @ net.b.weight[:, kept].T
+    torch.testing.assert_close(small(x), wanted)
