@@ -120,13 +120,14 @@ def _listed_weights() -> Iterator[None]:
 
     @contextmanager
     def spared(module: nn.Module) -> Iterator[None]:
-        listed = module.__dict__.get("_flat_weights", [])
-        before = list(listed)
+        listed = module.__dict__.get("_flat_weights")
+        before = list(listed or ())
         with watch(module):
             try:
                 yield
             finally:
-                listed[:] = before
+                if listed is not None:
+                    module.__dict__["_flat_weights"] = before
 
     for place in places:
         place._detect_attribute_assignment = spared
