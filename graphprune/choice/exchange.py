@@ -3,6 +3,9 @@
 One group keeps a step more and another one a step less, as long as the sum of the losses falls and
 the budget is still met (Martello & Toth, Knapsack Problems, 1990). Example: group a loses 0.2 less
 with 8 channels more, group b loses 0.1 more with 8 channels less: a gain of 0.1.
+
+Before that, groups that were opened only to come nearer to a budget that is met without them are
+closed again (`closed`).
 """
 
 from __future__ import annotations
@@ -15,6 +18,35 @@ from graphprune.choice.constants import EXCHANGE_PAIRS, EXCHANGE_ROUNDS
 from graphprune.choice.descend import Moves, follow
 from graphprune.core.groups import Counts
 from graphprune.importance import Scores
+
+
+def closed(
+    near: Counts,
+    counts: Counts,
+    sizes: Counts,
+    losses: Sequence[Scores],
+    complete: Callable[[Counts], Counts],
+    met: Callable[[Counts], bool],
+) -> Counts:
+    """Groups that only the last steps opened, whole again where the budget is met without.
+
+    Args:
+        near: The counts before the last steps, which look at costs alone.
+        counts: The counts after them.
+        sizes: Those of whole groups.
+        losses: For each group what is lost once 0, 1, 2, ... of its indices are gone.
+        complete: Sets the counts of groups that follow others.
+        met: Whether counts keep to the budget.
+    """
+    opened = np.flatnonzero((near == sizes) & (counts < sizes))
+    lost = {i: float(losses[i][int(sizes[i] - counts[i])]) for i in opened}
+    for i in sorted(lost, key=lambda i: -lost[i]):
+        trial: Counts = counts.copy()
+        trial[i] = sizes[i]
+        trial = complete(trial)
+        if met(trial):
+            counts = trial
+    return counts
 
 
 def exchange(

@@ -4,8 +4,8 @@
    curves become levels by what an index saves (`price`), at the counts that were found last.
 2. The level is found by bisection on the exact costs.
 3. Single steps are then taken or given back wherever that brings the costs nearer to the budget,
-   until none does (`descend`); steps of two groups are exchanged where less is lost so
-   (`exchange`).
+   until none does (`descend`). A group that was whole before them stays whole where the budget is
+   met without it, and steps of two groups are exchanged where less is lost so (`exchange`).
 4. Where a cost is a staircase (latency), counts are found by a knapsack instead (`knapsack`).
 """
 
@@ -26,7 +26,7 @@ from graphprune.choice.constants import (
     STAIRCASE_STOPS,
 )
 from graphprune.choice.descend import Ladder, Moves, descend, follow
-from graphprune.choice.exchange import exchange
+from graphprune.choice.exchange import closed, exchange
 from graphprune.choice.knapsack import knapsack
 from graphprune.choice.price import joined, settled
 from graphprune.choice.request import Request
@@ -155,7 +155,9 @@ class Problem:
             return self._complete(moved)
 
         shift = _crossing(lambda x: self.budget.slack(shifted(x)) < 0, -reach, reach)
-        counts = self._descend(shifted(shift), steps, free, (low, high))
+        near = shifted(shift)
+        counts = self._descend(near, steps, free, (low, high))
+        counts = closed(near, counts, self.sizes, self._losses(), self._complete, self._enough)
         return self._exchanged(counts, steps, free) if self.prices else counts
 
     def _exchanged(self, counts: Counts, steps: Counts, free: Sequence[int]) -> Counts:
@@ -164,7 +166,10 @@ class Problem:
             return counts
         losses, _ = joined(self.levels, self.sizes, self.ties.followers)
         moves = self._moves(steps, free, self.least, self.most)
-        return exchange(counts, losses, moves, lambda to: self.met(self.budget.slack(to)))
+        return exchange(counts, losses, moves, self._enough)
+
+    def _enough(self, counts: Counts) -> bool:
+        return self.met(self.budget.slack(counts))
 
     def _lowest(self, ladder: Ladder, step: int) -> Counts:
         """Counts at the highest common level that leaves more than the budget."""

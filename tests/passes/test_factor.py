@@ -272,3 +272,18 @@ def test_ranks_that_cannot_be_are_refused(halved: Any) -> None:
         graphprune.factor(halved[0], 0.5, ratios={"3": 0.5})
     with pytest.raises(PassError, match="requires ranks"):
         graphprune.Pipeline(["couple", "choose_ranks"])
+
+
+def test_no_second_layer_is_cut_only_to_come_nearer_to_the_budget() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(),
+        nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        net[4].weight.copy_(torch.randn(64, 6) @ torch.randn(6, 64) / 20)
+    plan = graphprune.plan(net, 0.2, passes=graphprune.FACTOR, data=[torch.randn(256, 32)])
+    plan.apply()
+    assert plan.report.achieved == pytest.approx(0.2, abs=0.005)
+    assert [edit.weight for edit in plan.edits if isinstance(edit, Rank)] == ["4.weight"]
+    assert plan.report.agreement.kept > 0.999

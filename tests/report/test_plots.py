@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def test_names_of_lines_lie_over_no_line(seed: int) -> None:
     strokes = []
     for text in re.findall(r'points="([^"]+)"', svg):
         ends = np.array([[float(x) for x in pair.split(",")] for pair in text.split()])
-        for start, stop in zip(ends, ends[1:], strict=False):
+        for start, stop in pairwise(ends):
             strokes += [start + (stop - start) * t for t in np.linspace(0, 1, 50)]
     boxes = []
     for name in names:
