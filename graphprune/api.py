@@ -211,10 +211,20 @@ def plan(
             - `passes`: Other passes than the default ones, in order: a `Pipeline`, or passes and
               their names.
 
+    Returns:
+        What goes, with its report; `apply` makes the smaller model.
+
     Raises:
         OptionError: There is no such option; names the nearest one.
         BudgetError: The ratio cannot be reached, or is too small to remove anything.
         LiftError: The model cannot be captured, or no inputs for it can be found.
+
+    Examples:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> found = plan(net, 0.5)
+        >>> len(found.kept["0.weight"][0]), found.apply()[2].in_features
+        (8, 8)
     """
     check_options(options, PlanOptions, "plan")
     return made(planned(model, ratio, of, options))
@@ -295,10 +305,20 @@ def plan_sparsity(
             - `compensate`: Whether the numbers that stay make up for the zeros; `"auto"`: unless
               the model looks untrained.
 
+    Returns:
+        What becomes zero, with its report; `apply` makes the model.
+
     Raises:
         OptionError: There is no such option; names the nearest one.
         BudgetError: No layer can become sparse, or not by so much.
         LiftError: The model cannot be captured, or no inputs for it can be found.
+
+    Examples:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> thin = plan_sparsity(net, pattern="2:4", compensate=False).apply()
+        >>> int((thin[0].weight[0] == 0).sum())  # of 8
+        4
     """
     return made(planned_sparse(model, ratio, pattern, options))
 
@@ -314,5 +334,14 @@ def analyze(model: Any, example_inputs: Any = None, keep: Any = ()) -> Dependenc
 
     Returns:
         Groups, locks with reasons, a networkx graph of the couplings, and `why(a, b)`.
+
+    Raises:
+        LiftError: The model cannot be captured, or no inputs for it can be found.
+
+    Examples:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> [(group.name, group.size) for group in analyze(net).groups]
+        [('0.weight[0]', 16)]
     """
     return analyzed(model, example_inputs, keep)

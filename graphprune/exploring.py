@@ -51,9 +51,19 @@ def sensitivity(
         metric: What a model is worth, such as its accuracy: a function of the finished model.
         **options: As for `plan`. `effort` is `"fast"` unless told: each group is compensated.
 
+    Returns:
+        A row for each group: shares in [0, 1]. `print` shows a table, `plot` draws it.
+
     Raises:
         OptionError: An option is none that could be meant.
+        GraphPruneError: The metric fails.
         LiftError: The model cannot be captured.
+
+    Examples:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> [(row.group, row.size, row.removed) for row in sensitivity(net, 0.5).rows]
+        [('0.weight[0]', 16, 8)]
     """
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
         raise OptionError(f"ratio is the share of each group to remove, in (0, 1), not {ratio!r}")

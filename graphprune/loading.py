@@ -30,6 +30,11 @@ def load_plan(path: Any) -> Plan[Any]:
     Raises:
         PlanError: The file is not a plan; the message says why.
         GraphPruneError: The file cannot be read, or the model holds no plan.
+
+    Example::
+
+        graphprune.plan(model, 0.5).save("plan.json")
+        small = graphprune.load_plan("plan.json").apply(fresh_model)
     """
     load_installed()
     if is_onnx(path):

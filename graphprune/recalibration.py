@@ -42,6 +42,11 @@ def report_of(small: Any) -> Report:
     Raises:
         GraphPruneError: A module was not made in this process: a plan that was saved tells more.
             Or the file holds no report.
+
+    Example::
+
+        small = graphprune.shrink(model, 0.5)
+        print(graphprune.report_of(small))
     """
     if is_onnx(small):
         from graphprune.frontends.onnx.notes import note_of
@@ -88,6 +93,11 @@ def recalibrate(small: M, data: Iterable[Any]) -> M:
 
     Raises:
         GraphPruneError: It is not known what `small` was made from, or the data do not fit.
+
+    Example::
+
+        small = graphprune.shrink(model, 0.5, data=days)
+        for_nights = graphprune.recalibrate(small, nights)
     """
     work = made_from(small)
     options = replace(work.asked.options, compensate=True)

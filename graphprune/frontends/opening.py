@@ -100,6 +100,15 @@ def frontend(reader: type[F]) -> type[F]:
 
     Raises:
         GraphPruneError: It lacks a name, `reads` or `open`.
+
+    Example::
+
+        @graphprune.frontend
+        class Mine:
+            name = "a model of mine"
+
+            def reads(self, model): ...
+            def open(self, model, inputs, data, samples): ...
     """
     for wanted in ("name", "reads", "open"):
         if not hasattr(reader, wanted):
