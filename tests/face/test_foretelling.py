@@ -153,6 +153,14 @@ def test_what_was_stopped_says_what_is_kept(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt, match=r"1 of 2 points are kept in .*sweep\.json"):
         graphprune.sweep(_net(), (0.3, 0.5), **given)
     assert len(graphprune.sweep(_net(), (0.3, 0.5), **given).points) == 2 and len(calls) == 5
+    del calls[:]
+    calls.append(0)
+    with pytest.raises(KeyboardInterrupt, match="2 of 3 points are kept"):  # those of before
+        graphprune.sweep(_net(), (0.7, 0.3, 0.5), **given)
+    del calls[:]
+    calls.append(0)
+    with pytest.raises(KeyboardInterrupt, match="no point is finished yet, and nothing kept"):
+        graphprune.sweep(_net(), (0.7,), **{**given, "state": tmp_path / "new.json"})
 
 
 @pytest.mark.slow
