@@ -220,8 +220,8 @@ measured."""
 PASSES_SECONDS = 40.0
 """Estimated seconds on one core that passes over the caller's data may take with `effort="auto"`:
 of 256 pictures of 224 x 224, ResNet-50 reads about 150, and MobileNetV2 all. A matter of
-patience: SmolLM2-135M, a fifth of its parameters gone, came to a perplexity of 123.6 with 22 rows of
-64 tokens in 88 s, of 89.1 with 224 in 324 s (one loaded core; 55.9 dense)."""
+patience: SmolLM2-135M, a fifth of its parameters gone, came to a perplexity of 123.6 with 22 rows
+of 64 tokens in 88 s, of 89.1 with 224 in 324 s (one loaded core; 55.9 dense)."""
 
 PASSES_TIME, PASSES_AUTO = 0.3, 0.75
 """Share of the seconds granted, and of `AUTO_SECONDS`, that passes over the samples may take, at
