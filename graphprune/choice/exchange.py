@@ -39,7 +39,7 @@ def closed(
         met: Whether counts keep to the budget.
     """
     opened = np.flatnonzero((near == sizes) & (counts < sizes))
-    lost = {i: float(losses[i][int(sizes[i] - counts[i])]) for i in opened}
+    lost = {int(i): float(losses[int(i)][int(sizes[i] - counts[i])]) for i in opened}
     for i in sorted(lost, key=lambda i: -lost[i]):
         trial: Counts = counts.copy()
         trial[i] = sizes[i]
