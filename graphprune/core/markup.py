@@ -19,6 +19,13 @@ def lines(found: Iterable[str]) -> str:
     return "".join(f"<p>{escape(line)}</p>" for line in found)
 
 
+def folded(title: str, found: Sequence[str]) -> str:
+    """A paragraph for each line, which a click on the title shows; nothing where there is none."""
+    if not found:
+        return ""
+    return f"<details><summary>{escape(title)}</summary>{lines(found)}</details>"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table: the first column text, the others numbers.
 

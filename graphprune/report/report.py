@@ -11,11 +11,11 @@ from rich.console import Console
 
 from graphprune.core.agreement import Agreement
 from graphprune.core.files import check_target, write_whole
-from graphprune.core.markup import heading, lines, table
+from graphprune.core.markup import folded, heading, lines, table
 from graphprune.core.proof import Verification
 from graphprune.pipeline import PassRow
 from graphprune.report.rows import GroupRow, LowRank, Sparse, WidthRow
-from graphprune.report.text import WIDTH, agreed, notes, show
+from graphprune.report.text import WIDTH, agreed, notes, show, steps
 
 SCHEMA = 1
 """The version of the report as data: it grows where a field is renamed or goes."""
@@ -141,7 +141,8 @@ class Report:
         first += [f"inputs assumed: {self.assumed}"] if self.assumed else []
         rows = [(row.name, row.size, row.kept) for row in self.groups]
         groups = table(("coupled group", "size", "kept"), rows)
-        return heading(self.sentence()) + lines(first) + groups + lines(notes(self))
+        rest = lines(notes(self)) + folded("what each pass did", steps(self))
+        return heading(self.sentence()) + lines(first) + groups + rest
 
     def __str__(self) -> str:
         console = Console(width=WIDTH, no_color=True)

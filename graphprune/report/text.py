@@ -81,7 +81,7 @@ def show(report: Report, console: Console, rows: Iterable[tuple[str, str, str]] 
         console.print(_groups(report))
     if report.ranks is not None:
         console.print(_pairs(report.ranks))
-    for line in notes(report):
+    for line in (*notes(report), *steps(report)):
         console.print(line, highlight=False, markup=False)
 
 
@@ -179,6 +179,12 @@ def notes(report: Report) -> list[str]:
         lines.append(f"locked: {number} x {reason}")
     for kind, names in report.unknown.items():
         lines.append(f"no rule for {kind} ({len(names)} x): what it touches is locked")
+    return lines
+
+
+def steps(report: Report) -> list[str]:
+    """What each pass did, and the time of all, in lines."""
+    lines = []
     for row in report.passes:
         did = "changed" if row.changed else "unchanged"
         note = f": {row.note}" if row.note else ""

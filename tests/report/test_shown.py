@@ -78,6 +78,9 @@ def test_one_line_each_and_a_table_in_notebooks(plan: Any) -> None:
     assert repr(deps).startswith("Dependencies(1 groups")
     for held in (plan, plan.report, deps):
         assert "<td>0.weight[0]</td>" in held._repr_html_()
+    before, _, behind = plan.report._repr_html_().partition("<details>")
+    assert "<p>pass couple" not in before and "<p>pass couple" in behind
+    assert "pass couple" in str(plan.report)
 
 
 def test_a_plan_that_was_loaded_shows_its_groups(plan: Any, tmp_path: Any) -> None:
