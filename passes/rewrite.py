@@ -28,6 +28,9 @@ Find: TypeAlias = "Callable[[Draft, Op], Rewrite | str | None]"
 """What can be made of an operation: a rewrite, why there is none, or None where none is due."""
 
 
+Results: TypeAlias = "list[torch.Tensor | None]"
+
+
 @dataclass
 class _Pending:
     """A draft that no model was made of yet; calling it makes the program."""
@@ -41,14 +44,17 @@ class _Pending:
         program, work = self.work.written, self.work
         verify = work.asked.verify and not work.assumed
         deps: Dependencies | None = None
+        wanted: Results | None = None
         given_up: dict[str, str] = {}
         draft = self.draft
         while draft.made and len(given_up) < _TRIALS:
             deps = deps or couple(program.graph)
+            if verify and wanted is None:
+                wanted = _results(program.graph, program.flat_inputs())
             try:
-                return _made(program, draft, deps, verify)
+                return _made(program, draft, deps, wanted)
             except GraphPruneError as error:
-                wrong = _first_wrong(program, draft.made, deps, verify)
+                wrong = _first_wrong(program, draft.made, deps, wanted)
                 given_up[wrong.at] = first_line(error)
             draft = Draft(program.graph)
             for find in self.finds:
@@ -131,15 +137,16 @@ def _extend(
     return left
 
 
-def _made(program: Program, draft: Draft, deps: Dependencies, verify: bool) -> Program:
+def _made(program: Program, draft: Draft, deps: Dependencies, wanted: Results | None) -> Program:
+    """Make the program of a draft, and hold it against what the original gives, where asked."""
     made = program.rewritten(draft, deps)
-    if verify:
-        check(program.graph, made.graph, program.flat_inputs())
+    if wanted is not None:
+        _same(program.graph, wanted, _results(made.graph, program.flat_inputs()))
     return made
 
 
 def _first_wrong(
-    program: Program, rewrites: Sequence[Rewrite], deps: Dependencies, verify: bool
+    program: Program, rewrites: Sequence[Rewrite], deps: Dependencies, wanted: Results | None
 ) -> Rewrite:
     """The first rewrite up to which a program cannot be made, found by halving."""
     good, bad = 0, len(rewrites)
@@ -149,7 +156,7 @@ def _first_wrong(
         for step in rewrites[:middle]:
             draft.make(step)
         try:
-            _made(program, draft, deps, verify)
+            _made(program, draft, deps, wanted)
             good = middle
         except GraphPruneError:
             bad = middle
@@ -165,13 +172,20 @@ def check(before: Graph, after: Graph, inputs: list[torch.Tensor]) -> float:
     Raises:
         VerifyError: They differ by more than the rounding of weights.
     """
-    results = []
-    for graph in (before, after):
-        given = given_inputs(graph, inputs, graph.engine.dtype)
-        found = final_values(graph, lambda v: v.tensor, given, dtype=graph.engine.dtype)
-        results.append([found.get(value) for value in graph.outputs])
+    return _same(before, _results(before, inputs), _results(after, inputs))
+
+
+def _results(graph: Graph, inputs: list[torch.Tensor]) -> Results:
+    """What a graph returns; None for what only training makes."""
+    given = given_inputs(graph, inputs, graph.engine.dtype)
+    found = final_values(graph, lambda v: v.tensor, given, dtype=graph.engine.dtype)
+    return [found.get(value) for value in graph.outputs]
+
+
+def _same(before: Graph, wanted: Results, found: Results) -> float:
+    """The largest relative difference between results; see `check`."""
     worst = 0.0
-    for value, expected, made in zip(before.outputs, *results, strict=True):
+    for value, expected, made in zip(before.outputs, wanted, found, strict=True):
         if expected is None and made is None:  # only training makes it
             continue
         if expected is None or made is None:

@@ -78,44 +78,59 @@ def verify(
                 f"{_where(op)} cannot run once narrowed: {error}", _where(op), float("inf")
             ) from error
         for value in op.outputs:
-            (full,), (cut,) = masked.values(value), small.values(value)
-            kept = cuts.kept(value)
-            if full.dim() != len(kept):  # what an optional holds: nothing is known of its shape
-                kept = [None] * full.dim()
-            expected = cut_tensor(full, kept)
-            gap = difference(expected, cut)
-            if _mixes(op, cuts) or (gap > engine.tolerance and _inexact(op, cuts, masked)):
-                outcome.exact = False
-                outcome.mixing.append(op.name)
-                masked.replace(value, _scattered(full, cut, kept))
-            elif (
-                gap > engine.tolerance
-                and expected.shape == cut.shape
-                and _draws(op, masked, engine)
-            ):
-                cut = expected  # numbers drawn for another length are others
-                small.replace(value, cut)
-            elif gap > engine.tolerance and _alike(op, cuts, value, masked, small, engine):
-                masked.replace(value, _scattered(full, cut, kept, full))
-            elif gap > engine.tolerance:
-                raise VerifyError(
-                    f"removal differs from masking at {_where(op)}: largest relative difference "
-                    f"{gap:.3g}",
-                    _where(op),
-                    gap,
-                )
-            else:
-                outcome.difference = max(outcome.difference, gap)
-                if full.is_floating_point() and not math.isfinite(float(full.sum())):
-                    # 0/0 where all is masked (a normalised weight): nothing reads it but zeros.
-                    masked.replace(value, _scattered(full, cut, kept))
-            if engine.coarse and full.is_floating_point() and cut.numel():
-                scale = _scale(cut)
-                (rest,) = masked.values(value)
-                masked.replace(value, _scattered(rest, cut, kept, rest) * scale)
-                small.replace(value, cut * scale)
+            _held_against(op, value, cuts, masked, small, engine, outcome)
         small.release(op)
     return outcome
+
+
+def _held_against(
+    op: Op,
+    value: Value,
+    cuts: Cuts,
+    masked: Run,
+    small: Run,
+    engine: Evaluator,
+    outcome: Verification,
+) -> None:
+    """Hold a result in both runs against one another; what differs for a reason is taken over.
+
+    It is a function of its own so that no tensor is held while the next operation runs.
+    """
+    (full,), (cut,) = masked.values(value), small.values(value)
+    kept = cuts.kept(value)
+    if full.dim() != len(kept):  # what an optional holds: nothing is known of its shape
+        kept = [None] * full.dim()
+    expected = cut_tensor(full, kept)
+    gap = difference(expected, cut)
+    if _mixes(op, cuts) or (gap > engine.tolerance and _inexact(op, cuts, masked)):
+        outcome.exact = False
+        outcome.mixing.append(op.name)
+        masked.replace(value, _scattered(full, cut, kept))
+    elif gap > engine.tolerance and expected.shape == cut.shape and _draws(op, masked, engine):
+        cut = expected  # numbers drawn for another length are others
+        small.replace(value, cut)
+    elif gap > engine.tolerance and _alike(op, cuts, value, masked, small, engine):
+        masked.replace(value, _scattered(full, cut, kept, full))
+    elif gap > engine.tolerance:
+        raise VerifyError(
+            f"removal differs from masking at {_where(op)}: largest relative difference {gap:.3g}",
+            _where(op),
+            gap,
+        )
+    else:
+        outcome.difference = max(outcome.difference, gap)
+        if full.is_floating_point() and not math.isfinite(float(full.sum())):
+            # 0/0 where all is masked (a normalised weight): nothing reads it but zeros.
+            masked.replace(value, _scattered(full, cut, kept))
+    if engine.coarse and full.is_floating_point() and cut.numel():
+        del full, expected
+        scale = _scale(cut)
+        if gap > 0:
+            (rest,) = masked.values(value)
+            masked.replace(value, _scattered(rest, cut, kept, rest))
+        if scale != 1.0:
+            for run in (masked, small):
+                run.replace(value, run.values(value)[0] * scale)
 
 
 def _original(masked: Run) -> Iterator[Op]:
@@ -223,15 +238,19 @@ def _scattered(
     rest: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The cut values at their places in a tensor of the full shape; elsewhere `rest`, or zero."""
+    cuts = [dim for dim, indices in enumerate(kept) if indices is not None]
+    if not cuts:
+        return cut.clone()
     out = torch.zeros_like(full) if rest is None else rest.clone()
+    if len(cuts) == 1:
+        picked = torch.as_tensor(kept[cuts[0]], device=full.device)
+        return out.index_copy_(cuts[0], picked, cut)
     grid = [
         torch.arange(size, device=full.device)
         if indices is None
         else torch.as_tensor(indices, device=full.device)
         for size, indices in zip(full.shape, kept, strict=True)
     ]
-    if not grid:
-        return cut.clone()
     out[torch.meshgrid(*grid, indexing="ij")] = cut
     return out
 
@@ -242,7 +261,8 @@ def _where(op: Op) -> str:
 
 def _scale(tensor: torch.Tensor) -> float:
     """A power of two that brings a tensor beyond the limit back to about one."""
-    largest = float(tensor.abs().max())
+    low, high = tensor.aminmax()
+    largest = max(-float(low), float(high))
     return 2.0 ** -math.floor(math.log2(largest)) if _LIMIT < largest < math.inf else 1.0
 
 

@@ -161,24 +161,25 @@ def linear(op: Op, draft: Draft) -> Linear | str | None:
 def border(op: Op, read: Reading, engine: Evaluator) -> str:
     """Why a linear operation makes no constant of one, or nothing: y = (sum of all taps) x.
 
-    It is asked itself: what taps of one make of a constant input of one.
+    It is asked itself: what taps of one make of a constant input of one. Sums of ones are exact
+    in whichever precision the engine is quick.
     """
     x, y = read.source, op.outputs[0]
     if not read.windows:
         return ""
     shape = [1 if at == 0 and len(x.shape) > 2 else size for at, size in enumerate(x.shape)]
-    weight = torch.ones_like(read.weight.tensor, dtype=torch.float64)
+    weight = torch.ones_like(read.weight.tensor, dtype=engine.dtype)
     given = [
-        torch.ones(shape, dtype=torch.float64, device=weight.device)
+        torch.ones(shape, dtype=engine.dtype, device=weight.device)
         if value is x
         else weight
         if value is read.weight
         else None
         if value is None
-        else torch.zeros(value.shape, dtype=torch.float64, device=weight.device)
+        else torch.zeros(value.shape, dtype=engine.dtype, device=weight.device)
         for value in op.inputs
     ]
-    found: torch.Tensor = engine.evaluate(op, given, {}, torch.float64)[0]
+    found: torch.Tensor = engine.evaluate(op, given, {}, engine.dtype)[0]
     rows = found.movedim(read.output % len(y.shape), 0).flatten(1)
     if bool((rows != rows[:, :1]).any()):
         return BORDER

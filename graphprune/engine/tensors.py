@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+_PIECE = 1 << 20  # numbers that are compared at once: a few megabytes
+
 
 def as_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """A floating-point or complex tensor in the given precision; any other as it is."""
@@ -44,6 +46,16 @@ def along(points: torch.Tensor, dim: int, rank: int) -> torch.Tensor:
     return points.reshape([-1 if at == dim else 1 for at in range(rank)])
 
 
+def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A tensor in pieces, so that what is computed of it needs little memory at once."""
+    return tensor.reshape(-1).split(_PIECE) if tensor.numel() > _PIECE else (tensor,)
+
+
+def _order(number: float) -> tuple[bool, float]:
+    """NaN is the largest of all, as it is to PyTorch."""
+    return math.isnan(number), number
+
+
 def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
     """Largest absolute difference, relative to the largest expected value.
 
@@ -55,7 +67,9 @@ def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
         return 0.0
     if not (expected.is_floating_point() or expected.is_complex()):
         return 0.0 if torch.equal(expected, found) else float("inf")
-    gap, scale = float((expected - found).abs().max()), float(expected.abs().max())
+    parts = list(zip(_parts(expected), _parts(found), strict=True))
+    gap = max((float((a - b).abs().max()) for a, b in parts), key=_order)
+    scale = max((float(a.abs().max()) for a, _ in parts), key=_order)
     if not math.isfinite(gap + scale):
         same = (expected == found) | (expected.isnan() & found.isnan())
         finite = expected[expected.isfinite()]
