@@ -156,7 +156,8 @@ class Plan(Generic[M]):
         """Let a file say what was done to it: in words, and as data that `load_plan` reads."""
         same = work.program is work.opened and not cut_by(self.edits, work.deps)
         if work.program.is_file and not (same and len(self.edits) == len(self.groups)):
-            work.program.annotate(work.lowered, self._notes(work))  # else the file stays as it is
+            larger = self.asked > 0  # what loses nothing must not gain by what it tells
+            work.program.annotate(work.lowered, self._notes(work), larger)
 
     def _notes(self, work: Work) -> dict[str, Any]:
         """What was done, in words and as data."""

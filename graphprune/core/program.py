@@ -230,12 +230,13 @@ class Program(Protocol):
     def save(self, found: Expressed, lowered: Lowered, path: Path, check: bool) -> None:
         """Write the smaller model to a file, whole or not at all."""
 
-    def annotate(self, lowered: Lowered, notes: Mapping[str, Any]) -> None:
+    def annotate(self, lowered: Lowered, notes: Mapping[str, Any], larger: bool = True) -> None:
         """Write what was done into the smaller model, where its format has room for it.
 
         Args:
             lowered: The smaller model.
             notes: Text, or data for JSON, by name; the earlier ones come first.
+            larger: Whether it may weigh more than the original with them.
         """
 
     def unsplit(self, layers: Mapping[Value, Op]) -> Mapping[Value, str]:

@@ -48,7 +48,7 @@ def along(points: torch.Tensor, dim: int, rank: int) -> torch.Tensor:
 
 def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """A tensor in pieces, so that what is computed of it needs little memory at once."""
-    return tensor.reshape(-1).split(_PIECE) if tensor.numel() > _PIECE else (tensor,)
+    return torch.split(tensor.reshape(-1), _PIECE) if tensor.numel() > _PIECE else (tensor,)
 
 
 def _order(number: float) -> tuple[bool, float]:

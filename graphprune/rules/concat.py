@@ -7,6 +7,11 @@ from graphprune.core.effect import Dims, FromEnd
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
+VARYING = "varying"
+"""Which entries of the arguments that cut a dimension are others for inputs of other sizes."""
+
+_MOVES = "cut at a place that follows the sizes of inputs"
+
 
 @axis_rule("aten.cat", "aten.concat", "aten.concatenate", "Concat", does="join")
 def cat(op: Site) -> list[Dims]:
@@ -53,6 +58,8 @@ def split_into(op: Site) -> list[Dims]:
     """The dimension becomes the sum of the results'."""
     at = op.axis(default=0)
     dims = op.dims()
+    if op.attr(VARYING, default=()):
+        op.lock([dims[at]], _MOVES)
     parts = cut_all(dims[at], [value.shape[at] for value in op.op.outputs])
     op.resize("split" if op.op.type == "Split" else "split_sizes", list(parts))
     return [[*dims[:at], part, *dims[at + 1 :]] for part in parts]
@@ -196,8 +203,11 @@ def onnx_slice(op: Site) -> list[Dims]:
     axes = op.attr("axes", default=list(range(len(starts))))
     steps = op.attr("steps", default=[1] * len(starts))
     new: list[list[Dim | None]] = [[None] * len(starts), [None] * len(starts)]
+    varying = op.attr(VARYING, default=())
     for i, at in enumerate(axes):
         count, dim = op.out_shape()[at], dims[at]
+        if i in varying:
+            op.lock([dim], _MOVES)
         if steps[i] != 1:
             dims[at] = _stepped(op, dim, starts[i], steps[i], count)
             continue
@@ -235,9 +245,12 @@ def onnx_pad(op: Site) -> list[Dims]:
     widths, mode = op.attr("pads", "paddings"), op.attr("mode", default="constant")
     axes = op.attr("axes", default=list(range(op.rank())))
     dims, half = list(op.dims()), len(widths) // 2
+    varying = op.attr(VARYING, default=())
     sizes: list[Dim | None] = [None] * len(widths)
     for i, at in enumerate(axes):
         before, after = widths[i], widths[half + i]
+        if i in varying or half + i in varying:
+            op.lock([dims[at]], _MOVES)
         if not before and not after:
             continue
         if mode != "constant":

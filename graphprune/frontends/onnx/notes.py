@@ -24,18 +24,20 @@ from graphprune.frontends.onnx.stored import LARGEST, Lowered
 _PREFIX = "graphprune."
 _LEFT_OUT = "left out: "
 _LEAST = 1 << 16  # bytes that a note may always take: the plan of a network of 100 layers
+_ENTRY = 32  # bytes that an entry takes beside its name and its text, at most
 _SHARE = 64  # or one byte in so many of the model
 _TEXT = 1 << 14  # characters of a text that are written; what follows is cut off
 
 
-def annotate(lowered: Lowered, notes: Mapping[str, Any]) -> None:
+def annotate(lowered: Lowered, notes: Mapping[str, Any], most: int = LARGEST) -> None:
     """Write notes into a smaller model, in place of those that it holds.
 
     Args:
         lowered: The smaller model.
         notes: Text, or data for JSON, by name; the earlier ones come first where room is short.
+        most: Bytes that the model may weigh with them.
     """
-    _write(lowered.frame.metadata_props, notes, lowered.weight)
+    _write(lowered.frame.metadata_props, notes, lowered.weight, most)
 
 
 def annotate_file(path: Path, notes: Mapping[str, Any]) -> None:
@@ -50,7 +52,9 @@ def annotate_file(path: Path, notes: Mapping[str, Any]) -> None:
     write_whole(path, model.SerializeToString())
 
 
-def _write(props: Any, notes: Mapping[str, Any], weighed: Callable[[], int]) -> None:
+def _write(
+    props: Any, notes: Mapping[str, Any], weighed: Callable[[], int], most: int = LARGEST
+) -> None:
     """Write notes into a model's `metadata_props`, as far as its weight in bytes allows."""
     others = [(entry.key, entry.value) for entry in props if not entry.key.startswith(_PREFIX)]
     del props[:]
@@ -58,7 +62,7 @@ def _write(props: Any, notes: Mapping[str, Any], weighed: Callable[[], int]) -> 
         props.add(key=key, value=value)
     for name, found in notes.items():
         weight = weighed()
-        room = min(max(_LEAST, weight // _SHARE), LARGEST - weight)
+        room = min(max(_LEAST, weight // _SHARE), most - weight - _ENTRY)
         text = found if isinstance(found, str) else _packed(found)
         if isinstance(found, str) and len(text) > _TEXT:
             text = f"{text[:_TEXT]}..."

@@ -7,8 +7,10 @@ holds more than one value: equal by chance it is not, so it is one weight used t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from math import prod
 
+import numpy as np
 import onnx
 import torch
 from onnx import NodeProto
@@ -20,10 +22,12 @@ from graphprune.frontends.onnx.model import Source, captured
 from graphprune.frontends.onnx.own import type_name
 from graphprune.frontends.onnx.sizes import Traces
 from graphprune.frontends.onnx.tensors import INTEGERS, NIBBLES, as_torch, dtype_name
+from graphprune.rules.concat import VARYING
 
 SIZES = "values that follow from the sizes of inputs"
 
 _BIASED = ("Conv", "ConvTranspose", "Gemm")  # a bias of one number is one all the same
+_CUTS = ("Pad", "Slice", "Split")  # nodes that cut dimensions at places that are arguments
 _STATISTICS = (3, 4)  # operands of a BatchNormalization that training does not learn
 
 
@@ -82,6 +86,8 @@ class Reader:
         name = self._named(node)
         arguments = arguments_of(node, self._source)
         attrs, missing = attributes(node, arguments, self._source, self._trace)
+        if varying := self._varying(node, arguments):
+            attrs[VARYING] = varying
         arguments = {place: given for place, given in arguments.items() if given in attrs}
         kind = type_name(node)
         places: dict[int, str] = {}
@@ -134,6 +140,17 @@ class Reader:
             places[place] = given
             return self._known(op, place, given)
         return None
+
+    def _varying(self, node: NodeProto, arguments: Mapping[int, str]) -> list[int]:
+        """Which entries of the arguments that cut a dimension are others at other sizes."""
+        if node.op_type not in _CUTS or node.domain:
+            return []
+        found: set[int] = set()
+        for place, name in arguments.items():
+            given = node.input[place]
+            if name != "axes" and given in self._trace.known:
+                found.update(np.flatnonzero(~self._traces.steady(given)).tolist())
+        return sorted(found)
 
     def _varies(self, name: str) -> bool:
         """Whether a known tensor is another one at other sizes of the inputs."""

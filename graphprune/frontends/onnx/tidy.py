@@ -6,6 +6,7 @@ It is an extra: `pip install 'graphprune[slim]'`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 
 from onnx import ModelProto
@@ -14,6 +15,7 @@ from graphprune.core.errors import LiftError, first_line
 from graphprune.frontends.onnx.model import Source, indexed
 from graphprune.frontends.onnx.tensors import to_proto
 
+_SMALL = 1 << 10  # bytes up to which numbers are computed where all of them would weigh more
 _MOST = 2**29  # bytes of a file up to which the tool, which copies it, is asked
 
 try:
@@ -43,25 +45,38 @@ def tidied(source: Source) -> Source | None:
     for proto in given.graph.initializer:
         if source.is_external(proto.name):
             proto.CopyFrom(to_proto(source.array(proto.name), proto.name, proto.data_type))
-    logger = logging.getLogger("onnxslim")
-    level = logger.level
-    try:
-        logger.setLevel(logging.ERROR)
-        made = onnxslim.slim(given)
-    except Exception as error:  # it has no errors of its own
-        raise LiftError(f"onnxslim cannot read it: {first_line(error)}") from error
-    finally:
-        logger.setLevel(level)
-    if made is None or len(made.graph.node) >= len(model.graph.node):
+    before = given.ByteSize()
+    made = _slimmed(given, {})
+    if made is not None and made.ByteSize() > before:  # what it computes may be larger
+        made = _slimmed(given, {"size_threshold": _SMALL})
+    if made is None or len(made.graph.node) >= len(model.graph.node) or made.ByteSize() > before:
         return None
-    known = {item.name for item in model.graph.value_info}
-    for item in [i for i in made.graph.value_info if i.name not in known]:
-        made.graph.value_info.remove(item)  # what it infers on its way would be stored
-    stated = {item.name: item for item in (*model.graph.input, *model.graph.output)}
-    for item in (*made.graph.input, *made.graph.output):
-        if item.name in stated:
-            item.CopyFrom(stated[item.name])
     return indexed(replace(
         source, model=made, whole=None, constants={}, origins={}, nodes=[], opsets={}, _arrays={},
         bytes=source.own_bytes(),
     ))  # fmt: skip
+
+
+def _slimmed(model: ModelProto, limits: Mapping[str, int]) -> ModelProto | None:
+    """What onnxslim makes of a model; inputs, results and sizes are stated as they were."""
+    given = ModelProto()
+    given.CopyFrom(model)
+    logger = logging.getLogger("onnxslim")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        made: ModelProto | None = onnxslim.slim(given, **limits)
+    except Exception as error:  # it has no errors of its own
+        raise LiftError(f"onnxslim cannot read it: {first_line(error)}") from error
+    finally:
+        logger.setLevel(level)
+    if made is None:
+        return None
+    named = {name for node in made.graph.node for name in node.output}
+    del made.graph.value_info[:]  # what it infers on its way would be stored, and some of it twice
+    made.graph.value_info.extend(v for v in model.graph.value_info if v.name in named)
+    stated = {item.name: item for item in (*model.graph.input, *model.graph.output)}
+    for item in (*made.graph.input, *made.graph.output):
+        if item.name in stated:
+            item.CopyFrom(stated[item.name])
+    return made

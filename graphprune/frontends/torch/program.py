@@ -284,7 +284,7 @@ class ModuleProgram:
         """Write the smaller module: `.pt`, `.pt2` or `.onnx`."""
         save_model(self.finish(found, lowered, check), self.given or self.inputs, path)
 
-    def annotate(self, lowered: Lowered, notes: Mapping[str, Any]) -> None:
+    def annotate(self, lowered: Lowered, notes: Mapping[str, Any], larger: bool = True) -> None:
         """Nothing: a module has no place for notes; `report_of` finds its report."""
 
     def unsplit(self, layers: Mapping[Value, Op]) -> Mapping[Value, str]:
