@@ -227,6 +227,8 @@ class _Compensator:
         consumers = self._consumers.by_op.get(op)
         if not consumers:
             contracts = self._deps.effects[op].contracts
+            if all(v is None or v.is_weight for v in op.inputs):  # told where its result is read
+                return
             if op.outputs and len(op.inputs) > 1 and any(map(self._cuts.touches, contracts)):
                 why = self._consumers.left.get(op.name, "both of its operands are computed")
                 self._out.left[op.name] = why
@@ -307,8 +309,8 @@ class _Compensator:
         self._store(consumer.weight, narrowed(consumer, place.how, place.groups, new, self._cuts))
         if consumer.shifts:
             held, shift = shifted(consumer, place.groups, constant.flatten(), self._cuts)
-            grid = self._consumers.grids.get(held)
-            old = held.tensor.detach() if grid is None else grid.numbers()
+            written = self._consumers.written.get(held)
+            old = held.tensor.detach() if written is None else written.numbers()
             old = cut_tensor(old, self._cuts.kept(held))
             self._shifts[held] = shift
             self._store(held, (old.double() + shift).to(old.dtype))
@@ -316,7 +318,14 @@ class _Compensator:
             self._out.unshifted.append(consumer.op.name)
 
     def _store(self, value: Value, tensor: torch.Tensor) -> None:
-        """Note new numbers of a weight or a bias; of one that is stored as integers, these."""
-        grid = self._consumers.grids.get(value)
-        stored = value if grid is None else grid.stored
-        self._out.values[stored] = tensor if grid is None else grid.nearest(tensor, self._cuts)
+        """Note new numbers of a weight or a bias; of one that is computed, what is stored for it.
+
+        It was computed already where the narrowed graph runs.
+        """
+        written = self._consumers.written.get(value)
+        if written is None:
+            self._out.values[value] = tensor
+            return
+        stored, numbers = written.stored_as(tensor, self._cuts)
+        self._out.values.update(stored)
+        self._small.replace(value, numbers.to(self._dtype))

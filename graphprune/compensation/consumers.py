@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from graphprune.compensation.grid import Grid, grids
+from graphprune.compensation.written import Written, written
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.rules.facts import adds
@@ -35,16 +35,17 @@ class Consumer:
     Attributes:
         op: The operation.
         value: x; the operation's own result where W is applied to a recurrent state.
-        weight: W, a parameter or what integers stand for; it is handled as `groups x outputs x
+        weight: W, a parameter or computed from such alone; it is handled as `groups x outputs x
             channels x taps`.
-        bias: b, of one dimension, a parameter or what integers stand for; None where there is none.
+        bias: b, of one dimension, a parameter or computed from such alone; None where there is
+            none.
         norm: The batch norm that is the only reader of y; None where there is none.
         channel: The dimension of `value` that is summed over.
         inner: The dimension of `weight` that is summed over.
         groups: Number of groups of a grouped convolution.
         uses: Number of operations with this weight, all of which use it alike.
         computed: Whether b is computed by the graph, so that no constant can be added to it.
-        grid: The integers that W is stored as; None where it holds its numbers.
+        written: What W is computed from; None where it is stored itself.
     """
 
     op: Op
@@ -57,12 +58,12 @@ class Consumer:
     groups: int = 1
     uses: int = 1
     computed: bool = False
-    grid: Grid | None = None
+    written: Written | None = None
 
     def numbers(self) -> torch.Tensor:
         """The numbers of W."""
-        if self.grid is not None:
-            return self.grid.numbers()
+        if self.written is not None:
+            return self.written.numbers()
         held: torch.Tensor = self.weight.tensor.detach()
         return held
 
@@ -117,12 +118,12 @@ class Consumers:
     Attributes:
         by_op: Consumers of each operation.
         left: Names of operations that sum over channels but cannot be solved for, with the reason.
-        grids: Weights and biases that are stored as integers.
+        written: Weights and biases that are computed from stored ones, as they are written.
     """
 
     by_op: dict[Op, list[Consumer]] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
-    grids: dict[Value, Grid] = field(default_factory=dict)
+    written: dict[Value, Written] = field(default_factory=dict)
 
 
 def find_consumers(deps: Dependencies) -> Consumers:
@@ -134,14 +135,14 @@ def find_consumers(deps: Dependencies) -> Consumers:
         for value in op.inputs:
             if value is not None:
                 users.setdefault(value, []).append(op)
-    out = Consumers(grids=grids(deps))
+    out = Consumers(written=written(deps))
     derived: set[Value] = set()
     for op in graph.ops:
         if all(v is None or v.is_weight or v in derived for v in op.inputs):
             derived.update(op.outputs)
         reads: Sequence[Reading | str | None] = recurrent(op) or [reading(op)]
         for read in reads:
-            found = _consumer(op, read, graph, uses, users, out.grids)
+            found = _consumer(op, read, graph, uses, users, out.written)
             if isinstance(found, Consumer):
                 out.by_op.setdefault(op, []).append(found)
             elif found:
@@ -183,7 +184,7 @@ def _consumer(
     graph: Graph,
     uses: Counter[Value],
     users: dict[Value, list[Op]],
-    grids: Mapping[Value, Grid],
+    computed: Mapping[Value, Written],
 ) -> Consumer | str | None:
     """The consumer that a linear reading is.
 
@@ -196,26 +197,27 @@ def _consumer(
     x, weight = read.source, read.weight
     if len(x.shape) < 2 or x.is_weight:
         return None
-    grid = grids.get(weight)
-    if not weight.is_weight and grid is None:
+    held = computed.get(weight)
+    if not weight.is_weight and held is None:
         return None if read.product else "its weight is computed"
-    if (weight.kind != "parameter" and grid is None) or len(weight.shape) < 2:
+    if (weight.kind != "parameter" and held is None) or len(weight.shape) < 2:
         return None
     if read.product and len(weight.shape) > 2:
         return "its weight holds several matrices"
     if read.windows and len(x.shape) != len(weight.shape):
         return "its input has no batch"
-    bias = read.bias or _added_behind(op, read, graph, uses, users, grids)
-    computed = bias is not None and not _constant(bias, grids)
-    held = None if computed else bias
+    bias = read.bias or _added_behind(op, read, graph, uses, users, computed)
+    free = bias is None or _constant(bias, computed)
     norm = _norm_behind(op, read, graph, uses, users)
     at, inner, number = read.channel, read.inner, uses[weight]
-    return Consumer(op, x, weight, held, norm, at, inner, read.groups, number, computed, grid)
+    return Consumer(
+        op, x, weight, bias if free else None, norm, at, inner, read.groups, number, not free, held
+    )
 
 
-def _constant(bias: Value, grids: Mapping[Value, Grid]) -> bool:
+def _constant(bias: Value, computed: Mapping[Value, Written]) -> bool:
     """Whether a constant can be added to a bias."""
-    return len(bias.shape) == 1 and (bias.kind == "parameter" or bias in grids)
+    return len(bias.shape) == 1 and (bias.kind == "parameter" or bias in computed)
 
 
 def _reader_behind(op: Op, graph: Graph, users: dict[Value, list[Op]]) -> Op | None:
@@ -231,7 +233,7 @@ def _added_behind(
     graph: Graph,
     uses: Counter[Value],
     users: dict[Value, list[Op]],
-    grids: Mapping[Value, Grid],
+    computed: Mapping[Value, Written],
 ) -> Value | None:
     """The bias that the next operation adds to a product: ONNX writes MatMul and Add."""
     last = len(op.outputs[0].shape) - 1
@@ -242,7 +244,7 @@ def _added_behind(
         return None
     (result,) = op.outputs
     for value in behind.inputs:
-        held = value is not None and (value.kind == "parameter" or value in grids)
+        held = value is not None and (value.kind == "parameter" or value in computed)
         if value is not None and held and uses[value] == uses[read.weight]:
             return value if value.shape == result.shape[-1:] else None
     return None

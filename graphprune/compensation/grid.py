@@ -46,9 +46,22 @@ class Grid:
         found: torch.Tensor = (self.stored.tensor.float() - zero) * scale
         return found
 
-    def nearest(self, numbers: torch.Tensor, cuts: Cuts) -> torch.Tensor:
-        """The integers nearest to the numbers of a narrowed weight."""
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which precision it is solved for."""
+        return torch.float32
+
+    def stored_as(
+        self, numbers: torch.Tensor, cuts: Cuts
+    ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
+        """The integers nearest to the numbers of a narrowed weight, and what they stand for."""
         scale, zero = self._tensors(cuts)
+        integers = self._nearest(numbers, scale, zero)
+        return {self.stored: integers}, (integers.float() - zero) * scale
+
+    def _nearest(
+        self, numbers: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor
+    ) -> torch.Tensor:
         kind = self.stored.tensor.dtype
         whole = torch.iinfo(kind)
         least, most = _ENDS.get(self.stored.dtype, (whole.min, whole.max))
@@ -67,15 +80,14 @@ class Grid:
         return along(scale.float(), self.dim, rank), along(zero.float(), self.dim, rank)
 
 
-def grids(deps: Dependencies) -> dict[Value, Grid]:
-    """The values of a graph that are stored integers, read as the numbers that they stand for."""
-    uses = Counter(v for op in deps.source.ops for v in op.inputs if v is not None)
-    found = ((op, _grid(op, deps, uses)) for op in deps.source.ops)
-    return {op.outputs[0]: grid for op, grid in found if grid is not None}
+def grid(op: Op, deps: Dependencies, uses: Counter[Value]) -> Grid | None:
+    """What an operation reads, if it turns stored integers into numbers and does nothing else.
 
-
-def _grid(op: Op, deps: Dependencies, uses: Counter[Value]) -> Grid | None:
-    """What an operation reads, if it turns stored integers into numbers and does nothing else."""
+    Args:
+        op: The operation.
+        deps: The analysis.
+        uses: How many operands of operations each value is.
+    """
     effect = deps.effects[op]
     if 0 not in effect.scales or len(op.outputs) != 1:
         return None

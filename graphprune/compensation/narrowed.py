@@ -26,7 +26,8 @@ def narrowed(
     kept: list[object] = list(cuts.kept(consumer.weight))
     weight = consumer.weight_of(how.gathered(new), consumer.kernel)
     kept[consumer.inner] = None
-    kind = torch.float32 if consumer.grid is not None else consumer.weight.tensor.dtype
+    written = consumer.written
+    kind = consumer.weight.tensor.dtype if written is None else written.dtype
     if consumer.inner == 1:
         kept[0] = _outputs_within(consumer, groups, cuts)
     return cut_tensor(weight, kept).to(kind).contiguous()

@@ -161,9 +161,9 @@ class Run:
         return self._weight(value) if value.is_weight else env.get(value)
 
     def replace(self, value: Value, tensor: torch.Tensor) -> None:
-        """Let later operations read another tensor, in a run over one input."""
-        (env,) = self._envs
-        env[value] = tensor
+        """Let later operations read another tensor, over all inputs."""
+        for env in self._envs:
+            env[value] = tensor
 
     def operands(self, op: Op) -> list[torch.Tensor | None]:
         """What an operation reads, in a run over one input."""

@@ -95,7 +95,7 @@ def layer_norm(op: Site) -> str:
     return f"{every}, {', '.join(gains)} -> {every}, {statistics}, {statistics}"
 
 
-@axis_rule("aten._weight_norm", "aten._weight_norm_interface")
+@axis_rule("aten._weight_norm", "aten._weight_norm_interface", does="direct")
 def weight_norm(op: Site) -> list[Dims]:
     """Weight normalisation (Salimans & Kingma 2016): `g * v / |v|`, the norm over all but `dim`.
 

@@ -27,6 +27,19 @@ class Scaling:
     channel: int | None
 
 
+def directed(op: Op) -> int | None:
+    """The dimension with a length for each index, where an operation is `g * v / |v|`.
+
+    Its operands are then v and g.
+
+    Returns:
+        The dimension of v, -1 where there is one length for all; None for other operations.
+    """
+    if stated(op).does != "direct":
+        return None
+    return int(op.attrs.get("dim", 0))
+
+
 def is_norm(op: Op) -> bool:
     """Whether an operation normalises, and then multiplies by a gain that it is given."""
     return stated(op).norm

@@ -1,0 +1,101 @@
+"""written: weights that the graph computes from stored ones, and how new numbers are stored.
+
+1. Integers, with their scale (`grid`).
+2. A direction v and lengths g, of which the weight is `g * v / |v|` (weight normalisation: Salimans
+   & Kingma, NeurIPS 2016). Any weight W can be stored so: v = W, g = |W|.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from graphprune.compensation.grid import grid
+from graphprune.core.cuts import Cuts
+from graphprune.core.graph import Op, Value
+from graphprune.core.groups import Dependencies
+from graphprune.engine.tensors import cut_tensor
+from graphprune.rules.scalings import directed
+
+
+class Written(Protocol):
+    """A weight that is computed from stored ones."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which precision it is solved for."""
+
+    def numbers(self) -> torch.Tensor:
+        """Its numbers."""
+
+    def stored_as(
+        self, numbers: torch.Tensor, cuts: Cuts
+    ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
+        """What is stored for a narrowed weight to have these numbers, and which it then has."""
+
+
+@dataclass(frozen=True, eq=False)
+class Directed:
+    """The direction and the lengths that a weight is computed from.
+
+    Attributes:
+        direction: v, a weight of the graph.
+        length: g, another.
+        dim: The dimension of v with a length for each index; None where there is one for all.
+    """
+
+    direction: Value
+    length: Value
+    dim: int | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which precision it is solved for."""
+        held: torch.dtype = self.direction.tensor.dtype
+        return held
+
+    def numbers(self) -> torch.Tensor:
+        """`g * v / |v|`."""
+        v, g = self.direction.tensor.detach(), self.length.tensor.detach()
+        found: torch.Tensor = g * v / self._norm(v)
+        return found
+
+    def stored_as(
+        self, numbers: torch.Tensor, cuts: Cuts
+    ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
+        """W and |W|; a direction that W does not have, being zero, stays as it was."""
+        old = cut_tensor(self.direction.tensor.detach(), cuts.kept(self.direction))
+        norm = self._norm(numbers)
+        length = norm.reshape_as(cut_tensor(self.length.tensor, cuts.kept(self.length)))
+        direction = torch.where(norm == 0, old, numbers)
+        return {self.direction: direction.contiguous(), self.length: length}, numbers
+
+    def _norm(self, x: torch.Tensor) -> torch.Tensor:
+        others = [at for at in range(x.dim()) if at != self.dim]
+        found: torch.Tensor = torch.linalg.vector_norm(x, dim=others, keepdim=True)
+        return found
+
+
+def written(deps: Dependencies) -> dict[Value, Written]:
+    """The values of a graph that are computed from stored weights, to which any can be written."""
+    uses = Counter(v for op in deps.source.ops for v in op.inputs if v is not None)
+    found = ((op, grid(op, deps, uses) or _directed(op, uses)) for op in deps.source.ops)
+    return {op.outputs[0]: held for op, held in found if held is not None}
+
+
+def _directed(op: Op, uses: Counter[Value]) -> Directed | None:
+    """What an operation reads, if it gives directions their lengths."""
+    dim = directed(op)
+    if dim is None or len(op.inputs) != 2:
+        return None
+    v, g = op.inputs
+    for held in (v, g):
+        if held is None or held.kind != "parameter" or uses[held] != 1:
+            return None
+        if not isinstance(held.tensor, torch.Tensor) or not held.tensor.is_floating_point():
+            return None
+    assert v is not None and g is not None
+    return Directed(v, g, None if dim < 0 else dim)
