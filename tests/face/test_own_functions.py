@@ -132,3 +132,12 @@ def test_functions_are_held_against_what_they_are_called_with() -> None:
     assert called("f()", lambda: 3) == 3 and judged("f()", lambda: np.float32(0.5)) == 0.5
     with pytest.raises(OptionError, match=r"f\(\) returned 'good': a number is needed"):
         judged("f()", lambda: "good")
+
+
+def test_integers_are_no_data_for_a_file_of_floats(tmp_path: Path) -> None:
+    file = tmp_path / "net.onnx"
+    graphprune.plan(net(), 0.1, compensate=False, verify=False).write(file)
+    with pytest.raises(GraphPruneError, match=r"holds int64 for input \w+, which takes float32"):
+        graphprune.shrink(file, 0.3, data=DATA.long())
+    small = graphprune.shrink(file, 0.3, data=DATA.double(), compensate=False)
+    assert small.graph.node

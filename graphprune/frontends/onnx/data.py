@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import ValueInfoProto
+from onnx import ValueInfoProto, helper
 
 from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError
@@ -17,6 +17,7 @@ from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
 from graphprune.frontends.onnx.whole import results
 from graphprune.statistics.batches import LABELS, is_array, one_by_one
 
+_OTHER_KINDS = ({"f", "i"}, {"f", "u"})  # floats and integers: scales or indices, not widths
 _FEW = 2  # samples that the analysis takes
 _APART = 0.05  # relative; numbers of a byte, whose scale follows from all samples, differ by less
 
@@ -95,7 +96,16 @@ def _batch(inputs: list[ValueInfoProto], item: Any, number: int) -> Batch:
 
 
 def _check(item: ValueInfoProto, array: Array, number: int) -> None:
-    """Lengths behind the first must be those that the model states."""
+    """Kind and lengths behind the first must be those that the model states."""
+    kind = item.type.tensor_type.elem_type
+    takes = (
+        helper.tensor_dtype_to_np_dtype(kind) if kind in helper.get_all_tensor_dtypes() else None
+    )
+    if takes is not None and {takes.kind, array.dtype.kind} in _OTHER_KINDS:
+        raise GraphPruneError(
+            f"data: item {number} holds {array.dtype} for input {item.name}, which takes {takes}: "
+            "convert it as the training code does, such as x.astype('float32') / 255"
+        )
     dims = item.type.tensor_type.shape.dim
     wanted = [dim.dim_value if is_static(dim) else dim.dim_param or "?" for dim in dims]
     pairs = zip(wanted[1:], array.shape[1:], strict=False)
