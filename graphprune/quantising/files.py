@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # importing graphprune does not import onnx
 
 RANGES = 2  # ranges of weights that are tried, each calibrated and judged anew
 
+_QUANTIZED, _BY_CHANNEL = 10, 13  # opsets from which on tensors, and channels, have scales
+
 
 class _Reader:
     """Calibration inputs as ONNX Runtime asks for them: one chunk after the other."""
@@ -95,11 +97,22 @@ def answers(model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> list[list[
 
 
 def _quantised(original: ModelProto, reader: _Reader, kind: str, reduced: bool) -> ModelProto:
-    """What ONNX Runtime's quantizer makes of a model."""
+    """What ONNX Runtime's quantizer makes of a model: a scale for each channel where it can.
+
+    Older opsets have one scale a tensor, as grouped transposed convolutions have, where it fails.
+    """
     import onnx
     from onnxruntime import quantization as q
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    opset = max(
+        (o.version for o in original.opset_import if o.domain in ("", "ai.onnx")), default=1
+    )
+    if opset < _QUANTIZED:
+        raise GraphPruneError(
+            f"opset {opset} has no quantized numbers: export the model with opset {_BY_CHANNEL} or "
+            "later"
+        )
     reader.rewind()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
@@ -109,17 +122,21 @@ def _quantised(original: ModelProto, reader: _Reader, kind: str, reduced: bool) 
             quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
         except Exception:  # it only helps
             ready = source
-        try:
-            if kind == "dynamic":
-                q.quantize_dynamic(str(ready), str(made), per_channel=True, reduce_range=reduced)
-            else:
-                q.quantize_static(
-                    str(ready), str(made), reader, quant_format=q.QuantFormat.QDQ, per_channel=True,
-                    reduce_range=reduced, activation_type=q.QuantType.QUInt8,
-                    weight_type=q.QuantType.QInt8,
-                )  # fmt: skip
-            return onnx.load(made)
-        except Exception as error:
-            raise GraphPruneError(
-                f"ONNX Runtime cannot quantise this model: {first_line(error)}"
-            ) from error
+        for by_channel in (True, False) if opset >= _BY_CHANNEL else (False,):
+            options = {"per_channel": by_channel, "reduce_range": reduced}
+            try:
+                if kind == "dynamic":
+                    q.quantize_dynamic(str(ready), str(made), **options)
+                else:
+                    reader.rewind()
+                    q.quantize_static(
+                        str(ready), str(made), reader, quant_format=q.QuantFormat.QDQ,
+                        activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
+                        **options,
+                    )  # fmt: skip
+                return onnx.load(made)
+            except Exception as error:  # its errors have no common type
+                failed = error
+    raise GraphPruneError(
+        f"ONNX Runtime cannot quantise this model: {first_line(failed)}"
+    ) from failed

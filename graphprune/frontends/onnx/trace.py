@@ -31,6 +31,7 @@ _AS_OPERAND = (  # without inference of their own
     "SimplifiedLayerNormalization",
 )
 _MISREAD = {"STFT": "onesided"}  # attributes whose default onnx's inference takes for another
+_JOINED = 8  # numbers that stand beside computed ones: no resize has more scales
 _MOST = 1 << 16  # elements of a value that is worked out ahead of time
 
 
@@ -240,7 +241,7 @@ def _fold(source: Source, node: NodeProto, trace: Trace) -> None:
         results = [shape_of(node, shape)]
         derived = True
     else:
-        if not given or not _determined(source, given, trace):
+        if not given or not _determined(source, given, trace, node.op_type == "Concat"):
             return
         derived = any(name in trace.derived for name in given)
         types = [trace.elem_type(name) for name in node.output]
@@ -260,11 +261,15 @@ def _fold(source: Source, node: NodeProto, trace: Trace) -> None:
             trace.derived.add(name)
 
 
-def _determined(source: Source, given: list[str], trace: Trace) -> bool:
-    """Whether all operands are known; single floating-point constants count beside shapes."""
+def _determined(source: Source, given: list[str], trace: Trace, joined: bool) -> bool:
+    """Whether all operands are known; single floating-point constants count beside shapes.
+
+    Where they are joined so do a few: the scales of a resize, ones before those that are computed.
+    """
     unknown = [name for name in given if name not in trace.known]
     single = (
-        name in source.constants and prod(source.constants[name].dims) == 1 for name in unknown
+        name in source.constants and prod(source.constants[name].dims) <= (_JOINED if joined else 1)
+        for name in unknown
     )
     return not unknown or (all(single) and any(name in trace.derived for name in given))
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
+from torch import nn
 
 import graphprune
 from graphprune.frontends.onnx.whole import run_model
@@ -77,3 +81,41 @@ def test_no_computed_number_outweighs_what_computes_it(tmp_path: Path) -> None:
     assert small.ByteSize() <= model.ByteSize()
     assert len(small.graph.node) == 2
     assert len({item.name for item in small.graph.value_info}) == len(small.graph.value_info)
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13])
+def test_old_opsets_resize_to_computed_sizes_and_are_quantised(opset: int) -> None:
+    """Of opset 9 the scales are joined from ones and computed numbers."""
+
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+            self.out = nn.Conv2d(16, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = torch.relu(self.down(x))
+            size = x.shape[2:]
+            found: torch.Tensor = self.out(nn.functional.interpolate(y, size=size, mode="bilinear"))
+            return found
+
+    file, x = io.BytesIO(), torch.randn(2, 3, 16, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sizes = {0: "n", 2: "h", 3: "w"}
+        torch.onnx.export(
+            Pyramid().eval(), (x,), file, dynamo=False, opset_version=opset, input_names=["x"],
+            dynamic_axes={"x": sizes},
+        )  # fmt: skip
+    model = onnx.load_from_string(file.getvalue())
+    small = graphprune.shrink(model, 0.5, compensate=False)
+    for size in (16, 24):
+        image = RNG.standard_normal((3, 3, size, size)).astype(np.float32)
+        (found,) = run_model(small, {"x": image})
+        assert found.shape == (3, 2, size, size)
+    data = torch.randn(16, 3, 16, 16)
+    if opset < 10:
+        with pytest.raises(graphprune.GraphPruneError, match="opset 9 has no quantized numbers"):
+            graphprune.quantise(model, data=data)
+    else:
+        graphprune.quantise(model, data=data)
