@@ -178,7 +178,15 @@ def check(before: Graph, after: Graph, inputs: list[torch.Tensor]) -> float:
 def _results(graph: Graph, inputs: list[torch.Tensor]) -> Results:
     """What a graph returns; None for what only training makes."""
     given = given_inputs(graph, inputs, graph.engine.dtype)
-    found = final_values(graph, lambda v: v.tensor, given, dtype=graph.engine.dtype)
+    try:
+        found = final_values(graph, lambda v: v.tensor, given, dtype=graph.engine.dtype)
+    except RuntimeError as error:
+        raise VerifyError(
+            f"the model does not run by single operations: {first_line(error)}; pass example "
+            "inputs that it accepts, or verify=False",
+            "",
+            float("inf"),
+        ) from error
     return [found.get(value) for value in graph.outputs]
 
 
