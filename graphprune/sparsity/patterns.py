@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from graphprune.core.errors import OptionError
@@ -108,9 +109,15 @@ class Pattern:
 
 def _least(scores: torch.Tensor, gone: int) -> torch.Tensor:
     """All but the so many least; of equal ones the first go."""
-    flat = scores.flatten()
-    order = flat.argsort(stable=True)[:gone]
-    return torch.ones_like(flat, dtype=torch.bool).index_fill_(0, order, False).view_as(scores)
+    if gone <= 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    flat = torch.nan_to_num(scores.flatten(), nan=torch.inf)
+    last = min(gone, len(flat)) - 1
+    edge = float(np.partition(flat.cpu().numpy(), last)[last])  # without sorting all
+    kept = flat > edge
+    equal = (flat == edge).nonzero()[:, 0]
+    kept[equal[gone - int((flat < edge).sum()) :]] = True
+    return kept.view_as(scores)
 
 
 def _least_by_row(scores: torch.Tensor, gone: int) -> torch.Tensor:

@@ -208,6 +208,17 @@ def test_recurrent_weights_become_sparse() -> None:
         torch.testing.assert_close(masked(x), sparse(x))
 
 
+@pytest.mark.parametrize("gone", [0, 1, 7, 23, 40])
+@pytest.mark.parametrize("seed", range(4))
+def test_of_equal_scores_the_first_go_and_what_is_no_number_stays(seed: int, gone: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    scores = torch.randint(0, 4, (8, 5), generator=draw).float()
+    scores[seed, 2], scores[3, 1] = float("nan"), float("inf")
+    order = scores.flatten().argsort(stable=True)
+    wanted = torch.ones(40, dtype=torch.bool).index_fill(0, order[:gone], False)
+    assert torch.equal(Pattern().choose(scores, gone).flatten(), wanted)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
