@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from measure import Row, look_trained
-from slimmed import slimmed_lines
+from slimmed import STEPS, slimmed_lines
 from torch import nn
 from zoo import build, names_of
 
@@ -151,7 +151,10 @@ def main() -> int:
     parser.add_argument("models", nargs="*", help="sets and names of models")
     parser.add_argument("--mask", nargs="+", default=["groups", "norms"])
     parser.add_argument("--double", action="store_true", help="in double precision")
-    parser.add_argument("--slim", action="store_true", help="the slimmed networks as well")
+    parser.add_argument(
+        "--slim", nargs="*", choices=STEPS, metavar="DATA",
+        help=f"the slimmed networks as well, on {' or '.join(STEPS)} (all)",
+    )  # fmt: skip
     options = parser.parse_args()
     rows: list[Row] = []
     for name in names_of(options.models):
@@ -170,8 +173,9 @@ def main() -> int:
             )
     if rows:
         print(*lines(rows), sep="\n")
-    if options.slim:
-        print(*slimmed_lines(), sep="\n")
+    if options.slim is not None:
+        for line in slimmed_lines(options.slim or STEPS):
+            print(line, flush=True)
     return int(any("error" in row for row in rows))
 
 
