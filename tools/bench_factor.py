@@ -79,7 +79,7 @@ def main() -> None:
     arguments = parser.parse_args()
     head = ("network", "ratio", "dense", "method", "score", "parameters", "seconds")
     print("|", " | ".join(head), "|\n" + "|---" * len(head) + "|")
-    for name, subject in subjects(arguments):
+    for name, subject, _ in subjects(arguments):
         dense = subject.score(subject.model)
         for ratio in arguments.ratios:
             for method in arguments.methods:
