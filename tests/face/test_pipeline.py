@@ -115,7 +115,7 @@ def test_a_pass_is_registered_by_its_name(net: nn.Module) -> None:
     [
         (["score"], "'score' requires deps, which no pass before it ensures"),
         (["couple", "select"], "'select' requires scores"),
-        (["couple", "sing"], "no pass 'sing': choose from agree, assume"),
+        (["couple", "sing"], "no pass 'sing': choose from agree, align, assume"),
         (["couple", "no.module:Pass"], "cannot import pass"),
         (["couple", "score", "select", "lower", "score"], "put it before 'lower'"),
     ],
