@@ -156,7 +156,8 @@ class Plan(Generic[M]):
         """Let a file say what was done to it: in words, and as data that `load_plan` reads."""
         same = work.program is work.opened and not cut_by(self.edits, work.deps)
         if work.program.is_file and not (same and len(self.edits) == len(self.groups)):
-            larger = self.asked > 0  # what loses nothing must not gain by what it tells
+            # What only goes at no cost must not make the file larger by what is told of it.
+            larger = self.asked > 0 or not all(isinstance(edit, Keep) for edit in self.edits)
             work.program.annotate(work.lowered, self._notes(work), larger)
 
     def _notes(self, work: Work) -> dict[str, Any]:

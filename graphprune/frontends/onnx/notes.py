@@ -29,13 +29,13 @@ _SHARE = 64  # or one byte in so many of the model
 _TEXT = 1 << 14  # characters of a text that are written; what follows is cut off
 
 
-def annotate(lowered: Lowered, notes: Mapping[str, Any], most: int = LARGEST) -> None:
+def annotate(lowered: Lowered, notes: Mapping[str, Any], most: int | None = None) -> None:
     """Write notes into a smaller model, in place of those that it holds.
 
     Args:
         lowered: The smaller model.
         notes: Text, or data for JSON, by name; the earlier ones come first where room is short.
-        most: Bytes that the model may weigh with them.
+        most: Bytes that the model may weigh with them; `LARGEST` where not given.
     """
     _write(lowered.frame.metadata_props, notes, lowered.weight, most)
 
@@ -53,7 +53,7 @@ def annotate_file(path: Path, notes: Mapping[str, Any]) -> None:
 
 
 def _write(
-    props: Any, notes: Mapping[str, Any], weighed: Callable[[], int], most: int = LARGEST
+    props: Any, notes: Mapping[str, Any], weighed: Callable[[], int], most: int | None = None
 ) -> None:
     """Write notes into a model's `metadata_props`, as far as its weight in bytes allows."""
     others = [(entry.key, entry.value) for entry in props if not entry.key.startswith(_PREFIX)]
@@ -62,7 +62,7 @@ def _write(
         props.add(key=key, value=value)
     for name, found in notes.items():
         weight = weighed()
-        room = min(max(_LEAST, weight // _SHARE), most - weight - _ENTRY)
+        room = min(max(_LEAST, weight // _SHARE), (most or LARGEST) - weight - _ENTRY)
         text = found if isinstance(found, str) else _packed(found)
         if isinstance(found, str) and len(text) > _TEXT:
             text = f"{text[:_TEXT]}..."

@@ -36,7 +36,6 @@ from graphprune.frontends.onnx.same import apart, apart_on
 from graphprune.frontends.onnx.sizes import inputs_for
 from graphprune.frontends.onnx.speed import speed
 from graphprune.frontends.onnx.split import split, unsplit
-from graphprune.frontends.onnx.stored import LARGEST
 from graphprune.frontends.onnx.stored import Lowered as LoweredFile
 from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
 from graphprune.frontends.onnx.tidy import tidied
@@ -239,7 +238,7 @@ class FileProgram:
 
     def annotate(self, lowered: Lowered, notes: Mapping[str, Any], larger: bool = True) -> None:
         """Write what was done into the smaller file's metadata."""
-        most = LARGEST if larger else self.lifted.source.weight()
+        most = None if larger else self.lifted.source.weight()
         annotate(_lowered(lowered), notes, most)
 
     def unsplit(self, layers: Mapping[Value, Op]) -> Mapping[Value, str]:

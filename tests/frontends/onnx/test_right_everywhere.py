@@ -288,7 +288,7 @@ def test_what_an_optional_holds_is_taken_as_it_is() -> None:
     model = graph(nodes, weights, {"x": ["n", 8]}, {"y": ["n", 4]}, opset=15)
     small = graphprune.shrink(model, 0.4, compensate=False)
     assert run(small, x=normal(3, 8))[0].shape == (3, 4)
-    assert shapes(small)["w2"][1] < 20 and shapes(small)["w1"] == (8, 6)
+    assert shapes(small)["w2"][1] < 20 and shapes(small)["w1"][1] < 6
 
 
 @pytest.mark.parametrize("kind", ["int4", "uint4"])
