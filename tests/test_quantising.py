@@ -198,6 +198,11 @@ def test_a_deployment_takes_the_int8_that_runs_faster(
     options: Any = {"compensate": False, "verify": False}
     done = graphprune.deploy(file, 0.3, data=INPUTS, out=tmp_path / "small.onnx", **options)
     assert any(note.startswith("int8: static") for note in done.warnings)
+    assert not any("agreement is low" in note for note in done.warnings)
+    monkeypatch.setattr("graphprune.deploying.deployed.POOR", 1.1)  # whatever it is, it is low
+    done = graphprune.deploy(file, 0.3, data=INPUTS, out=tmp_path / "small.onnx", **options)
+    assert any("agreement is low: outputs keep" in note for note in done.warnings)
+    assert "or lower the ratio" in str(done)
 
 
 def _fails(*_: Any, **__: Any) -> Any:

@@ -16,7 +16,7 @@ from graphprune.core.errors import GraphPruneError, OptionError
 from graphprune.core.files import check_target, write_whole
 from graphprune.core.progress import interruptible
 from graphprune.costs.registry import Counting
-from graphprune.deploying.deployed import STEEP, Deployed, steep
+from graphprune.deploying.deployed import STEEP, Deployed, low, steep
 from graphprune.deploying.stages import Metric, Stages
 from graphprune.frontends.torch.inputs import as_inputs
 from graphprune.models import given, given_data
@@ -89,6 +89,8 @@ def deploy(
         if int8:
             run.stage("int8", run.quantise)
         done = Deployed(target, run.stages, run.macs, run.notes)
+        if why := low(run.stages[-1], recover is not False):
+            done.warnings.append(why)
         if done.compression > STEEP:
             done.warnings.append(steep(done.compression))
         write_whole(target, run.last.read_bytes())

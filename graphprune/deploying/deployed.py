@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graphprune.core.agreement import POOR
 from graphprune.report.text import digits, percent
 
 STEEP, STEEPEST = 10.0, 20.0
@@ -105,6 +106,23 @@ class Deployed:
         if first.seconds and last.seconds:
             lines[-1] += f", {first.seconds / last.seconds:.1f}x as fast as measured"
         return "\n".join([*lines, *(f"note: {text}" for text in self.warnings)])
+
+
+def low(last: Stage, recovered: bool) -> str:
+    """A word of warning where the result hardly answers as the original does; empty elsewhere.
+
+    Args:
+        last: The last stage.
+        recovered: Whether the smaller model was trained again.
+    """
+    shares = [share for share in (last.kept, last.same) if share is not None]
+    if not shares or max(shares) >= POOR:
+        return ""
+    again = "recover for longer" if recovered else "recover"
+    return (
+        f"agreement is low: outputs keep {percent(last.kept)} of their variation: {again}, pass "
+        "data, or lower the ratio; of a model that is not trained this tells little"
+    )
 
 
 def steep(compression: float) -> str:
