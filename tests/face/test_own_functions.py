@@ -40,7 +40,7 @@ DOORS: dict[str, Any] = {
     "factor": lambda **given: graphprune.factor(net(), 0.2, **given),
     "sweep": lambda **given: graphprune.sweep(net(), (0.5,), **given),
     "sensitivity": lambda **given: graphprune.sensitivity(net(), **given),
-    "quantise": lambda **given: _quantised(**given),
+    "quantise": _quantised,
     "deploy": lambda **given: graphprune.deploy(net(), out="never.onnx", **given),
     "analyze": lambda **given: graphprune.analyze(net(), **given),
 }
