@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Annotated, Any
 
 import typer
@@ -66,6 +66,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
     ] = False,
@@ -78,9 +79,24 @@ def _common(
 ) -> None:
     """Shrink neural networks for deployment."""
     be_quiet(quiet)
+    context.call_on_close(partial(be_quiet, False))
     if verbose:
-        logging.basicConfig(stream=sys.stderr, format="%(message)s")
-        logging.getLogger("graphprune").setLevel(logging.INFO)
+        context.call_on_close(_telling())
+
+
+def _telling() -> Callable[[], None]:
+    """Let the log be seen on stderr; what is returned ends that."""
+    log, shown = logging.getLogger("graphprune"), logging.StreamHandler(sys.stderr)
+    shown.setFormatter(logging.Formatter("%(message)s"))
+    before = log.level
+    log.addHandler(shown)
+    log.setLevel(logging.INFO)
+
+    def end() -> None:
+        log.removeHandler(shown)
+        log.setLevel(before)
+
+    return end
 
 
 def main() -> None:

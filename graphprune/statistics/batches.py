@@ -118,7 +118,8 @@ def held_out(
 
 def _named(batch: Batch, model: nn.Module) -> Iterator[tuple[str, Any]]:
     """A batch's arguments with their names in `forward`."""
-    names = [*inspect.signature(model.forward).parameters, *map(str, range(len(batch.args)))]
+    names = list(inspect.signature(model.forward).parameters)
+    names += [f"argument {number + 1}" for number in range(len(names), len(batch.args))]
     yield from zip(names, batch.args, strict=False)
     yield from batch.kwargs.items()
 

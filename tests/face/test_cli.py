@@ -334,13 +334,12 @@ def test_quiet_and_verbose(
     assert run(monkeypatch, "--quiet", *command) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["model"] == "Net" and shown.err == ""
-    monkeypatch.setattr(logging.root, "handlers", [])  # as in a process of its own
-    logger = logging.getLogger("graphprune")
-    try:
-        assert run(monkeypatch, "--verbose", "--quiet", *command) == 0
-    finally:
-        logger.setLevel(logging.NOTSET)
+    assert run(monkeypatch, "--verbose", "--quiet", *command) == 0
     assert "inputs assumed, as none were given: 2 x 6 float32" in capsys.readouterr().err
+    assert run(monkeypatch, *command) == 0  # both last as long as the command they are given with
+    shown = capsys.readouterr().err
+    assert "of params removed" in shown and "of params go" not in shown
+    assert not logging.getLogger("graphprune").handlers
 
 
 def test_a_report_as_a_page(

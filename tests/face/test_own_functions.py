@@ -50,9 +50,9 @@ DOORS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("inputs", "says"),
     [
-        (torch.zeros(0, 8), r"example_inputs holds no sample: '0' is of shape \(0, 8\)"),
+        (torch.zeros(0, 8), r"example_inputs holds no sample: 'argument 1' is of shape \(0, 8\)"),
         ({"input": np.zeros((0, 8))}, "holds no sample: 'input'"),
-        (torch.full((2, 8), torch.nan), r"example_inputs holds NaN in '0' at \(0, 0\)"),
+        (torch.full((2, 8), torch.nan), r"example_inputs holds NaN in 'argument 1' at \(0, 0\)"),
         ((torch.tensor([[0.0, torch.inf] * 4]),), "example_inputs holds infinity"),
     ],
 )

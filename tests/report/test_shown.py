@@ -173,7 +173,6 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setitem(sys.modules, "IPython.display", module)
     monkeypatch.setattr(bars, "PATIENCE", -1.0)
     monkeypatch.setattr(bars, "_OFTEN", 0.0)
-    monkeypatch.setattr(bars, "_silent", False)  # a command may have asked for it before
     monkeypatch.setattr(bars, "_bars", 0)
     yield shown
 

@@ -314,7 +314,7 @@ def as_inputs(example: Any) -> Inputs | None:
             f"example_inputs is {example!r}, which looks like a shape: pass a tensor, "
             f"example_inputs=torch.randn({shape})"
         )
-    inputs = {**{str(number): x for number, x in enumerate(args)}, **kwargs}
+    inputs = {**{f"argument {number}": x for number, x in enumerate(args, 1)}, **kwargs}
     for name, x in inputs.items():
         if isinstance(x, torch.Tensor | np.ndarray) and x.ndim and not len(x):
             raise LiftError(
