@@ -10,6 +10,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn import functional as F
 from torch.torch_version import TorchVersion
 
 import graphprune
@@ -116,6 +117,33 @@ def test_generated_code_follows_train_and_eval() -> None:
     assert not torch.equal(small(x), small(x))  # dropout
     small.eval()
     assert torch.equal(small(x), small(x))
+
+
+class Dropping(nn.Module):
+    """Attention whose kernel, and with it the layout in memory, is another one in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, 4, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        dropped = 0.3 if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropped)
+        return x + self.out(y.transpose(1, 2).contiguous().view(b, n, c))
+
+
+def test_generated_code_follows_a_mode_with_another_layout_in_memory() -> None:
+    model = nn.Sequential(nn.Linear(8, 32), Dropping(), nn.Linear(32, 5)).eval()
+    x = torch.randn(2, 7, 8)
+    plan = graphprune.plan(model, 0.5, example_inputs=x, compensate=False)
+    small = plan.apply()
+    assert list(plan.report.replaced) == ["1"]
+    y = torch.randn(3, 9, 8)
+    assert torch.equal(small(y), small(y))
+    small.train()
+    assert not torch.equal(small(y), small(y))
 
 
 class Demanding(nn.Module):

@@ -21,9 +21,27 @@ from graphprune.frontends.torch.reader import bound_arguments
 _WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 
 
+_LAYOUT = torch.ops.aten.contiguous.default
+"""A copy to another layout of memory, which a capture shows only where the kernel before it wrote
+another one: dropout in attention has another kernel than attention without."""
+
+
 def same_steps(ops: Sequence[Op], steps: Sequence[Step]) -> bool:
     """Whether a capture has the graph's operations, in their order."""
     return [op.source.target for op in ops] == [step.target for step in steps]
+
+
+def is_layout(target: Any) -> bool:
+    """Whether an operation only changes the layout in memory."""
+    return bool(target == _LAYOUT)
+
+
+def read_by(node: fx.Node) -> Any:
+    """What an operation reads first, whatever its layout in memory."""
+    held: Any = node.args[0]
+    while isinstance(held, fx.Node) and is_layout(held.target):
+        held = held.args[0]
+    return held
 
 
 class Step(NamedTuple):
@@ -67,7 +85,10 @@ class Alone:
         dtype: torch.dtype | None = None,
         training: bool = False,
     ) -> list[Step] | None:
-        """The operations of the module's own code; None where it refuses the inputs."""
+        """The operations of the module's own code; None where it refuses the inputs.
+
+        Those that only change the layout in memory are left out.
+        """
         module = self._module
         inputs: dict[Value, torch.Tensor] = {}
 
@@ -94,7 +115,7 @@ class Alone:
         return [
             Step(node.target, dict(_given(node)), grad, node)
             for node, grad in _nodes(exported.graph_module, True)
-            if not self._inside(node)
+            if not is_layout(node.target) and not self._inside(node)
         ]
 
     def _inside(self, node: fx.Node) -> bool:

@@ -23,6 +23,7 @@ from graphprune.rules.facts import is_blank
 
 _ONE = -1  # a tensor that stands by itself, not in a list
 _SLOTS: WeakKeyDictionary[fx.Node, Sequence[tuple[str, int | None, Any]]] = WeakKeyDictionary()
+_VIEW, _RESHAPE = torch.ops.aten.view.default, torch.ops.aten.reshape.default
 _SPLITS = ("split", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split")
 # What kernels of fake quantization say of numbers in double precision.
 _ONE_PRECISION = re.compile(r"must be Float|expected scalar type Float")
@@ -54,6 +55,8 @@ def rewritten(op: Op, changed: Mapping[str, Any], operands: Sequence[Any]) -> tu
         return split, (source, changed["split_sizes"], dim), {}
     if not isinstance(target, torch._ops.OpOverload):
         return target, tuple(bound.values()), dict(node.kwargs)
+    if target == _VIEW:  # which kernels that write another layout in memory do not stand
+        target, bound = _RESHAPE, {"self": bound["self"], "shape": bound["size"]}
     named = _named(target)
     args = tuple(given for name, given in bound.items() if name not in named)
     return target, args, {name: bound[name] for name in named}

@@ -18,7 +18,7 @@ import torch
 
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
-from graphprune.frontends.torch.alone import Alone, Step, same_steps
+from graphprune.frontends.torch.alone import Alone, Step, is_layout, read_by, same_steps
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.findings import Call
 from graphprune.frontends.torch.laws import (
@@ -90,7 +90,9 @@ def follow(
     alone = Alone(captured, path, call, aside, cuts)
     sizes = list(sizes_of(call, cuts))
     base = None if rigid else alone.traced({})
-    if base is None or not same_steps(ops, base) or not set(needed) <= set(ops):
+    outside = not set(needed) <= set(ops)
+    ops = [op for op in ops if not is_layout(op.source.target)]
+    if base is None or outside or not same_steps(ops, base):
         found.fixed = [(size.value, size.dim, size.axis.size * size.rest) for size in sizes]
         found.types, found.evaluated = alone.types(), True
         return found
@@ -232,7 +234,7 @@ class _Search:
             at = len(out)
             wanted = self._ops[at].source.target if at < len(self._ops) else None
             if step.target == _DROPOUT and step.target != wanted and before is not None:
-                if step.node.args[0] is not before.node or not out:
+                if read_by(step.node) is not before.node or not out:
                     return []
                 self._found.dropouts[self._ops[at - 1]] = step.given["p"]
             else:
