@@ -67,15 +67,16 @@ def plan_of(data: Mapping[str, Any]) -> Plan[Any]:
                 f"{' and '.join(map(str, _READS))}"
             )
         inputs = None if data["inputs"] is None else restore(data["inputs"])
-        options = Options(data.get("compensate", "auto"), data.get("effort", "auto"))
+        seed = int(data.get("seed", 0))
+        options = Options(data.get("compensate", "auto"), data.get("effort", "auto"), seed=seed)
         edits = [edit_of(edit) for edit in _edits(data)]
         passes = data.get("passes")
         pipeline = None if passes is None else Pipeline(passes)
         of, ratio = cost_name(data["of"]), float(data["ratio"])
         released = list(data.get("released", ()))
         return Plan(
-            edits, inputs, data["keep"], of, ratio, released=released, options=options,
-            pipeline=pipeline,
+            edits, inputs, data["keep"], of, ratio, seed=seed, released=released, options=options,
+            pipeline=pipeline, call=str(data.get("call", "")),
         )  # fmt: skip
     except (AttributeError, IndexError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise PlanError(f"not a graphprune plan: {error!r}") from error

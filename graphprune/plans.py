@@ -55,6 +55,7 @@ class Plan(Generic[M]):
         released: Name patterns of ranks of adapters that may shrink, for they were asked for.
         options: How the result is compensated; the data is not saved.
         pipeline: The passes that made it and that `apply` runs; None for the default ones.
+        call: The call that made it, in words; empty where other code made it.
         report: What the plan removes and, after `apply`, what was proven; None for a plan that
             was loaded and not applied yet.
         work: The captured model that it was made for or applied to; not saved.
@@ -70,6 +71,7 @@ class Plan(Generic[M]):
     released: list[str] = field(default_factory=list, repr=False)
     options: Options = field(default_factory=Options, repr=False)
     pipeline: Pipeline | None = None
+    call: str = field(default="", repr=False)
     report: Report | None = None
     work: Work | None = field(default=None, repr=False)
 
@@ -233,6 +235,8 @@ class Plan(Generic[M]):
             "released": self.released,
             "compensate": self.options.compensate,
             "effort": self.options.effort,
+            "seed": self.options.seed,
+            "call": self.call,
             "inputs": None if self.inputs is None else describe(self.inputs),
             "passes": None if self.pipeline is None else self.pipeline.names(),
             "groups": [edit.as_dict() for edit in self.groups],
@@ -261,8 +265,9 @@ class Plan(Generic[M]):
         if batches:
             self.options = self.options.reading(batches)
         asked = Asked(
-            options=self.options, keep=self.keep, inputs=self.inputs, released=self.released
-        )
+            options=self.options, keep=self.keep, inputs=self.inputs, released=self.released,
+            call=self.call,
+        )  # fmt: skip
         work = worked(opened, asked, batches, unseen)
         passes.prepare(work)
         Pipeline(["couple"]).decide(work)
@@ -292,6 +297,7 @@ def made(work: Work) -> Plan[Any]:
         released=list(asked.released),
         options=asked.options,
         pipeline=None if work.pipeline is DEFAULT else work.pipeline,
+        call=asked.call,
         report=reported(work),
         work=work,
     )

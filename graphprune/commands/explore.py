@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -76,6 +77,8 @@ def sweep(
     check_new(html, force, (".html",))
     if asked.ratio is not None:
         raise GraphPruneError("a sweep has many ratios: pass --at 0.3,0.5 in place of --ratio")
+    if asked.ratios and not any("=" in part for part in asked.ratios):
+        at, asked = ",".join(asked.ratios), replace(asked, ratios=None)  # as Python calls them
     try:
         ratios = [float(part) for part in at.split(",")]
     except ValueError:

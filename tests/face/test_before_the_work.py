@@ -99,6 +99,21 @@ def test_edits_by_hand_are_what_is_applied_and_saved(tmp_path: Path) -> None:
     assert widths(plan.apply()) == [5, 32, 4]
 
 
+def test_a_saved_plan_repeats_what_is_drawn_and_tells_the_call(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 3))
+    nn.init.uniform_(net[1].weight, 0.5, 1.5)
+    nn.init.normal_(net[1].running_mean)
+    images, path = torch.randn(2, 1, 8, 8), tmp_path / "plan.json"
+    plan = graphprune.plan(net.eval(), 0.5, example_inputs=images, effort="fast", seed=3)
+    made = plan.apply()
+    plan.save(path)
+    again = graphprune.load_plan(path)
+    assert torch.equal(again.apply(net)(images), made(images))
+    assert again.report is not None and "seed=3" in again.report.call
+    path.write_text(path.read_text().replace('"seed": 3', '"seed": 4'))
+    assert not torch.equal(graphprune.load_plan(path).apply(net)(images), made(images))
+
+
 @pytest.mark.parametrize(
     ("keep", "message"),
     [

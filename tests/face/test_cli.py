@@ -170,6 +170,21 @@ def test_text_in_a_pipe_is_plain(
     assert capsys.readouterr().out.isascii()
 
 
+def test_a_sweep_takes_its_ratios_by_either_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given in (
+        ("--at", "0.3,0.6"),
+        ("--ratios", "0.3,0.6"),
+        ("--ratios", ".3", "--ratios", ".6"),
+    ):
+        assert run(monkeypatch, "sweep", MODEL, "--compensate", "off", "--json", *given) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [point["asked"] for point in found["points"]] == [0.3, 0.6]
+    assert run(monkeypatch, "sweep", MODEL, "--ratios", "a=0.3") == 2
+    assert "as a whole" in capsys.readouterr().err
+
+
 def test_inspect(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
