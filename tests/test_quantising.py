@@ -184,16 +184,30 @@ def test_a_deployment_goes_on_where_it_was_interrupted(
         graphprune.deploy(model, 0.6, **options)
 
 
-@pytest.mark.parametrize(("times", "kind"), [((2.0, 1.0), "dynamic"), ((1.05, 1.0), "static")])
-def test_a_deployment_takes_the_int8_that_runs_faster(
+@pytest.mark.parametrize(
+    ("times", "kind"),
+    [((1.0, 0.5, 0.6), "dynamic"), ((1.0, 2.0, 1.05), "weights"), ((1.0, 1.2, 1.3), "static")],
+)
+def test_a_deployment_takes_the_int8_that_is_faster_or_smaller(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: Any, kind: str
 ) -> None:
-    monkeypatch.setattr("graphprune.frontends.onnx.speed.speed", lambda *_: times)
+    marks = ("QuantizeLinear", "DynamicQuantizeLinear", "Cast")  # of static, dynamic and weights
+
+    def time(model: onnx.ModelProto) -> float:
+        held = {node.op_type for node in model.graph.node}
+        return next((t for t, mark in zip(times, marks, strict=True) if mark in held), 1.0)
+
+    monkeypatch.setattr("graphprune.frontends.onnx.speed.speed", lambda a, b, _: (time(a), time(b)))
     monkeypatch.setattr("graphprune.deploying.stages.ALIKE", 1.0)
     done = graphprune.deploy(
         file, 0.3, data=INPUTS, out=tmp_path / "small.onnx", compensate=False, verify=False
     )
     assert any(note.startswith(f"int8: {kind}") for note in done.warnings)
+
+
+def test_a_deployment_tells_where_agreement_is_low(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("graphprune.deploying.stages.ALIKE", -1.0)  # no agreement is enough
     options: Any = {"compensate": False, "verify": False}
     done = graphprune.deploy(file, 0.3, data=INPUTS, out=tmp_path / "small.onnx", **options)

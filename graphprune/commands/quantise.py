@@ -16,9 +16,12 @@ def quantise(
     model: Annotated[str, typer.Argument(help="an .onnx file")],
     out: Annotated[Path, typer.Option("-o", "--out", help=".onnx")],
     data: Data = None,
-    kind: Annotated[str, typer.Option(help="static or dynamic")] = "static",
+    kind: Annotated[str, typer.Option(help="static, dynamic or weights")] = "static",
     samples: Annotated[int, typer.Option(help="calibration inputs, at most")] = 128,
     seed: Annotated[int, typer.Option(help="for inputs that are made")] = 0,
+    names: Annotated[
+        bool, typer.Option(help="keep the names of values inside; without, small files shrink")
+    ] = True,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -32,7 +35,7 @@ def quantise(
     if not is_onnx(model):
         raise GraphPruneError(f"{model} is no .onnx file: export it first (graphprune shrink -o)")
     check_new(out, force, (".onnx",))
-    done = work(model, data, kind=kind, out=out, samples=samples, seed=seed)
+    done = work(model, data, kind=kind, out=out, samples=samples, seed=seed, names=names)
     if as_json:
         typer.echo(json.dumps({**done.as_dict(), "path": str(out)}))
     say(f"{done}\nwrote {out}", as_json)

@@ -32,6 +32,7 @@ def deploy(
     data: Any = None,
     recover: bool | Mapping[str, Any] = False,
     int8: bool = True,
+    names: bool = False,
     metric: Metric | None = None,
     folder: str | os.PathLike[str] | None = None,
     **options: Any,
@@ -47,7 +48,9 @@ def deploy(
             generator serves once: pass a list or a loader.
         recover: Whether `graphprune.recover` trains the smaller module; options for it may be
             given as a dict.
-        int8: Whether the result is quantised (`graphprune.quantise`).
+        int8: Whether the result is quantised (`graphprune.quantise`): with static ranges, or by the
+            kind that agrees as well and is faster, or as fast and smaller, on this machine.
+        names: Whether values inside the int8 file keep their names, as for `graphprune.quantise`.
         metric: Judges every stage; see `Metric`.
         folder: Where stages are kept, so that a call that was interrupted goes on behind the last
             stage that was done; made if it does not exist. None: nowhere.
@@ -68,6 +71,8 @@ def deploy(
     target = check_target(out, (".onnx",))
     if not isinstance(int8, bool) or not isinstance(recover, bool | Mapping):
         raise OptionError("int8 is True or False, recover too, or a dict of options for recover")
+    if not isinstance(names, bool):
+        raise OptionError(f"names is True or False, not {names!r}")
     check_function("metric", metric, "predict")
     model = given(model)
     if recover is not False and not isinstance(model, nn.Module):
@@ -80,7 +85,9 @@ def deploy(
         kept = f"stages that were finished are kept in {folder}, and the same call goes on"
     data = given_data(data, model, as_inputs(options.get("example_inputs")))
     with interruptible(lambda: kept), _place(folder) as place:
-        run = Stages(model, Path(place), data, metric, (ratio, of, {**options, "verify": made}))
+        run = Stages(
+            model, Path(place), data, metric, (ratio, of, {**options, "verify": made}), names
+        )
         run.check(recover, int8)
         run.stage("original", run.export)
         run.stage("shrink", run.shrink)

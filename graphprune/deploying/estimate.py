@@ -20,7 +20,7 @@ def besides(
 ) -> float:
     """Estimated seconds of training, of int8, and of looking at what every stage answers.
 
-    Both kinds of int8 are tried: static ranges are calibrated and judged, dynamic ones judged.
+    All kinds of int8 are tried: static ranges are calibrated and judged, the others judged.
 
     Args:
         work: The work on the plan once groups are known.
@@ -40,5 +40,6 @@ def besides(
         samples = min(number or MADE, SAMPLES)
         held = samples / JUDGED  # the float model answers them too
         static, dynamic = RANGES * samples + held, RANGES * held + held
-        total += 2 * made + (static + dynamic) * each
+        alone = 2 * held
+        total += 3 * made + (static + dynamic + alone) * each
     return total

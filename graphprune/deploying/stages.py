@@ -38,7 +38,7 @@ from graphprune.pipeline import Work
 from graphprune.planning import planned
 from graphprune.plans import Plan, made
 from graphprune.quantising.files import answers
-from graphprune.quantising.quantise import quantise
+from graphprune.quantising.quantise import KINDS, quantise
 from graphprune.quantising.quantised import Quantised
 from graphprune.quantising.written import named
 from graphprune.statistics.answers import scored
@@ -58,8 +58,11 @@ JUDGED_BY = 128
 """Inputs that stages are compared on, at most."""
 
 FASTER = 1.1
-"""Dynamic int8 is taken where it runs so many times as fast as static int8: less is within what two
-measurements of the same file differ by."""
+"""Another kind of int8 is taken where it runs so many times as fast as static int8: less is within
+what two measurements of the same file differ by."""
+
+SMALLER = 1.1
+"""Or where it is no slower, within that, and takes so many times fewer bytes."""
 
 ALIKE = 0.005
 """And where it keeps at most this share of the outputs' variation less."""
@@ -78,9 +81,11 @@ class Stages:
     """
 
     def __init__(
-        self, model: Any, place: Path, data: Any, metric: Metric | None, asked: tuple[Any, ...]
-    ) -> None:
+        self, model: Any, place: Path, data: Any, metric: Metric | None, asked: tuple[Any, ...],
+        names: bool,
+    ) -> None:  # fmt: skip
         self._model, self._place, self._metric, self._asked = model, place, metric, asked
+        self._names = names
         self._data, self._judges = _divided(model, data)
         self.stages: list[Stage] = []
         self.notes: list[str] = []
@@ -126,7 +131,8 @@ class Stages:
         trains = recover is not False
         self._due = ["original", "shrink", *["recover"] * trains, *["int8"] * int8]
         self._epochs = recover.get("epochs", EPOCHS) if isinstance(recover, Mapping) else EPOCHS
-        asked = repr((ratio, cost_name(of), recover, int8, sorted(options.items(), key=str)))
+        given = (ratio, cost_name(of), recover, int8, self._names)
+        asked = repr((*given, sorted(options.items(), key=str)))
         self._key = hashlib.sha256(asked.encode() + _digest(self._model)).hexdigest()
         state = self._place / _STATE
         if not state.is_file():
@@ -187,31 +193,36 @@ class Stages:
         self._write(self._small)
 
     def quantise(self) -> None:
-        """The last stage's file in int8: with fixed ranges, or dynamic ones where they are better.
+        """The last stage's file in int8: with fixed ranges, unless another kind is better.
 
         Norms, softmax and GELU have no int8 kernels: with fixed ranges each costs a way out of
-        int8 and one back, so that a transformer may run slower than in floats.
+        int8 and one back, so that a transformer may run slower than in floats. And where layers are
+        narrow, kernels for floats are as fast.
         """
         before = self._place / f"{self.stages[-1].name}.onnx"
         data = named(before, self._data)
-        done: Quantised = quantise(str(before), data)
-        try:
-            other: Quantised = quantise(str(before), data, kind="dynamic")
-        except GraphPruneError as error:
-            _log.info("no dynamic int8: %s", first_line(error))
-        else:
-            done = self._better(done, other)
+        done: Quantised = quantise(str(before), data, names=self._names)
+        for kind in KINDS[1:]:
+            try:
+                other: Quantised = quantise(str(before), data, kind=kind, names=self._names)
+            except GraphPruneError as error:
+                _log.info("no int8 of the kind %s: %s", kind, first_line(error))
+            else:
+                done = self._better(done, other)
         write_whole(self.last, done.model.SerializeToString())
         self.notes.append(f"int8: {done.note}, calibrated on {done.source}")
 
-    def _better(self, static: Quantised, dynamic: Quantised) -> Quantised:
-        """The static one, unless the dynamic one is faster and agrees as well."""
+    def _better(self, first: Quantised, other: Quantised) -> Quantised:
+        """The first, unless the other agrees as well and is faster, or as fast and smaller."""
         from graphprune.frontends.onnx.speed import speed
 
-        if (dynamic.kept or 0) < (static.kept or 0) - ALIKE:
-            return static
-        times = speed(static.model, dynamic.model, self._judging()[0])
-        return dynamic if times is not None and times[0] > FASTER * times[1] else static
+        if (other.kept or 0) < (first.kept or 0) - ALIKE:
+            return first
+        times = speed(first.model, other.model, self._judging()[0])
+        if times is None:
+            return first
+        faster, smaller = times[0] / times[1], first.bytes[1] / other.bytes[1]
+        return other if faster > FASTER or (faster > 1 / FASTER and smaller > SMALLER) else first
 
     def _judging(self) -> list[dict[str, Any]]:
         """Inputs that all stages are compared on."""

@@ -16,13 +16,16 @@ from graphprune.core.errors import GraphPruneError, first_line
 from graphprune.core.groups import Dependencies
 from graphprune.core.progress import LONG, announce, duration
 from graphprune.engine.state import quiet
+from graphprune.quantising.lean import lean
 from graphprune.quantising.quantised import Quantised
+from graphprune.quantising.weights import in_eight_bits
 from graphprune.statistics.answers import scored
 
 if TYPE_CHECKING:  # importing graphprune does not import onnx
     from onnx import ModelProto
 
 
+_NOTES = {"static": "static QDQ", "dynamic": "dynamic", "weights": "weights alone"}
 RANGES = 2  # ranges of weights that are tried, each calibrated and judged anew
 
 _QUANTIZED, _BY_CHANNEL = 10, 13  # opsets from which on tensors, and channels, have scales
@@ -45,22 +48,36 @@ class _Reader:
 
 
 def quantised_file(
-    original: ModelProto, deps: Dependencies, seen: Any, held: Any, kind: str
+    original: ModelProto, deps: Dependencies, seen: Any, held: Any, kind: str, names: bool
 ) -> Quantised:
-    """Quantise an ONNX model; of two ranges of weights, the one that agrees better."""
-    names = [value.name for value in deps.source.inputs]
-    reader = _Reader([_feed(names, chunk) for chunk in seen])
-    judged = [_feed(names, chunk) for chunk in held]
+    """Quantise an ONNX model; of two ranges of weights, the one that agrees better.
+
+    Args:
+        original: The model.
+        deps: Its analysis.
+        seen: Calibration inputs, in chunks.
+        held: Inputs to judge by, in chunks.
+        kind: One of `graphprune.quantising.quantise.KINDS`.
+        names: Whether inner values keep their names.
+    """
+    given = [value.name for value in deps.source.inputs]
+    reader = _Reader([_feed(given, chunk) for chunk in seen])
+    judged = [_feed(given, chunk) for chunk in held]
     start = time.perf_counter()
     before = answers(original, judged)
     runs = len(judged) + (len(seen) if kind == "static" else 0)
     took = time.perf_counter() - start
-    whole = RANGES * took * runs / len(judged)
+    ways = (False,) if kind == "weights" else (False, True)
+    whole = len(ways) * took * runs / len(judged)
     if whole > LONG:
         announce(f"int8: about {duration(whole)}, by the speed of the first runs")
     best: Quantised | None = None
-    for reduced in (False, True):
-        made = _quantised(original, reader, kind, reduced)
+    for reduced in ways:
+        if kind == "weights":
+            made = in_eight_bits(original)
+        else:
+            made = _quantised(original, reader, kind, reduced)
+        made = made if names else lean(made)
         bits = (
             "7-bit weights (no overflow on processors without VNNI)" if reduced else "8-bit weights"
         )
@@ -68,7 +85,7 @@ def quantised_file(
         kept, same, _ = numbers or (None, None, None)
         done = Quantised(
             made, (original.ByteSize(), made.ByteSize()), kept, same, 0, "",
-            f"{kind} QDQ, {bits}" if kind == "static" else f"dynamic, {bits}",
+            f"{_NOTES[kind]}, {bits}",
         )  # fmt: skip
         if best is None or (done.kept or 0) > (best.kept or 0):
             best = done

@@ -18,6 +18,7 @@ from accuracy.nets import Images, Inverted
 from accuracy.tasks import Split, Task
 from graphprune.exporting import write_module
 from graphprune.frontends.onnx.speed import speed
+from graphprune.quantising.quantise import KINDS
 
 TIMED = 64
 """Images of the runs that are timed."""
@@ -137,7 +138,8 @@ def ratio_for(model: nn.Module, task: Task, times: float) -> float:
         fraction = 1 - 4 / times
         first = graphprune.deploy(model, fraction, data=inputs, out=path, **options)
         whole, found = first.stages[0].bytes, first.stages[-1].bytes
-        kind = "dynamic" if any("int8: dynamic" in note for note in first.warnings) else "static"
+        told = next(note for note in first.warnings if note.startswith("int8: "))
+        kind = next(kind for kind in KINDS if told.startswith(f"int8: {kind}"))
         for _ in range(_ROUNDS):
             if times <= whole / found <= times * (1 + _CLOSE):
                 break
@@ -148,7 +150,7 @@ def ratio_for(model: nn.Module, task: Task, times: float) -> float:
                 fraction = (low + high) / 2
             plan = graphprune.plan(model, fraction, example_inputs=inputs[:2], **options)
             write_module(plan.apply(), ((inputs[:2],), {}), path)
-            found = len(graphprune.quantise(path, inputs, kind=kind).model.SerializeToString())
+            found = graphprune.quantise(path, inputs, kind=kind, names=False).bytes[1]
     return fraction
 
 
