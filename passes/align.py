@@ -5,7 +5,7 @@ from __future__ import annotations
 from graphprune.core.graph import Op
 from graphprune.core.rewrites import Draft, Rewrite
 from graphprune.importance.misplaced import orders
-from graphprune.passes.couple import couple
+from graphprune.passes.couple import coupled
 from graphprune.passes.rewrite import rewrite
 from graphprune.pipeline import Outcome, Pass, Work
 
@@ -23,7 +23,7 @@ class Align(Pass):
 
     def run(self, work: Work) -> Outcome:
         """Reorder weights."""
-        deps = couple(work.program.graph, work.asked.keep)
+        deps = coupled(work)
         found = list(orders(deps))
         if not found:
             return self.unchanged("no zeros of groups lie at different places")

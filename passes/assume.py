@@ -14,7 +14,7 @@ from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
 from graphprune.importance.free import Free
 from graphprune.passes.constants import fold_constants
-from graphprune.passes.couple import couple
+from graphprune.passes.couple import coupled
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.statistics.bounds import Bounds, by_data, by_statistics
 from graphprune.statistics.samples import captured, recut
@@ -44,9 +44,9 @@ class Assume(Pass):
         assumed = work.asked.assume
         if not assumed:
             return self.unchanged("nothing is assumed")
-        deps = couple(work.program.graph, work.asked.keep)
+        deps = coupled(work)
         free = Free(deps, bounds=_bounds(work, deps))
-        known, before = free.constant(), Free(deps).constant()
+        known, before = free.constant(), work.freedom(deps).constant()
         gains = {
             axis: mask & ~before.get(axis, np.zeros_like(mask)) for axis, mask in known.items()
         }

@@ -22,7 +22,7 @@ from graphprune.core.indices import holdings
 from graphprune.core.rewrites import Draft, Drop, Rewrite, Weigh
 from graphprune.engine.linear import Linear, linear
 from graphprune.importance.free import Free, Mask
-from graphprune.passes.couple import couple
+from graphprune.passes.couple import coupled
 from graphprune.passes.rewrite import place, rewrite
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules.facts import adds
@@ -41,9 +41,9 @@ class Constants(Pass):
 
     def run(self, work: Work) -> Outcome:
         """Fold what makes an index free that was not."""
-        deps = couple(work.program.graph, work.asked.keep)
-        free = Free(deps)
-        known, before = free.constant(), free.found()
+        deps = coupled(work)
+        free = work.freedom(deps)
+        known, before = free.constant(), free.found
         gains = {
             axis: mask & ~before.get(axis, np.zeros_like(mask)) for axis, mask in known.items()
         }

@@ -138,6 +138,18 @@ def _grains(deps: Dependencies) -> dict[Axis, int]:
     return grains
 
 
+def coupled(work: Work) -> Dependencies:
+    """The analysis of the model as it is now: the same one as long as no pass changes the model.
+
+    Args:
+        work: The work.
+    """
+    graph = work.program.graph
+    if work.analysed is None or work.analysed.source is not graph:
+        work.analysed = couple(graph, work.asked.keep, work.asked.released)
+    return work.analysed
+
+
 class Couple(Pass):
     """Find the coupled groups.
 
@@ -151,7 +163,7 @@ class Couple(Pass):
 
     def run(self, work: Work) -> Outcome:
         """Run the rule of every operation."""
-        work.deps = couple(work.program.graph, work.asked.keep, work.asked.released)
+        work.deps = coupled(work)
         return self.unchanged(f"{len(work.deps.groups)} groups")
 
     def after(self, work: Work) -> None:

@@ -11,11 +11,11 @@ from graphprune.choice.select import Selection
 from graphprune.core.axes import Axis
 from graphprune.core.edits import cut_by
 from graphprune.core.errors import PassError
-from graphprune.core.groups import Dependencies, Group
+from graphprune.core.groups import Group
 from graphprune.core.indices import Indices
 from graphprune.core.keep import Keep
 from graphprune.costs.registry import cost_of
-from graphprune.importance.free import Mask, rounds
+from graphprune.importance.free import Free, Mask, rounds
 from graphprune.pipeline import Outcome, Pass, Work
 
 Kinds: TypeAlias = "dict[Axis, dict[str, Mask]]"
@@ -39,7 +39,7 @@ class Dead(Pass):
     def run(self, work: Work) -> Outcome:
         """Remove all that is free."""
         deps = work.deps
-        found, partly = _found(deps)
+        found, partly = _found(work.freedom(deps))
         keep: dict[Axis, Indices] = {}
         for group in deps.groups:
             masks = found.get(group.axis)
@@ -75,10 +75,10 @@ class Dead(Pass):
             raise PassError("the edits are not the choice")
 
 
-def _found(deps: Dependencies) -> tuple[Kinds, Kinds]:
+def _found(first: Free) -> tuple[Kinds, Kinds]:
     """The free indices by the reason, and those that are one number in places and not free."""
     found: Kinds = {}
-    for number, step in enumerate(rounds(deps)):
+    for number, step in enumerate(rounds(first)):
         before = {axis: np.logical_or.reduce([*kinds.values()]) for axis, kinds in found.items()}
         for axis, kinds in step.reasons().items():
             held = found.setdefault(axis, {kind: np.zeros(axis.size, dtype=bool) for kind in kinds})

@@ -12,7 +12,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.rewrites import Draft, Rewrite
 from graphprune.engine.linear import Linear, linear
 from graphprune.importance.twins import Twins
-from graphprune.passes.couple import couple
+from graphprune.passes.couple import coupled
 from graphprune.passes.rewrite import rewrite
 from graphprune.pipeline import Outcome, Pass, Work
 
@@ -30,7 +30,7 @@ class MergeTwins(Pass):
 
     def run(self, work: Work) -> Outcome:
         """Merge columns of who reads twins."""
-        deps = couple(work.program.graph, work.asked.keep)
+        deps = coupled(work)
         merged: dict[str, list[tuple[int, int, float]]] = {}
         number = 0
         twins = Twins(deps)

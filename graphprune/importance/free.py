@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -47,25 +48,29 @@ def free(deps: Dependencies, axes: Collection[Axis] | None = None) -> dict[Axis,
     Returns:
         For each axis that has free indices, which of them are.
     """
-    return merged(step.found() for step in rounds(deps, axes))
+    return merged(step.found for step in rounds(Free(deps, axes)))
 
 
-def rounds(deps: Dependencies, axes: Collection[Axis] | None = None) -> Iterator[Free]:
+def rounds(first: Free) -> Iterator[Free]:
     """What is free, and what is free once that is gone, and so on until nothing more is found.
 
     Whatever fed nothing but free indices is free in the next round.
 
     Args:
-        deps: The analysis.
-        axes: As for `free`.
+        first: The first round: an analysis of which nothing has gone.
     """
-    gone: dict[Axis, Mask] = {}
-    number = -1
-    while sum(int(mask.sum()) for mask in gone.values()) > number:
-        number = sum(int(mask.sum()) for mask in gone.values())
-        found = Free(deps, axes, gone=gone)
+    found, gone = first, dict[Axis, Mask]()
+    while True:
         yield found
-        gone = merged((gone, found.found()))
+        more = merged((gone, found.found))
+        if _number(more) == _number(gone):
+            return
+        gone = more
+        found = Free(first.deps, first.axes, gone=gone)
+
+
+def _number(masks: Masks) -> int:
+    return sum(int(mask.sum()) for mask in masks.values())
 
 
 def merged(found: Iterable[Masks]) -> dict[Axis, Mask]:
@@ -116,6 +121,8 @@ class Free:
         gone: Indices all of whose slices are taken for zeros, as they are free.
 
     Attributes:
+        deps: The analysis.
+        axes: The axes asked for; None for all.
         known: What is known of every value.
         left: Why constant indices of operations cannot go, by the operations' names.
     """
@@ -127,7 +134,8 @@ class Free:
         bounds: Mapping[Value, Bounds] | None = None,
         gone: Masks | None = None,
     ) -> None:
-        self._deps = deps
+        self.deps = deps
+        self.axes = axes
         self._wanted = {group.axis for group in deps.groups if axes is None or group.axis in axes}
         self.known = Known(deps, self._wanted, bounds, gone)
         self._ops = [*deps.source.ops, *deps.source.training]
@@ -135,6 +143,7 @@ class Free:
         self._linear: dict[str, Linear | str | None] = {}
         self.left: dict[str, str] = {}
 
+    @cached_property
     def found(self) -> dict[Axis, Mask]:
         """For each axis that has free indices, which of them are."""
         return self._where(self._summed)
@@ -145,7 +154,7 @@ class Free:
 
     def reasons(self) -> dict[Axis, dict[str, Mask]]:
         """The free ones by the reason: what is read is zero, or constant, or no one reads it."""
-        found = self.found()
+        found = self.found
         zero = self._where(lambda op, axis: self._read(op, axis, True))
         known = self._where(lambda op, axis: self._read(op, axis, False))
         nothing = np.zeros(1, dtype=bool)
@@ -162,13 +171,13 @@ class Free:
         Of the stream behind a skip, for example, a channel that one branch writes zeros to and
         another does not.
         """
-        free = self.found()
+        free = self.found
         begun: dict[Axis, Mask] = {}
         whole: dict[Axis, Mask] = {}
         for value, number in self.known.held():
             if value.is_weight and len(value.shape) == 1:
                 continue  # a bias of zero masks nothing
-            for axis in {*atoms(self._deps.dims[value][number])} & self._wanted:
+            for axis in {*atoms(self.deps.dims[value][number])} & self._wanted:
                 none = np.zeros(axis.size, dtype=bool)
                 some = self.known.touched(value, number, axis, free)
                 every = self.known.where(value, number, axis, zero=False)
@@ -201,7 +210,7 @@ class Free:
     def _lost(self, op: Op, axis: Axis) -> Mask:
         """Where an operation reads known numbers and its result is not known."""
         out = np.zeros(axis.size, dtype=bool)
-        if any(axis in atoms(dim) for dim in self._deps.effects[op].contracts):
+        if any(axis in atoms(dim) for dim in self.deps.effects[op].contracts):
             return out
         for value, number in self._holding(op, axis):
             if not value.is_weight:
@@ -212,15 +221,15 @@ class Free:
         return out if results else np.zeros(axis.size, dtype=bool)
 
     def _averaged(self, op: Op, axis: Axis) -> Mask:
-        mixed = any(axis in atoms(dim) for dim in self._deps.effects[op].mixes)
+        mixed = any(axis in atoms(dim) for dim in self.deps.effects[op].mixes)
         return np.full(axis.size, mixed)
 
     def _contracted(self, op: Op, axis: Axis) -> Mask:
-        summed = any(axis in atoms(dim) for dim in self._deps.effects[op].contracts)
+        summed = any(axis in atoms(dim) for dim in self.deps.effects[op].contracts)
         return ~self._summed(op, axis) if summed else np.zeros(axis.size, dtype=bool)
 
     def _dims_of(self, value: Value, axis: Axis) -> Iterator[int]:
-        for number, dim in enumerate(self._deps.dims[value]):
+        for number, dim in enumerate(self.deps.dims[value]):
             if axis in atoms(dim):
                 yield number
 
@@ -228,7 +237,7 @@ class Free:
         axes = self.known.axes() & self._wanted
         out = {axis: np.ones(axis.size, dtype=bool) for axis in self._wanted if axis in axes}
         for op in self._ops if out else ():
-            effect = self._deps.effects[op]
+            effect = self.deps.effects[op]
             for axis in {axis for dim in effect.mixes for axis in atoms(dim)} & out.keys():
                 out[axis][:] = False
             for axis in {axis for dim in effect.contracts for axis in atoms(dim)} & out.keys():
@@ -269,7 +278,7 @@ class Free:
         read = behind.read
         number = read.channel % len(read.source.shape)
         found = self.known.where(read.source, number, axis, zero=False)
-        if not found.any() or axis not in atoms(self._deps.dims[read.source][number]):
+        if not found.any() or axis not in atoms(self.deps.dims[read.source][number]):
             return none
         own = (read.source, read.weight, read.bias)
         others = [(v, d) for v, d in self._holding(op, axis) if v not in own]
@@ -289,11 +298,11 @@ class Free:
 
     def _refuses(self, op: Op, behind: Linear) -> str:
         """Why a known number cannot go into an operation's bias."""
-        if op in self._deps.source.training:
+        if op in self.deps.source.training:
             return "only training reaches it"
         if not behind.takes_bias(torch.ones(1)):
             return "it takes no bias"
-        return border(op, behind.read, self._deps.source.engine)
+        return border(op, behind.read, self.deps.source.engine)
 
     def linear(self, op: Op) -> Linear | str | None:
         """A linear operation whose numbers may change."""
@@ -332,7 +341,7 @@ class Free:
                 for value, letters in sides
                 for number, names in enumerate(letters)
                 if product.contracted.intersection(names)
-                and axis in atoms(self._deps.dims[value][number])
+                and axis in atoms(self.deps.dims[value][number])
             ]
             if met:
                 yield met

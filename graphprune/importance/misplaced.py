@@ -94,7 +94,7 @@ def orders(deps: Dependencies) -> Iterator[Order]:
     free = Free(deps, rows)
     counts = [
         {axis: int(mask.sum()) for axis, mask in masks.items()}
-        for masks in (free.found(), free.constant())
+        for masks in (free.found, free.constant())
     ]
     held = free.known.axes()
     for axis, found in rows.items():

@@ -21,7 +21,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.program import Expressed, Lowered, Program
 from graphprune.core.proof import Verification
 from graphprune.importance import Context, Scores
-from graphprune.importance.free import Masks, free
+from graphprune.importance.free import Free, Masks, merged, rounds
 from graphprune.lowrank.factoring import Factors
 from graphprune.lowrank.ranks import Ranks
 from graphprune.pipeline.asked import Asked
@@ -68,6 +68,7 @@ class Work:
         edits: What the plan changes.
         solved: Weights that make up for what was removed; None where there are none.
         opened: The model as it was captured first, before passes changed it.
+        analysed: The analysis of the model as it was when a pass last asked for it.
         left: What stays although its kind could go, by name, with the reason.
         reasons: For each group that loses indices at no cost, how many go for which reason.
         gap: By how much the smaller model's results differ from the given one's; None where they
@@ -124,6 +125,8 @@ class Work:
         self.gap: float | None = None
         self.training_gap: float | None = None
         self.assumed = ""
+        self.analysed: Dependencies | None = None
+        self._freedom: Free | None = None
         self._statistics: Calibration | None = None
         self.solved: Compensation | None = None
         self.pruned: Pruned | None = None
@@ -185,9 +188,16 @@ class Work:
     def free(self) -> Masks:
         """The indices whose removal changes no result, found once for the coupled groups."""
         if "free" not in self.found:
-            self.found["free"] = free(self.deps)
+            first = self.freedom(self.deps)
+            self.found["free"] = merged(step.found for step in rounds(first))
         found: Masks = self.found["free"]
         return found
+
+    def freedom(self, deps: Dependencies) -> Free:
+        """What an analysis tells of the indices that go at no cost; found once for each."""
+        if self._freedom is None or self._freedom.deps is not deps:
+            self._freedom = Free(deps)
+        return self._freedom
 
     def statistics(self) -> Calibration:
         """Statistics of what layers read, taken when they are first needed."""

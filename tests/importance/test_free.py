@@ -12,7 +12,7 @@ from onnx import ModelProto, helper
 from torch import nn
 
 import graphprune
-from graphprune.importance.free import foremost, free, rounds
+from graphprune.importance.free import Free, foremost, free
 from tests.frontends.onnx.exports import graph, run
 
 DEAD = (1, 2, 5, 7)
@@ -134,16 +134,18 @@ def test_weights_stay_as_cut_where_only_they_go() -> None:
 
 
 def test_what_is_free_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once in a row of rounds, the last of which finds nothing more."""
-    asked = []
+    """Once in a row of rounds, the last of which finds nothing more; the first is shared."""
+    begun: list[bool] = []
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        asked.append(args)
-        return rounds(*args, **kwargs)
+    class Counted(Free):
+        def __init__(self, deps: Any, axes: Any = None, bounds: Any = None, gone: Any = None):
+            begun.append(gone is None)
+            super().__init__(deps, axes, bounds, gone)
 
-    monkeypatch.setattr("graphprune.importance.free.rounds", counted)
+    for place in ("importance.free", "pipeline.work", "passes.assume"):
+        monkeypatch.setattr(f"graphprune.{place}.Free", Counted)
     graphprune.shrink(Net().eval(), 0.6, of="channels", example_inputs=X, effort="fast", data=[X])
-    assert len(asked) == 1
+    assert begun == [True, False]
 
 
 def test_further_channels_are_made_up_for() -> None:
