@@ -198,7 +198,7 @@ def test_a_deployment_takes_the_int8_that_is_faster_or_smaller(
         return next((t for t, mark in zip(times, marks, strict=True) if mark in held), 1.0)
 
     monkeypatch.setattr("graphprune.frontends.onnx.speed.speed", lambda a, b, _: (time(a), time(b)))
-    monkeypatch.setattr("graphprune.deploying.stages.ALIKE", 1.0)
+    monkeypatch.setattr("graphprune.quantising.best.ALIKE", 1.0)
     done = graphprune.deploy(
         file, 0.3, data=INPUTS, out=tmp_path / "small.onnx", compensate=False, verify=False
     )
@@ -208,7 +208,7 @@ def test_a_deployment_takes_the_int8_that_is_faster_or_smaller(
 def test_a_deployment_tells_where_agreement_is_low(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graphprune.deploying.stages.ALIKE", -1.0)  # no agreement is enough
+    monkeypatch.setattr("graphprune.quantising.best.ALIKE", -1.0)  # no agreement is enough
     options: Any = {"compensate": False, "verify": False}
     done = graphprune.deploy(file, 0.3, data=INPUTS, out=tmp_path / "small.onnx", **options)
     assert any(note.startswith("int8: static") for note in done.warnings)

@@ -134,6 +134,10 @@ def test_a_deployment_takes_the_smaller_kind(tmp_path: Path) -> None:
     )
     assert small.stages[-1].bytes < named.stages[-1].bytes
     assert any("weights alone" in note for note in small.warnings)
+    static = graphprune.deploy(net, 0.2, out=tmp_path / "out.onnx", int8="static", **given)
+    assert any("static QDQ" in note for note in static.warnings)
+    with pytest.raises(GraphPruneError, match="int8 is True, False or one of static"):
+        graphprune.deploy(net, 0.2, out=tmp_path / "out.onnx", int8="int4", **given)
 
 
 def test_what_cannot_be_stored_is_told(file: Path) -> None:

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from accuracy.chain import HEAD, Chain, chain, line, ratio_for, with_wide
+from accuracy.chain import HEAD, Chain, asked_for, chain, line, with_wide
 from accuracy.peers import kirigami, torch_pruning_lasso
 from accuracy.tasks import TASKS, Task
 from accuracy.training import accuracy, train, trained
@@ -168,14 +168,15 @@ def chained(
     """Print what the chain to so many times fewer bytes gives, for one kind of network."""
     for wanted in times:
         rows: list[Chain] = []
+        asked = None
         for seed in range(seeds):
             task = with_wide(TASKS[kind](seed))
             held = task.test if part == "test" else task.validation
             model = trained(name, kind, task, seed)
             number = epochs or task.epochs.get(name, task.epochs[""])
             # Bytes hardly depend on the seed.
-            ratio = rows[0].ratio if rows else ratio_for(model, task, wanted)
-            rows.append(chain(model, task, held, ratio, {"epochs": number, "seed": seed}))
+            asked = asked or asked_for(model, task, wanted)
+            rows.append(chain(model, task, held, asked, {"epochs": number, "seed": seed}))
         print(line(name, wanted, rows), flush=True)
 
 

@@ -21,6 +21,9 @@ def deploy(
         bool, typer.Option(help="train the smaller module to give what the original gives")
     ] = False,
     int8: Annotated[bool, typer.Option(help="quantise the result")] = True,
+    kind: Annotated[
+        str, typer.Option(help="of int8: static, dynamic, weights or auto, the best of them")
+    ] = "auto",
     names: Annotated[bool, typer.Option(help="keep the names of values in an int8 file")] = False,
     folder: Annotated[
         Path | None, typer.Option(help="keep stages here, and go on from them")
@@ -40,8 +43,8 @@ def deploy(
     options = {name: held for name, held in asked.options().items() if held is not None}
     ratio = 0.5 if asked.ratio is None else asked.ratio
     done = work(
-        asked.opened(model), ratio, asked.of, out=out, recover=recover, int8=int8, names=names,
-        folder=folder, **options,
+        asked.opened(model), ratio, asked.of, out=out, recover=recover,
+        int8=kind if int8 else False, names=names, folder=folder, **options,
     )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(done.as_dict()))

@@ -16,7 +16,7 @@ def quantise(
     model: Annotated[str, typer.Argument(help="an .onnx file")],
     out: Annotated[Path, typer.Option("-o", "--out", help=".onnx")],
     data: Data = None,
-    kind: Annotated[str, typer.Option(help="static, dynamic or weights")] = "static",
+    kind: Annotated[str, typer.Option(help="static, dynamic, weights or auto")] = "static",
     samples: Annotated[int, typer.Option(help="calibration inputs, at most")] = 128,
     seed: Annotated[int, typer.Option(help="for inputs that are made")] = 0,
     names: Annotated[

@@ -20,6 +20,7 @@ from graphprune.deploying.deployed import STEEP, Deployed, low, steep
 from graphprune.deploying.stages import Metric, Stages
 from graphprune.frontends.torch.inputs import as_inputs
 from graphprune.models import given, given_data
+from graphprune.quantising.quantise import AUTO, KINDS
 from graphprune.quantising.written import check_float
 
 
@@ -31,7 +32,7 @@ def deploy(
     out: str | os.PathLike[str],
     data: Any = None,
     recover: bool | Mapping[str, Any] = False,
-    int8: bool = True,
+    int8: bool | str = True,
     names: bool = False,
     metric: Metric | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -48,8 +49,8 @@ def deploy(
             generator serves once: pass a list or a loader.
         recover: Whether `graphprune.recover` trains the smaller module; options for it may be
             given as a dict.
-        int8: Whether the result is quantised (`graphprune.quantise`): with static ranges, or by the
-            kind that agrees as well and is faster, or as fast and smaller, on this machine.
+        int8: Whether the result is quantised (`graphprune.quantise`): True, by the kind that is
+            best on this machine (`kind="auto"`); or one of its kinds.
         names: Whether values inside the int8 file keep their names, as for `graphprune.quantise`.
         metric: Judges every stage; see `Metric`.
         folder: Where stages are kept, so that a call that was interrupted goes on behind the last
@@ -69,8 +70,10 @@ def deploy(
         print(done)
     """
     target = check_target(out, (".onnx",))
-    if not isinstance(int8, bool) or not isinstance(recover, bool | Mapping):
-        raise OptionError("int8 is True or False, recover too, or a dict of options for recover")
+    if not isinstance(recover, bool | Mapping):
+        raise OptionError("recover is True or False, or a dict of options for recover")
+    if not isinstance(int8, bool) and int8 not in (*KINDS, AUTO):
+        raise OptionError(f"int8 is True, False or one of {', '.join(KINDS)}, not {int8!r}")
     if not isinstance(names, bool):
         raise OptionError(f"names is True or False, not {names!r}")
     check_function("metric", metric, "predict")
@@ -94,7 +97,7 @@ def deploy(
         if recover is not False:
             run.stage("recover", lambda: run.recover({} if recover is True else dict(recover)))
         if int8:
-            run.stage("int8", run.quantise)
+            run.stage("int8", lambda: run.quantise(AUTO if int8 is True else str(int8)))
         done = Deployed(target, run.stages, run.macs, run.notes)
         if why := low(run.stages[-1], recover is not False):
             done.warnings.append(why)

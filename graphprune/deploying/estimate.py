@@ -41,5 +41,5 @@ def besides(
         held = samples / JUDGED  # the float model answers them too
         static, dynamic = RANGES * samples + held, RANGES * held + held
         alone = 2 * held
-        total += 3 * made + (static + dynamic + alone) * each
+        total += made + (static + dynamic + alone) * each
     return total

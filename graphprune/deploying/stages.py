@@ -23,7 +23,7 @@ from graphprune.compensation.calibration import inputs_for
 from graphprune.core.agreement import compared
 from graphprune.core.batch import Batch
 from graphprune.core.callers import judged
-from graphprune.core.errors import GraphPruneError, first_line
+from graphprune.core.errors import GraphPruneError
 from graphprune.core.files import write_whole
 from graphprune.costs.registry import cost_name
 from graphprune.deploying.deployed import Stage
@@ -38,7 +38,7 @@ from graphprune.pipeline import Work
 from graphprune.planning import planned
 from graphprune.plans import Plan, made
 from graphprune.quantising.files import answers
-from graphprune.quantising.quantise import KINDS, quantise
+from graphprune.quantising.quantise import quantise
 from graphprune.quantising.quantised import Quantised
 from graphprune.quantising.written import named
 from graphprune.statistics.answers import scored
@@ -56,16 +56,6 @@ tensor, or a list of them), and gives a number, the larger the better."""
 
 JUDGED_BY = 128
 """Inputs that stages are compared on, at most."""
-
-FASTER = 1.1
-"""Another kind of int8 is taken where it runs so many times as fast as static int8: less is within
-what two measurements of the same file differ by."""
-
-SMALLER = 1.1
-"""Or where it is no slower, within that, and takes so many times fewer bytes."""
-
-ALIKE = 0.005
-"""And where it keeps at most this share of the outputs' variation less."""
 
 _STATE = "state.json"
 _log = logging.getLogger("graphprune")
@@ -121,7 +111,7 @@ class Stages:
         judged = JUDGED_BY if judged is None else min(judged, JUDGED_BY)
         return besides(work, left, number, judged, self._epochs)
 
-    def check(self, recover: Any, int8: bool) -> None:
+    def check(self, recover: Any, int8: bool | str) -> None:
         """Read what an earlier call left.
 
         Raises:
@@ -129,7 +119,7 @@ class Stages:
         """
         ratio, of, options = self._asked
         trains = recover is not False
-        self._due = ["original", "shrink", *["recover"] * trains, *["int8"] * int8]
+        self._due = ["original", "shrink", *["recover"] * trains, *["int8"] * bool(int8)]
         self._epochs = recover.get("epochs", EPOCHS) if isinstance(recover, Mapping) else EPOCHS
         given = (ratio, cost_name(of), recover, int8, self._names)
         asked = repr((*given, sorted(options.items(), key=str)))
@@ -192,37 +182,13 @@ class Stages:
         self._small = recovered(small, self._model, self._data, **options)
         self._write(self._small)
 
-    def quantise(self) -> None:
-        """The last stage's file in int8: with fixed ranges, unless another kind is better.
-
-        Norms, softmax and GELU have no int8 kernels: with fixed ranges each costs a way out of
-        int8 and one back, so that a transformer may run slower than in floats. And where layers are
-        narrow, kernels for floats are as fast.
-        """
+    def quantise(self, kind: str) -> None:
+        """The last stage's file in int8, of one kind or `"auto"`."""
         before = self._place / f"{self.stages[-1].name}.onnx"
         data = named(before, self._data)
-        done: Quantised = quantise(str(before), data, names=self._names)
-        for kind in KINDS[1:]:
-            try:
-                other: Quantised = quantise(str(before), data, kind=kind, names=self._names)
-            except GraphPruneError as error:
-                _log.info("no int8 of the kind %s: %s", kind, first_line(error))
-            else:
-                done = self._better(done, other)
+        done: Quantised = quantise(str(before), data, kind=kind, names=self._names)
         write_whole(self.last, done.model.SerializeToString())
         self.notes.append(f"int8: {done.note}, calibrated on {done.source}")
-
-    def _better(self, first: Quantised, other: Quantised) -> Quantised:
-        """The first, unless the other agrees as well and is faster, or as fast and smaller."""
-        from graphprune.frontends.onnx.speed import speed
-
-        if (other.kept or 0) < (first.kept or 0) - ALIKE:
-            return first
-        times = speed(first.model, other.model, self._judging()[0])
-        if times is None:
-            return first
-        faster, smaller = times[0] / times[1], first.bytes[1] / other.bytes[1]
-        return other if faster > FASTER or (faster > 1 / FASTER and smaller > SMALLER) else first
 
     def _judging(self) -> list[dict[str, Any]]:
         """Inputs that all stages are compared on."""

@@ -60,9 +60,8 @@ def quantised_file(
         kind: One of `graphprune.quantising.quantise.KINDS`.
         names: Whether inner values keep their names.
     """
-    given = [value.name for value in deps.source.inputs]
-    reader = _Reader([_feed(given, chunk) for chunk in seen])
-    judged = [_feed(given, chunk) for chunk in held]
+    reader = _Reader([feed(deps, chunk) for chunk in seen])
+    judged = [feed(deps, chunk) for chunk in held]
     start = time.perf_counter()
     before = answers(original, judged)
     runs = len(judged) + (len(seen) if kind == "static" else 0)
@@ -93,7 +92,9 @@ def quantised_file(
     return best
 
 
-def _feed(names: Sequence[str], chunk: Sequence[torch.Tensor]) -> dict[str, Any]:
+def feed(deps: Dependencies, chunk: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """A chunk of inputs as ONNX Runtime takes them."""
+    names = [value.name for value in deps.source.inputs]
     return {name: x.detach().cpu().numpy() for name, x in zip(names, chunk, strict=True)}
 
 

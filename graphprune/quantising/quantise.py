@@ -24,7 +24,7 @@ from graphprune.frontends.torch.inference import undisturbed
 from graphprune.frontends.torch.inputs import as_inputs
 from graphprune.models import given, given_data
 from graphprune.passes.couple import couple
-from graphprune.quantising.files import quantised_file
+from graphprune.quantising.best import best
 from graphprune.quantising.modules import quantised_module
 from graphprune.quantising.quantised import Quantised
 from graphprune.statistics.samples import captured, recut
@@ -34,6 +34,9 @@ if TYPE_CHECKING:  # importing graphprune does not import onnx
 
 KINDS = ("static", "dynamic", "weights")
 """Ranges of activations fixed by calibration, or measured at each run; or activations as floats."""
+
+AUTO = "auto"
+"""All of them are tried."""
 
 SAMPLES = 128
 """Calibration inputs, at most, unless told."""
@@ -64,7 +67,9 @@ def quantise(
         model: An ONNX file, a `ModelProto`, or a `torch.nn.Module`; not modified.
         data: Calibration inputs, as for `graphprune.shrink`; inputs are made where not given.
         kind: `"static"`; or, for ONNX only, without calibration: `"dynamic"`, or `"weights"`, which
-            stores weights in int8 and computes with floats, as fast as before and nearly exact.
+            stores weights in int8 and computes with floats, as fast as before and nearly exact; or
+            `"auto"`: all are made, and the static one stays unless another agrees as well and is
+            faster, or as fast and smaller, on this machine.
         example_inputs: As for `graphprune.shrink`.
         out: Where to write an ONNX model; written whole or not at all.
         samples: Calibration inputs, at most.
@@ -85,8 +90,8 @@ def quantise(
         done = graphprune.quantise("small.onnx", data=images, out="small-int8.onnx")
         print(done)
     """
-    if kind not in KINDS:
-        raise OptionError(f"no kind {kind!r}: {nearest(kind, KINDS)}")
+    if kind not in (*KINDS, AUTO):
+        raise OptionError(f"no kind {kind!r}: {nearest(kind, (*KINDS, AUTO))}")
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
         raise OptionError(f"samples is a whole number of at least 2, not {samples!r}")
     if not isinstance(names, bool):
@@ -132,7 +137,8 @@ def quantise(
     if is_module:
         done = quantised_module(program, deps, seen, held)
     else:
-        done = quantised_file(_whole(model, program), deps, seen, held, kind, names)
+        kinds = KINDS if kind == AUTO else (kind,)
+        done = best(_whole(model, program), deps, seen, held, names, kinds)
     done.inputs, done.source = size * len(held), found.origin
     if target is not None:
         write_whole(target, done.model.SerializeToString())

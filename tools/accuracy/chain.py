@@ -31,11 +31,24 @@ _CALIBRATED = 16  # images for a file of which only the bytes count
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What is asked of the chain.
+
+    Attributes:
+        ratio: Fraction of the parameters that goes.
+        kind: Of int8.
+    """
+
+    ratio: float
+    kind: str
+
+
+@dataclass(frozen=True)
 class Chain:
     """One run of the chain.
 
     Attributes:
-        ratio: Fraction of the parameters that went.
+        kind: Of int8.
         times: Times fewer bytes of the ONNX file.
         macs: Times fewer multiply-accumulates.
         floats: Times as fast as the dense float file in ONNX Runtime, before int8.
@@ -43,7 +56,7 @@ class Chain:
         scores: % right by stage: original, shrink, recover, int8.
     """
 
-    ratio: float
+    kind: str
     times: float
     macs: float
     floats: float
@@ -57,8 +70,8 @@ class Chain:
 
 
 _COLUMNS = (
-    "network", "asked", "fewer bytes", "fewer MACs", "faster, float", "faster, int8", "dense",
-    "shrink", "recover", "int8", "lost",
+    "network", "asked", "kind", "fewer bytes", "fewer MACs", "faster, float", "faster, int8",
+    "dense", "shrink", "recover", "int8", "lost",
 )  # fmt: skip
 
 HEAD = f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}"
@@ -73,7 +86,7 @@ def line(name: str, wanted: float, found: Sequence[Chain]) -> str:
     ]
     each = ", ".join(f"{x.lost:.1f}" for x in found)
     cells = [
-        name, f"{wanted:g}", *(f"{x:.1f}" for x in ratios), *(f"{x:.1f}" for x in scores),
+        name, f"{wanted:g}", found[0].kind, *(f"{x:.1f}" for x in (*ratios, *scores)),
         f"{mean(x.lost for x in found):.1f} ({each})",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
@@ -96,7 +109,7 @@ def _wide() -> nn.Module:
 
 
 def chain(
-    model: nn.Module, task: Task, held: Split, ratio: float, recover: Mapping[str, Any]
+    model: nn.Module, task: Task, held: Split, asked: Asked, recover: Mapping[str, Any]
 ) -> Chain:
     """Shrink, recover, quantise, and measure every file.
 
@@ -104,7 +117,7 @@ def chain(
         model: A trained network.
         task: What it was trained on.
         held: What every stage is judged by.
-        ratio: Fraction of the parameters that goes.
+        asked: What is asked of it.
         recover: Options of `graphprune.recover`.
     """
 
@@ -115,8 +128,8 @@ def chain(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         done = graphprune.deploy(
-            model, ratio, data=task.train, out=folder / "out.onnx", metric=judge,
-            recover=dict(recover), folder=folder / "stages",
+            model, asked.ratio, data=task.train, out=folder / "out.onnx", metric=judge,
+            recover=dict(recover), int8=asked.kind, folder=folder / "stages",
         )  # fmt: skip
         first, floats, last = (
             onnx.load(folder / "stages" / f"{stage}.onnx")
@@ -124,13 +137,13 @@ def chain(
         )
     assert done.macs is not None
     return Chain(
-        ratio, done.compression, done.macs[0] / done.macs[1], _faster(first, floats, held),
+        asked.kind, done.compression, done.macs[0] / done.macs[1], _faster(first, floats, held),
         _faster(first, last, held), {stage.name: stage.metric or 0.0 for stage in done.stages},
     )  # fmt: skip
 
 
-def ratio_for(model: nn.Module, task: Task, times: float) -> float:
-    """The fraction of parameters to remove for an int8 file of so many times fewer bytes."""
+def asked_for(model: nn.Module, task: Task, times: float) -> Asked:
+    """What gives an int8 file of so many times fewer bytes, of the kind that suits this machine."""
     inputs, low, high = task.inputs[:_CALIBRATED], 0.0, 1.0
     options: Any = {"compensate": False, "verify": False}
     with tempfile.TemporaryDirectory() as name:
@@ -151,7 +164,7 @@ def ratio_for(model: nn.Module, task: Task, times: float) -> float:
             plan = graphprune.plan(model, fraction, example_inputs=inputs[:2], **options)
             write_module(plan.apply(), ((inputs[:2],), {}), path)
             found = graphprune.quantise(path, inputs, kind=kind, names=False).bytes[1]
-    return fraction
+    return Asked(fraction, kind)
 
 
 def _faster(before: onnx.ModelProto, after: onnx.ModelProto, held: Split) -> float:
