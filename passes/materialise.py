@@ -12,6 +12,7 @@ import torch
 
 from graphprune.core.graph import Op, Value
 from graphprune.core.rewrites import Draft, Rewrite, Weigh
+from graphprune.engine.engine import tried
 from graphprune.passes.rewrite import rewrite
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules.facts import is_random
@@ -69,12 +70,14 @@ def _made(draft: Draft, maker: Op, value: Value) -> torch.Tensor | None:
         return None
     if any(not v.is_weight or not isinstance(v.tensor, torch.Tensor) for v in read):
         return None
+    if not read[0].tensor.is_floating_point():
+        return None  # integers stand for it: what runs them looks for their scales
     size = torch.Size(value.shape).numel() * dtype.itemsize
     if size > max(v.tensor.numel() * v.tensor.itemsize for v in read):
         return None
     operands = [None if v is None else v.tensor.detach() for v in maker.inputs]
-    made: torch.Tensor = draft.source.engine.evaluate(maker, operands, {}, torch.float64)[0]
-    return made.to(dtype)
+    results = tried(draft.source.engine, maker, operands, torch.float64)
+    return None if results is None else results[0].to(dtype)
 
 
 __all__ = ["Materialise", "computed"]

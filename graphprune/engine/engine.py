@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 import torch
 
 from graphprune.core.effect import SHARE
-from graphprune.core.graph import Op
+from graphprune.core.errors import GraphPruneError
+from graphprune.core.graph import Evaluator, Op
 
 Evaluate: TypeAlias = (
     "Callable[[Op, Sequence[torch.Tensor | None], Mapping[str, Any], torch.dtype | None], "
@@ -78,3 +79,22 @@ class Engine:
     native: torch.dtype | None = None
     random: Callable[[Op], bool] = _never
     lacks: Callable[[Op], str] = _nothing
+
+
+def tried(
+    engine: Evaluator, op: Op, operands: Sequence[torch.Tensor | None], dtype: torch.dtype
+) -> list[torch.Tensor] | None:
+    """What an operation makes of given numbers; None where nothing here runs it on them.
+
+    Of the operations of some domains and of old releases there are no kernels in double precision.
+
+    Args:
+        engine: What runs the operations of its graph.
+        op: The operation.
+        operands: Its operands.
+        dtype: Floating-point type to compute in.
+    """
+    try:
+        return engine.evaluate(op, operands, {}, dtype)
+    except (RuntimeError, GraphPruneError):
+        return None

@@ -9,6 +9,7 @@ import torch
 
 from graphprune.core.graph import Op, Value
 from graphprune.core.rewrites import Draft, Step, Weigh
+from graphprune.engine.engine import tried
 from graphprune.engine.run import along
 from graphprune.rules.facts import adds, is_random, moves, multiplies
 from graphprune.rules.scalings import Scaling, epsilon, is_batch_norm, scaling
@@ -89,9 +90,8 @@ def stored(draft: Draft, value: Value) -> torch.Tensor | None:
     if any(x is None for x, v in zip(operands, maker.inputs, strict=True) if v is not None):
         return None
     given = [None if x is None else x.detach().double() for x in operands]
-    results = draft.source.engine.evaluate(maker, given, {}, torch.float64)
-    made: torch.Tensor = results[maker.outputs.index(value)]
-    return made
+    results = tried(draft.source.engine, maker, given, torch.float64)
+    return None if results is None else results[maker.outputs.index(value)]
 
 
 def numbers(draft: Draft, op: Op, found: Scaling) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -111,17 +111,18 @@ def numbers(draft: Draft, op: Op, found: Scaling) -> tuple[torch.Tensor, torch.T
     ]
     device = next((x.device for x in operands if x is not None), torch.device("cpu"))
 
-    def at(x: float) -> torch.Tensor:
+    def at(x: float) -> torch.Tensor | None:
         drawn = torch.full(shape, x, dtype=torch.float64, device=device)
         given = [
             drawn if i == found.place else None if y is None else y.detach().double()
             for i, y in enumerate(operands)
         ]
-        evaluate = draft.source.engine.evaluate
-        result: torch.Tensor = evaluate(op, given, {}, torch.float64)[0]
-        return result.reshape(-1).double()
+        results = tried(draft.source.engine, op, given, torch.float64)
+        return None if results is None else results[0].reshape(-1).double()
 
     zero, one, other = (at(x) for x in _PROBES)
+    if zero is None or one is None or other is None:
+        return None
     scale, shift = one - zero, zero
     if not bool(torch.isfinite(torch.cat([zero, one, other])).all()):
         return None

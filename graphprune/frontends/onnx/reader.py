@@ -26,7 +26,9 @@ from graphprune.rules.concat import VARYING
 
 SIZES = "values that follow from the sizes of inputs"
 
-_BIASED = ("Conv", "ConvTranspose", "Gemm")  # a bias of one number is one all the same
+# Operations with a bias, and which operand it is: one of one number, or of integers, is one too.
+_BIASED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "QLinearConv": 8, "QGemm": 6}
+_NUMBERS = {"DequantizeLinear": 0}  # operands of integers of any size that stand for numbers
 _CUTS = ("Pad", "Slice", "Split")  # nodes that cut dimensions at places that are arguments
 _STATISTICS = (3, 4)  # operands of a BatchNormalization that training does not learn
 
@@ -217,10 +219,11 @@ class Reader:
     def _kind(self, node: NodeProto, place: int, proto: onnx.TensorProto) -> Kind:
         if node.op_type == "BatchNormalization" and place in _STATISTICS:
             return "buffer"
+        biased = _BIASED.get(node.op_type) == place
         # Indices are of 32 bits or more: what is of fewer stands for numbers, whoever reads it.
-        learned = proto.data_type not in (*INTEGERS, onnx.TensorProto.STRING)
-        several = prod(proto.dims) > 1 or (place == 2 and node.op_type in _BIASED)
-        return "parameter" if learned and several else "constant"
+        numbers = biased or _NUMBERS.get(node.op_type) == place
+        learned = numbers or proto.data_type not in (*INTEGERS, onnx.TensorProto.STRING)
+        return "parameter" if learned and (prod(proto.dims) > 1 or biased) else "constant"
 
     def _result(self, name: str) -> Value | None:
         type_ = self._trace.types.get(name)

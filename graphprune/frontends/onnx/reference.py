@@ -1,7 +1,8 @@
-"""reference: operations that the reference implementation of ONNX gets wrong.
+"""reference: operations that the reference implementation of ONNX gets wrong, or lacks.
 
 A transposed convolution in groups: onnx 1.23 slices its weights by outputs where they lie by
-channels, gives every group the whole bias, and keeps one output of each.
+channels, gives every group the whole bias, and keeps one output of each. `DequantizeLinear` it has
+from opset 19 on alone, as with other operations of which an earlier version is not there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_conv_transpose import ConvTranspose as Plain
+from onnx.reference.ops.op_dequantize_linear import DequantizeLinear_25 as Newest
 
 
 class ConvTranspose(Plain):
@@ -30,5 +32,11 @@ class ConvTranspose(Plain):
         return (found.astype(x.dtype),)
 
 
-REPAIRED: list[type[OpRun]] = [ConvTranspose]
+class DequantizeLinear(Newest):
+    """What integers stand for, of any opset: what later ones added has a default."""
+
+    op_domain = ""
+
+
+REPAIRED: list[type[OpRun]] = [ConvTranspose, DequantizeLinear]
 """What stands in for operations of the reference."""
