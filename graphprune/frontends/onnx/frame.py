@@ -202,8 +202,10 @@ class Frame:
         if len(dims) != len(value.shape):
             return
         for dim, kept in zip(dims, self._cuts.kept(value), strict=True):
-            if kept is not None:
+            if kept is not None and dim.HasField("dim_value"):
                 dim.dim_value = len(kept)
+            elif kept is not None:  # it follows from the inputs' sizes, as heads times samples do
+                dim.Clear()
 
 
 def _by_result(pairs: list[tuple[NodeProto, NodeProto]]) -> dict[str, list[NodeProto]]:

@@ -21,7 +21,7 @@ from graphprune.core.graph import Graph, Value
 from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.own import untyped
 from graphprune.frontends.onnx.reader import Reader
-from graphprune.frontends.onnx.sizes import Traces, choose, inputs_for
+from graphprune.frontends.onnx.sizes import Traces, Types, choose, inputs_for
 from graphprune.frontends.onnx.tensors import (
     Array,
     as_torch,
@@ -107,12 +107,11 @@ def lift(source: Source, examples: Mapping[str, Array]) -> LiftedFile:
     for name in examples:
         if name not in known:
             raise LiftError(f"{source.label} has no input {name!r}: its inputs are {sorted(known)}")
-    traces = choose(source, examples, {})
-    made = (name for node in source.nodes for name in node.output if name)
-    unknown = [name for name in made if name not in traces.first.types]
-    if unknown:
-        observed = observe(source, inputs_for(traces.inputs[0], examples, 0), unknown)
-        traces = choose(source, examples, observed)
+
+    def observed(sizes: Types, names: list[str]) -> Types | None:
+        return observe(source, inputs_for(sizes, examples, 0), names)
+
+    traces = choose(source, examples, observed)
     if (plain := unpacked(source, traces)) is not None:
         return lift(plain, examples)
     for node in source.nodes:

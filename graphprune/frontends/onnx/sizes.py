@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +20,8 @@ from graphprune.frontends.onnx.trace import Misfit, Trace, static_shape, tensor_
 
 Key: TypeAlias = "str | tuple[str, int]"  # a named dimension, or an input and a place in it
 Types: TypeAlias = dict[str, TypeProto]
+Pair: TypeAlias = tuple[int, int]  # the first size and the second
+_Guess: TypeAlias = Callable[[int, int, Key, int], Pair]
 
 _BATCH = (2, 3)
 _FIRST = ((1, 1), (64, 96))  # instead, where that does not do: one sample; moments in time
@@ -29,6 +34,10 @@ COLOURS = 4
 
 # Tried behind these, of images whose size the weights fix (a layer behind a flattened map).
 _EXACT = (28, 32, 48, 96, 112, 128, 160, 192, 256, 299, 300, 320, 384, 416, 448, 512, 640)
+
+
+_LONGEST, _SAID = 1 << 14, 16  # the longest of the lengths that a file says, and how many count
+_FEW = 8  # numbers of a constant that can be a shape
 
 
 @dataclass
@@ -56,30 +65,43 @@ class Traces:
         return a is not None and b is not None and a.shape == b.shape and bool((a == b).all())
 
 
-def choose(source: Source, given: Mapping[str, Array], hints: Mapping[str, TypeProto]) -> Traces:
+Observe: TypeAlias = Callable[[Types, list[str]], "Types | None"]
+"""Types of values from a run at given sizes, for names that have none; None where none runs."""
+
+
+def choose(source: Source, given: Mapping[str, Array], observe: Observe) -> Traces:
     """Find sizes that the model accepts.
+
+    Where nothing tells the types of some results, these are observed, and sizes at which the model
+    does not run are passed over as long as there are others.
 
     Args:
         source: The model.
         given: Example inputs; their sizes are used where given.
-        hints: Types known from elsewhere.
+        observe: Runs the model.
 
     Raises:
         LiftError: The model accepts none of the sizes tried, or is inconsistent.
     """
-    reason = ""
+    reason, doubtful = "", None
     for first, second in _attempts(source, given):
         try:
-            a = walk(source, first, hints)
+            a = walk(source, first, {})
+            unknown = [n for node in source.nodes for n in node.output if n and n not in a.types]
+            hints = observe(first, unknown) if unknown else {}
+            if hints is None and doubtful is not None:
+                continue
+            a = walk(source, first, hints) if hints else a
         except Misfit as error:
             reason = reason or str(error)
             continue
-        if first == second:
-            return Traces((first, second), a, a)
-        try:
-            return Traces((first, second), a, walk(source, second, {}))
-        except Misfit:
-            return Traces((first, first), a, a)
+        second, b = _apart(source, first, second, a) if first != second else (second, a)
+        found = Traces((first, second), a, b)
+        if hints is not None:
+            return found
+        doubtful = found
+    if doubtful is not None:
+        return doubtful
     shapes = (
         ""
         if given or not is_open(source)
@@ -92,6 +114,42 @@ def choose(source: Source, given: Mapping[str, Array], hints: Mapping[str, TypeP
     raise LiftError(f"{source.label} is inconsistent: {reason}{shapes}")
 
 
+def _apart(source: Source, first: Types, second: Types, found: Trace) -> tuple[Types, Trace]:
+    """The second sizes and what is known there; where not all fit, as many of them as do.
+
+    A batch may be free where the length of a sequence is not.
+    """
+    with suppress(Misfit):
+        return second, walk(source, second, {})
+    places = [(_key(item, at), item.name, at) for item, at in _open(source)]
+    for key in dict.fromkeys(key for key, _, _ in places):
+        tried = {name: _copy(type_) for name, type_ in first.items()}
+        for other, name, at in places:
+            dims = tried[name].tensor_type.shape.dim
+            if other == key and at < len(dims):
+                dims[at].CopyFrom(second[name].tensor_type.shape.dim[at])
+        if tried != first:
+            with suppress(Misfit):
+                found, first = walk(source, tried, {}), tried
+    return first, found
+
+
+def _copy(type_: TypeProto) -> TypeProto:
+    out = TypeProto()
+    out.CopyFrom(type_)
+    return out
+
+
+def _open(source: Source) -> list[tuple[Any, int]]:
+    """The inputs' dimensions whose lengths the file leaves open."""
+    return [
+        (item, at)
+        for item in source.inputs
+        for at, dim in enumerate(item.type.tensor_type.shape.dim)
+        if not is_static(dim)
+    ]
+
+
 def is_static(dim: Any) -> bool:
     """Whether a dimension's length is stated; some exporters write -1 for those that vary."""
     return bool(dim.HasField("dim_value") and dim.dim_value > 0)
@@ -99,16 +157,15 @@ def is_static(dim: Any) -> bool:
 
 def is_open(source: Source) -> bool:
     """Whether an input leaves a length open."""
-    return any(
-        not is_static(dim) for item in source.inputs for dim in item.type.tensor_type.shape.dim
-    )
+    return bool(_open(source))
 
 
 def _attempts(source: Source, given: Mapping[str, Array]) -> Iterator[tuple[Types, Types]]:
     known = settled(source) if is_open(source) else {}
-    for number in range(len(_IMAGES) + len(_EXACT) + len(_FIRST) if is_open(source) else 1):
-        sizes = _sizes(source, given, number, known)
-        yield tuple(  # type: ignore[misc]
+    tried: list[Types] = []
+    for guess in _guesses(source):
+        sizes = _sizes(source, given, guess, known)
+        first, second = (
             {
                 item.name: tensor_type(
                     item.type.tensor_type.elem_type,
@@ -123,6 +180,9 @@ def _attempts(source: Source, given: Mapping[str, Array]) -> Iterator[tuple[Type
             }
             for which in (0, 1)
         )
+        if first not in tried:
+            tried.append(first)
+            yield first, second
 
 
 def _key(item: object, at: int) -> Key:
@@ -131,7 +191,7 @@ def _key(item: object, at: int) -> Key:
 
 
 def _sizes(
-    source: Source, given: Mapping[str, Array], number: int, known: Mapping[tuple[str, int], int]
+    source: Source, given: Mapping[str, Array], guess: _Guess, known: Mapping[tuple[str, int], int]
 ) -> dict[Key, tuple[int, int]]:
     out: dict[Key, tuple[int, int]] = {}
     for (name, at), length in known.items():
@@ -146,7 +206,7 @@ def _sizes(
             inner = [place for name, place in known if name == item.name]
             last = is_static(dims[-1]) and dims[-1].dim_value <= COLOURS
             channels = inner[0] if inner else len(dims) - 1 if last else 1
-            size = _guess(at, len(dims), _key(item, at), number, channels)
+            size = guess(at, len(dims), _key(item, at), channels)
             if item.name in given and given[item.name].ndim == len(dims):
                 length = given[item.name].shape[at]
                 size = (length, length + (1 if at == 0 else max(length // 2 // 32 * 32, 0)))
@@ -154,28 +214,53 @@ def _sizes(
     return out
 
 
-def _guess(at: int, rank: int, key: Key, number: int, channel: int) -> tuple[int, int]:
+def _guesses(source: Source) -> Iterator[_Guess]:
+    """What to try: usual sizes, images whose size the weights fix, then what the file says."""
+    for lengths in zip(_IMAGES, _SEQUENCES, _CHANNELS, strict=True):
+        yield partial(_guess, _BATCH, *lengths)
+    if not is_open(source):
+        return
+    for side in _EXACT:
+        yield partial(_guess, _BATCH, (side, side), (side, side), _CHANNELS[0])
+    for batch in _FIRST:
+        yield partial(_guess, batch, _IMAGES[0], _SEQUENCES[0], _CHANNELS[0])
+    for batch in (_BATCH, (1, 1)):
+        for length in _said(source):
+            yield partial(_guess, batch, (length, length), (length, length), _CHANNELS[0])
+
+
+def _guess(
+    batch: Pair, image: Pair, steps: Pair, colours: int, at: int, rank: int, key: Key, channel: int
+) -> Pair:
     """Sizes of a dimension in one of the attempts.
 
     Args:
+        batch: Numbers of samples.
+        image: Sides of images.
+        steps: Lengths of sequences.
+        colours: Channels of images.
         at: The dimension.
         rank: Dimensions of the input.
         key: Its name.
-        number: Of the attempt; the last are the first again with other lengths in front.
         channel: The dimension of the channels.
     """
-    batch, others = _BATCH, number - len(_IMAGES) - len(_EXACT)
-    if others >= 0:
-        batch, number = _FIRST[others], 0
     if at == 0 or (isinstance(key, str) and "batch" in key.lower()):
         return batch
-    if number >= len(_IMAGES):
-        exact = _EXACT[number - len(_IMAGES)]
-        return (_CHANNELS[0],) * 2 if rank >= 4 and at == channel else (exact, exact)
     if rank >= 4:
-        colours = _CHANNELS[number]
-        return (colours, colours) if at == channel else _IMAGES[number]
-    return _SEQUENCES[number]
+        return (colours, colours) if at == channel else image
+    return steps
+
+
+def _said(source: Source) -> list[int]:
+    """Lengths that reshapes and tables of positions are written for."""
+    found: list[int] = []
+    for name, proto in source.constants.items():
+        dims = tuple(proto.dims)
+        if proto.data_type == TensorProto.INT64 and prod(dims) <= _FEW:
+            found += source.array(name).reshape(-1).tolist()
+        elif len(dims) > 2 and dims[0] == 1:
+            found += dims[1:-1]
+    return [length for length in dict.fromkeys(found) if 1 < length <= _LONGEST][:_SAID]
 
 
 def inputs_for(types: Types, examples: Mapping[str, Array], seed: int) -> dict[str, Array]:

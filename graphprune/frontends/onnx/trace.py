@@ -113,6 +113,8 @@ def walk(source: Source, inputs: Mapping[str, TypeProto], hints: Mapping[str, Ty
             stated.learn(name, trace.shape(name) or ())
         if node.op_type == "Pad" and not node.domain:
             _check_padding(node, trace)
+        if node.op_type == "Reshape" and not node.domain:
+            _check_elements(node, trace)
         _fold(source, node, trace)
     for item in source.model.graph.output:
         if 0 in (trace.shape(item.name) or ()):
@@ -176,6 +178,13 @@ def _check_padding(node: NodeProto, trace: Trace) -> None:
         return
     if any(width >= size for width, size in zip(widths, (*shape, *shape), strict=True)):
         raise Misfit(f"Pad {node.name} mirrors more than the {shape} there is")
+
+
+def _check_elements(node: NodeProto, trace: Trace) -> None:
+    """A reshape keeps all elements: its inference lets any number pass."""
+    before, after = trace.shape(node.input[0]), trace.shape(node.output[0])
+    if before is not None and after is not None and prod(before) != prod(after):
+        raise Misfit(f"Reshape {node.name or node.output[0]} makes {after} of {before}")
 
 
 def _apart(source: Source, name: str) -> bool:

@@ -123,7 +123,7 @@ def runs(
 def results(source: Source, inputs: Mapping[str, Array]) -> dict[str, Any] | None:
     """What the original model gives, by name; None where it does not run."""
     names = [item.name for item in source.model.graph.output]
-    return _computed(source, inputs, names) or None
+    return _computed(source, inputs, names)
 
 
 def observe(
@@ -131,7 +131,7 @@ def observe(
     inputs: Mapping[str, Array],
     names: Sequence[str],
     known: Mapping[str, Array] = MappingProxyType({}),
-) -> dict[str, TypeProto]:
+) -> dict[str, TypeProto] | None:
     """Types of values that have no shape inference, from a run of the whole model.
 
     It ends before operations that nothing here can run; what these give stays unknown.
@@ -141,9 +141,12 @@ def observe(
         inputs: Its inputs.
         names: The tensors.
         known: Results that are given rather than computed.
+
+    Returns:
+        Types by name; None where it does not run.
     """
     found = _computed(source, inputs, names, known)
-    return {name: type_of(item) for name, item in found.items()}
+    return None if found is None else {name: type_of(item) for name, item in found.items()}
 
 
 def _computed(
@@ -151,8 +154,8 @@ def _computed(
     inputs: Mapping[str, Array],
     names: Sequence[str],
     known: Mapping[str, Array] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """Values of the original model, by name."""
+) -> dict[str, Any] | None:
+    """Values of the original model, by name; None where it does not run."""
     model = without_initializers(source.model)
     gone = stop_at_foreign(model, known)
     names = [name for name in names if name not in gone]
@@ -168,7 +171,7 @@ def _computed(
     try:
         found = run_model(model, inputs, known)
     except VerifyError:
-        return {}
+        return None
     return dict(zip(names, found, strict=True))
 
 
