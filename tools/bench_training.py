@@ -9,8 +9,10 @@ Every network is trained, then every method gets as many epochs again:
 - structured, a share of the parameters removed: one-shot and tuning; the same with compensation;
   `recover` (without labels); group lasso or gates (half of the epochs), then one-shot and tuning;
   gradual removal until half of the epochs are over, and the same compensated; where they are
-  installed, Torch-Pruning's group lasso, half of the epochs too, and torch-kirigami's one-shot;
-- single weights, trained from scratch: SNIP's masks, gradual magnitude, SET, RigL;
+  installed, Torch-Pruning's group lasso, half of the epochs too, at the strength that is best on
+  the validation split, and the one-shots of torch-kirigami and fasterai;
+- single weights, trained from scratch: SNIP's masks, gradual magnitude, SET, RigL, and NNCF's
+  magnitude where it is installed;
 
 `--chain` runs shrink, recover (without labels), int8 and ONNX Runtime instead, to files of so many
 times fewer bytes, and prints a table.
@@ -28,7 +30,13 @@ from typing import Any
 
 import torch
 from accuracy.chain import HEAD, Chain, asked_for, chain, line, with_wide
-from accuracy.peers import kirigami, torch_pruning_lasso
+from accuracy.peers import (
+    TORCH_PRUNING_STRENGTHS,
+    fasterai,
+    kirigami,
+    nncf_magnitude,
+    torch_pruning_lasso,
+)
 from accuracy.tasks import TASKS, Task
 from accuracy.training import accuracy, train, trained
 from torch import nn
@@ -42,7 +50,10 @@ STRENGTH = 0.1
 LOOKS = 40
 """How often it may grow, at most."""
 
-PEERS = {"Torch-Pruning's group lasso": "torch_pruning", "torch-kirigami, tuned": "torch_kirigami"}
+PEERS = {
+    "Torch-Pruning's group lasso": "torch_pruning", "torch-kirigami, tuned": "torch_kirigami",
+    "fasterai, tuned": "fasterai", "NNCF's magnitude": "nncf",
+}  # fmt: skip
 """Rows of other tools, with the module that each needs; left out where it is not installed."""
 
 Row = dict[str, list[float]]
@@ -108,18 +119,22 @@ def structured(
         return tuned(net, epochs, attach)
 
     def peer() -> nn.Module:
+        tried = [press(strength) for strength in TORCH_PRUNING_STRENGTHS]
+        return max(tried, key=lambda net: accuracy(net, task.validation))
+
+    def press(strength: float) -> nn.Module:
         net = copy.deepcopy(model)
-        pruner, pruned = torch_pruning_lasso(net, first)
+        pruner, pruned = torch_pruning_lasso(net, first, strength)
 
         def attach(optimizer: torch.optim.Optimizer, steps: int) -> None:
             each, done = max(steps // half, 1), itertools.count()
 
-            def press(*_: Any) -> None:
+            def before(*_: Any) -> None:
                 if next(done) % each == 0:
                     pruner.update_regularizer()
                 pruner.regularize(net)
 
-            optimizer.register_step_pre_hook(press)
+            optimizer.register_step_pre_hook(before)
 
         tuned(net, half, attach)
         return tuned(pruned(ratio), epochs - half)
@@ -127,6 +142,7 @@ def structured(
     return {
         "Torch-Pruning's group lasso": peer,
         "torch-kirigami, tuned": lambda: tuned(kirigami(model, first, ratio), epochs),
+        "fasterai, tuned": lambda: tuned(fasterai(model, first, ratio), epochs),
         "one-shot, tuned": one_shot, "compensated, tuned": compensated,
         "compensated, recovered": recovered, "group lasso": lasso, "gates": gated,
         "gradual": gradual, "gradual, compensated": lambda: gradual(task.inputs),
@@ -154,7 +170,18 @@ def sparse(
 
         return run
 
+    def peer() -> nn.Module:
+        torch.manual_seed(seed)
+        net, before = nncf_magnitude(make(), task.inputs[:2], ratio, max(int(0.75 * epochs), 1))
+
+        def attach(optimizer: torch.optim.Optimizer, steps: int) -> None:
+            each, done = max(steps // epochs, 1), itertools.count()
+            optimizer.register_step_pre_hook(lambda *_: before() if not next(done) % each else None)
+
+        return train(net, task, epochs, seed, attach=attach)
+
     return {
+        "NNCF's magnitude": peer,
         "SNIP": by("fixed", start="snip", data=(task.inputs, task.labels)),
         "gradual magnitude": by("gradual"),
         "SET": by("set"),
@@ -210,10 +237,10 @@ def main() -> None:
             model = trained(name, arguments.task, task, seed)
             rows.setdefault("dense", []).append(accuracy(model, held))
             methods = structured(model, task, epochs, seed, arguments.ratio)
+            methods |= sparse(task.nets[name], task, epochs, seed, arguments.sparsity)
             for row, needed in PEERS.items():
                 if not importlib.util.find_spec(needed):
                     del methods[row]
-            methods |= sparse(task.nets[name], task, epochs, seed, arguments.sparsity)
             for method, run in methods.items():
                 if not arguments.methods or method in arguments.methods:
                     rows.setdefault(method, []).append(accuracy(run(), held))

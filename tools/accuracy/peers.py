@@ -45,6 +45,16 @@ def _least(fits: Callable[[float], bool]) -> float:
     return high
 
 
+def _to_budget(net: nn.Module, pruned: Callable[[float], nn.Module], ratio: float) -> nn.Module:
+    """What remains of a network at the least fraction of channels that meets a budget."""
+    whole = sum(p.numel() for p in net.parameters())
+
+    def fits(fraction: float) -> bool:
+        return sum(p.numel() for p in pruned(fraction).parameters()) <= whole * (1 - ratio)
+
+    return pruned(_least(fits))
+
+
 def _cost(model: nn.Module, of: str, subject: Subject) -> float:
     import torch_pruning as tp
 
@@ -86,24 +96,31 @@ def _pruned(subject: Subject, importance: str, ratio: float) -> nn.Module:
     return small
 
 
-def torch_pruning_lasso(net: nn.Module, example: torch.Tensor) -> tuple[Any, Callable[..., Any]]:
+TORCH_PRUNING_STRENGTHS = (5e-4, 5e-3, 5e-2)
+"""Their example's strength (5e-4, for some hundred epochs), and larger ones for short trainings."""
+
+
+def torch_pruning_lasso(
+    net: nn.Module, example: torch.Tensor, strength: float
+) -> tuple[Any, Callable[..., Any]]:
     """Torch-Pruning's sparse learning (DepGraph's group norms), and what prunes by it afterwards.
 
     Args:
         net: The network, trained in place.
         example: Inputs.
+        strength: Of their regularisation.
 
     Returns:
         Their pruner, whose `update_regularizer()` comes before each epoch and `regularize(net)`
         before each step; and a function of a fraction that gives a pruned copy. Channels are chosen
-        from all layers, and the strength is 5e-4; it was not tuned.
+        from all layers.
     """
     import torch_pruning as tp
 
     def pruner(model: nn.Module, ratio: float) -> Any:
         last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
         return tp.pruner.GroupNormPruner(
-            model, example, importance=tp.importance.GroupMagnitudeImportance(p=2), reg=5e-4,
+            model, example, importance=tp.importance.GroupMagnitudeImportance(p=2), reg=strength,
             pruning_ratio=ratio, ignored_layers=[last], global_pruning=True,
         )  # fmt: skip
 
@@ -113,12 +130,7 @@ def torch_pruning_lasso(net: nn.Module, example: torch.Tensor) -> tuple[Any, Cal
         return small
 
     def to_budget(ratio: float) -> nn.Module:
-        whole = sum(p.numel() for p in net.parameters())
-
-        def fits(fraction: float) -> bool:
-            return sum(p.numel() for p in pruned(fraction).parameters()) <= whole * (1 - ratio)
-
-        return pruned(_least(fits))
+        return _to_budget(net, pruned, ratio)
 
     return pruner(net, 0.5), to_budget
 
@@ -143,6 +155,55 @@ def kirigami(net: nn.Module, example: torch.Tensor, ratio: float) -> nn.Module:
         strategy=Greedy(GroupMagnitude(p=2)),
     )
     return found  # type: ignore[no-any-return]
+
+
+def fasterai(net: nn.Module, example: torch.Tensor, ratio: float) -> nn.Module:
+    """The Pruner of fasterai: a copy without the filters of the smallest magnitude, of all layers.
+
+    Args:
+        net: The network.
+        example: Inputs.
+        ratio: Fraction of the parameters that goes.
+    """
+    from fasterai.core.criteria import large_final
+    from fasterai.prune.pruner import Pruner
+
+    def pruned(fraction: float) -> nn.Module:
+        small = copy.deepcopy(net)
+        last = [module for module in small.modules() if isinstance(module, nn.Linear)][-1]
+        Pruner(
+            small, fraction, "global", large_final, ignored_layers=[last], example_inputs=example
+        ).prune_model()
+        return small
+
+    return _to_budget(net, pruned, ratio)
+
+
+def nncf_magnitude(
+    net: nn.Module, example: torch.Tensor, ratio: float, epochs: int
+) -> tuple[nn.Module, Callable[[], None]]:
+    """NNCF's magnitude pruning of single weights; it has no pruning of channels any more.
+
+    Args:
+        net: The network.
+        example: Inputs.
+        ratio: Fraction of the weights that are zero in the end.
+        epochs: After so many they are.
+
+    Returns:
+        The network to train, and what comes before each epoch.
+    """
+    import nncf
+    from nncf.torch.function_hook.pruning.magnitude.schedulers import (
+        ExponentialMagnitudePruningScheduler,
+    )
+
+    mode = nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_GLOBAL
+    made: nn.Module = nncf.prune(net, mode, ratio=0.0, examples_inputs=example)
+    scheduler = ExponentialMagnitudePruningScheduler(
+        made, mode=mode, initial_ratio=0.0, target_ratio=ratio, target_epoch=epochs
+    )
+    return made, scheduler.step
 
 
 def modelopt(subject: Subject, of: str, ratio: float) -> nn.Module:
