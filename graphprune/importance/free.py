@@ -175,8 +175,8 @@ class Free:
         begun: dict[Axis, Mask] = {}
         whole: dict[Axis, Mask] = {}
         for value, number in self.known.held():
-            if value.is_weight and len(value.shape) == 1:
-                continue  # a bias of zero masks nothing
+            if (value.is_weight and len(value.shape) == 1) or value in self.known.made:
+                continue  # neither a bias of zero nor states to begin with mask anything
             for axis in {*atoms(self.deps.dims[value][number])} & self._wanted:
                 none = np.zeros(axis.size, dtype=bool)
                 some = self.known.touched(value, number, axis, free)
@@ -333,18 +333,32 @@ class Free:
         return pairs or [[(value, number)] for value, number in self._holding(op, axis)]
 
     def _multiplied(self, op: Op, axis: Axis) -> Iterator[list[tuple[Value, int]]]:
-        """The two dimensions that meet, for each product that sums over an axis."""
+        """The dimensions that meet, for each product that sums over an axis."""
         for product in products(op):
-            sides = (product.x, product.x_letters), (product.weight, product.weight_letters)
-            met = [
-                (value, number)
-                for value, letters in sides
-                for number, names in enumerate(letters)
-                if product.contracted.intersection(names)
-                and axis in atoms(self.deps.dims[value][number])
-            ]
-            if met:
-                yield met
+            summed = product.contracted
+            read = self._lettered(product.x, product.x_letters, summed, axis)
+            weight = self._lettered(product.weight, product.weight_letters, summed, axis)
+            if read and product.x in op.outputs:
+                # States of a recurrent layer; each result may lack those of some of its parts.
+                for value in op.outputs:
+                    yield from ([(value, n), *weight] for n in self._dims_of(value, axis))
+            elif read or weight:
+                yield [*read, *weight]
+
+    def _lettered(
+        self,
+        value: Value,
+        letters: tuple[tuple[str, ...], ...],
+        summed: frozenset[str],
+        axis: Axis,
+    ) -> list[tuple[Value, int]]:
+        """The dimensions of an operand that are summed over and hold an axis."""
+        held = set(self._dims_of(value, axis))
+        return [
+            (value, n)
+            for n, names in enumerate(letters)
+            if n in held and summed.intersection(names)
+        ]
 
     def _holding(self, op: Op, axis: Axis) -> Iterator[tuple[Value, int]]:
         for value in (v for v in op.inputs if v is not None):

@@ -2,10 +2,12 @@
 
 1. Weights are followed forwards: a channel whose weights are zero is its bias, one that a batch
    norm multiplies by 0 is the shift, and behind an activation f it is f of that.
-2. What an operation makes of such slices is asked of the operation itself, not of a table: it runs
+2. So is what operations make of nothing, such as the states a recurrent layer begins with.
+3. What an operation makes of such slices is asked of the operation itself, not of a table: it runs
    by itself on numbers drawn at random, with the known ones in their places, and what is the same
    number for all of them is known. Linear operations with stored weights need not be run: an output
-   all of whose live channels have zero weights is `b + W x` of the known ones.
+   all of whose live channels have zero weights is `b + W x` of the known ones; and rows that are
+   taken from a table have its zeros.
 
 Nothing here looks at samples: a channel that merely seems dead on a few inputs is not known.
 """
@@ -28,7 +30,7 @@ from graphprune.engine.linear import border
 from graphprune.engine.run import Run
 from graphprune.importance.drawn import DRAWS, draw, equal, shapes
 from graphprune.importance.stored import Stored, zeros
-from graphprune.rules.facts import is_random
+from graphprune.rules.facts import is_blank, is_random, looked_up
 from graphprune.rules.readings import Reading, folded, reading
 from graphprune.rules.scalings import gain, is_norm
 from graphprune.statistics.bounds import Bounds
@@ -54,6 +56,7 @@ class Known:
 
     Attributes:
         dtype: The precision in which operations are asked.
+        made: Values that are computed of nothing, weights neither.
 
     Args:
         deps: The analysis.
@@ -74,6 +77,7 @@ class Known:
         self._bounds = bounds or {}
         self._gone = gone or {}
         self._held: dict[Value, dict[int, Slices]] = {}
+        self.made: set[Value] = set()
         self._stored = Stored(deps)
         tensors = (value.tensor for value in deps.source.weights.values())
         self._device = next((t.device for t in tensors if t is not None), torch.device("cpu"))
@@ -171,6 +175,9 @@ class Known:
         read = reading(op)
         if isinstance(read, Reading) and self._linear(op, read):
             return
+        if (found_in := looked_up(op)) is not None:
+            self._rows(op.outputs[0], found_in[0])
+            return
         if not self._may_be_known(op, read):
             return
         found: list[dict[int, tuple[torch.Tensor, torch.Tensor]]] = [{} for _ in op.outputs]
@@ -256,12 +263,22 @@ class Known:
         self._note(result, at, dead.reshape(-1), numbers)
         return True
 
+    def _rows(self, result: Value, table: Value) -> None:
+        """Rows of a table have its zeros, whichever rows they are."""
+        ahead = len(result.shape) - len(table.shape)
+        for number, found in self._held.get(table, {}).items():
+            if number:  # along the others whole rows are zero
+                self._note(result, ahead + number, found.mask, found.numbers)
+
     def _may_be_known(self, op: Op, read: Reading | str | None) -> bool:
         """Whether results may be known: what is only added or taken off does not make them so."""
         if not any(True for value in op.outputs for _ in self._dims(value)):
             return False
-        if is_random(op) or self._deps.source.engine.random(op):
+        if is_random(op) or is_blank(op) or self._deps.source.engine.random(op):
             return False
+        if self.made.issuperset(v for v in op.inputs if v is not None):
+            self.made.update(op.outputs)
+            return True
         given: Sequence[Value | None] = op.inputs
         if isinstance(read, Reading):
             given = [read.source, read.weight]

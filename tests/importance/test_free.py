@@ -195,3 +195,63 @@ def test_files_too(compensate: bool) -> None:
     np.testing.assert_array_equal(held["head"], before["head"][:, live])
     x = X.numpy()
     np.testing.assert_allclose(run(small, x=x)[0], run(model, x=x)[0], rtol=1e-5, atol=1e-6)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer some units of which never move from zero."""
+
+    def __init__(self, kind: type[nn.RNNBase], dead: list[str], **how: Any) -> None:
+        super().__init__()
+        self.rnn = kind(6, 8, batch_first=True, **how)
+        self.head = nn.Linear(8 * (2 if self.rnn.bidirectional else 1), 3)
+        for name, tensor in self.rnn.named_parameters():
+            if any(name.endswith(end) for end in dead):
+                with torch.no_grad():
+                    tensor.view(-1, 8, *tensor.shape[1:])[:, [2, 5]] = 0.0
+
+    def forward(self, x: torch.Tensor, state: torch.Tensor | None = None) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.rnn(x, state)[0])
+        return out
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "dead", "gone"),
+    [
+        (nn.LSTM, {}, ["l0"], 2),
+        (nn.GRU, {}, ["l0"], 2),
+        (nn.RNN, {}, ["l0"], 2),
+        (nn.LSTM, {"bidirectional": True}, ["l0", "reverse"], 2),
+        (nn.LSTM, {"bidirectional": True}, ["l0"], 0),
+        (nn.LSTM, {"num_layers": 2}, ["l0", "l1"], 2),
+        (nn.LSTM, {"num_layers": 2}, ["l1"], 0),  # the states of both layers are one tensor
+        (nn.GRU, {"num_layers": 2}, ["l0"], 0),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_units_that_stay_at_zero_are_free(
+    kind: type[nn.RNNBase], how: dict[str, Any], dead: list[str], gone: int
+) -> None:
+    torch.manual_seed(0)
+    net, x = Recurrent(kind, dead, **how).eval(), torch.randn(2, 5, 6)
+    small = graphprune.compact(net, example_inputs=x)
+    assert small.rnn.hidden_size == 8 - gone and type(small) is Recurrent
+    torch.testing.assert_close(small(x), net(x))
+
+
+def test_units_whose_first_state_the_caller_gives_stay() -> None:
+    net = Recurrent(nn.GRU, ["l0"]).eval()
+    x, state = torch.randn(2, 5, 6), torch.randn(1, 2, 8)
+    small = graphprune.compact(net, example_inputs=(x, state))
+    assert small.rnn.hidden_size == 8
+    torch.testing.assert_close(small(x, state), net(x, state))
+
+
+def test_columns_of_an_embedding_that_are_zero_are_free() -> None:
+    net = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    with torch.no_grad():
+        net[0].weight[:, [1, 6]] = 0.0
+        net[0].weight[3] = 0.0  # a row is a word, and no channel
+    tokens = torch.arange(9)[None].repeat(2, 1)
+    small = graphprune.compact(net, example_inputs=tokens)
+    assert tuple(small[0].weight.shape) == (9, 6)
+    torch.testing.assert_close(small(tokens), net(tokens))

@@ -27,6 +27,7 @@ _VIEW, _RESHAPE = torch.ops.aten.view.default, torch.ops.aten.reshape.default
 _SPLITS = ("split", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split")
 # What kernels of fake quantization say of numbers in double precision.
 _ONE_PRECISION = re.compile(r"must be Float|expected scalar type Float")
+_DRAWS = ("train", "p", "dropout", "dropout_p")  # arguments of which 0 or False is to draw nothing
 
 
 def rewritten(op: Op, changed: Mapping[str, Any], operands: Sequence[Any]) -> tuple[Any, Any, Any]:
@@ -136,9 +137,10 @@ def _called(target: Any, args: Any, kwargs: Any, dtype: torch.dtype | None) -> A
 
 
 def _random(op: Op) -> bool:
-    """What PyTorch says of an operation, if it is one of its own."""
+    """What PyTorch says of an operation, if it is one of its own and not told to draw nothing."""
     tags = getattr(getattr(op.source, "target", None), "tags", ())
-    return torch.Tag.nondeterministic_seeded in tags
+    drawn = torch.Tag.nondeterministic_seeded in tags
+    return drawn and not any(op.attrs.get(name, 1) == 0 for name in _DRAWS)
 
 
 def _retyped(arg: Any, dtype: torch.dtype) -> Any:
