@@ -312,6 +312,8 @@ class _Compensator:
             written = self._consumers.written.get(held)
             old = held.tensor.detach() if written is None else written.numbers()
             old = cut_tensor(old, self._cuts.kept(held))
+            if held in self._shifts:  # of a layer that holds two biases in one
+                shift = shift + self._shifts[held]
             self._shifts[held] = shift
             self._store(held, (old.double() + shift).to(old.dtype))
         if consumer.computed and not consumer.shifts:

@@ -17,7 +17,7 @@ from graphprune.compensation.written import Written, written
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.rules.facts import adds
-from graphprune.rules.readings import Reading, folded, reading, recurrent
+from graphprune.rules.readings import Reading, folded, reading, recurrent, stacked
 from graphprune.rules.scalings import epsilon, is_batch_norm, is_norm
 
 
@@ -38,7 +38,7 @@ class Consumer:
         weight: W, a parameter or computed from such alone; it is handled as `groups x outputs x
             channels x taps`.
         bias: b, of one dimension, a parameter or computed from such alone; None where there is
-            none.
+            none. Of a stacked layer it holds two for each direction, one behind the other.
         norm: The batch norm that is the only reader of y; None where there is none.
         channel: The dimension of `value` that is summed over.
         inner: The dimension of `weight` that is summed over.
@@ -46,6 +46,8 @@ class Consumer:
         uses: Number of operations with this weight, all of which use it alike.
         computed: Whether b is computed by the graph, so that no constant can be added to it.
         written: What W is computed from; None where it is stored itself.
+        half: Of a stacked layer, which of the two biases is b: 0 or 1. W then holds directions,
+            outputs and channels, and is handled as if the directions were outputs. None for others.
     """
 
     op: Op
@@ -59,6 +61,7 @@ class Consumer:
     uses: int = 1
     computed: bool = False
     written: Written | None = None
+    half: int | None = None
 
     def numbers(self) -> torch.Tensor:
         """The numbers of W."""
@@ -74,10 +77,14 @@ class Consumer:
 
     def taps(self, weight: torch.Tensor) -> torch.Tensor:
         """A tensor of the weight's shape as `groups x outputs x channels x taps`."""
+        if self.half is not None:
+            return folded(weight.flatten(0, 1), 1, 1)
         return folded(weight, self.inner, self.groups)
 
     def weight_of(self, taps: torch.Tensor, kernel: tuple[int, ...]) -> torch.Tensor:
         """The inverse of `taps`."""
+        if self.half is not None:
+            return taps.reshape(self.weight.shape[0], -1, taps.shape[2])
         taps = taps.reshape(*taps.shape[:3], *kernel)
         if self.weight_is_transposed:
             taps = taps.transpose(1, 2)
@@ -91,7 +98,7 @@ class Consumer:
     @property
     def kernel(self) -> tuple[int, ...]:
         """The lengths of a convolution's kernel; empty for a matrix."""
-        return self.weight.shape[2:]
+        return () if self.half is not None else self.weight.shape[2:]
 
     def gains(self, tensor: Callable[[Value], torch.Tensor]) -> torch.Tensor:
         """The factor |gain| / √(variance + eps) of the batch norm after each output, or 1.
@@ -102,6 +109,8 @@ class Consumer:
         Returns:
             `outputs`, in float64.
         """
+        if self.half is not None:
+            return torch.ones(self.weight.shape[0] * self.weight.shape[1], dtype=torch.float64)
         outputs = self.weight.shape[1 - self.inner] * (self.groups if self.inner == 0 else 1)
         if self.norm is None:
             return torch.ones(outputs, dtype=torch.float64)
@@ -149,8 +158,28 @@ def find_consumers(deps: Dependencies) -> Consumers:
                 out.left[op.name] = found
             elif isinstance(read, Reading) and read.weight in derived:
                 out.left[op.name] = _DERIVED
+        layers = [_stacked(op, read, uses) for read in stacked(op)]
+        if any(layers):
+            out.by_op.setdefault(op, []).extend(layer for layer in layers if layer is not None)
     _leave_mixed(out, uses)
     return out
+
+
+def _stacked(op: Op, read: Reading, uses: Counter[Value]) -> Consumer | None:
+    """A recurrent layer of a file as a consumer, of its input or of its own states."""
+    if read.weight.kind != "parameter" or read.source.is_weight:
+        return None
+    half = 1 if read.source in op.outputs else 0
+    bias = next((v for v in op.inputs if v is not None and _two_biases(v, read.weight)), None)
+    free = bias is None or (bias.kind == "parameter" and uses[bias] == uses[read.weight])
+    return Consumer(
+        op, read.source, read.weight, bias if free else None, None, read.channel, read.inner,
+        uses=uses[read.weight], computed=not free, half=half,
+    )  # fmt: skip
+
+
+def _two_biases(value: Value, weight: Value) -> bool:
+    return value.is_weight and value.shape == (weight.shape[0], 2 * weight.shape[1])
 
 
 def _leave_mixed(out: Consumers, uses: Counter[Value]) -> None:

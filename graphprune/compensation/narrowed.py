@@ -48,6 +48,13 @@ def shifted(
         The bias and the constant, or the mean of the batch norm and the negated constant; for the
         outputs that stay.
     """
+    if consumer.half is not None:
+        assert consumer.bias is not None
+        directions = consumer.weight.shape[0]
+        own = cut_tensor(constant.view(directions, -1), cuts.kept(consumer.weight)[:2])
+        halves = [torch.zeros_like(own), torch.zeros_like(own)]
+        halves[consumer.half] = own
+        return consumer.bias, torch.cat(halves, 1)
     outputs = _outputs_within(consumer, groups, cuts)
     if outputs is not None:
         if consumer.inner == 0 and consumer.groups > 1:  # the same outputs in each group

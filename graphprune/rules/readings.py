@@ -78,6 +78,18 @@ def recurrent(op: Op) -> list[Reading]:
     return [read for read in reads if isinstance(read, Reading)]
 
 
+def stacked(op: Op) -> list[Reading]:
+    """As `recurrent`, for layers whose weights hold directions ahead of outputs and channels."""
+    if not stated(op).recurrent or found(op).nonlinear:
+        return []
+    pairs = [bound.operands[:2] for bound in found(op).products if bound.whole]
+    return [
+        Reading(x, weight, None, len(x.shape) - 1, 2, -1, ends=False)
+        for x, weight in pairs
+        if x is not None and weight is not None and len(weight.shape) == 3
+    ]
+
+
 def _read(bound: Bound, ends: bool) -> Reading | str | None:
     pairs = list(contracting(bound))
     if not pairs:

@@ -185,9 +185,10 @@ def onnx_recurrent(op: Site) -> list[Dims]:
     op.broadcast([state, *(op.dims(i) for i in (5, 6) if op.has(i))])
     if op.has(4):
         unify(batch, op.dims(4)[0])
-    op.state("... i, d g i -> ... g", (op.op.inputs[0], op.op.inputs[1]), whole=False)
+    op.state("... i, d g i -> ... g", (op.op.inputs[0], op.op.inputs[1]))
     shown = next((value for value in op.op.outputs if len(value.shape) > 2), None)
-    op.state("... i, d g i -> ... g", (shown, op.op.inputs[2]), whole=False)
+    alone = op.shape(1)[0] == 1  # in two directions each reads its own states
+    op.state("... i, d g i -> ... g", (shown, op.op.inputs[2]), whole=alone)
     op.contract(x[2], hidden)
     op.effect.macs = [(*x[:2], *weight), (*x[:2], *recurrence)]
     op.resize("hidden_size", hidden)

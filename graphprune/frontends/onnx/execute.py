@@ -192,7 +192,8 @@ def run_node(
     Raises:
         RuntimeError: It does not run.
     """
-    types = tuple((name, _type(item)) for name, item in feeds.items())
+    whole = any(attribute.type == AttributeProto.GRAPH for attribute in node.attribute)
+    types = tuple((name, _type(item, whole)) for name, item in feeds.items())
     try:
         found = None
         if onnxruntime is not None and dtype == torch.float32:
@@ -232,10 +233,11 @@ def _referee(node: NodeProto, opsets: Mapping[str, int], feeds: Mapping[str, Any
     return list(reference.run(None, dict(feeds)))
 
 
-def _type(item: Any) -> bytes:
-    """The type of an operand of whatever shape."""
+def _type(item: Any, whole: bool) -> bytes:
+    """The type of an operand: of whatever shape, but where a graph inside may want to know it."""
     if isinstance(item, np.ndarray | np.generic):
-        type_ = helper.make_tensor_type_proto(kind_of(np.asarray(item)), None)
+        shape = np.shape(item) if whole else None
+        type_ = helper.make_tensor_type_proto(kind_of(np.asarray(item)), shape)
     else:
         type_ = type_of(item)
     return bytes(type_.SerializeToString(deterministic=True))

@@ -100,7 +100,22 @@ def rewritten(lifted: LiftedFile, draft: Draft) -> LiftedFile:
         LiftError: The copy cannot be lifted.
     """
     source = _Copy(lifted.source, draft).changed()
-    return replace(lift(source, lifted.examples), warnings=lifted.warnings)
+    made = lift(source, lifted.examples)
+    _restate(made)
+    return replace(made, warnings=lifted.warnings)
+
+
+def _restate(made: LiftedFile) -> None:
+    """Bring shapes that the file states up to date: two layers made one have other channels."""
+    for item in made.source.model.graph.value_info:
+        shapes = [trace.shape(item.name) for trace in (made.traces.first, made.traces.second)]
+        dims = item.type.tensor_type.shape.dim
+        for at, dim in enumerate(dims):
+            lengths = {
+                None if shape is None or len(shape) != len(dims) else shape[at] for shape in shapes
+            }
+            if dim.HasField("dim_value") and lengths != {dim.dim_value}:
+                dim.Clear()
 
 
 class _Copy:

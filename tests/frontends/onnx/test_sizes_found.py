@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto, helper, shape_inference
+from onnx import ModelProto, TensorProto, helper, numpy_helper, shape_inference
 
 import graphprune
 from tests.frontends.onnx.exports import graph, normal, run
@@ -70,3 +70,56 @@ def test_sizes_at_which_a_file_does_not_run_are_passed_over() -> None:
     model.opset_import.add(domain="com.microsoft", version=1)
     small = graphprune.shrink(model, 0.4, compensate=False)
     assert run(small, x=normal(3, 11, 6))[0].shape == (3, 4)
+
+
+def test_shapes_stated_of_layers_that_become_one() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], pads=[1] * 4),
+        helper.make_node("Conv", ["a", "w2"], ["b"]),
+        helper.make_node("Relu", ["b"], ["y"]),
+    ]
+    weights = {"w1": normal(16, 3, 3, 3), "w2": normal(8, 16, 1, 1)}
+    sizes = {"x": ["n", 3, 8, 8]}, {"y": ["n", 8, 8, 8]}
+    model = shape_inference.infer_shapes(graph(nodes, weights, *sizes, opset=17))
+    small = graphprune.compact(model)
+    assert [node.op_type for node in small.graph.node] == ["Conv", "Relu"]
+    x = normal(3, 3, 8, 8)
+    np.testing.assert_allclose(run(small, x=x)[0], run(model, x=x)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_scan_whose_body_is_told_the_shapes_around_it() -> None:
+    """Its states have no shape of their own; ONNX Runtime infers them from the operands'."""
+    made = helper.make_tensor_value_info
+    node = helper.make_node
+    body = helper.make_graph(
+        [
+            node("MatMul", ["xi", "u"], ["p"]),
+            node("MatMul", ["s", "v"], ["q"]),
+            node("Add", ["p", "q"], ["next"]),
+            node("Identity", ["next"], ["shown"]),
+        ],
+        "body",
+        [made(name, TensorProto.FLOAT, None) for name in ("s", "xi")],
+        [made(name, TensorProto.FLOAT, None) for name in ("next", "shown")],
+        [
+            numpy_helper.from_array(normal(*size), n)
+            for n, size in (("u", (16, 12)), ("v", (12, 12)))
+        ],
+    )
+    nodes = [
+        node("MatMul", ["x", "w1"], ["a"]),
+        node("Relu", ["a"], ["b"]),
+        node("MatMul", ["b", "w2"], ["c"]),
+        node("Transpose", ["c"], ["d"], perm=[1, 0, 2]),
+        node("Scan", ["start", "d"], ["last", "all"], body=body, num_scan_inputs=1),
+        node("MatMul", ["last", "w3"], ["y"]),
+    ]
+    weights = {
+        "w1": normal(6, 24),
+        "w2": normal(24, 16),
+        "w3": normal(12, 4),
+        "start": normal(2, 12),
+    }
+    model = graph(nodes, weights, {"x": [2, "t", 6]}, {"y": [2, 4]}, opset=17)
+    small = graphprune.shrink(model, 0.3, compensate=False)
+    assert run(small, x=normal(2, 5, 6))[0].shape == (2, 4)
