@@ -196,7 +196,8 @@ class _Compensator:
             raise Unsolvable(_OTHERWISE)
         rows = (place.rows(self._staying(consumer, x), consumer.channel) for x in values)
         pairs = ((x, x[:, :, place.kept]) for x in rows)
-        observed(pairs, self._samples.size, into=pool.moments)
+        after = place.how.behind(self._deps, consumer)
+        observed(pairs, self._samples.size, pool.moments, after)
 
     def _weight(self, value: Value) -> torch.Tensor:
         """A weight of the narrowed graph, as far as refitted.
@@ -265,7 +266,8 @@ class _Compensator:
         pairs = [(place.rows(x, at), place.fewer(y, at)) for x, y in zip(dense, small, strict=True)]
         if any(wanted.shape[:2] != found.shape[:2] for wanted, found in pairs):
             raise Unsolvable("the smaller model reads it at other places than the original")
-        moments = observed(pairs, self._samples.size, Moments(self._samples.worth))
+        after = place.how.behind(self._deps, consumer)
+        moments = observed(pairs, self._samples.size, Moments(self._samples.worth), after)
         kept = place.groups, place.kept
         add_expected(moments, self._deps, self._samples, consumer, place.how, kept)
         self._refit(consumer, place, moments)

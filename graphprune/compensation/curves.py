@@ -177,7 +177,8 @@ def _add(
     if key not in last:
         last.clear()
         pairs = ((r, r) for r in (how.rows(x, consumer.channel) for x in values))
-        moments = observed(pairs, samples.size, Moments(samples.worth))
+        after = how.behind(deps, consumer)
+        moments = observed(pairs, samples.size, Moments(samples.worth), after)
         add_expected(moments, deps, samples, consumer, how)
         own = moments.second(central=consumer.shifts)[1]
         diagonal = own.diagonal(dim1=1, dim2=2)

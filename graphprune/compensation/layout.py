@@ -12,7 +12,9 @@ from graphprune.compensation.constants import ROWS_EACH, TOGETHER_LEAST, WIDEST
 from graphprune.compensation.consumers import Consumer, Unsolvable
 from graphprune.core.axes import Dim, leaves, length
 from graphprune.core.cuts import Cuts
+from graphprune.core.groups import Dependencies
 from graphprune.core.indices import Indices
+from graphprune.statistics.order import behind
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Layout:
         x = x.movedim(channel, -1)
         x = x.reshape(-1, self.groups, self.before, x.shape[-1] // self._rest, self.after)
         return x.permute(1, 0, 2, 4, 3).flatten(1, 3)
+
+    def behind(self, deps: Dependencies, consumer: Consumer) -> int | None:
+        """How many of these rows lie behind each sample; None where samples come first."""
+        places = behind(deps, consumer.value, consumer.channel)
+        return None if places is None else places * self.before * self.after
 
     @property
     def _rest(self) -> int:

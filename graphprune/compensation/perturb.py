@@ -23,6 +23,7 @@ from graphprune.engine.run import Chunk, Run, given_inputs, resized
 from graphprune.rules.readings import output_channel
 from graphprune.statistics.constants import VARIANCE_FLOOR
 from graphprune.statistics.estimate import macs_of
+from graphprune.statistics.order import behind, by_sample, in_place
 from graphprune.statistics.samples import Samples
 
 
@@ -57,6 +58,7 @@ class _Perturbed:
     def __init__(self, deps: Dependencies, samples: Samples, chunk: Chunk, size: int) -> None:
         self._graph = deps.source
         self._samples = samples
+        self._deps, self._size = deps, size
         self._attrs = resized(deps, {}, size)
         self._number = {op: number for number, op in enumerate(self._graph.ops)}
         self._known = given_inputs(self._graph, chunk, torch.float32)
@@ -75,7 +77,7 @@ class _Perturbed:
 
     def _share(self, op: Op, generator: torch.Generator) -> float:
         start = op.outputs[0]
-        found = {start: _changed(self._known[start], op, generator)}
+        found = {start: self._changed(self._known[start], op, generator)}
         for later, run in self._run({**self._known, **found}, self._behind(op)):
             found.update((v, run.values(v)[0]) for v in later.outputs if v in self._ends)
         total = 0.0
@@ -85,6 +87,19 @@ class _Perturbed:
                 spread = was.var(unbiased=False) + VARIANCE_FLOOR
                 total += float((now - was).square().mean() / spread)
         return total / PERTURBATION**2
+
+    def _changed(self, y: torch.Tensor, op: Op, generator: torch.Generator) -> torch.Tensor:
+        """Y ± s (y - E y): E is over samples and positions, ± for each sample and channel."""
+        channel = output_channel(op, y.dim())
+        rows = y.movedim(channel, -1)
+        shape = rows.shape
+        rows = rows.reshape(-1, shape[-1])
+        after = behind(self._deps, op.outputs[0], channel)
+        size = self._size if len(rows) % self._size == 0 else 1  # of no sample in particular
+        samples = by_sample(rows - rows.mean(0), size, after)
+        signs = torch.randint(2, (size, 1, shape[-1]), generator=generator).to(y) * 2 - 1
+        moved = in_place(PERTURBATION * signs * samples, after)
+        return y + moved.reshape(shape).movedim(-1, channel)
 
     def _behind(self, op: Op) -> list[Op]:
         """The operations that depend on an operation's first result."""
@@ -103,12 +118,3 @@ class _Perturbed:
         weights, dtype = self._samples.weight, torch.float32
         run = Run(self._graph, weights, [known], self._attrs, dtype, ops=ops)
         return ((op, run) for op in run.steps())
-
-
-def _changed(y: torch.Tensor, op: Op, generator: torch.Generator) -> torch.Tensor:
-    """Perturbed y ± s (y - E y): E is over samples and positions, ± for each sample and channel."""
-    channel = output_channel(op, y.dim())
-    others = [dim for dim in range(y.dim()) if dim != channel]
-    shape = [n if dim in (0, channel) else 1 for dim, n in enumerate(y.shape)]
-    signs = torch.randint(2, shape, generator=generator).to(y) * 2 - 1
-    return y + PERTURBATION * signs * (y - y.mean(others, keepdim=True))

@@ -42,6 +42,7 @@ from graphprune.engine.trial import Trial
 from graphprune.rules.readings import output_channel
 from graphprune.statistics.constants import VARIANCE_FLOOR
 from graphprune.statistics.estimate import elements_of, macs_of
+from graphprune.statistics.order import behind, by_sample
 from graphprune.statistics.samples import Samples, captured, recut, walk
 
 
@@ -83,7 +84,7 @@ def sensitivities(
         return _perturbed(deps, samples, size, ops)
     weights = {value: _weight(samples, value) for value in deps.source.weights.values()}
     trial = Trial(deps, size, weights=weights)
-    wanted = {op.outputs[0]: op for op in ops}
+    wanted = {op.outputs[0]: _Seen.of(deps, op, size) for op in ops}
     found: dict[Value, list[torch.Tensor]] = {}
     number = int(SENSED_MACS / max(macs_of(deps), 1.0))
     number = min(max(number, SENSED_LEAST), SENSED_MOST)
@@ -92,11 +93,11 @@ def sensitivities(
         for number, chunk in enumerate(chunks):
             if number and allowed.spent >= 1:
                 break
-            for value, shares in _sensed(trial, chunk, wanted, number).items():
+            for value, shares in _sensed(trial, chunk, wanted, size, number).items():
                 found.setdefault(value, []).append(shares)
     except (RuntimeError, IndexError, TypeError, ValueError):  # no gradients, or another batch size
         return None
-    return {wanted[value]: _mean(shares) for value, shares in found.items()}
+    return {op: _mean(found[op.outputs[0]]) for op in ops if op.outputs[0] in found}
 
 
 def _perturbed(
@@ -129,6 +130,34 @@ def _fitting(deps: Dependencies, size: int) -> int | None:
     return next((n for n in (size, captured(deps)) if n * each <= GRADIENT_BYTES), None)
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """How to read the result of a linear operation.
+
+    Attributes:
+        channel: Its dimension of channels.
+        size: Number of samples.
+        after: Places behind each sample (`behind`).
+    """
+
+    channel: int
+    size: int
+    after: int | None
+
+    @staticmethod
+    def of(deps: Dependencies, op: Op, size: int) -> _Seen:
+        value = op.outputs[0]
+        channel = output_channel(op, len(value.shape))
+        return _Seen(channel, size, behind(deps, value, channel))
+
+    def by_sample(self, x: torch.Tensor) -> torch.Tensor:
+        """A result as `samples x places x channels`."""
+        rows = x.movedim(self.channel, -1)
+        rows = rows.reshape(-1, rows.shape[-1])
+        size = self.size if len(rows) % self.size == 0 else 1  # of no sample in particular
+        return by_sample(rows, size, self.after)
+
+
 def _weight(samples: Samples, value: Value) -> torch.Tensor:
     """A weight for the run; parameters require gradients, so that they reach every operation."""
     tensor = as_dtype(samples.weight(value), torch.float32)
@@ -137,14 +166,15 @@ def _weight(samples: Samples, value: Value) -> torch.Tensor:
 
 
 def _sensed(
-    trial: Trial, chunk: Chunk, wanted: Mapping[Value, Op], seed: int
+    trial: Trial, chunk: Chunk, wanted: Mapping[Value, _Seen], size: int, seed: int
 ) -> dict[Value, torch.Tensor]:
     """Sensitivity and variance of each wanted value in one run: `2 x channels`, as `_share`.
 
     Args:
         trial: Runs the original.
         chunk: The inputs.
-        wanted: Results of linear operations, with their operation.
+        wanted: Results of linear operations, and how to read them.
+        size: Number of samples.
         seed: For the random direction.
     """
     held: dict[Value, torch.Tensor] = {}
@@ -159,10 +189,10 @@ def _sensed(
         ends = zip(trial.outputs, results, strict=True)
         held.update({v: x for v, x in ends if v in wanted and _follows(x)})
         gradients = torch.autograd.grad(
-            _projected(results, seed), list(held.values()), allow_unused=True
+            _projected(results, seed, size), list(held.values()), allow_unused=True
         )
     return {
-        value: _share(x.detach(), g, output_channel(wanted[value], x.dim()))
+        value: _share(wanted[value].by_sample(x.detach()), wanted[value].by_sample(g))
         for (value, x), g in zip(held.items(), gradients, strict=True)
         if g is not None
     }
@@ -173,23 +203,32 @@ def _follows(x: torch.Tensor) -> bool:
     return x.is_floating_point() and x.requires_grad
 
 
-def _projected(results: Sequence[torch.Tensor], seed: int) -> torch.Tensor:
-    """Σ direction · result / standard deviation, over a normal direction of unit mean square."""
+def _projected(results: Sequence[torch.Tensor], seed: int, size: int) -> torch.Tensor:
+    """Σ direction · result / standard deviation, over a normal direction of unit mean square.
+
+    Args:
+        results: Those of a run.
+        seed: For the direction.
+        size: Number of samples.
+    """
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(())
     for x in results:
         if _follows(x):
             direction = torch.randn(x.shape, generator=generator).to(x)
             spread = x.detach().std(unbiased=False) + VARIANCE_FLOOR
-            scale = spread * (x.numel() / len(x)) ** 0.5 if x.dim() else spread
+            scale = spread * max(x.numel() / size, 1.0) ** 0.5
             total = total.to(x) + (direction * x).sum() / scale
     return total
 
 
-def _share(y: torch.Tensor, gradient: torch.Tensor, channel: int) -> torch.Tensor:
-    """E[(Σ_positions g · (y - E y))²] and Var y of each channel: `2 x channels`, in float64."""
-    y, gradient = (x.movedim(channel, -1) for x in (y, gradient))
-    y, gradient = (x.reshape(len(x), -1, x.shape[-1]) for x in (y, gradient))
+def _share(y: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """E[(Σ_positions g · (y - E y))²] and Var y of each channel: `2 x channels`, in float64.
+
+    Args:
+        y: A result, `samples x positions x channels`.
+        gradient: Its gradient, likewise.
+    """
     centred = y - y.mean([0, 1], keepdim=True)
     inner = (gradient * centred).sum(1).double()  # samples x channels
     return torch.stack([inner.square().mean(0), centred.square().mean([0, 1]).double()])

@@ -64,6 +64,8 @@ class Reads:
         if view.columns > WIDEST:
             raise Unsolvable(f"its {view.columns} columns are more than {WIDEST}")
         share = 0.0
+        plain = Layout(view.groups, 1, view.channels, 1)
+        after = None if view.kernel else plain.behind(self._deps, consumer)
         for dense, small in pairs:
             if dense.shape != small.shape:
                 raise Unsolvable("the sparse model reads it at other places than the original")
@@ -71,7 +73,7 @@ class Reads:
                 wanted = self._rows(consumer, view, a)
                 found = wanted if b is a else self._rows(consumer, view, b)
                 samples = self._size * len(a) // max(len(dense), 1) if a.dim() else self._size
-                into.sampled(found, max(samples, 1))
+                into.sampled(found, max(samples, 1), after)
                 share = share or share_of(
                     wanted.shape[1] * len(pairs) * self._size // max(samples, 1), view.columns
                 )

@@ -13,6 +13,7 @@ from graphprune.statistics.constants import (
     SCARCITY,
     TINY,
 )
+from graphprune.statistics.order import by_sample
 
 
 def thinned(rows: torch.Tensor, share: float) -> torch.Tensor:
@@ -58,16 +59,17 @@ class Moments:
         self._worth = worth
         self._expected: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def sampled(self, inputs: torch.Tensor, size: int) -> None:
+    def sampled(self, inputs: torch.Tensor, size: int, after: int | None = None) -> None:
         """Record the mean of each sample's rows, from which `scarcity` counts independent rows.
 
         Args:
-            inputs: All rows, added or not: `groups x rows x channels`, sample after sample.
+            inputs: All rows, added or not: `groups x rows x channels`.
             size: Number of samples.
+            after: Rows behind each sample; None where rows lie sample after sample.
         """
-        groups, rows, channels = inputs.shape
-        if rows and rows % size == 0:
-            self._samples.append(inputs.reshape(groups, size, -1, channels).mean(2))
+        rows = inputs.shape[1]
+        if rows and rows % (size * (after or 1)) == 0:
+            self._samples.append(by_sample(inputs, size, after).mean(2))
 
     def add(self, targets: torch.Tensor, inputs: torch.Tensor) -> None:
         """Add rows.
@@ -203,7 +205,10 @@ class Moments:
 
 
 def observed(
-    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], size: int, into: Moments
+    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    size: int,
+    into: Moments,
+    after: int | None = None,
 ) -> Moments:
     """Add rows to moments, evenly spaced ones where there are more than needed.
 
@@ -211,6 +216,7 @@ def observed(
         pairs: Targets and inputs of each chunk, `groups x rows x channels`.
         size: Number of samples in a chunk.
         into: The moments they are added to.
+        after: Rows behind each sample; None where rows lie sample after sample.
 
     Returns:
         `into`.
@@ -220,7 +226,7 @@ def observed(
     share = share_of(total, max((x.shape[2] for _, x in pairs), default=1))
     held: list[tuple[torch.Tensor, torch.Tensor]] = []
     for number, (targets, inputs) in enumerate(pairs, 1):
-        into.sampled(inputs, size)
+        into.sampled(inputs, size, after)
         fewer = thinned(inputs, share)
         held.append((fewer if targets is inputs else thinned(targets, share), fewer))
         if number == len(pairs) or sum(x.shape[1] for _, x in held) >= ROWS_TOGETHER:

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.compensation import sensitivity as module
+from graphprune.compensation.consumers import find_consumers
 from graphprune.compensation.curves import loss_curves
+from graphprune.compensation.layout import Layout
 from graphprune.compensation.perturb import perturb
 from graphprune.compensation.sensitivity import Sensitivity, sensitivities
 from graphprune.core.allowance import Allowance
 from graphprune.engine.engine import Engine
 from graphprune.engine.run import chunked
-from graphprune.statistics.samples import Samples, split
+from graphprune.statistics.moments import Moments, observed
+from graphprune.statistics.samples import Samples, split, walk
 
 
 def _sensed(model: nn.Module, x: Tensor) -> list[Sensitivity | None]:
@@ -152,3 +155,67 @@ def test_runs_that_would_take_long_are_not_begun(monkeypatch: pytest.MonkeyPatch
     assert whole != fewer, "of fewer samples"
     monkeypatch.setattr("graphprune.compensation.perturb.PERTURBED_CALLS", 1)
     assert perturb(deps, samples, several, 16, ops) is None
+
+
+class Steps(nn.Module):
+    """Two layers over the steps of sequences, which lie as the argument says."""
+
+    def __init__(self, order: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.order = order
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        samples, steps, _ = x.shape
+        if self.order == "steps first":
+            y: Tensor = self.b(self.a(x.transpose(0, 1)).relu()).mean(0)
+        elif self.order == "steps and samples":
+            y = self.b(self.a(x.transpose(0, 1).reshape(steps * samples, 6)).relu())
+            y = y.view(steps, samples, 5).mean(0)
+        else:
+            y = self.b(self.a(x).relu()).mean(1)
+        return y
+
+
+@pytest.mark.parametrize("way", ["gradients", "perturbed"])
+@pytest.mark.parametrize("order", ["steps first", "steps and samples"])
+def test_it_does_not_matter_where_samples_lie(order: str, way: str) -> None:
+    x = torch.randn(64, 7, 6) + torch.randn(64, 1, 6)
+
+    def sensed(net: nn.Module) -> Tensor:
+        deps = graphprune.analyze(net, x[:2])
+        ops = [op for op in deps.source.ops if op.type == "aten.linear"]
+        samples = split(deps, [x], "test")
+        if way == "perturbed":
+            found = perturb(deps, samples, samples.chunks, samples.size, ops)
+            assert found is not None
+            return torch.tensor([found[op] for op in ops])
+        exact = sensitivities(deps, samples, ops)
+        assert exact is not None
+        return torch.cat([exact[op].channels for op in ops])
+
+    torch.testing.assert_close(sensed(Steps(order)), sensed(Steps("samples first")))
+
+
+def test_rows_count_as_many_wherever_samples_lie() -> None:
+    """Steps that are alike tell little, which the ridge of every fit depends on."""
+    x = 0.1 * torch.randn(64, 7, 6) + torch.randn(64, 1, 6)
+
+    def scarcity(order: str) -> float:
+        deps = graphprune.analyze(Steps(order), x[:2])
+        op = next(op for op in deps.source.ops if op.type == "aten.linear")
+        (consumer,) = find_consumers(deps).by_op[op]
+        how = Layout(1, 1, 6, 1)
+        samples = split(deps, [x], "test")
+        for at, run in walk(deps, samples):
+            if at is op:
+                rows = [how.rows(y, consumer.channel) for y in run.values(consumer.value)]
+                pairs = [(y, y) for y in rows]
+                after = how.behind(deps, consumer)
+                return float(observed(pairs, samples.size, Moments(), after).scarcity())
+        raise AssertionError("not run")
+
+    first = scarcity("samples first")
+    assert scarcity("steps first") == pytest.approx(first)
+    assert scarcity("steps and samples") == pytest.approx(first)
