@@ -7,9 +7,10 @@
 Every network is trained, then every method gets as many epochs again:
 
 - structured, a share of the parameters removed: one-shot and tuning; the same with compensation;
-  `recover` (without labels); group lasso or gates (half of the epochs), then one-shot and tuning;
+  `recover` (without labels); group lasso or gates (a third of the epochs), then one-shot and
+  tuning;
   gradual removal until half of the epochs are over, and the same compensated; where they are
-  installed, Torch-Pruning's group lasso, half of the epochs too, at the strength that is best on
+  installed, Torch-Pruning's group lasso, a third of the epochs too, at the strength that is best on
   the validation split, and the one-shots of torch-kirigami and fasterai;
 - single weights, trained from scratch: SNIP's masks, gradual magnitude, SET, RigL, and NNCF's
   magnitude where it is installed;
@@ -47,6 +48,11 @@ from graphprune.training import Gates, Gradual, GroupLasso, Schedule, SparseTrai
 STRENGTH = 0.1
 """Of the group lasso, at first: it grows until the target is met."""
 
+PART = 1 / 3
+"""Of the epochs for a lasso or gates, before the rest tunes what stays. Chosen on the validation
+split (digits, ResNet, three trainings): gates 98.8 against 97.8 for a half, group lasso 97.8
+against 97.6 for a half and 97.5 for two thirds; the standard error is some 0.5."""
+
 LOOKS = 40
 """How often it may grow, at most."""
 
@@ -63,7 +69,7 @@ def structured(
     model: nn.Module, task: Task, epochs: int, seed: int, ratio: float
 ) -> dict[str, Any]:
     """Smaller networks of one trained network, by method."""
-    first, half = task.inputs[:2], max(epochs // 2, 1)
+    first, part = task.inputs[:2], max(round(epochs * PART), 1)
 
     def tuned(net: nn.Module, number: int, attach: Any = None) -> nn.Module:
         if attach is None:
@@ -91,11 +97,11 @@ def structured(
             penalty = GroupLasso(net, STRENGTH, example_inputs=first, target=ratio, every=every)
             penalty.attach(optimizer)
 
-        tuned(net, half, attach)
+        tuned(net, part, attach)
         small = graphprune.shrink(
             net, ratio, importance="group_norm", example_inputs=first, compensate=False
         )
-        return tuned(small, epochs - half)
+        return tuned(small, epochs - part)
 
     def gated() -> nn.Module:
         net = copy.deepcopy(model)
@@ -105,8 +111,8 @@ def structured(
             held.append(Gates(net, ratio, example_inputs=first, warmup=steps // 2))
             held[0].attach(optimizer)
 
-        tuned(net, half, attach)
-        return tuned(held[0].plan(compensate=False).apply(), epochs - half)
+        tuned(net, part, attach)
+        return tuned(held[0].plan(compensate=False).apply(), epochs - part)
 
     def gradual(data: Any = None) -> nn.Module:
         net = copy.deepcopy(model)
@@ -127,7 +133,7 @@ def structured(
         pruner, pruned = torch_pruning_lasso(net, first, strength)
 
         def attach(optimizer: torch.optim.Optimizer, steps: int) -> None:
-            each, done = max(steps // half, 1), itertools.count()
+            each, done = max(steps // part, 1), itertools.count()
 
             def before(*_: Any) -> None:
                 if next(done) % each == 0:
@@ -136,8 +142,8 @@ def structured(
 
             optimizer.register_step_pre_hook(before)
 
-        tuned(net, half, attach)
-        return tuned(pruned(ratio), epochs - half)
+        tuned(net, part, attach)
+        return tuned(pruned(ratio), epochs - part)
 
     return {
         "Torch-Pruning's group lasso": peer,

@@ -7,7 +7,7 @@ weights are new.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -80,7 +80,7 @@ class Attached:
             The method itself.
 
         Raises:
-            OptionError: This is no optimizer.
+            OptionError: This is no optimizer, or none of the model's.
             GraphPruneError: The method is attached already.
         """
         inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
@@ -89,6 +89,13 @@ class Attached:
         if self._optimizer is not None:
             raise GraphPruneError(
                 f"this {type(self).__name__} is attached already: call .detach() first"
+            )
+        held = {id(p) for group in inner.param_groups for p in group["params"]}
+        own = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if own and not any(id(parameter) in held for parameter in own):
+            raise OptionError(
+                f"the optimizer holds no parameter of the model that this {type(self).__name__} is "
+                "for: make it of that model's .parameters()"
             )
         self._optimizer = inner
         self._handles = [
@@ -128,6 +135,10 @@ class Attached:
         self._handles = []
         self._optimizer = None
 
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Those of the model that is trained."""
+        raise NotImplementedError
+
     def attached(self) -> None:
         """Called once the optimizer is known."""
 
@@ -156,8 +167,10 @@ class Attached:
         Raises:
             GraphPruneError: It is the state of another method.
         """
-        if state.get("kind") != self.kind:
+        kind = state.get("kind") if isinstance(state, Mapping) else type(state).__name__
+        if kind != self.kind:
             raise GraphPruneError(
-                f"this is no state of {type(self).__name__}: it holds kind {state.get('kind')!r}"
+                f"this is no state of {type(self).__name__}, which has kind {self.kind!r}, "
+                f"but {kind!r}"
             )
         self.steps = int(state["steps"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from graphprune.core.errors import GraphPruneError, OptionError
@@ -13,6 +15,10 @@ from graphprune.training.attached import Attached
 
 Maker = Callable[[nn.Module], Attached]
 """Makes a method for a model: `lambda model: GroupLasso(model, 1e-4, example_inputs=x)`."""
+
+
+STATE = "graphprune.pt"
+"""The file in a Trainer's checkpoint that holds the state of the methods."""
 
 
 class _Methods:
@@ -68,8 +74,20 @@ class _Callback:
         return self._held.methods
 
 
+def _place(args: Any, state: Any) -> Path | None:
+    """The file in the Trainer's checkpoint of this step that holds the methods' state."""
+    folder = getattr(args, "output_dir", None)
+    if folder is None or not state.global_step:
+        return None
+    return Path(folder) / f"checkpoint-{state.global_step}" / STATE
+
+
 def for_trainer(*makers: Maker) -> Any:
-    """A callback for `transformers.Trainer`.
+    """A callback for `transformers.Trainer`; its state travels in the Trainer's checkpoints.
+
+    A `Gradual` that is to go on from a checkpoint needs its state before the Trainer loads the
+    smaller weights: `Gradual(model, ...).load_state_dict(state)` on the fresh model, with what
+    `torch.load` finds under `"methods"` in the checkpoint's `graphprune.pt`.
 
     Args:
         *makers: Each makes a method for the model, once its optimizer exists.
@@ -94,7 +112,15 @@ def for_trainer(*makers: Maker) -> Any:
         """Attaches methods of training to the Trainer's optimizer."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            path = _place(args, state)
+            if not self._held.methods and path is not None and path.is_file():
+                self._held.load(torch.load(path, weights_only=True))
             self._held.start(kwargs["model"], kwargs["optimizer"])
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            path = _place(args, state)
+            if state.is_world_process_zero and path is not None and path.parent.is_dir():
+                torch.save(self._held.state(), path)
 
     return GraphPruneCallback(makers)
 

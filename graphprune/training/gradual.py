@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from graphprune.api import plan
 from graphprune.choice.constants import RATIO_TOLERANCE
@@ -37,7 +38,7 @@ class Gradual(Attached):
         of: The cost that the schedule speaks of.
         example_inputs: As for `graphprune.shrink`.
         also: Further modules of the same class and widths that lose the same channels: averages of
-            the weights (the `module` of `torch.optim.swa_utils.AveragedModel`).
+            the weights (`torch.optim.swa_utils.AveragedModel`, which is looked through).
         data: As for `graphprune.shrink`, read once. With it `compensate` is on and `importance`
             `"auto"` where not given; without it, `compensate` is off and `importance` is
             `"group_norm"`, and training alone makes up for what goes.
@@ -67,7 +68,7 @@ class Gradual(Attached):
         of: str | Counting = "params",
         *,
         example_inputs: Any = None,
-        also: Sequence[nn.Module] = (),
+        also: nn.Module | Sequence[nn.Module] = (),
         data: Any = None,
         **options: Any,
     ) -> None:
@@ -82,7 +83,8 @@ class Gradual(Attached):
             raise OptionError(f"schedule is a graphprune.training.Schedule, not {schedule!r}")
         self.model = bare(model)
         self.schedule = schedule
-        self.also = [bare(module) for module in also]
+        averages = [also] if isinstance(also, nn.Module) else list(also)
+        self.also = [bare(m.module if isinstance(m, AveragedModel) else m) for m in averages]
         self.of = cost_name(of)
         self.plans: list[dict[str, Any]] = []
         self.removed = 0.0
@@ -98,6 +100,10 @@ class Gradual(Attached):
         """Remove channels where the schedule says so."""
         if self.schedule.due(self.steps):
             self.remove(self.schedule.at(self.steps))
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Those of the model that is trained."""
+        return self.model.parameters()
 
     def scalars(self) -> dict[str, float]:
         """The fraction that is gone, and the parameters that are left."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -108,6 +108,10 @@ class Penalty(Attached):
             group.name: int((~held).sum())
             for group, held in zip(self.coupled.groups, self._open(), strict=True)
         }
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Those of the model that is trained."""
+        return self.coupled.model.parameters()
 
     @torch.no_grad()
     def scalars(self) -> dict[str, float]:

@@ -7,7 +7,7 @@ sparse kernels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -127,6 +127,10 @@ class SparseTraining(Attached):
         whole = sum(mask.numel() for mask in self.masks.values())
         kept = sum(int(mask.sum()) for mask in self.masks.values())
         return 1 - kept / whole
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Those of the model that is trained."""
+        return self.model.parameters()
 
     def scalars(self) -> dict[str, float]:
         """The fraction of the masked layers' weights that are masked."""

@@ -56,7 +56,7 @@ def test_gates_reach_their_budget_and_the_plan_meets_it(kind: str) -> None:
     assert float(gates.left().detach()) > 0.7
     train(model, optimizer, 120)
     assert float(gates.left().detach()) == pytest.approx(0.4, abs=0.08)
-    plan = gates.plan(compensate=False, round_to=1)
+    plan = gates.plan(compensate=False)
     small = plan.apply()
     assert plan.report is not None and plan.report.achieved == pytest.approx(0.6, abs=0.02)
     assert type(small) is nn.Sequential and not small._forward_pre_hooks
