@@ -180,9 +180,11 @@ def _sensed(
     held: dict[Value, torch.Tensor] = {}
 
     def watch(op: Op, operands: list[torch.Tensor | None]) -> None:
-        for value, x in zip(op.inputs, operands, strict=True):
+        for at, (value, x) in enumerate(zip(op.inputs, operands, strict=True)):
             if value is not None and value in wanted and x is not None and _follows(x):
                 held[value] = x
+                if trial.writes(op):
+                    operands[at] = x.clone()
 
     with torch.enable_grad():
         results = trial.run(chunk, watch)

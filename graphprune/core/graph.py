@@ -105,6 +105,10 @@ class Evaluator(Protocol):
         """Whether an operation may give other results each time."""
 
     @property
+    def writes(self) -> Callable[[Op], bool]:
+        """Whether an operation writes its result to where its first operand was."""
+
+    @property
     def lacks(self) -> Callable[[Op], str]:
         """Why an operation cannot be run at all, or nothing."""
 

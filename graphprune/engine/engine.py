@@ -66,6 +66,8 @@ class Engine:
             keeps the type it is stored in.
         random: Whether an operation may give other results each time, for those that no rule calls
             random. Attention with a dropout of zero does not: only a second run can tell.
+        writes: Whether an operation writes its result to where its first operand was, as `relu_` of
+            PyTorch does: who holds the operand then holds the result.
         lacks: Why an operation cannot be run at all, or nothing. A proof takes its results for
             granted, and goes on behind it.
     """
@@ -78,6 +80,7 @@ class Engine:
     differentiable: bool = False
     native: torch.dtype | None = None
     random: Callable[[Op], bool] = _never
+    writes: Callable[[Op], bool] = _never
     lacks: Callable[[Op], str] = _nothing
 
 

@@ -27,6 +27,8 @@ class Trial:
 
     Attributes:
         outputs: The results of a run: the graph's outputs, but for weights.
+        writes: Whether an operation writes to its first operand. Who watches may put a copy into
+            its place.
     """
 
     def __init__(
@@ -38,10 +40,12 @@ class Trial:
     ) -> None:
         self._graph = deps.source
         engine = self._graph.engine
+        self.writes = engine.writes
         self._engine = Engine(
             with_gradients(engine.evaluate),
             differentiable=True,
             random=engine.random,
+            writes=engine.writes,
             lacks=engine.lacks,
         )
         self._attrs: Attrs = resized(deps, keep or {}, batch)

@@ -219,3 +219,17 @@ def test_rows_count_as_many_wherever_samples_lie() -> None:
     first = scarcity("samples first")
     assert scarcity("steps first") == pytest.approx(first)
     assert scarcity("steps and samples") == pytest.approx(first)
+
+
+def test_what_is_written_in_place_counts_as_it_was() -> None:
+    x = torch.randn(64, 3, 6, 6)
+
+    def sensed(in_place: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(in_place), nn.Conv2d(8, 4, 3), nn.ReLU(in_place),
+            nn.Flatten(), nn.Linear(16, 5),
+        )  # fmt: skip
+        return [found.channels for found in _sensed(model, x) if found is not None]
+
+    torch.testing.assert_close(sensed(True), sensed(False))

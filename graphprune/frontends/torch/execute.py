@@ -143,8 +143,14 @@ def _random(op: Op) -> bool:
     return drawn and not any(op.attrs.get(name, 1) == 0 for name in _DRAWS)
 
 
+def writes(op: Op) -> bool:
+    """Whether an operation of PyTorch's writes in place."""
+    schema = getattr(getattr(op.source, "target", None), "_schema", None)
+    return bool(schema is not None and schema.is_mutable and op.outputs)
+
+
 def _retyped(arg: Any, dtype: torch.dtype) -> Any:
     return dtype if isinstance(arg, torch.dtype) and arg.is_floating_point else arg
 
 
-TORCH = Engine(sharing(evaluate), torch.float64, differentiable=True, random=_random)
+TORCH = Engine(sharing(evaluate), torch.float64, differentiable=True, random=_random, writes=writes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from graphprune.core.graph import Op, Value
+from graphprune.frontends.torch.execute import writes
 
 
 def needed_for(wanted: Sequence[Value], ops: Sequence[Op], given: Collection[Value]) -> list[Op]:
@@ -27,16 +28,11 @@ def needed_for(wanted: Sequence[Value], ops: Sequence[Op], given: Collection[Val
         todo = [
             value
             for op in ops
-            if op not in needed and _writes(op) and _base(op.outputs[0], makers) in memory
+            if op not in needed and writes(op) and _base(op.outputs[0], makers) in memory
             for value in op.outputs
             if value not in given
         ]
     return [op for op in ops if op in needed]
-
-
-def _writes(op: Op) -> bool:
-    schema = getattr(op.source.target, "_schema", None)
-    return bool(schema is not None and schema.is_mutable and op.outputs)
 
 
 def _base(value: Value, makers: Mapping[Value, Op]) -> Value:
