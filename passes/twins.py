@@ -47,7 +47,7 @@ class MergeTwins(Pass):
 
         def merge(draft: Draft, op: Op) -> Rewrite | str | None:
             behind = linear(op, draft) if op.name in merged else None
-            return _merged(op, behind, merged.pop(op.name)) if isinstance(behind, Linear) else None
+            return _merged(op, behind, merged[op.name]) if isinstance(behind, Linear) else None
 
         rewrite(work, merge)
         return self.done(f"{number} channels are read as multiples of others")
@@ -85,10 +85,14 @@ def _columns(twins: Twins, reader: Linear, axis: Axis) -> dict[int, tuple[int, i
     return out
 
 
-def _merged(op: Op, behind: Linear, columns: list[tuple[int, int, float]]) -> Rewrite:
+def _merged(op: Op, behind: Linear, columns: list[tuple[int, int, float]]) -> Rewrite | None:
+    """The columns of twins as one; None where that is done, as on a draft that is made anew."""
     weight = behind.weight.clone()
     each = weight.shape[2]
-    for i, j, factor in columns:
+    held = [c for c in columns if bool(weight[c[0] // each, :, c[0] % each].any())]
+    if not held:
+        return None
+    for i, j, factor in held:
         group = i // each
         weight[group, :, j % each] += factor * weight[group, :, i % each]
         weight[group, :, i % each] = 0.0

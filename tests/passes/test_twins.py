@@ -10,6 +10,10 @@ from onnx import numpy_helper
 from torch import nn
 
 import graphprune
+from graphprune.core.rewrites import Draft
+from graphprune.frontends.opening import open_model
+from graphprune.passes.twins import MergeTwins
+from graphprune.pipeline import Asked, Work
 from tests.passes.test_compact import IMAGE, ROWS, check, conv, exported
 
 
@@ -59,3 +63,20 @@ def test_an_activation_lets_some_factors_through(act: Any, factor: float, width:
         net[0].bias[6] = factor * net[0].bias[2]
     small, _ = check(net, ROWS)
     assert small[0].out_features == width
+
+
+def test_what_was_found_is_found_again_on_a_draft_that_is_made_anew() -> None:
+    """A rewrite that cannot be made takes the draft back; the others are then looked for again."""
+    with torch.no_grad():
+        net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+        net[0].weight[6], net[0].bias[6] = 2 * net[0].weight[2], 2 * net[0].bias[2]
+    work = Work(open_model(net, ((ROWS,), {})).program, Asked())
+    graph = work.program.graph
+    MergeTwins().run(work)
+    pending: Any = work.pending
+    (find,) = pending.finds
+    for _ in range(2):
+        draft = Draft(graph)
+        (found,) = [one for op in draft.ops if (one := find(draft, op)) is not None]
+        draft.make(found)
+        assert not [one for op in draft.ops if (one := find(draft, op)) is not None]
