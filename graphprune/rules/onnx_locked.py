@@ -5,6 +5,7 @@ from __future__ import annotations
 from graphprune.rules.registry import locked
 
 _PREFIX = "com.microsoft::"
+_BLOCKED = "com.microsoft.nchwc::"
 
 
 def _named(names: str, domain: str = "") -> list[str]:
@@ -101,6 +102,11 @@ locked(
     *_named("DequantizeWithOrder QOrderedAttention QOrderedGelu QOrderedMatMul", _PREFIX),
     *_named("QOrderedLayerNormalization QOrderedLongformerAttention", _PREFIX),
     *_named("QuantizeWithOrder MatMulInteger16 MulInteger ReduceSumInteger", _PREFIX),
+)
+locked(
+    "channels in blocks, laid out for one machine: optimise at most at the extended level",
+    *_named("AveragePool Conv GlobalAveragePool GlobalMaxPool MaxPool", _BLOCKED),
+    *_named("ReorderInput ReorderOutput Upsample", _BLOCKED),
 )
 locked(
     "channels last, in weights too",

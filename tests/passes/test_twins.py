@@ -77,6 +77,7 @@ def test_what_was_found_is_found_again_on_a_draft_that_is_made_anew() -> None:
     (find,) = pending.finds
     for _ in range(2):
         draft = Draft(graph)
-        (found,) = [one for op in draft.ops if (one := find(draft, op)) is not None]
-        draft.make(found)
-        assert not [one for op in draft.ops if (one := find(draft, op)) is not None]
+        found = [find(draft, op) for op in draft.ops]
+        (one,) = [rewrite for rewrite in found if rewrite is not None]
+        draft.make(one)
+        assert not any(find(draft, op) for op in draft.ops)

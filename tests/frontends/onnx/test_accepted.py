@@ -10,7 +10,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper
 
 import graphprune
-from tests.frontends.onnx.exports import graph, normal, run, shapes, two_layers
+from tests.frontends.onnx.exports import graph, masked, normal, run, shapes, two_layers
 
 
 def node(kind: str, inputs: list[str], *outputs: str, **attrs: Any) -> NodeProto:
@@ -75,11 +75,36 @@ def test_operators_that_the_runtime_adds_to_onnxs_own(kind: str) -> None:
     ]
     weights = {"w1": normal(8, 16), "g": normal(16) + 1, "w2": normal(16, 32), "w3": normal(32, 4)}
     model = graph(nodes, weights, {"x": ["n", 8]}, {"y": ["n", 4]}, opset=14)
-    small = graphprune.shrink(model, 0.5, compensate=False)
+    plan = graphprune.plan(model, 0.4, compensate=False, keep=["w1"])
+    small = plan.apply()
     assert [n.domain for n in small.graph.node] == [""] * 5
     assert [item.domain for item in small.opset_import] == [""]
     assert shapes(small)["w2"][1] < 32
-    assert run(small, x=normal(3, 8))[0].shape == (3, 4)
+    x = normal(3, 8)
+    expected = run(masked(model, plan.kept), x=x)[0]
+    np.testing.assert_allclose(run(small, x=x)[0], expected, rtol=1e-4, atol=1e-5)
+    less = graphprune.plan(model, 0.4, compensate=False, keep=["w3"]).apply()
+    held = {t.name: onnx.numpy_helper.to_array(t) for t in less.graph.initializer}
+    h = x @ held["w1"]
+    assert h.shape[1] < 16
+    centred = h - h.mean(-1, keepdims=True) if kind == "LayerNormalization" else h
+    h = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-5) * held["g"]
+    expected = np.maximum(h @ held["w2"], 0) @ held["w3"]
+    np.testing.assert_allclose(run(less, x=x)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layout_for_one_machine_is_told_as_such() -> None:
+    nodes = [
+        node("ReorderInput", ["x"], "a", domain="com.microsoft.nchwc", channels_last=0),
+        node("Conv", ["a", "w1"], "b", domain="com.microsoft.nchwc", kernel_shape=[1, 1]),
+        node("ReorderOutput", ["b"], "c", domain="com.microsoft.nchwc", channels=16),
+        node("Conv", ["c", "w2"], "y"),
+    ]
+    weights = {"w1": normal(16, 16, 1, 1), "w2": normal(4, 16, 1, 1)}
+    model = graph(nodes, weights, {"x": ["n", 16, 4, 4]}, {"y": ["n", 4, 4, 4]}, opset=17)
+    model.opset_import.append(helper.make_opsetid("com.microsoft.nchwc", 1))
+    with pytest.raises(graphprune.BudgetError, match="at most at the extended level"):
+        graphprune.shrink(model, 0.5)
 
 
 def test_compact_leaves_what_is_stated_of_results() -> None:
