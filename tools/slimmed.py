@@ -23,7 +23,7 @@ from graphprune.training import ScaleL1
 
 _STRENGTH, _LOOK = 1.0, 20  # of the penalty at first; steps between two growths
 _TARGET = 0.75  # of the parameters, which is about half of the channels
-STEPS = {"digits": 400, "fashion": 400}
+STEPS = {"digits": 800, "fashion": 400}
 _BATCH, _RATE = 128, 3e-3
 _SMALL = 0.01  # of the largest scale of a norm: what is below is set to zero
 _CHANNELS = [step for step in COMPACT if not isinstance(step, FOLDING)]
