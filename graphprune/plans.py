@@ -24,6 +24,7 @@ from graphprune.frontends.opening import open_model
 from graphprune.frontends.torch.described import describe
 from graphprune.frontends.torch.inference import undisturbed
 from graphprune.models import given, given_data
+from graphprune.passes.same import Same
 from graphprune.pipeline import Asked, Pipeline, Work
 from graphprune.pipelines import DEFAULT
 from graphprune.planning import parted, worked
@@ -159,7 +160,9 @@ class Plan(Generic[M]):
         same = work.program is work.opened and not cut_by(self.edits, work.deps)
         if work.program.is_file and not (same and len(self.edits) == len(self.groups)):
             # What only goes at no cost must not make the file larger by what is told of it.
-            larger = self.asked > 0 or not all(isinstance(edit, Keep) for edit in self.edits)
+            free = any(step.name == Same.name for step in self.pipeline or ())
+            asked = self.asked > 0 or not all(isinstance(edit, Keep) for edit in self.edits)
+            larger = asked and not free
             work.program.annotate(work.lowered, self._notes(work), larger)
 
     def _notes(self, work: Work) -> dict[str, Any]:

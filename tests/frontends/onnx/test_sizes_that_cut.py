@@ -15,6 +15,7 @@ from torch import nn
 
 import graphprune
 from graphprune.frontends.onnx.whole import run_model
+from tests.frontends.onnx.exports import shapes, two_layers
 
 RNG = np.random.default_rng(0)
 
@@ -119,3 +120,15 @@ def test_old_opsets_resize_to_computed_sizes_and_are_quantised(opset: int) -> No
             graphprune.quantise(model, data=data)
     else:
         graphprune.quantise(model, data=data)
+
+
+def test_what_goes_at_no_cost_makes_no_file_larger() -> None:
+    """What would be told of it takes more room than the one channel that goes."""
+    model = two_layers()
+    weight = next(t for t in model.graph.initializer if t.name == "w2")
+    array = numpy_helper.to_array(weight).copy()
+    array[3] = 0
+    weight.CopyFrom(numpy_helper.from_array(array, "w2"))
+    small = graphprune.compact(model)
+    assert shapes(small)["w2"] == (15, 3)
+    assert small.ByteSize() <= model.ByteSize()
