@@ -12,7 +12,7 @@ import numpy as np
 from graphprune.core.errors import PassError
 from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
-from graphprune.importance.free import Free
+from graphprune.importance.freedom import Free
 from graphprune.passes.constants import fold_constants
 from graphprune.passes.couple import coupled
 from graphprune.pipeline import Outcome, Pass, Work

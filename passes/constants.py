@@ -21,7 +21,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.indices import holdings
 from graphprune.core.rewrites import Draft, Drop, Rewrite, Weigh
 from graphprune.engine.linear import Linear, linear
-from graphprune.importance.free import Free, Mask
+from graphprune.importance.freedom import Free, Mask
 from graphprune.passes.couple import coupled
 from graphprune.passes.rewrite import place, rewrite
 from graphprune.pipeline import Outcome, Pass, Work

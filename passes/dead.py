@@ -15,7 +15,8 @@ from graphprune.core.groups import Group
 from graphprune.core.indices import Indices
 from graphprune.core.keep import Keep
 from graphprune.costs.registry import cost_of
-from graphprune.importance.free import Free, Mask, rounds
+from graphprune.importance.free import rounds
+from graphprune.importance.freedom import Free, Mask
 from graphprune.pipeline import Outcome, Pass, Work
 
 Kinds: TypeAlias = "dict[Axis, dict[str, Mask]]"

@@ -25,7 +25,8 @@ from graphprune.core.groups import Counts, Dependencies
 from graphprune.core.program import Expressed, Program
 from graphprune.core.relations import Relation, Ties
 from graphprune.importance import Scores
-from graphprune.importance.free import Masks, costless
+from graphprune.importance.free import costless
+from graphprune.importance.freedom import Masks
 
 _NAMED = 2  # most weights that an error names
 

@@ -39,7 +39,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
 from graphprune.core.progress import progress
 from graphprune.importance import Scores
-from graphprune.importance.free import Masks
+from graphprune.importance.freedom import Masks
 from graphprune.importance.score import score
 from graphprune.statistics.constants import BACKWARD_FACTOR, PASSES
 from graphprune.statistics.estimate import seconds

@@ -37,7 +37,8 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.engine.run import Attrs, Run, given_inputs, resized
 from graphprune.engine.tensors import cut_tensor
-from graphprune.importance.free import Masks, missed
+from graphprune.importance.free import missed
+from graphprune.importance.freedom import Masks
 from graphprune.statistics.moments import Moments, observed
 from graphprune.statistics.samples import Samples, walk
 

@@ -48,7 +48,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk, sampled
 from graphprune.engine.tensors import as_dtype, cut_tensor
 from graphprune.engine.trial import Trial
-from graphprune.importance.free import Masks
+from graphprune.importance.freedom import Masks
 from graphprune.statistics.answers import scored
 from graphprune.statistics.made.augment import augmented
 from graphprune.statistics.samples import Samples, captured, recut

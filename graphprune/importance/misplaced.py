@@ -21,7 +21,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.indices import Flags, Indices
 from graphprune.core.rewrites import Draft, Step, Weigh
 from graphprune.core.rows import Places, outer, places
-from graphprune.importance.free import Free
+from graphprune.importance.freedom import Free
 from graphprune.importance.stored import Stored
 
 

@@ -21,7 +21,8 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.program import Expressed, Lowered, Program
 from graphprune.core.proof import Verification
 from graphprune.importance import Context, Scores
-from graphprune.importance.free import Free, Masks, merged, rounds
+from graphprune.importance.free import merged, rounds
+from graphprune.importance.freedom import Free, Masks
 from graphprune.lowrank.factoring import Factors
 from graphprune.lowrank.ranks import Ranks
 from graphprune.pipeline.asked import Asked

@@ -12,7 +12,8 @@ from onnx import ModelProto, helper
 from torch import nn
 
 import graphprune
-from graphprune.importance.free import Free, foremost, free
+from graphprune.importance.free import foremost, free
+from graphprune.importance.freedom import Free
 from tests.frontends.onnx.exports import graph, run
 
 DEAD = (1, 2, 5, 7)
