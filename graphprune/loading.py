@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graphprune.compensation.calibration import Options
+from graphprune.compensation.options import Options
 from graphprune.core.edits import edit_of
 from graphprune.core.errors import GraphPruneError, PlanError
 from graphprune.costs.registry import cost_name

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from graphprune.choice.request import Patterns, requested
-from graphprune.compensation.calibration import Options
+from graphprune.compensation.options import Options
 from graphprune.core.batch import Batch
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program

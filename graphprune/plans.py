@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import nn
 
-from graphprune.compensation.calibration import Options
+from graphprune.compensation.options import Options
 from graphprune.core.edits import Edit, cut_by
 from graphprune.core.errors import GraphPruneError, LiftError, PlanError
 from graphprune.core.files import check_target, write_whole

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graphprune.choice.request import Request
-from graphprune.compensation.calibration import Options
+from graphprune.compensation.options import Options
 from graphprune.core.program import Inputs
 from graphprune.importance import Criterion, Loss
 from graphprune.sparsity.request import Sparsity

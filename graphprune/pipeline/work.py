@@ -10,8 +10,9 @@ from torch import nn
 
 from graphprune.choice.choose import Choice, Chooser
 from graphprune.choice.select import Selection
-from graphprune.compensation.calibration import Calibration, Options
+from graphprune.compensation.calibration import Calibration
 from graphprune.compensation.compensate import Compensation
+from graphprune.compensation.options import Options
 from graphprune.core.agreement import Agreement
 from graphprune.core.batch import Batch
 from graphprune.core.cuts import Cuts

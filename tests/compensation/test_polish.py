@@ -13,6 +13,7 @@ import graphprune
 from graphprune.compensation import calibration, forecast
 from graphprune.compensation import polish as module
 from graphprune.compensation.compensate import Compensation, compensate
+from graphprune.compensation.options import Options
 from graphprune.compensation.polish import parts, polish
 from graphprune.core.allowance import Allowance
 from graphprune.core.cuts import Cuts, narrow
@@ -123,7 +124,7 @@ def test_steps_are_as_many_as_time_allows(monkeypatch: pytest.MonkeyPatch) -> No
 
     def steps(effort: str, longest: float) -> int:
         monkeypatch.setattr(forecast, "POLISH_SECONDS", longest)
-        options = calibration.Options(compensate=True, effort=effort)
+        options = Options(compensate=True, effort=effort)
         return calibration.Calibration(program, deps, options)._steps(32)
 
     assert steps("auto", full) == forecast.POLISH_STEPS
@@ -140,7 +141,7 @@ def test_auto_ends_a_descent_by_the_clock_and_other_efforts_do_not(
     monkeypatch.setattr(calibration, "AUTO_SECONDS", 0.0)
     program = Mock(original=None)
     spent = [
-        calibration.Calibration(program, deps, calibration.Options(True, effort))._allowed.spent
+        calibration.Calibration(program, deps, Options(True, effort))._allowed.spent
         for effort in ("auto", "balanced", "best")
     ]
     assert spent == [1.0, 0.0, 0.0]
@@ -205,7 +206,7 @@ def test_a_descent_ends_where_nothing_is_left_to_gain(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("effort", [0, -3.0, True, float("nan"), float("inf"), "great"])
 def test_an_effort_is_a_name_or_seconds(effort: object) -> None:
     with pytest.raises(graphprune.GraphPruneError, match="seconds above zero"):
-        calibration.Options(effort=effort)
+        Options(effort=effort)
 
 
 def _read(monkeypatch: pytest.MonkeyPatch, effort: str | float, pace: float) -> str:

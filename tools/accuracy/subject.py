@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from graphprune.compensation.calibration import Options
+from graphprune.compensation.options import Options
 from graphprune.frontends.opening import open_model
 from graphprune.pipeline import Asked, Pipeline
 from graphprune.planning import worked
