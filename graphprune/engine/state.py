@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,8 @@ def kept_tensors(model: nn.Module) -> Iterator[set[tuple[str, str]]]:
     assign = nn.Module.__setattr__
 
     def watched(module: nn.Module, name: str, held: Any) -> None:
-        empty = module.__dict__.get(name, held) is None  # not what each pass assigns anew
+        known = module.__dict__.get(name, module.__dict__.get("_buffers", {}).get(name, held))
+        empty = known is None  # not what each pass assigns anew
         assign(module, name, held)
         path = paths.get(id(module.__dict__))
         if empty and path is not None and isinstance(held, torch.Tensor):
@@ -109,28 +111,30 @@ def kept_tensors(model: nn.Module) -> Iterator[set[tuple[str, str]]]:
         yield found
     finally:
         nn.Module.__setattr__ = assign  # type: ignore[method-assign]
-    for path, module in model.named_modules():
-        known = before.get(path, {})
-        for name, held in _tensors_of(module).items():
-            if held is not known.get(name):
-                found.add((path, name))
+        for path, module in model.named_modules():
+            known = before.get(path, {})
+            for name, held in _tensors_of(module).items():
+                if not _same(held, known.get(name, [])):
+                    found.add((path, name))
 
 
-def _tensors_of(module: nn.Module) -> dict[str, Any]:
+def _tensors_of(module: nn.Module) -> dict[str, list[torch.Tensor]]:
     """Attributes that are tensors, or containers that hold some, weights and buffers apart."""
-    kinds = (torch.Tensor, list, tuple, dict)
-    return {
-        name: held
-        for name, held in module.__dict__.items()
-        if isinstance(held, kinds) and not name.startswith("_") and _holds_tensors(held)
-    }
+    kept = {n: h for n, h in module.__dict__.items() if not n.startswith("_")}
+    found = {name: list(_tensors_in(held)) for name, held in kept.items()}
+    return {name: tensors for name, tensors in found.items() if tensors}
 
 
-def _holds_tensors(held: Any) -> bool:
+def _tensors_in(held: Any) -> Iterator[torch.Tensor]:
     if isinstance(held, torch.Tensor):
-        return True
-    items = held.values() if isinstance(held, dict) else held
-    return any(isinstance(item, torch.Tensor) for item in items)
+        yield held
+    elif isinstance(held, list | tuple | dict):
+        items = held.values() if isinstance(held, dict) else held
+        yield from (item for item in items if isinstance(item, torch.Tensor))
+
+
+def _same(held: list[torch.Tensor], known: list[torch.Tensor]) -> bool:
+    return len(held) == len(known) and all(map(is_, held, known))
 
 
 def _state(module: nn.Module) -> list[tuple[Any, Any]]:

@@ -26,7 +26,7 @@ Rewrite = Callable[[Settler, Op, Any, Any, Any], tuple[Any, Any]]
 def _sizes(guide: Settler, op: Op, wanted: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """Sizes as one sequence or as the trailing integers."""
     for i, arg in enumerate(args):
-        if isinstance(arg, tuple | list) and len(arg) == len(wanted):
+        if _are_sizes(arg, wanted):
             new = [guide.settle(op, g, w) for g, w in zip(arg, wanted, strict=True)]
             return (*args[:i], new, *args[i + 1 :]), kwargs
     start = len(args) - len(wanted)
@@ -35,10 +35,17 @@ def _sizes(guide: Settler, op: Op, wanted: Any, args: Any, kwargs: Any) -> tuple
         new = [guide.settle(op, g, w) for g, w in zip(tail, wanted, strict=True)]
         return (*args[:start], *new), kwargs
     for name, held in kwargs.items():
-        if isinstance(held, tuple | list) and len(held) == len(wanted):
+        if _are_sizes(held, wanted):
             new = [guide.settle(op, g, w) for g, w in zip(held, wanted, strict=True)]
             return args, {**kwargs, name: new}
     return args, kwargs
+
+
+def _are_sizes(given: Any, wanted: Sequence[int]) -> bool:
+    """Whether an argument holds as many integers as there are sizes (an index may hold slices)."""
+    if not isinstance(given, tuple | list) or len(given) != len(wanted):
+        return False
+    return all(isinstance(item, int) for item in given)
 
 
 def _scalar(*names: str) -> Rewrite:

@@ -36,7 +36,8 @@ class CapturedModule:
         parts: What was captured, where it is not the whole.
         on_meta: Whether its code runs on meta tensors, as far as is known.
         valued: Whether its code asks for values of stored tensors, or packs sequences.
-        builds: Whether its code keeps tensors on modules as it runs: tables that it makes once.
+        builds: Whether its code keeps tensors on modules as it runs, tables that it makes once: it
+            was captured after a first run.
     """
 
     model: nn.Module

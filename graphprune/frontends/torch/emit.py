@@ -302,7 +302,7 @@ class _Emitter:
     def _constant(self, value: Value) -> str:
         """A tensor that the Python code makes of literals becomes a buffer outside the state."""
         name = value.name.replace(".", "_")
-        if not hasattr(self._root, name):
+        if getattr(self._root, name, None) is None:
             tensor = cut_tensor(value.tensor, self._cuts.weights.get(value, ()))
             self._root.register_buffer(name, tensor.clone(), persistent=False)
         return name

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from math import isclose
 from typing import Any
 
@@ -44,6 +44,7 @@ from graphprune.frontends.torch.findings import (
 from graphprune.frontends.torch.known import Known
 from graphprune.frontends.torch.labels import Labels
 from graphprune.frontends.torch.older import exporting
+from graphprune.frontends.torch.tables import tables_preserved
 from graphprune.frontends.torch.tagged import Place, Tagged, Unequal, assign, tag
 
 
@@ -70,8 +71,12 @@ def guide(
     values: AbstractContextManager[None] = nullcontext()
     if captured.valued:
         values = Known(model, captured.inputs, captured.model).following()
-    with preserved(model), torch.enable_grad(), quiet(), exporting(), without:
+    outside = tables_preserved(model)
+    with preserved(model), outside, torch.enable_grad(), quiet(), exporting(), without:
         model.eval()
+        if captured.builds:  # it was captured with its tables made
+            with suppress(Exception):
+                model(*args, **kwargs)
         with values, mode.tags(), mode.watched(), mode:
             try:
                 model(*args, **kwargs)

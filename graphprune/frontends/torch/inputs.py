@@ -24,6 +24,7 @@ from graphprune.core.program import Inputs
 from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.older import exporting
 from graphprune.frontends.torch.sizes import images, positions
+from graphprune.frontends.torch.tables import tables_preserved
 from graphprune.statistics.batches import check_finite
 
 BATCH = 2  # a batch of one could not be told from other dimensions of length one
@@ -100,7 +101,7 @@ def rejects(model: nn.Module, inputs: Inputs, training: bool = False) -> str | N
     """Why a model does not run on inputs, in eval or training mode, or None if it does."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     args, kwargs = pytree.tree_map_only(torch.Tensor, fake.from_tensor, inputs)
-    with preserved(model), torch.no_grad(), quiet():
+    with preserved(model), tables_preserved(model), torch.no_grad(), quiet():
         model.train(training)
         try:
             with exporting(), fake:

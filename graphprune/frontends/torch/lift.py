@@ -206,11 +206,17 @@ def _captured(model: nn.Module, inputs: Inputs) -> CapturedModule:
         failed = error
     if captured is not None and not captured.builds:
         return captured
+    stored = {name for name, _ in model.named_buffers(remove_duplicate=False)}
     try:
         with preserved(model):
             _call_once(model, inputs)
+            if captured is not None and _filled_anew(model, inputs):
+                return captured
             captured = _program(model, inputs, _export_known)
-            captured.valued = failed is not None
+            captured.valued, captured.builds = failed is not None, failed is None
+            for name, value in captured.graph.weights.items():
+                if value.kind == "buffer" and name not in stored:
+                    value.kind = "constant"  # which the code made, and makes again
             return captured
     except Exception as error:
         if captured is None:
@@ -225,6 +231,17 @@ def _call_once(model: nn.Module, inputs: Inputs) -> None:
     silent = redirect_stdout(StringIO()), redirect_stderr(StringIO())
     with quiet(), silent[0], silent[1], torch.no_grad(), same_draws():
         torch.func.functional_call(model, buffers, args, kwargs)
+
+
+def _filled_anew(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether each pass puts other tensors into a container: a state, and no table."""
+    with kept_tensors(model) as kept:
+        _call_once(model, inputs)
+    return any(not _is_tensor(model, *place) for place in kept)
+
+
+def _is_tensor(model: nn.Module, path: str, name: str) -> bool:
+    return isinstance(getattr(model.get_submodule(path), name, None), torch.Tensor)
 
 
 def _program(
@@ -243,7 +260,7 @@ def _program(
         graph=reader.graph,
         seconds=seconds,
         on_meta=all(x.is_cpu for x in model.parameters()),
-        builds=bool(kept),
+        builds=bool(kept) or found.fills,
     )
 
 
@@ -251,12 +268,19 @@ def _traced(model: nn.Module, inputs: Inputs) -> Trace:
     """The calls of a module, recorded; exported, where that cannot follow its code."""
     if keeps_tables(model):
         _run_once(model, inputs)
+    filled, kept = False, set[tuple[str, str]]()
     try:
         with preserved(model):
-            return _recorded(model, inputs)
+            try:
+                with kept_tensors(model) as kept:
+                    return _recorded(model, inputs)
+            finally:
+                filled = any(not _is_tensor(model, *place) for place in kept)
     except Exception as error:
         _log.debug("%s is exported: %s", type(model).__name__, first_line(error))
-    return _exported(model, inputs)
+    found = _exported(model, inputs)
+    found.fills = filled  # torch.export takes back what code puts into containers
+    return found
 
 
 def _run_once(model: nn.Module, inputs: Inputs) -> None:

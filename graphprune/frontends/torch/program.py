@@ -30,6 +30,7 @@ from graphprune.frontends.torch.config import UNTOLD, Fit, describe, fit_config,
 from graphprune.frontends.torch.elsewhere import compare_elsewhere
 from graphprune.frontends.torch.expressed import ExpressedModule
 from graphprune.frontends.torch.findings import Findings
+from graphprune.frontends.torch.keyed import hold_tables
 from graphprune.frontends.torch.lift import lift
 from graphprune.frontends.torch.lower import lower, more_generated
 from graphprune.frontends.torch.lowered import Lowered as LoweredModule
@@ -151,6 +152,7 @@ class ModuleProgram:
         guessed = None if hints is None else hints.guessed
         known = self._calls
         found = survey(self.captured, cuts, True, known, guessed)
+        hold_tables(self.captured, found)
         self._calls = found.original
         out = ExpressedModule(cuts, found, guessed=found.guessing if guessed is None else guessed)
         if self.alike:
