@@ -36,6 +36,7 @@ COLOURS = 4
 _EXACT = (28, 32, 48, 96, 112, 128, 160, 192, 256, 299, 300, 320, 384, 416, 448, 512, 640)
 
 
+_LAST = (*range(8, 260, 4), 50, 150, 250, 500, 1000)  # when all else fails: sides and lengths
 _LONGEST, _SAID = 1 << 14, 16  # the longest of the lengths that a file says, and how many count
 _FEW = 8  # numbers of a constant that can be a shape
 
@@ -227,6 +228,8 @@ def _guesses(source: Source) -> Iterator[_Guess]:
     for batch in (_BATCH, (1, 1)):
         for length in _said(source):
             yield partial(_guess, batch, (length, length), (length, length), _CHANNELS[0])
+    for length in _LAST:
+        yield partial(_guess, _BATCH, (length, length), (length, length), _CHANNELS[0])
 
 
 def _guess(

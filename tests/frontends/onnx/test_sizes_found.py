@@ -123,3 +123,17 @@ def test_a_scan_whose_body_is_told_the_shapes_around_it() -> None:
     model = graph(nodes, weights, {"x": [2, "t", 6]}, {"y": [2, 4]}, opset=17)
     small = graphprune.shrink(model, 0.3, compensate=False)
     assert run(small, x=normal(2, 5, 6))[0].shape == (2, 4)
+
+
+@pytest.mark.parametrize("side", [36, 100])
+def test_sides_that_a_layer_behind_a_flattened_map_fixes(side: int) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], pads=[1] * 4, strides=[4, 4]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Flatten", ["r"], ["f"]),
+        helper.make_node("Gemm", ["f", "w2"], ["y"]),
+    ]
+    weights = {"w1": normal(8, 3, 3, 3), "w2": normal(8 * (side // 4) ** 2, 4)}
+    model = graph(nodes, weights, {"x": ["n", 3, "h", "w"]}, {"y": ["n", 4]}, opset=17)
+    small = graphprune.shrink(model, 0.4, compensate=False)
+    assert run(small, x=normal(2, 3, side, side))[0].shape == (2, 4)
