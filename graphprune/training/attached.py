@@ -57,6 +57,11 @@ class Attached:
         self._told_every = 1
 
     @property
+    def is_attached(self) -> bool:
+        """Whether it works at the steps of an optimizer."""
+        return self._optimizer is not None
+
+    @property
     def optimizer(self) -> torch.optim.Optimizer:
         """The optimizer that it is attached to.
 

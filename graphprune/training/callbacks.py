@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +27,7 @@ class _Methods:
 
     Attributes:
         methods: The methods; empty until training starts.
+        ahead: Whether they have a state that will be loaded once more.
     """
 
     def __init__(self, makers: Sequence[Maker]) -> None:
@@ -38,25 +40,36 @@ class _Methods:
         self.makers = tuple(makers)
         self.methods: list[Attached] = []
         self._states: list[dict[str, Any]] = []
+        self.ahead = False
 
-    def start(self, model: nn.Module, optimizer: Any) -> None:
-        """Make and attach the methods; where a state was loaded, go on from it."""
+    def make(self, model: nn.Module) -> None:
+        """Make the methods; where a state was loaded, they take it, and the model its form."""
         if self.methods:
             return
         for maker in self.makers:
             method = maker(model)
             if not isinstance(method, Attached):
                 raise OptionError(f"{maker!r} made {method!r}, which is no method of training")
-            self.methods.append(method.attach(optimizer))
+            self.methods.append(method)
         for method, state in zip(self.methods, self._states, strict=False):
             method.load_state_dict(state)
+
+    def start(self, model: nn.Module, optimizer: Any) -> None:
+        """Attach the methods."""
+        self.make(model)
+        for method in self.methods:
+            if not method.is_attached:
+                method.attach(optimizer)
 
     def state(self) -> dict[str, Any]:
         """The state of all methods."""
         return {"methods": [method.state_dict() for method in self.methods]}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a state once training starts, or at once where it has started."""
+        """Go on from a state once the methods are made, or at once where they are."""
+        if self.ahead:
+            self.ahead = False
+            return
         self._states = list(state["methods"])
         for method, held in zip(self.methods, self._states, strict=False):
             method.load_state_dict(held)
@@ -82,21 +95,19 @@ def _place(args: Any, state: Any) -> Path | None:
     return Path(folder) / f"checkpoint-{state.global_step}" / STATE
 
 
-def for_trainer(*makers: Maker) -> Any:
+def for_trainer(*makers: Maker, resume: str | os.PathLike[str] | None = None) -> Any:
     """A callback for `transformers.Trainer`; its state travels in the Trainer's checkpoints.
-
-    A `Gradual` that is to go on from a checkpoint needs its state before the Trainer loads the
-    smaller weights: `Gradual(model, ...).load_state_dict(state)` on the fresh model, with what
-    `torch.load` finds under `"methods"` in the checkpoint's `graphprune.pt`.
 
     Args:
         *makers: Each makes a method for the model, once its optimizer exists.
+        resume: The checkpoint that `train(resume_from_checkpoint=...)` will go on from. `Gates` and
+            `Gradual` need it: they change the model, before its weights are loaded.
 
     Returns:
         A `transformers.TrainerCallback` with the attribute `methods`.
 
     Raises:
-        GraphPruneError: transformers is not installed.
+        GraphPruneError: transformers is not installed, or `resume` holds no state.
 
     Example::
 
@@ -111,6 +122,10 @@ def for_trainer(*makers: Maker) -> Any:
     class GraphPruneCallback(_Callback, base):  # type: ignore[misc]
         """Attaches methods of training to the Trainer's optimizer."""
 
+        def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if resume is not None:
+                self._held.make(kwargs["model"])
+
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             path = _place(args, state)
             if not self._held.methods and path is not None and path.is_file():
@@ -122,7 +137,13 @@ def for_trainer(*makers: Maker) -> Any:
             if state.is_world_process_zero and path is not None and path.parent.is_dir():
                 torch.save(self._held.state(), path)
 
-    return GraphPruneCallback(makers)
+    made = GraphPruneCallback(makers)
+    if resume is not None:
+        path = Path(resume) / STATE
+        if not path.is_file():
+            raise GraphPruneError(f"{resume} holds no {STATE}: it is no checkpoint of such a run")
+        made._held.load(torch.load(path, weights_only=True))
+    return made
 
 
 def for_lightning(*makers: Maker) -> Any:
@@ -151,7 +172,25 @@ def for_lightning(*makers: Maker) -> Any:
     class GraphPruneCallback(_Callback, base):  # type: ignore[misc]
         """Attaches methods of training to the Trainer's first optimizer."""
 
+        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            # Gates and smaller widths must be there before the optimizer is made and the module's
+            # weights are loaded, and Lightning tells callbacks of a checkpoint only afterwards.
+            theirs = pl_module.on_load_checkpoint
+
+            def first(checkpoint: dict[str, Any]) -> None:
+                del pl_module.on_load_checkpoint
+                state = checkpoint.get("callbacks", {}).get(self.state_key)
+                if state is not None:
+                    self._held.load(state)
+                    self._held.ahead = True
+                theirs(checkpoint)
+
+            if stage == "fit":
+                self._held.make(pl_module)
+                pl_module.on_load_checkpoint = first
+
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            pl_module.__dict__.pop("on_load_checkpoint", None)
             self._held.start(pl_module, trainer.optimizers[0])
 
         def state_dict(self) -> dict[str, Any]:

@@ -15,6 +15,12 @@ from graphprune.core.indices import holdings
 from graphprune.planning import analyzed
 from graphprune.training.attached import bare
 
+CHANGED = (
+    "{} has other widths than when this method was made (Gradual removes channels for good): "
+    "detach() it and make a new one, or use one of the two after the other"
+)
+"""What is told where something else has pruned the model meanwhile."""
+
 
 @dataclass(frozen=True)
 class Owned:
@@ -97,7 +103,10 @@ class Coupled:
     def parameters(self, group: Group) -> Iterator[tuple[Owned, nn.Parameter]]:
         """Those slices with the parameters that hold them now."""
         for owned in self._owned[group.id]:
-            yield owned, self.model.get_parameter(owned.name)
+            held = self.model.get_parameter(owned.name)
+            if held.shape[owned.dim] != len(owned.owners):
+                raise GraphPruneError(CHANGED.format(owned.name))
+            yield owned, held
 
     def squares(self, group: Group) -> torch.Tensor:
         """‖w_i‖² of all that each index i of a group owns: a vector, gradients flow."""

@@ -161,6 +161,9 @@ def feature_loss(
         layers: The layers, as `layer_map` gives them.
         student: What they give in the smaller model, by path.
         teacher: What they give in the original; its lost channels are left out.
+
+    Raises:
+        GraphPruneError: The teacher has too few channels to be the original.
     """
     total: torch.Tensor | float = 0.0
     number = 0
@@ -169,6 +172,12 @@ def feature_loss(
         if own is None or other is None:
             continue
         if layer.kept is not None:
+            if int(layer.kept.max()) >= other.shape[layer.dim]:
+                raise GraphPruneError(
+                    f"{layer.path} of the teacher has {other.shape[layer.dim]} channels, and the "
+                    f"smaller model keeps number {int(layer.kept.max())} of its original: pass the "
+                    "teacher that it was made of, or features=False"
+                )
             other = other.index_select(layer.dim, layer.kept.to(other.device))
         if own.shape != other.shape:
             continue

@@ -151,16 +151,16 @@ class Gates(Attached):
         root.register_forward_pre_hook(draw)
 
     def attached(self) -> None:
-        """Put the gates into the optimizer's first group, for whoever unscales or clips gradients.
+        """Put gates into the optimizer's first group, for whoever unscales or clips gradients.
+
+        Those that are in a group stay there.
 
         It never updates them: their gradients are taken away before its step, and an Adam of their
         own follows. So its groups, their schedules and weight decay stay as they are.
         """
-        own = self._alphas()
-        ids = {id(parameter) for parameter in own}
-        for group in self.optimizer.param_groups:
-            group["params"] = [p for p in group["params"] if id(p) not in ids]
-        self.optimizer.param_groups[0]["params"].extend(own)
+        groups = self.optimizer.param_groups
+        held = {id(parameter) for group in groups for parameter in group["params"]}
+        groups[0]["params"].extend(p for p in self._alphas() if id(p) not in held)
 
     def _alphas(self) -> list[nn.Parameter]:
         return [gate.log_alpha for gate in self._gates.values()]
@@ -285,10 +285,19 @@ class Gates(Attached):
         return {**super().state_dict(), "multiplier": self._multiplier, "adam": adam}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state.
+
+        Raises:
+            GraphPruneError: It is the state of gates of another model.
+        """
         super().load_state_dict(state)
         self._multiplier = float(state["multiplier"])
-        self._adam.load_state_dict(copy.deepcopy(state["adam"]))
+        try:
+            self._adam.load_state_dict(copy.deepcopy(state["adam"]))
+        except ValueError as error:
+            raise GraphPruneError(
+                f"this is the state of other gates: this model has {len(self._gates)} gated groups"
+            ) from error
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Self:
         """As every method; an Adam of their own updates the gates.

@@ -153,6 +153,8 @@ def recover(
     check_function("callback", callback, "step", "loss")
     writer = writer_of(log)
     teacher = bare(teacher)
+    if not any(parameter.requires_grad for parameter in small.parameters()):
+        raise OptionError("small has no parameter that is trained: small.requires_grad_(True)")
     layers = _compared(small, teacher) if features else []
     student, ranks = copy.deepcopy(bare(small)), Ranks(accelerator)
     if ranks.device is not None:

@@ -26,6 +26,7 @@ from graphprune.sparsity import spread as spreading
 from graphprune.sparsity.patterns import pattern_of
 from graphprune.statistics.batches import read_batches
 from graphprune.training.attached import Attached, bare
+from graphprune.training.coupled import CHANGED
 from graphprune.training.schedule import Schedule
 
 METHODS = ("gradual", "rigl", "set", "fixed")
@@ -142,7 +143,10 @@ class SparseTraining(Attached):
         due = self.method == "rigl" and self._moves(self.steps + 1)
         self._growth = {}
         for name, mask in self.masks.items():
-            gradient = self.model.get_parameter(name).grad
+            weight = self.model.get_parameter(name)
+            if weight.shape != mask.shape:
+                raise GraphPruneError(CHANGED.format(name))
+            gradient = weight.grad
             if gradient is None:
                 continue
             if due:

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerControl, TrainerState
 from transformers.trainer_callback import CallbackHandler
 
+import graphprune
 from graphprune import GraphPruneError, OptionError
 from graphprune.training import (
     Gates,
@@ -22,10 +23,11 @@ from graphprune.training import (
     GroupLasso,
     Schedule,
     SparseTraining,
+    for_lightning,
     for_trainer,
 )
 from graphprune.training.attached import Attached
-from tests.training.nets import INPUTS, cnn, train
+from tests.training.nets import INPUTS, LABELS, cnn, train
 
 GIVEN: dict[str, Any] = {"example_inputs": INPUTS[:2]}
 SCHEDULE = Schedule(0.2, 0.5, 2, 6, 2)
@@ -104,6 +106,79 @@ def test_the_trainer_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
         train(model, optimizer, 3)
         handler.on_save(arguments, TrainerState(global_step=3), TrainerControl())
     assert seen == [0, 3]
+
+
+@pytest.mark.parametrize("name", ["lasso", "sparse"])
+def test_widths_that_changed_meanwhile_are_told(name: str) -> None:
+    model = cnn()
+    optimizer = _sgd(model)
+    METHODS[name](model).attach(optimizer)
+    METHODS["gradual"](model).attach(optimizer)
+    with pytest.raises(GraphPruneError, match=r"other widths.*Gradual"):
+        train(model, optimizer, 7)
+
+
+def test_recovery_of_the_wrong_models_is_refused() -> None:
+    model = cnn().eval()
+    small = graphprune.shrink(model, 0.5, compensate=False, **GIVEN)
+    with pytest.raises(GraphPruneError, match="pass the teacher that it was made of"):
+        graphprune.recover(small, small, INPUTS, epochs=1)
+    with pytest.raises(OptionError, match="requires_grad_"):
+        graphprune.recover(small.requires_grad_(False), model, INPUTS, epochs=1)
+
+
+@pytest.mark.parametrize("name", ["gates", "gradual"])
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_goes_on_with_a_model_that_a_method_changed(name: str, tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class Module(lightning.LightningModule):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = cnn()
+
+        def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), 1e-2)
+
+    data = torch.utils.data.TensorDataset(INPUTS, LABELS)
+    steps = []
+    for epochs, path in ((2, None), (4, tmp_path / "state.ckpt")):
+        callback = for_lightning(lambda module: METHODS[name](module.net))
+        trainer = lightning.Trainer(
+            max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, accelerator="cpu", callbacks=[callback],
+        )  # fmt: skip
+        module = Module()
+        trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=16), ckpt_path=path)
+        trainer.save_checkpoint(tmp_path / "state.ckpt")
+        steps.append(callback.methods[0].steps)
+    assert steps == [4, 8]
+
+
+def test_the_trainer_goes_on_with_a_model_that_a_method_changed(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-7"
+    folder.mkdir()
+    arguments: Any = SimpleNamespace(output_dir=str(tmp_path))
+    model = cnn()
+    optimizer = _sgd(model)
+    callback = for_trainer(METHODS["gradual"])
+    handler = CallbackHandler([callback], model, None, optimizer, None)
+    handler.on_train_begin(arguments, TrainerState(), TrainerControl())
+    train(model, optimizer, 7)
+    handler.on_save(arguments, TrainerState(global_step=7), TrainerControl())
+    fresh = cnn()
+    again = for_trainer(METHODS["gradual"], resume=folder)
+    later = CallbackHandler([again], fresh, None, None, None)
+    later.on_init_end(arguments, TrainerState(), TrainerControl())
+    fresh.load_state_dict(model.state_dict())
+    later.optimizer = _sgd(fresh)
+    later.on_train_begin(arguments, TrainerState(global_step=7), TrainerControl())
+    assert again.methods[0].steps == 7 and again.methods[0].is_attached
+    with pytest.raises(GraphPruneError, match="no checkpoint of such a run"):
+        for_trainer(METHODS["gradual"], resume=tmp_path)
 
 
 @pytest.mark.parametrize("state", [None, {}, {"kind": "gates", "steps": 1}])
