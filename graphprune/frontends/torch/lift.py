@@ -27,7 +27,7 @@ from graphprune.frontends.torch.adapters import WHY, ranks
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.execute import TORCH
 from graphprune.frontends.torch.known import Known
-from graphprune.frontends.torch.older import mended
+from graphprune.frontends.torch.older import empty_last, mended
 from graphprune.frontends.torch.parts import (
     Seen,
     described,
@@ -299,7 +299,8 @@ def _recorded(model: nn.Module, inputs: Inputs) -> Trace:
 
 def _exported(model: nn.Module, inputs: Inputs) -> Trace:
     args, kwargs = pytree.tree_map_only(torch.Tensor, _owning, inputs)
-    with quiet(), mended(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+    silent = redirect_stdout(StringIO()), redirect_stderr(StringIO())
+    with quiet(), mended(), empty_last(model), silent[0], silent[1]:
         return traced(torch.export.export(model, args, kwargs, strict=False))
 
 

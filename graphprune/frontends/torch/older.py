@@ -147,3 +147,21 @@ def _with_flat_states(layer: Callable[..., Any]) -> Callable[..., Any]:
         return output, tuple(x.squeeze(0) if x.dim() == 3 else x for x in states)
 
     return call
+
+
+@contextmanager
+def empty_last(model: nn.Module) -> Iterator[None]:
+    """Let buffers that hold nothing come after the others.
+
+    torch.export counts them where it looks for the buffers that code assigns to, and takes those
+    after them for one another.
+    """
+    held = dict(model._buffers)
+    model._buffers.clear()
+    model._buffers.update(sorted(held.items(), key=lambda item: item[1] is None))
+    try:
+        yield
+    finally:
+        now = dict(model._buffers)
+        model._buffers.clear()
+        model._buffers.update({name: now.pop(name) for name in held if name in now} | now)

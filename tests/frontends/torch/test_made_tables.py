@@ -161,3 +161,34 @@ def test_slices_are_no_sizes() -> None:
     )
     assert type(small) is Framed
     assert small(torch.randn(3, 3, 12, 12)).shape == (3, 3, 12, 12)
+
+
+class Streaming(nn.Module):
+    """Keeps the end of the last piece, behind a buffer that holds nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", None)
+        self.register_buffer("scale", torch.ones(6, 1))
+        self.register_buffer("last", torch.zeros(1, 24, 2))
+        self.first, self.second, self.head = (
+            nn.Conv1d(6, 24, 1),
+            nn.Conv1d(24, 32, 3),
+            nn.Conv1d(32, 4, 1),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.cat([self.last.expand(len(x), -1, -1), self.first(x * self.scale).relu()], 2)
+        self.last = y[:1, :, -2:].detach()
+        return self.head(self.second(y).relu())
+
+
+def test_state_behind_an_empty_buffer_goes_with_its_channels() -> None:
+    model = Streaming().eval()
+    names = list(model._buffers)
+    small = graphprune.shrink(model, 0.5, example_inputs=torch.randn(2, 6, 8), compensate=False)
+    assert list(model._buffers) == list(small._buffers) == names
+    assert small.last.shape == (1, small.first.out_channels, 2)
+    assert small.first.out_channels < 24
+    assert small.scale.shape == (6, 1)
+    assert small(torch.randn(3, 6, 9)).shape == (3, 4, 9)
