@@ -15,9 +15,9 @@ from torch import nn
 
 import graphprune
 from graphprune.core.errors import GraphPruneError
+from graphprune.frontends.onnx.eight_bits import in_eight_bits
 from graphprune.quantising.files import answers
 from graphprune.quantising.lean import lean
-from graphprune.quantising.weights import in_eight_bits
 from tests.training.nets import INPUTS, cnn, train
 
 

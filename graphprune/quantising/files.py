@@ -16,9 +16,9 @@ from graphprune.core.errors import GraphPruneError, first_line
 from graphprune.core.groups import Dependencies
 from graphprune.core.progress import LONG, announce, duration
 from graphprune.engine.state import quiet
+from graphprune.frontends.onnx.eight_bits import in_eight_bits
 from graphprune.quantising.lean import lean
 from graphprune.quantising.quantised import Quantised
-from graphprune.quantising.weights import in_eight_bits
 from graphprune.statistics.answers import scored
 
 if TYPE_CHECKING:  # importing graphprune does not import onnx

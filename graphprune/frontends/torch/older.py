@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._decomp import decompositions
-from torch._functorch import aot_autograd
-from torch.export import _trace as _export_trace
 from torch.overrides import TorchFunctionMode
 from torch.torch_version import TorchVersion
 
 from graphprune.frontends.torch.vmapped import one_by_one
 
 _LSTM = ("one_layer_lstm", "mkldnn_one_layer_lstm")
-_trace: Any = _export_trace  # what these hold is PyTorch's own affair
-_joint: Any = aot_autograd
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 
 
@@ -95,6 +91,7 @@ def _flat_states() -> Iterator[None]:
     if TorchVersion(torch.__version__) >= "2.14":
         yield
         return
+    decompositions = import_module("torch._decomp.decompositions")
     known = {name: getattr(decompositions, name) for name in _LSTM}
     try:
         for name, function in known.items():
@@ -115,8 +112,11 @@ def _listed_weights() -> Iterator[None]:
     if TorchVersion(torch.__version__) >= "2.14":
         yield
         return
-    watch = _trace._detect_attribute_assignment
-    places = _trace, _joint
+    # Imported once it is needed: they bring all of torch.compile along.
+    places: list[Any] = [
+        import_module(f"torch.{name}") for name in ("export._trace", "_functorch.aot_autograd")
+    ]
+    watch = places[0]._detect_attribute_assignment
 
     @contextmanager
     def spared(module: nn.Module) -> Iterator[None]:
