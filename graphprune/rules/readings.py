@@ -104,8 +104,8 @@ def _read(bound: Bound, ends: bool) -> Reading | str | None:
     x_pattern, w_pattern = patterns[x_at], patterns[w_at]
     shared = letters_of(x_pattern) & letters_of(w_pattern) & bound.signature.contracted
     symmetric = freedom(x_pattern) == freedom(w_pattern) != WINDOWED
-    product = symmetric and len(patterns) == len(pairs[0])
-    if len(weight.shape) < 2 or (symmetric and not weight.is_weight and not product):
+    product = symmetric and (len(patterns) == len(pairs[0]) or not weight.is_weight)
+    if len(weight.shape) < 2:
         return None
     if len(shared) > 1:
         return "it sums over several dimensions at once" if weight.is_weight else None

@@ -70,3 +70,24 @@ def test_biases_of_integers_count_and_hold_constants(tmp_path: Path, how: QuantF
             if t.name == "b2_quantized"
         ]
         assert held[0].dtype == held[1].dtype == np.int32 and (held[0] != held[1]).any()
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_a_matrix_of_integers_is_solved_for_with_its_bias(tmp_path: Path, transposed: int) -> None:
+    """`Gemm`, whose operands are both computed there: which of them is the weight is known."""
+    hidden = np.einsum("ij,jo->io", normal(6, 4), normal(4, 24))  # mixtures of four
+    last = normal(3, 24) if transposed else normal(24, 3)
+    weights = {"w1": hidden, "b1": normal(24), "w2": last, "b2": normal(3)}
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["a"]),
+        helper.make_node("Gemm", ["a", "w2", "b2"], ["y"], transB=transposed),
+    ]
+    before, after = tmp_path / "float.onnx", tmp_path / "bytes.onnx"
+    onnx.save(graph(nodes, weights, {"x": ["n", 6]}, {"y": ["n", 3]}, opset=13), before)
+    with silent():
+        quantize_static(before, after, _Reader(normal(64, 6)), quant_format=QuantFormat.QDQ)
+    plan = graphprune.plan(onnx.load(after), 0.5, of="channels", data=normal(96, 6), effort="fast")
+    small, unseen = plan.apply(), normal(64, 6)
+    assert plan.report is not None and not plan.report.left
+    wanted, found = run(onnx.load(after), x=unseen)[0], run(small, x=unseen)[0]
+    assert np.square(found - wanted).sum() < 0.02 * np.square(wanted - wanted.mean(0)).sum()
