@@ -32,6 +32,7 @@ from graphprune.compensation.expect import add_expected
 from graphprune.compensation.layout import Layout, kept_channels, layout
 from graphprune.compensation.narrowed import narrowed, shifted
 from graphprune.compensation.refit import refit
+from graphprune.compensation.rounding import Steps
 from graphprune.core.axes import Dim, atoms, length
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
@@ -305,7 +306,8 @@ class _Compensator:
         exact = old.dtype == torch.float64 or place.how.width < DOUBLE_BELOW
         taps = consumer.taps(old.double() if exact else old.float())
         weight = place.how.spread(taps)[place.groups]
-        found = refit(weight, moments, place.kept, consumer.shifts)
+        steps = self._steps(consumer, place, weight.dtype)
+        found = refit(weight, moments, place.kept, consumer.shifts, steps)
         if not all(bool(torch.isfinite(part).all()) for part in found):
             raise Unsolvable("what it reads is not finite")
         new, constant = found
@@ -321,6 +323,14 @@ class _Compensator:
             self._store(held, (old.double() + shift).to(old.dtype))
         if consumer.computed and not consumer.shifts:
             self._out.unshifted.append(consumer.op.name)
+
+    def _steps(self, consumer: Consumer, place: _Place, dtype: torch.dtype) -> Steps | None:
+        """What a weight's integers stand for, as `refit` takes its numbers; None of others."""
+        told = None if consumer.written is None else consumer.written.steps()
+        if told is None:
+            return None
+        scale, zero = (place.how.spread(consumer.taps(x.to(dtype)))[place.groups] for x in told[:2])
+        return Steps(scale, zero, *told[2:])
 
     def _store(self, value: Value, tensor: torch.Tensor) -> None:
         """Note new numbers of a weight or a bias; of one that is computed, what is stored for it.

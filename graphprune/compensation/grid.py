@@ -1,9 +1,8 @@
 """grid: weights that are stored as integers, and what they stand for: `(q - zero point) * scale`.
 
 Such a weight is solved for as the numbers that it stands for, one layer at a time, and goes back to
-the integers nearest to the solution, with the scale and the zero point that it has. Numbers beyond
-the last integer become that one. Each is then no farther from the solution than before the solving,
-for the number that was cut lies on the same grid.
+integers, with the scale and the zero point that it has. Numbers beyond the last integer become that
+one. `rounding` says which integers are taken.
 
 Example:
     scale 0.1, zero point 0: a solution of 0.26 is stored as 3, which stands for 0.3.
@@ -59,14 +58,22 @@ class Grid:
         integers = self._nearest(numbers, scale, zero)
         return {self.stored: integers}, (integers.float() - zero) * scale
 
+    def steps(self) -> tuple[torch.Tensor, torch.Tensor, int, int]:
+        """Scale and zero point of each, in the weight's shape; the least and largest integer."""
+        scale, zero = (x.expand(self.stored.shape) for x in self._tensors(None))
+        return scale, zero, *self._ends
+
+    @property
+    def _ends(self) -> tuple[int, int]:
+        whole = torch.iinfo(self.stored.tensor.dtype)
+        return _ENDS.get(self.stored.dtype, (whole.min, whole.max))
+
     def _nearest(
         self, numbers: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor
     ) -> torch.Tensor:
-        kind = self.stored.tensor.dtype
-        whole = torch.iinfo(kind)
-        least, most = _ENDS.get(self.stored.dtype, (whole.min, whole.max))
+        least, most = self._ends
         steps = (numbers.double() / scale.double()).nan_to_num(0.0) + zero  # a step may be zero
-        return steps.round().clamp(least, most).to(kind)
+        return steps.round().clamp(least, most).to(self.stored.tensor.dtype)
 
     def _tensors(self, cuts: Cuts | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and zero point, cut like the weight, in the shape of its dimensions."""

@@ -5,12 +5,17 @@ from __future__ import annotations
 import torch
 
 from graphprune.compensation.constants import DAMPING, RIDGE_FLOOR, UNEXPLAINED
+from graphprune.compensation.rounding import Steps, rounded
 from graphprune.statistics.constants import TINY
 from graphprune.statistics.moments import Moments
 
 
 def refit(
-    weight: torch.Tensor, moments: Moments, kept: torch.Tensor, shifts: bool
+    weight: torch.Tensor,
+    moments: Moments,
+    kept: torch.Tensor,
+    shifts: bool,
+    steps: Steps | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """New weights for the channels that stay.
 
@@ -31,6 +36,7 @@ def refit(
         moments: Of x (targets) and z (inputs).
         kept: Numbers of the channels that stay.
         shifts: Whether a constant c may be added to the outputs.
+        steps: What integers stand for, in the shape of W, where V is stored as such.
 
     Returns:
         V, `groups x outputs x kept x taps`, and c, `groups x outputs`.
@@ -46,7 +52,11 @@ def refit(
     else:
         changes = flat @ _solved(own, rest, share)
     groups, outputs, _, taps = weight.shape
-    new = (flat[:, :, kept] + changes).reshape(groups, outputs, taps, -1).transpose(2, 3)
+    solution = flat[:, :, kept] + changes
+    if steps is not None:
+        _, factor = _factored(own, share)
+        solution = solution if factor is None else rounded(solution, factor, steps.of(kept))
+    new = solution.reshape(groups, outputs, taps, -1).transpose(2, 3)
     if not shifts:
         return new, new.new_zeros(new.shape[:2])
     targets, inputs = (m.to(new.dtype) for m in moments.means())

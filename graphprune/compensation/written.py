@@ -31,6 +31,9 @@ class Written(Protocol):
     def numbers(self) -> torch.Tensor:
         """Its numbers."""
 
+    def steps(self) -> tuple[torch.Tensor, torch.Tensor, int, int] | None:
+        """Where integers are stored: scale and zero point of each, the least and the largest."""
+
     def stored_as(
         self, numbers: torch.Tensor, cuts: Cuts
     ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
@@ -62,6 +65,9 @@ class Directed:
         v, g = self.direction.tensor.detach(), self.length.tensor.detach()
         found: torch.Tensor = g * v / self._norm(v)
         return found
+
+    def steps(self) -> None:
+        """None: no integers are stored."""
 
     def stored_as(
         self, numbers: torch.Tensor, cuts: Cuts
