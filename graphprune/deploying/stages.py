@@ -64,6 +64,14 @@ _log = logging.getLogger("graphprune")
 class Stages:
     """The stages of one deployment.
 
+    Args:
+        model: The model.
+        place: The folder of files that stages leave.
+        data: Calibration data, or None.
+        metric: What a model is worth; None: its agreement with the original.
+        asked: Ratio, cost and options of the plan.
+        names: Whether inner values of an int8 file keep their names.
+
     Attributes:
         stages: Those that are done.
         notes: What the caller should know.

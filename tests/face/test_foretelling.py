@@ -68,7 +68,8 @@ def test_a_deployment_tells_the_sum_of_its_stages(
     quick = {"effort": "fast"}
     monkeypatch.setattr(foretelling, "duration", lambda x: told.append(x) or f"{x}")
     for trains in (False, True):
-        run = stages.Stages(_net(), tmp_path, torch.randn(64, 8), None, (0.5, "params", quick))
+        asked = 0.5, "params", quick
+        run = stages.Stages(_net(), tmp_path, torch.randn(64, 8), None, asked, names=False)
         run.check(trains, trains)
         assert run.plan.report is not None
     assert len(slow()) == 2 and told[1] > 1.5 * told[0]

@@ -16,12 +16,27 @@ from accuracy.tasks import digits
 def test_a_row_holds_means_and_the_points_lost_in_each_training() -> None:
     stages = ("original", "shrink", "recover", "int8")
     runs = [
-        Chain(0.8, 10.0, 3.0, 2.0, 4.0, dict(zip(stages, scores, strict=True)))
-        for scores in ((90.0, 80.0, 89.0, 89.5), (92.0, 84.0, 91.0, 91.0))
+        Chain(kind, 10.0, 3.0, 2.0, 4.0, dict(zip(stages, scores, strict=True)))
+        for kind, scores in (
+            ("static", (90.0, 80.0, 89.0, 89.5)),
+            ("dynamic", (92.0, 84.0, 91.0, 91.0)),
+        )
     ]
     row = line("ResNet", 10.0, runs)
     assert row.count("|") == HEAD.splitlines()[0].count("|")
-    wanted = ["ResNet", "10", "10.0", "3.0", "2.0", "4.0", "91.0", "82.0", "90.0", "90.2"]
+    wanted = [
+        "ResNet",
+        "10",
+        "dynamic / static",
+        "10.0",
+        "3.0",
+        "2.0",
+        "4.0",
+        "91.0",
+        "82.0",
+        "90.0",
+        "90.2",
+    ]
     assert [cell.strip() for cell in row.split("|")[1:-2]] == wanted
     assert row.endswith("| 0.8 (0.5, 1.0) |")
 

@@ -86,7 +86,8 @@ def line(name: str, wanted: float, found: Sequence[Chain]) -> str:
     ]
     each = ", ".join(f"{x.lost:.1f}" for x in found)
     cells = [
-        name, f"{wanted:g}", found[0].kind, *(f"{x:.1f}" for x in (*ratios, *scores)),
+        name, f"{wanted:g}", " / ".join(sorted({x.kind for x in found})),
+        *(f"{x:.1f}" for x in (*ratios, *scores)),
         f"{mean(x.lost for x in found):.1f} ({each})",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
