@@ -6,15 +6,14 @@ from graphprune.core.axes import Dim, concat, length, split, unify
 from graphprune.core.effect import Dims
 from graphprune.rules.contrib import heads_of
 from graphprune.rules.notation import parse
+from graphprune.rules.quantize import INTEGERS, quantize
 from graphprune.rules.quantize import conv as integer_conv
-from graphprune.rules.quantize import quantize
 from graphprune.rules.recurrent import gated
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
 _PREFIX = "com.microsoft::"
 _BLOCKS = "quantized in blocks"
-_INTEGERS = "its weight holds integers"
 
 
 def _each(op: Site, place: int, dim: Dim) -> None:
@@ -82,7 +81,7 @@ def where(op: Site) -> list[Dims]:
 @axis_rule(f"{_PREFIX}MatMulIntegerToFloat", f"{_PREFIX}DynamicQuantizeMatMul")
 def matmul(op: Site) -> list[Dims]:
     """A product of integers with its scales, and a bias; the first may be quantized on the way."""
-    op.nonlinear = _INTEGERS
+    op.nonlinear = INTEGERS
     if min(op.rank(0), op.rank(1)) < 2:
         return op.opaque("vectors of integers")
     dynamic = op.op.type.endswith("DynamicQuantizeMatMul")
@@ -108,7 +107,7 @@ def packed_matmul(op: Site) -> list[Dims]:
 
     Rows of outputs can go; what is read is quantized in blocks, which stay.
     """
-    op.nonlinear = _INTEGERS
+    op.nonlinear = INTEGERS
     x, outputs = op.dims(), op.attr("N")
     op.lock([x[-1]], _BLOCKS)
     out: Dim | None = None
@@ -137,7 +136,7 @@ def packed_matmul(op: Site) -> list[Dims]:
 @axis_rule(f"{_PREFIX}QAttention")
 def attention(op: Site) -> list[Dims]:
     """Self-attention with its projection, both of integers."""
-    op.nonlinear = _INTEGERS
+    op.nonlinear = INTEGERS
     if op.has(8) or len(op.op.outputs) > 1 or op.attr("do_rotary", default=0):
         return op.opaque("keys and values of their own")
     parts = heads_of(op)
@@ -165,7 +164,7 @@ def dynamic_lstm(op: Site) -> list[Dims]:
 
     Inputs and states are quantized on the way, by their extremes.
     """
-    op.nonlinear = _INTEGERS
+    op.nonlinear = INTEGERS
     x, weight, recurrence = op.dims(0), op.dims(1), op.dims(2)
     op.lock([x[0]], "steps in order")
     stacked = (1, 2, 3, 7, 8, 9, 10, 11)
@@ -196,7 +195,7 @@ def dynamic_lstm(op: Site) -> list[Dims]:
 @axis_rule(f"{_PREFIX}QGemm")
 def gemm(op: Site) -> list[Dims]:
     """ONNX Runtime's `Gemm` of integers: A, B and C, scales and zero points behind A and B."""
-    op.nonlinear = _INTEGERS
+    op.nonlinear = INTEGERS
     a = "k i" if op.attr("transA", default=0) else "i k"
     b = "j k" if op.attr("transB", default=0) else "k j"
     (out,) = op.apply(parse(f"{a}, , , {b} -> i j"))

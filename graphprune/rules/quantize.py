@@ -8,7 +8,8 @@ from graphprune.rules.notation import parse
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
-_INTEGERS = "its weight holds integers"
+INTEGERS = "its weight holds integers: what is solved for are floats, as in the float or a QDQ file"
+"""Why the weight of an operation on integers stays as it was cut."""
 
 
 @axis_rule("QuantizeLinear", "DequantizeLinear", elementwise=True)
@@ -83,7 +84,7 @@ def _along(op: Site, i: int, dim: str) -> str:
 @axis_rule("QLinearConv", "ConvInteger")
 def conv(op: Site) -> str:
     """A convolution of integers."""
-    op.nonlinear = _INTEGERS
+    op.nonlinear = INTEGERS
     g = f"g={op.attr('group', default=1)}"
     op.resize("group", "g")
     x, w, o = f"n ({g} i) *", f"({g} o) i *k", f"({g} o)"
@@ -100,7 +101,7 @@ def conv(op: Site) -> str:
 @axis_rule("QLinearMatMul", "MatMulInteger")
 def matmul(op: Site) -> list[Dims]:
     """A matrix product of integers."""
-    op.nonlinear = _INTEGERS
+    op.nonlinear = INTEGERS
     at = (0, 1) if op.op.type == "MatMulInteger" else (0, 3)
     if min(op.rank(i) for i in at) < 2:
         return op.opaque("vectors of integers")

@@ -58,9 +58,11 @@ class Reading:
 def reading(op: Op) -> Reading | str | None:
     """What a linear operation reads; a reason where it cannot be told, None for any other."""
     known = stated(op)
-    if not known.linear or known.recurrent:
+    if not known.linear:
         return None
     told = found(op)
+    if known.recurrent:  # `recurrent` and `stacked` tell the rest
+        return told.nonlinear or None
     if len(told.products) != 1:
         return None
     read = _read(told.products[0], ends=not known.activated)
