@@ -12,7 +12,8 @@
    1 - l / L is the share of the group's signal that still gets through. Shares of layers in a row
    multiply, so their logarithms add. While l is small, the level is l itself, in one unit for all
    groups. Indices up to a common level go (`choice`).
-4. The refit cannot make up for channels that are summed over between two computed operands, as in q
+4. To what cannot be refitted, what goes is lost (`unsolved`).
+5. The refit cannot make up for channels that are summed over between two computed operands, as in q
    kᵀ. Groups of such channels go last (`NEEDED`).
 
 Example:
@@ -38,6 +39,7 @@ from graphprune.compensation.constants import (
     RANK_STEP,
     REMOVED_MOST,
     SENSITIVITY_FLOOR,
+    WIDEST,
 )
 from graphprune.compensation.consumers import Consumer, find_consumers
 from graphprune.compensation.expect import add_expected
@@ -45,6 +47,7 @@ from graphprune.compensation.layout import Layout, layout
 from graphprune.compensation.obs import Elimination
 from graphprune.compensation.sensitivity import Sensitivity, sensitivities
 from graphprune.compensation.systems import Systems
+from graphprune.compensation.unsolved import Unsolved, find_unsolved
 from graphprune.core.allowance import UNLIMITED, Allowance
 from graphprune.core.axes import Axis, atoms
 from graphprune.core.graph import Op
@@ -90,9 +93,10 @@ def loss_curves(
     """
     graph = deps.source
     consumers = find_consumers(deps).by_op
+    left = find_unsolved(deps, consumers)
     systems = {group.axis: Systems(group.size) for group in deps.groups}
-    measured = sensitivities(deps, samples, list(consumers), allowed)
-    due = _last_readers(deps, list(consumers.values()), systems)
+    measured = sensitivities(deps, samples, [*consumers, *left], allowed)
+    due = _last_readers(deps, [*consumers.values(), *left.values()], systems)
     found: dict[Axis, Elimination | None] = dict.fromkeys(systems)
     last: _Covariances = {}
     scarcity: dict[Axis, float] = {}
@@ -100,6 +104,10 @@ def loss_curves(
         for consumer in consumers.get(op, ()):
             weights = output_weights(consumer, measured, samples)
             _add(deps, consumer, run, systems, last, weights, samples)
+        for unsolved in left.get(op, ()):
+            found_here = None if measured is None else measured.get(op)
+            whole = 1.0 if found_here is None else max(found_here.whole, SENSITIVITY_FLOOR)
+            _add_unsolved(deps, unsolved, run, systems, whole)
         for axis in due.get(op, ()):
             held = systems.pop(axis)
             scarcity[axis], found[axis] = held.scarcity, _finite(held.eliminated())
@@ -131,11 +139,14 @@ def _products(deps: Dependencies) -> set[Axis]:
 
 
 def _last_readers(
-    deps: Dependencies, consumers: Sequence[Sequence[Consumer]], systems: dict[Axis, Systems]
+    deps: Dependencies,
+    readers: Sequence[Sequence[Consumer | Unsolved]],
+    systems: dict[Axis, Systems],
 ) -> dict[Op, list[Axis]]:
-    """For each operation the groups whose last consumer it is."""
+    """For each operation the groups whose last reader it is."""
+    place = {op: number for number, op in enumerate(deps.source.ops)}
     last: dict[Axis, Op] = {}
-    for consumer in (c for several in consumers for c in several):
+    for consumer in sorted((c for several in readers for c in several), key=lambda c: place[c.op]):
         for axis in atoms(deps.dims[consumer.value][consumer.channel]):
             if axis in systems:
                 last[axis] = consumer.op
@@ -196,6 +207,32 @@ def _add(
             if places is not None:
                 systems[axis].add((key, group), covariance[group], weight[group], places, whole)
                 systems[axis].scarcity = max(systems[axis].scarcity, scarcity[group])
+
+
+def _add_unsolved(
+    deps: Dependencies, unsolved: Unsolved, run: Run, systems: dict[Axis, Systems], whole: float
+) -> None:
+    """Add what cannot be refitted to the systems of the groups that it reads.
+
+    Args:
+        deps: The analysis.
+        unsolved: What it reads.
+        run: The run, just after the operation.
+        systems: The systems of each group's axis.
+        whole: How much the results suffer from a relative error of its output.
+    """
+    dim = deps.dims[unsolved.value][unsolved.channel]
+    if not any(axis in systems for axis in atoms(dim)):
+        return
+    powers = unsolved.powers(run.values(unsolved.value)).cpu().numpy()
+    how = Layout(1, 1, len(powers), 1)
+    if len(powers) > WIDEST or not np.isfinite(powers).all():
+        return
+    covariance, weight = np.diag(powers), np.eye(len(powers))
+    for axis, positions, owners in holdings(dim):
+        places = _owned(how, 0, axis, positions, owners) if axis in systems else None
+        if places is not None:
+            systems[axis].add(unsolved, covariance, weight, places, whole)
 
 
 def output_weights(

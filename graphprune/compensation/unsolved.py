@@ -1,0 +1,75 @@
+"""unsolved: operations that read channels through weights and cannot be solved for.
+
+What goes is lost to them. A channel i of x that goes costs them E[x_i²] / Σ E[x_j²] of what they
+compute, as if channels were independent and weights alike. So they count as a layer with
+C = diag(E[x²]) and WᵀW = I, in which no channel can stand in for another.
+
+Example:
+    A group is read by a linear layer, which is refitted, and by a bilinear one. Of two equal
+    channels one costs the former nothing and the latter half of its output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+
+from graphprune.core.axes import atoms
+from graphprune.core.graph import Op, Value
+from graphprune.core.groups import Dependencies
+
+
+@dataclass(frozen=True)
+class Unsolved:
+    """An operand of an operation that cannot be solved for.
+
+    Attributes:
+        op: The operation.
+        value: What it reads.
+        channel: The dimension that it sums over.
+    """
+
+    op: Op
+    value: Value
+    channel: int
+
+    def powers(self, values: list[torch.Tensor]) -> torch.Tensor:
+        """E[x²] of each channel, in float64.
+
+        Args:
+            values: What is read, chunk by chunk.
+        """
+        others = [at for at in range(len(self.value.shape)) if at != self.channel]
+        found = [x.double().square().mean(others) if others else x.double() ** 2 for x in values]
+        return torch.stack(found).mean(0)
+
+
+def find_unsolved(deps: Dependencies, solved: Collection[Op]) -> dict[Op, list[Unsolved]]:
+    """What operations read through weights, those apart that can be solved for.
+
+    Args:
+        deps: The analysis.
+        solved: Operations that can.
+    """
+    out: dict[Op, list[Unsolved]] = {}
+    fixed: set[Value] = set()  # computed from weights alone
+    for op in deps.source.ops:
+        read = [v for v in op.inputs if v is not None]
+        known = [v for v in read if v.is_weight or v in fixed]
+        if len(known) == len(read):
+            fixed.update(op.outputs)
+            continue
+        summed = {axis for dim in deps.effects[op].contracts for axis in atoms(dim)}
+        held = {axis for v in known for dim in deps.dims[v] for axis in atoms(dim)}
+        floats = op.outputs and "float" in op.outputs[0].dtype
+        if op in solved or not floats or summed.isdisjoint(held):
+            continue
+        for value in read:
+            if value in known or "float" not in value.dtype:
+                continue
+            for channel, dim in enumerate(deps.dims[value]):
+                if not (summed & held).isdisjoint(atoms(dim)):
+                    out.setdefault(op, []).append(Unsolved(op, value, channel))
+    return out
