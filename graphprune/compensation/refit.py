@@ -55,7 +55,9 @@ def refit(
     solution = flat[:, :, kept] + changes
     if steps is not None:
         _, factor = _factored(own, share)
-        solution = solution if factor is None else rounded(solution, factor, steps.of(kept))
+        solution = (
+            solution if factor is None else rounded(solution, factor, steps.of(kept, solution))
+        )
     new = solution.reshape(groups, outputs, taps, -1).transpose(2, 3)
     if not shifts:
         return new, new.new_zeros(new.shape[:2])

@@ -39,9 +39,11 @@ class Steps:
     least: int
     most: int
 
-    def of(self, kept: torch.Tensor) -> Steps:
-        """Those of some channels, as `groups x (outputs taps) x kept`."""
-        scale, zero = (x[:, :, kept].transpose(2, 3).flatten(1, 2) for x in (self.scale, self.zero))
+    def of(self, kept: torch.Tensor, like: torch.Tensor) -> Steps:
+        """Those of some channels, as `groups x (outputs taps) x kept`, where a solution lies."""
+        scale, zero = (
+            x[:, :, kept].transpose(2, 3).flatten(1, 2).to(like) for x in (self.scale, self.zero)
+        )
         return Steps(scale, zero, self.least, self.most)
 
     def nearest(self, numbers: torch.Tensor, column: int) -> torch.Tensor:

@@ -29,7 +29,7 @@ def _lost(error: torch.Tensor, covariance: torch.Tensor) -> float:
 @pytest.mark.parametrize("columns", [24, 300])  # in one block, and in several
 def test_columns_make_up_for_those_before(columns: int) -> None:
     solution, covariance, steps = _case(columns)
-    ours = steps.of(torch.arange(columns))
+    ours = steps.of(torch.arange(columns), solution)
     found = rounded(solution, torch.linalg.cholesky(covariance), ours)
     whole = found / SCALE
     torch.testing.assert_close(whole, whole.round())
@@ -42,7 +42,7 @@ def test_the_example_of_the_docs() -> None:
     solution = torch.tensor([[[0.4, 0.4]]], dtype=torch.float64)
     equal = torch.ones(1, 2, 2, dtype=torch.float64) + 1e-6 * torch.eye(2, dtype=torch.float64)
     one = torch.ones(1, 1, 2, 1, dtype=torch.float64)
-    steps = Steps(one, torch.zeros_like(one), -8, 7).of(torch.arange(2))
+    steps = Steps(one, torch.zeros_like(one), -8, 7).of(torch.arange(2), solution)
     found = rounded(solution, torch.linalg.cholesky(equal), steps)
     assert found.tolist() == [[[0.0, 1.0]]]
 
@@ -51,5 +51,5 @@ def test_what_is_on_the_grid_stays() -> None:
     _, covariance, steps = _case(24)
     generator = torch.Generator().manual_seed(1)
     on = SCALE * torch.randint(-8, 8, (1, 6, 24), generator=generator).double()
-    found = rounded(on, torch.linalg.cholesky(covariance), steps.of(torch.arange(24)))
+    found = rounded(on, torch.linalg.cholesky(covariance), steps.of(torch.arange(24), on))
     torch.testing.assert_close(found, on)
