@@ -145,10 +145,8 @@ def find_consumers(deps: Dependencies) -> Consumers:
             if value is not None:
                 users.setdefault(value, []).append(op)
     out = Consumers(written=written(deps))
-    derived: set[Value] = set()
+    derived = from_weights(graph)
     for op in graph.ops:
-        if all(v is None or v.is_weight or v in derived for v in op.inputs):
-            derived.update(op.outputs)
         reads: Sequence[Reading | str | None] = recurrent(op) or [reading(op)]
         for read in reads:
             found = _consumer(op, read, graph, uses, users, out.written)
@@ -162,6 +160,15 @@ def find_consumers(deps: Dependencies) -> Consumers:
         if any(layers):
             out.by_op.setdefault(op, []).extend(layer for layer in layers if layer is not None)
     _leave_mixed(out, uses)
+    return out
+
+
+def from_weights(graph: Graph) -> set[Value]:
+    """The results that are computed from weights alone."""
+    out: set[Value] = set()
+    for op in graph.ops:
+        if all(v is None or v.is_weight or v in out for v in op.inputs):
+            out.update(op.outputs)
     return out
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from graphprune.compensation.rounding import integers
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
@@ -71,9 +72,8 @@ class Grid:
     def _nearest(
         self, numbers: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor
     ) -> torch.Tensor:
-        least, most = self._ends
-        steps = (numbers.double() / scale.double()).nan_to_num(0.0) + zero  # a step may be zero
-        return steps.round().clamp(least, most).to(self.stored.tensor.dtype)
+        found = integers(numbers.double(), scale.double(), zero, self._ends)
+        return found.to(self.stored.tensor.dtype)
 
     def _tensors(self, cuts: Cuts | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and zero point, cut like the weight, in the shape of its dimensions."""

@@ -23,7 +23,7 @@ from graphprune.engine.run import Chunk, Run, given_inputs, resized
 from graphprune.rules.readings import output_channel
 from graphprune.statistics.constants import VARIANCE_FLOOR
 from graphprune.statistics.estimate import macs_of
-from graphprune.statistics.order import behind, by_sample, in_place
+from graphprune.statistics.order import Arranged
 from graphprune.statistics.samples import Samples
 
 
@@ -89,17 +89,13 @@ class _Perturbed:
         return total / PERTURBATION**2
 
     def _changed(self, y: torch.Tensor, op: Op, generator: torch.Generator) -> torch.Tensor:
-        """Y ± s (y - E y): E is over samples and positions, ± for each sample and channel."""
-        channel = output_channel(op, y.dim())
-        rows = y.movedim(channel, -1)
-        shape = rows.shape
-        rows = rows.reshape(-1, shape[-1])
-        after = behind(self._deps, op.outputs[0], channel)
-        size = self._size if len(rows) % self._size == 0 else 1  # of no sample in particular
-        samples = by_sample(rows - rows.mean(0), size, after)
-        signs = torch.randint(2, (size, 1, shape[-1]), generator=generator).to(y) * 2 - 1
-        moved = in_place(PERTURBATION * signs * samples, after)
-        return y + moved.reshape(shape).movedim(-1, channel)
+        """`y ± s (y - E y)`: E is over samples and positions, ± for each sample and channel."""
+        seen = Arranged.of(self._deps, op.outputs[0], output_channel(op, y.dim()), self._size)
+        samples = seen.by_sample(y)
+        shape = len(samples), 1, samples.shape[-1]
+        signs = torch.randint(2, shape, generator=generator).to(y) * 2 - 1
+        centred = samples - samples.flatten(0, 1).mean(0)
+        return y + seen.restored(PERTURBATION * signs * centred, y.shape)
 
     def _behind(self, op: Op) -> list[Op]:
         """The operations that depend on an operation's first result."""

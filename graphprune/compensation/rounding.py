@@ -49,8 +49,14 @@ class Steps:
     def nearest(self, numbers: torch.Tensor, column: int) -> torch.Tensor:
         """The nearest such numbers of one column, `groups x rows`."""
         scale, zero = self.scale[:, :, column], self.zero[:, :, column]
-        whole = (numbers / scale).nan_to_num(0.0) + zero  # a step may be zero
-        return (whole.round().clamp(self.least, self.most) - zero) * scale
+        return (integers(numbers, scale, zero, (self.least, self.most)) - zero) * scale
+
+
+def integers(
+    numbers: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, ends: tuple[int, int]
+) -> torch.Tensor:
+    """The nearest integers between two ends, in the type of the numbers."""
+    return ((numbers / scale).nan_to_num(0.0) + zero).round().clamp(*ends)  # a step may be zero
 
 
 def rounded(solution: torch.Tensor, factor: torch.Tensor, steps: Steps) -> torch.Tensor:

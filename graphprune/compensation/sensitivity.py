@@ -42,7 +42,7 @@ from graphprune.engine.trial import Trial
 from graphprune.rules.readings import output_channel
 from graphprune.statistics.constants import VARIANCE_FLOOR
 from graphprune.statistics.estimate import elements_of, macs_of
-from graphprune.statistics.order import behind, by_sample
+from graphprune.statistics.order import Arranged
 from graphprune.statistics.samples import Samples, captured, recut, walk
 
 
@@ -84,7 +84,7 @@ def sensitivities(
         return _perturbed(deps, samples, size, ops)
     weights = {value: _weight(samples, value) for value in deps.source.weights.values()}
     trial = Trial(deps, size, weights=weights)
-    wanted = {op.outputs[0]: _Seen.of(deps, op, size) for op in ops}
+    wanted = {op.outputs[0]: _arranged(deps, op, size) for op in ops}
     found: dict[Value, list[torch.Tensor]] = {}
     number = int(SENSED_MACS / max(macs_of(deps), 1.0))
     number = min(max(number, SENSED_LEAST), SENSED_MOST)
@@ -130,32 +130,10 @@ def _fitting(deps: Dependencies, size: int) -> int | None:
     return next((n for n in (size, captured(deps)) if n * each <= GRADIENT_BYTES), None)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """How to read the result of a linear operation.
-
-    Attributes:
-        channel: Its dimension of channels.
-        size: Number of samples.
-        after: Places behind each sample (`behind`).
-    """
-
-    channel: int
-    size: int
-    after: int | None
-
-    @staticmethod
-    def of(deps: Dependencies, op: Op, size: int) -> _Seen:
-        value = op.outputs[0]
-        channel = output_channel(op, len(value.shape))
-        return _Seen(channel, size, behind(deps, value, channel))
-
-    def by_sample(self, x: torch.Tensor) -> torch.Tensor:
-        """A result as `samples x places x channels`."""
-        rows = x.movedim(self.channel, -1)
-        rows = rows.reshape(-1, rows.shape[-1])
-        size = self.size if len(rows) % self.size == 0 else 1  # of no sample in particular
-        return by_sample(rows, size, self.after)
+def _arranged(deps: Dependencies, op: Op, size: int) -> Arranged:
+    """How to read an operation's result."""
+    value = op.outputs[0]
+    return Arranged.of(deps, value, output_channel(op, len(value.shape)), size)
 
 
 def _weight(samples: Samples, value: Value) -> torch.Tensor:
@@ -166,7 +144,7 @@ def _weight(samples: Samples, value: Value) -> torch.Tensor:
 
 
 def _sensed(
-    trial: Trial, chunk: Chunk, wanted: Mapping[Value, _Seen], size: int, seed: int
+    trial: Trial, chunk: Chunk, wanted: Mapping[Value, Arranged], size: int, seed: int
 ) -> dict[Value, torch.Tensor]:
     """Sensitivity and variance of each wanted value in one run: `2 x channels`, as `_share`.
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from graphprune.compensation.consumers import from_weights
 from graphprune.core.axes import atoms
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
@@ -54,13 +55,10 @@ def find_unsolved(deps: Dependencies, solved: Collection[Op]) -> dict[Op, list[U
         solved: Operations that can.
     """
     out: dict[Op, list[Unsolved]] = {}
-    fixed: set[Value] = set()  # computed from weights alone
+    fixed = from_weights(deps.source)
     for op in deps.source.ops:
         read = [v for v in op.inputs if v is not None]
         known = [v for v in read if v.is_weight or v in fixed]
-        if len(known) == len(read):
-            fixed.update(op.outputs)
-            continue
         summed = {axis for dim in deps.effects[op].contracts for axis in atoms(dim)}
         held = {axis for v in known for dim in deps.dims[v] for axis in atoms(dim)}
         floats = op.outputs and "float" in op.outputs[0].dtype

@@ -11,6 +11,8 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -62,9 +64,36 @@ def by_sample(rows: torch.Tensor, size: int, after: int | None) -> torch.Tensor:
     return rows.reshape(*lead, -1, size, after, channels).movedim(-3, -4).flatten(-3, -2)
 
 
-def in_place(samples: torch.Tensor, after: int | None) -> torch.Tensor:
-    """The inverse of `by_sample`: `... x rows x channels`."""
-    if after is None:
-        return samples.flatten(-3, -2)
-    *lead, size, _, channels = samples.shape
-    return samples.reshape(*lead, size, -1, after, channels).movedim(-4, -3).flatten(-4, -2)
+@dataclass(frozen=True)
+class Arranged:
+    """How to read a value sample after sample.
+
+    Attributes:
+        channel: Its dimension of channels.
+        size: Number of samples.
+        after: Places behind each sample (`behind`).
+    """
+
+    channel: int
+    size: int
+    after: int | None
+
+    @staticmethod
+    def of(deps: Dependencies, value: Value, channel: int, size: int) -> Arranged:
+        """That of a value of a graph."""
+        return Arranged(channel, size, behind(deps, value, channel))
+
+    def by_sample(self, x: torch.Tensor) -> torch.Tensor:
+        """The value as `samples x places x channels`; as one sample where it has none."""
+        rows = x.movedim(self.channel, -1)
+        rows = rows.reshape(-1, rows.shape[-1])
+        return by_sample(rows, self.size if len(rows) % self.size == 0 else 1, self.after)
+
+    def restored(self, samples: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """The inverse of `by_sample`: numbers in the shape of the value."""
+        number, _, channels = samples.shape
+        if self.after is not None:
+            samples = samples.reshape(number, -1, self.after, channels).movedim(0, 1)
+        lengths = [*shape]
+        lengths.append(lengths.pop(self.channel))
+        return samples.reshape(lengths).movedim(-1, self.channel)
