@@ -22,14 +22,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
 from graphprune.compensation.constants import DOUBLE_BELOW, WIDEST
 from graphprune.compensation.consumers import Consumer, Unsolvable, find_consumers
 from graphprune.compensation.expect import add_expected
-from graphprune.compensation.layout import Layout, kept_channels, layout
+from graphprune.compensation.layout import Place, kept_channels, layout
 from graphprune.compensation.narrowed import narrowed, shifted
 from graphprune.compensation.refit import refit
 from graphprune.compensation.rounding import Steps
@@ -80,29 +80,6 @@ def compensate(
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A consumer's channels, and which of them stay.
-
-    Attributes:
-        how: The layout of the channels.
-        groups: Numbers of its groups that stay.
-        kept: Numbers of the channels that stay within each group.
-    """
-
-    how: Layout
-    groups: torch.Tensor
-    kept: torch.Tensor
-
-    def rows(self, x: torch.Tensor, channel: int) -> torch.Tensor:
-        """A value of the original as `groups x rows x channels`, for the groups that stay."""
-        return self.how.rows(x, channel)[self.groups]
-
-    def fewer(self, x: torch.Tensor, channel: int) -> torch.Tensor:
-        """A value of the narrowed graph as `groups x rows x kept`."""
-        return replace(self.how, groups=len(self.groups)).rows(x, channel)
-
-
-@dataclass(frozen=True)
 class _Pool:
     """The moments of what all operations read that share a weight.
 
@@ -113,7 +90,7 @@ class _Pool:
     """
 
     consumer: Consumer
-    place: _Place
+    place: Place
     moments: Moments
 
 
@@ -284,7 +261,7 @@ class _Compensator:
         kept[consumer.channel] = None
         return cut_tensor(x, kept)
 
-    def _place(self, consumer: Consumer, values: Sequence[torch.Tensor]) -> _Place:
+    def _place(self, consumer: Consumer, values: Sequence[torch.Tensor]) -> Place:
         """The layout of a consumer's channels, and which of them stay.
 
         Raises:
@@ -298,16 +275,18 @@ class _Compensator:
                 f"its {length(dim)} channels are more than {WIDEST}, as many as are solved for"
             )
         groups, channels = kept_channels(consumer, dim, how, self._cuts)
-        return _Place(how, torch.as_tensor(groups), torch.as_tensor(channels))
+        return Place(how, torch.as_tensor(groups), torch.as_tensor(channels))
 
-    def _refit(self, consumer: Consumer, place: _Place, moments: Moments) -> None:
+    def _refit(self, consumer: Consumer, place: Place, moments: Moments) -> None:
         """Solve the regression, and store its result."""
         old = consumer.numbers()
         exact = old.dtype == torch.float64 or place.how.width < DOUBLE_BELOW
         taps = consumer.taps(old.double() if exact else old.float())
         weight = place.how.spread(taps)[place.groups]
         steps = self._steps(consumer, place, weight.dtype)
-        found = refit(weight, moments, place.kept, consumer.shifts, steps)
+        users = [op for op in self._deps.source.ops if consumer.weight in op.inputs]
+        shares = place.reach(consumer, users) if consumer.shifts else None
+        found = refit(weight, moments, place.kept, consumer.shifts, steps, shares)
         if not all(bool(torch.isfinite(part).all()) for part in found):
             raise Unsolvable("what it reads is not finite")
         new, constant = found
@@ -324,7 +303,7 @@ class _Compensator:
         if consumer.computed and not consumer.shifts:
             self._out.unshifted.append(consumer.op.name)
 
-    def _steps(self, consumer: Consumer, place: _Place, dtype: torch.dtype) -> Steps | None:
+    def _steps(self, consumer: Consumer, place: Place, dtype: torch.dtype) -> Steps | None:
         """What a weight's integers stand for, as `refit` takes its numbers; None of others."""
         told = None if consumer.written is None else consumer.written.steps()
         if told is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -12,8 +13,10 @@ from graphprune.compensation.constants import ROWS_EACH, TOGETHER_LEAST, WIDEST
 from graphprune.compensation.consumers import Consumer, Unsolvable
 from graphprune.core.axes import Dim, leaves, length
 from graphprune.core.cuts import Cuts
+from graphprune.core.graph import Op
 from graphprune.core.groups import Dependencies
 from graphprune.core.indices import Indices
+from graphprune.rules.reach import reach
 from graphprune.statistics.order import behind
 
 
@@ -76,6 +79,48 @@ class Layout:
         g, o, n, _ = spread.shape
         parts = spread.reshape(g, o, n, self.before, self.after, -1)
         return parts.permute(0, 1, 3, 2, 4, 5).flatten(2, 4)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A consumer's channels, and which of them stay.
+
+    Attributes:
+        how: The layout of the channels.
+        groups: Numbers of its groups that stay.
+        kept: Numbers of the channels that stay within each group.
+    """
+
+    how: Layout
+    groups: torch.Tensor
+    kept: torch.Tensor
+
+    def rows(self, x: torch.Tensor, channel: int) -> torch.Tensor:
+        """A value of the original as `groups x rows x channels`, for the groups that stay."""
+        return self.how.rows(x, channel)[self.groups]
+
+    def fewer(self, x: torch.Tensor, channel: int) -> torch.Tensor:
+        """A value of the narrowed graph as `groups x rows x kept`."""
+        return replace(self.how, groups=len(self.groups)).rows(x, channel)
+
+    def reach(self, consumer: Consumer, users: Sequence[Op]) -> torch.Tensor | None:
+        """How often each number of a consumer's weight meets an input.
+
+        Args:
+            consumer: The consumer.
+            users: The operations that use its weight.
+
+        Returns:
+            Shares of the output positions, `groups x outputs x width x taps`; None where each
+            number meets an input everywhere.
+        """
+        if not consumer.kernel:
+            return None
+        shares = reach(users, consumer.kernel, consumer.weight_is_transposed)
+        if shares is None:
+            return None
+        whole = shares.expand(consumer.weight.shape)
+        return self.how.spread(consumer.taps(whole))[self.groups]
 
 
 def layout(consumer: Consumer, dim: Dim, cuts: Cuts | None, rows: int) -> Layout | None:

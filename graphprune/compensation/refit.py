@@ -16,6 +16,7 @@ def refit(
     kept: torch.Tensor,
     shifts: bool,
     steps: Steps | None = None,
+    reach: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """New weights for the channels that stay.
 
@@ -26,7 +27,8 @@ def refit(
           = Wₖ + W (Cov(x, z) - Iₖ Cov(z)) (Cov(z) + λ I)⁻¹,      c = W E[x] - V E[z],
 
     where Iₖ places a channel that stays among all channels. λ → ∞ gives the plain removal. Without
-    constant (c = 0), second moments take the place of covariances.
+    constant (c = 0), second moments take the place of covariances. Taps that meet padding count in
+    c as often as they meet inputs.
 
     Example:
         Of two equal channels x₁ = x₂ the second is removed. Then V → w₁ + w₂ for λ → 0.
@@ -37,6 +39,7 @@ def refit(
         kept: Numbers of the channels that stay.
         shifts: Whether a constant c may be added to the outputs.
         steps: What integers stand for, in the shape of W, where V is stored as such.
+        reach: The share of positions at which each of W's numbers meets an input; None: at all.
 
     Returns:
         V, `groups x outputs x kept x taps`, and c, `groups x outputs`.
@@ -62,7 +65,9 @@ def refit(
     if not shifts:
         return new, new.new_zeros(new.shape[:2])
     targets, inputs = (m.to(new.dtype) for m in moments.means())
-    wanted, found = weight.sum(3) @ targets[..., None], new.sum(3) @ inputs[..., None]
+    met = torch.ones_like(weight) if reach is None else reach.to(weight)
+    wanted = (weight * met).sum(3) @ targets[..., None]
+    found = (new * met[:, :, kept]).sum(3) @ inputs[..., None]
     return new, (wanted - found)[..., 0]
 
 

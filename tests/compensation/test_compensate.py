@@ -356,3 +356,25 @@ def test_a_head_for_training_does_not_end_compensation():
     small = graphprune.shrink(model, 0.4, **options)
     with torch.no_grad():
         assert torch.allclose(small(x), model(x), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("last", "size"),
+    [
+        (nn.ConvTranspose2d(16, 3, 4, stride=2, padding=1), 4),
+        (nn.ConvTranspose2d(16, 3, 3, stride=2, padding=1, output_padding=1), 4),
+        (nn.Conv2d(16, 3, 3, padding=1), 3),
+        (nn.Conv2d(16, 3, 3, padding="same", dilation=2), 4),
+    ],
+    ids=["transposed", "transposed, odd", "padded", "padded to the same size"],
+)
+def test_constants_count_taps_that_meet_no_input(last: nn.Module, size: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), last)
+    data = torch.randn(64, 3, size, size)
+    small = graphprune.shrink(
+        model, 0.5, example_inputs=data[:2], data=data, effort="fast", compensate=True
+    )
+    with torch.no_grad():
+        apart = (model(data) - small(data)).mean((0, 2, 3)).abs().max()
+    assert apart < 0.01
