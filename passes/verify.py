@@ -150,10 +150,10 @@ def _zero_points(cuts: Cuts) -> dict[Value, tuple[Value, int]]:
     """What stands for zero in each quantized weight, and along which dimension it may differ."""
     out: dict[Value, tuple[Value, int]] = {}
     for op, effect in cuts.deps.effects.items():
-        for place, point, dim in effect.zeros:
-            value, zero = op.inputs[place], op.inputs[point]
+        for place, how in effect.encodings.items():
+            value, zero = op.inputs[place], how.zero
             if value is not None and zero is not None and value.is_weight and zero.is_weight:
-                out[value] = (zero, dim)
+                out[value] = (zero, how.dim)
     return out
 
 
@@ -197,13 +197,14 @@ def _inexact(op: Op, cuts: Cuts, masked: Run) -> bool:
     if not gone:
         return False
     operands = masked.operands(op)
-    points = {place: (operands[point], dim) for place, point, dim in cuts.deps.effects[op].zeros}
+    told = cuts.deps.effects[op].encodings
     for place, (value, tensor) in enumerate(zip(op.inputs, operands, strict=True)):
         if value is None or tensor is None:
             continue
-        point, dim = points.get(place, (None, 0))
-        if point is not None:
-            tensor = tensor.int() - along(point.int(), dim, tensor.dim())
+        how = told.get(place)
+        point = None if how is None or how.zero is None else operands[op.inputs.index(how.zero)]
+        if how is not None and point is not None:
+            tensor = tensor.int() - along(point.int(), how.dim, tensor.dim())
         kept = cuts.kept(value)
         rest = _numbers(tensor) - _numbers(_scattered(tensor, cut_tensor(tensor, kept), kept))
         if any(i is not None for i in kept) and not rest.any():

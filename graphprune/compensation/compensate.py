@@ -27,7 +27,12 @@ from dataclasses import dataclass, field
 import torch
 
 from graphprune.compensation.constants import DOUBLE_BELOW, WIDEST
-from graphprune.compensation.consumers import Consumer, Unsolvable, find_consumers
+from graphprune.compensation.consumers import (
+    Consumer,
+    Unsolvable,
+    find_consumers,
+    held_beside,
+)
 from graphprune.compensation.expect import add_expected
 from graphprune.compensation.layout import Place, kept_channels, layout
 from graphprune.compensation.narrowed import narrowed, shifted
@@ -36,7 +41,7 @@ from graphprune.compensation.rounding import Steps
 from graphprune.core.axes import Dim, atoms, length
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
-from graphprune.engine.run import Attrs, Run, given_inputs, resized
+from graphprune.engine.run import Attrs, LastUses, Run, given_inputs, resized
 from graphprune.engine.tensors import cut_tensor
 from graphprune.importance.free import missed
 from graphprune.importance.freedom import Masks
@@ -101,6 +106,8 @@ class _Compensator:
         self._cuts = cuts
         self._deps = cuts.deps
         self._consumers = find_consumers(cuts.deps)
+        found = self._consumers.by_op
+        self._held = held_beside(one for several in found.values() for one in several)
         self._missed = missed(free, cuts.keep)
         self._out = Compensation()
         graph, batch = cuts.deps.source, samples.size
@@ -120,7 +127,8 @@ class _Compensator:
         """A run over the samples, at its start."""
         graph = self._deps.source
         given = [given_inputs(graph, chunk, self._dtype) for chunk in self._samples.chunks]
-        return Run(graph, weights, given, attrs, self._dtype)
+        uses = LastUses(graph.ops, self._held)
+        return Run(graph, weights, given, attrs, self._dtype, uses=uses)
 
     def run(self, advance: Callable[[float], None]) -> Compensation:
         """Refit in execution order; `advance` is called with the share of operations done."""
@@ -150,10 +158,10 @@ class _Compensator:
         if not any(shared.values()):
             return
         pools: dict[Value, _Pool] = {}
-        for op, run in walk(self._deps, self._samples, self._dtype):
+        for op, run in walk(self._deps, self._samples, self._dtype, self._held):
             for consumer in shared.get(op, ()):
                 with self._reporting(op):
-                    self._pool(consumer, run.values(consumer.value), pools)
+                    self._pool(consumer, consumer.values(run), pools)
         for pool in pools.values():
             if pool.consumer.op.name not in self._out.left:
                 with self._reporting(pool.consumer.op):
@@ -234,12 +242,12 @@ class _Compensator:
         Raises:
             Unsolvable: The two do not correspond, or the channels are too many.
         """
-        dense = self._dense.values(consumer.value)
+        dense = consumer.values(self._dense)
         if consumer.value in consumer.op.outputs:  # a recurrent state, known only after the refit
             cut = self._cuts.kept(consumer.value)
             small = [cut_tensor(x, cut) for x in dense]
         else:
-            small = self._small.values(consumer.value)
+            small = consumer.values(self._small)
         place, at = self._place(consumer, dense), consumer.channel
         dense = [self._staying(consumer, x) for x in dense]
         pairs = [(place.rows(x, at), place.fewer(y, at)) for x, y in zip(dense, small, strict=True)]
@@ -296,6 +304,7 @@ class _Compensator:
             written = self._consumers.written.get(held)
             old = held.tensor.detach() if written is None else written.numbers()
             old = cut_tensor(old, self._cuts.kept(held))
+            shift = (shift * consumer.gain).reshape(old.shape)
             if held in self._shifts:  # of a layer that holds two biases in one
                 shift = shift + self._shifts[held]
             self._shifts[held] = shift
@@ -322,4 +331,5 @@ class _Compensator:
             return
         stored, numbers = written.stored_as(tensor, self._cuts)
         self._out.values.update(stored)
-        self._small.replace(value, numbers.to(self._dtype))
+        if not value.is_weight:
+            self._small.replace(value, numbers.to(self._dtype))

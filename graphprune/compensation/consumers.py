@@ -8,17 +8,26 @@ operation's rule whether it is one. Whatever lies between two consumers is only 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
+from graphprune.compensation.behind import (
+    Around,
+    added_behind,
+    constant,
+    norm_behind,
+    scaled_behind,
+)
+from graphprune.compensation.grid import Grid, numbers, whole
 from graphprune.compensation.written import Written, written
+from graphprune.core.effect import Encoding
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
-from graphprune.rules.facts import adds
-from graphprune.rules.readings import Reading, folded, reading, recurrent, stacked
-from graphprune.rules.scalings import epsilon, is_batch_norm, is_norm
+from graphprune.engine.run import Run
+from graphprune.rules.readings import Reading, encoded_reading, folded, recurrent, stacked
+from graphprune.rules.scalings import epsilon, is_norm
 
 
 class Unsolvable(Exception):
@@ -26,6 +35,7 @@ class Unsolvable(Exception):
 
 
 _DERIVED = "its weight is computed from others"
+_STEPS = "the steps of its weight's integers are computed, or differ where it is read"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +56,8 @@ class Consumer:
         uses: Number of operations with this weight, all of which use it alike.
         computed: Whether b is computed by the graph, so that no constant can be added to it.
         written: What W is computed from; None where it is stored itself.
+        encoding: How the integers of `value` stand for numbers; None where it holds numbers.
+        gain: What is added to b for y to grow by one.
         half: Of a stacked layer, which of the two biases is b: 0 or 1. W then holds directions,
             outputs and channels, and is handled as if the directions were outputs. None for others.
     """
@@ -61,6 +73,8 @@ class Consumer:
     uses: int = 1
     computed: bool = False
     written: Written | None = None
+    encoding: Encoding | None = None
+    gain: float = 1.0
     half: int | None = None
 
     def numbers(self) -> torch.Tensor:
@@ -70,6 +84,11 @@ class Consumer:
         held: torch.Tensor = self.weight.tensor.detach()
         return held
 
+    def values(self, run: Run) -> list[torch.Tensor]:
+        """The numbers of x in a run, chunk by chunk."""
+        held = run.values(self.value)
+        return held if self.encoding is None else numbers(held, self.encoding, run)
+
     @property
     def shifts(self) -> bool:
         """Whether a constant can be added to y: to the bias, or to the mean of the batch norm."""
@@ -78,13 +97,15 @@ class Consumer:
     def taps(self, weight: torch.Tensor) -> torch.Tensor:
         """A tensor of the weight's shape as `groups x outputs x channels x taps`."""
         if self.half is not None:
+            weight = weight.transpose(1, 2) if self.inner == 1 else weight
             return folded(weight.flatten(0, 1), 1, 1)
         return folded(weight, self.inner, self.groups)
 
     def weight_of(self, taps: torch.Tensor, kernel: tuple[int, ...]) -> torch.Tensor:
         """The inverse of `taps`."""
         if self.half is not None:
-            return taps.reshape(self.weight.shape[0], -1, taps.shape[2])
+            weight = taps.reshape(self.weight.shape[0], -1, taps.shape[2])
+            return weight.transpose(1, 2) if self.inner == 1 else weight
         taps = taps.reshape(*taps.shape[:3], *kernel)
         if self.weight_is_transposed:
             taps = taps.transpose(1, 2)
@@ -110,7 +131,8 @@ class Consumer:
             `outputs`, in float64.
         """
         if self.half is not None:
-            return torch.ones(self.weight.shape[0] * self.weight.shape[1], dtype=torch.float64)
+            both = self.weight.shape[0] * self.weight.shape[3 - self.inner]
+            return torch.ones(both, dtype=torch.float64)
         outputs = self.weight.shape[1 - self.inner] * (self.groups if self.inner == 0 else 1)
         if self.norm is None:
             return torch.ones(outputs, dtype=torch.float64)
@@ -138,28 +160,23 @@ class Consumers:
 def find_consumers(deps: Dependencies) -> Consumers:
     """Find every linear operation whose weight no other operation uses in another way."""
     graph = deps.source
-    uses = Counter(v for op in graph.ops for v in op.inputs if v is not None)
-    users: dict[Value, list[Op]] = {}
-    for op in graph.ops:
-        for value in op.inputs:
-            if value is not None:
-                users.setdefault(value, []).append(op)
     out = Consumers(written=written(deps))
+    around = Around.of(graph, out.written)
     derived = from_weights(graph)
     for op in graph.ops:
-        reads: Sequence[Reading | str | None] = recurrent(op) or [reading(op)]
+        reads: Sequence[Reading | str | None] = recurrent(op) or [encoded_reading(op)]
         for read in reads:
-            found = _consumer(op, read, graph, uses, users, out.written)
+            found = _consumer(op, read, around)
             if isinstance(found, Consumer):
                 out.by_op.setdefault(op, []).append(found)
             elif found:
                 out.left[op.name] = found
             elif isinstance(read, Reading) and read.weight in derived:
                 out.left[op.name] = _DERIVED
-        layers = [_stacked(op, read, uses) for read in stacked(op)]
+        layers = [_stacked(op, read, around) for read in stacked(op)]
         if any(layers):
             out.by_op.setdefault(op, []).extend(layer for layer in layers if layer is not None)
-    _leave_mixed(out, uses)
+    _leave_mixed(out, around.uses)
     return out
 
 
@@ -172,21 +189,32 @@ def from_weights(graph: Graph) -> set[Value]:
     return out
 
 
-def _stacked(op: Op, read: Reading, uses: Counter[Value]) -> Consumer | None:
+def held_beside(consumers: Iterable[Consumer]) -> set[Value]:
+    """What a run must hold for `Consumer.values`: steps of integers that are computed."""
+    told = (one.encoding for one in consumers)
+    return {v for how in told if how is not None for v in how.held if not v.is_weight}
+
+
+def _stacked(op: Op, read: Reading, around: Around) -> Consumer | None:
     """A recurrent layer of a file as a consumer, of its input or of its own states."""
+    uses, how = around.uses, read.encodings.get(read.weight)
+    if how is not None and not _as_integers(read.weight, how, around):
+        return None
     if read.weight.kind != "parameter" or read.source.is_weight:
         return None
     half = 1 if read.source in op.outputs else 0
-    bias = next((v for v in op.inputs if v is not None and _two_biases(v, read.weight)), None)
+    bias = next((v for v in op.inputs if v is not None and _two_biases(v, read)), None)
     free = bias is None or (bias.kind == "parameter" and uses[bias] == uses[read.weight])
     return Consumer(
         op, read.source, read.weight, bias if free else None, None, read.channel, read.inner,
         uses=uses[read.weight], computed=not free, half=half,
+        written=around.computed.get(read.weight),
     )  # fmt: skip
 
 
-def _two_biases(value: Value, weight: Value) -> bool:
-    return value.is_weight and value.shape == (weight.shape[0], 2 * weight.shape[1])
+def _two_biases(value: Value, read: Reading) -> bool:
+    directions, outputs = read.weight.shape[0], read.weight.shape[3 - read.inner]
+    return value.is_weight and value.shape == (directions, 2 * outputs)
 
 
 def _leave_mixed(out: Consumers, uses: Counter[Value]) -> None:
@@ -214,14 +242,7 @@ def _alike(several: Sequence[Consumer], uses: Counter[Value]) -> bool:
     )
 
 
-def _consumer(
-    op: Op,
-    read: Reading | str | None,
-    graph: Graph,
-    uses: Counter[Value],
-    users: dict[Value, list[Op]],
-    computed: Mapping[Value, Written],
-) -> Consumer | str | None:
+def _consumer(op: Op, read: Reading | str | None, around: Around) -> Consumer | str | None:
     """The consumer that a linear reading is.
 
     Returns:
@@ -233,7 +254,17 @@ def _consumer(
     x, weight = read.source, read.weight
     if len(x.shape) < 2 or x.is_weight:
         return None
-    held = computed.get(weight)
+    how, last = read.encodings.get(x), op
+    if how is not None and not how.scales:  # what makes the integers may know their steps
+        how = around.made.get(x, how)
+    if (steps := read.encodings.get(weight)) is not None:
+        if not steps.scales and how is not None and read.ends:
+            behind = scaled_behind(op, read, how, around)
+            theirs, last = behind or ((), op)
+            steps = replace(steps, scales=theirs)
+        if not _as_integers(weight, steps, around):
+            return None if read.product else _STEPS
+    held = around.computed.get(weight)
     if not weight.is_weight and held is None:
         return None if read.product else "its weight is computed"
     if (weight.kind != "parameter" and held is None) or len(weight.shape) < 2:
@@ -242,64 +273,28 @@ def _consumer(
         return "its weight holds several matrices"
     if read.windows and len(x.shape) != len(weight.shape):
         return "its input has no batch"
-    bias = read.bias or _added_behind(op, read, graph, uses, users, computed)
-    free = bias is None or _constant(bias, computed)
-    norm = _norm_behind(op, read, graph, uses, users)
-    at, inner, number = read.channel, read.inner, uses[weight]
+    alpha, beta = read.factors
+    bias = read.bias
+    if bias is None:
+        bias, beta = added_behind(last, read, around) if read.ends else None, 1.0
+    elif bias in read.encodings:
+        _as_integers(bias, read.encodings[bias], around)
+    free = bias is None or constant(bias, around.computed)
     return Consumer(
-        op, x, weight, bias if free else None, norm, at, inner, read.groups, number, not free, held
-    )
+        op, x, weight, bias if free else None, norm_behind(op, read, around), read.channel,
+        read.inner, read.groups, around.uses[weight], not free, held, how, alpha / beta,
+    )  # fmt: skip
 
 
-def _constant(bias: Value, computed: Mapping[Value, Written]) -> bool:
-    """Whether a constant can be added to a bias."""
-    return len(bias.shape) == 1 and (bias.kind == "parameter" or bias in computed)
-
-
-def _reader_behind(op: Op, graph: Graph, users: dict[Value, list[Op]]) -> Op | None:
-    """The only reader of an operation's result; None where several read it, or the caller."""
-    (result,) = op.outputs
-    readers = users.get(result, [])
-    return readers[0] if len(readers) == 1 and result not in graph.outputs else None
-
-
-def _added_behind(
-    op: Op,
-    read: Reading,
-    graph: Graph,
-    uses: Counter[Value],
-    users: dict[Value, list[Op]],
-    computed: Mapping[Value, Written],
-) -> Value | None:
-    """The bias that the next operation adds to a product: ONNX writes MatMul and Add."""
-    last = len(op.outputs[0].shape) - 1
-    if not read.ends or read.output not in (-1, last):
-        return None
-    behind = _reader_behind(op, graph, users)
-    if behind is None or not adds(behind) or len(behind.inputs) != 2:
-        return None
-    (result,) = op.outputs
-    for value in behind.inputs:
-        held = value is not None and (value.kind == "parameter" or value in computed)
-        if value is not None and held and uses[value] == uses[read.weight]:
-            return value if value.shape == result.shape[-1:] else None
-    return None
-
-
-def _norm_behind(
-    op: Op, read: Reading, graph: Graph, uses: Counter[Value], users: dict[Value, list[Op]]
-) -> Op | None:
-    """The batch norm that is the only reader of an operation's result, and used as often as it."""
-    norm = _reader_behind(op, graph, users) if read.ends else None
-    result = op.outputs[0]
-    if norm is None or not is_batch_norm(norm) or norm.inputs[0] is not result:
-        return None
-    if read.output % len(result.shape) != 1:
-        return None
-    mean, variance = norm.inputs[3:5]
-    if mean is None or variance is None or uses[mean] != uses[variance]:
-        return None
-    return norm if uses[mean] == uses[read.weight] else None
+def _as_integers(stored: Value, how: Encoding, around: Around) -> bool:
+    """Note a weight or bias of integers as such; whether it holds the same for all that read it."""
+    found, held = whole(stored, how), around.computed.get(stored)
+    if isinstance(held, Grid):
+        return found is not None and held.equals(found)
+    if found is None:
+        return False
+    around.computed[stored] = found
+    return True
 
 
 def untrained(deps: Dependencies) -> bool:

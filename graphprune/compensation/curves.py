@@ -41,7 +41,7 @@ from graphprune.compensation.constants import (
     SENSITIVITY_FLOOR,
     WIDEST,
 )
-from graphprune.compensation.consumers import Consumer, find_consumers
+from graphprune.compensation.consumers import Consumer, find_consumers, held_beside
 from graphprune.compensation.expect import add_expected
 from graphprune.compensation.layout import Layout, layout
 from graphprune.compensation.obs import Elimination
@@ -100,7 +100,8 @@ def loss_curves(
     found: dict[Axis, Elimination | None] = dict.fromkeys(systems)
     last: _Covariances = {}
     scarcity: dict[Axis, float] = {}
-    for number, (op, run) in enumerate(walk(deps, samples)):
+    beside = held_beside(one for several in consumers.values() for one in several)
+    for number, (op, run) in enumerate(walk(deps, samples, held=beside)):
         for consumer in consumers.get(op, ()):
             weights = output_weights(consumer, measured, samples)
             _add(deps, consumer, run, systems, last, weights, samples)
@@ -179,7 +180,7 @@ def _add(
     dim = deps.dims[consumer.value][consumer.channel]
     if not any(axis in systems for axis in atoms(dim)):
         return
-    values = run.values(consumer.value)
+    values = consumer.values(run)
     rows = sum(x.numel() // max(x.shape[consumer.channel], 1) for x in values)
     how = layout(consumer, dim, None, rows)
     if how is None:

@@ -11,15 +11,19 @@ Example:
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from graphprune.compensation.rounding import integers
 from graphprune.core.cuts import Cuts
+from graphprune.core.effect import Encoding
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
+from graphprune.engine.run import Run
 from graphprune.engine.tensors import along, cut_tensor
+from graphprune.rules.registry import stated
 
 _ENDS = {"int4": (-8, 7), "uint4": (0, 15)}  # of types that stand in a wider one
 
@@ -30,15 +34,16 @@ class Grid:
 
     Attributes:
         stored: The integers, a weight of the graph.
-        scale: The step between two of them.
-        zero: Which of them stands for zero; None: 0 does.
-        dim: The dimension along which scale and zero point may differ.
+        how: How they stand for numbers.
     """
 
     stored: Value
-    scale: Value
-    zero: Value | None
-    dim: int
+    how: Encoding
+
+    def equals(self, other: Grid) -> bool:
+        """Whether the same integers stand for the same numbers."""
+        pairs = zip(self._tensors(None), other._tensors(None), strict=True)
+        return self.stored is other.stored and all(torch.equal(a, b) for a, b in pairs)
 
     def numbers(self) -> torch.Tensor:
         """What the integers stand for, in float32."""
@@ -77,14 +82,44 @@ class Grid:
 
     def _tensors(self, cuts: Cuts | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and zero point, cut like the weight, in the shape of its dimensions."""
-        rank = len(self.stored.shape)
-        scale, zero = (
-            torch.zeros(())
-            if value is None
-            else cut_tensor(value.tensor, [] if cuts is None else cuts.weights.get(value, []))
-            for value in (self.scale, self.zero)
-        )
-        return along(scale.float(), self.dim, rank), along(zero.float(), self.dim, rank)
+
+        def tensor(value: Value) -> torch.Tensor:
+            return cut_tensor(value.tensor, [] if cuts is None else cuts.weights.get(value, []))
+
+        return steps(self.how, len(self.stored.shape), tensor)
+
+
+def steps(
+    how: Encoding, rank: int, tensor: Callable[[Value], torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of integers, so that they broadcast against these.
+
+    Args:
+        how: How the integers stand for numbers.
+        rank: How many dimensions they have.
+        tensor: Gives the tensor of a value that `how` refers to.
+    """
+    scale = torch.ones(())
+    for value in how.scales:
+        scale = scale * along(tensor(value).float(), how.dim, rank)
+    zero = torch.zeros(()) if how.zero is None else tensor(how.zero).float()
+    return scale, along(zero, how.dim, rank)
+
+
+def numbers(integers: Sequence[torch.Tensor], how: Encoding, run: Run) -> list[torch.Tensor]:
+    """What integers of a run stand for, chunk by chunk.
+
+    Args:
+        integers: The integers.
+        how: How they stand for numbers.
+        run: The run, which holds the scales and zero points that are computed.
+    """
+    out = []
+    for number, whole in enumerate(integers):
+        held = {value: run.each(value)[number] for value in how.held}
+        scale, zero = steps(how, whole.dim(), held.__getitem__)
+        out.append((whole.float() - zero) * scale)
+    return out
 
 
 def grid(op: Op, deps: Dependencies, uses: Counter[Value]) -> Grid | None:
@@ -95,17 +130,20 @@ def grid(op: Op, deps: Dependencies, uses: Counter[Value]) -> Grid | None:
         deps: The analysis.
         uses: How many operands of operations each value is.
     """
-    effect = deps.effects[op]
-    if 0 not in effect.scales or len(op.outputs) != 1:
+    how = deps.effects[op].encodings.get(0)
+    stored = op.inputs[0] if op.inputs else None
+    if how is None or stored is None or not stated(op).elementwise or uses[stored] != 1:
         return None
-    place, dim = effect.scales[0]
-    point = next((point for held, point, _ in effect.zeros if held == 0), None)
-    stored, scale = op.inputs[0], op.inputs[place]
-    zero = None if point is None else op.inputs[point]
-    known = [value for value in (stored, scale, zero) if value is not None]
-    if stored is None or scale is None or stored.kind != "parameter" or uses[stored] != 1:
+    if op.outputs[0].shape != stored.shape:
         return None
-    if not all(v.is_weight and isinstance(v.tensor, torch.Tensor) for v in known):
-        return None
-    whole = not stored.tensor.dtype.is_floating_point and not stored.tensor.dtype.is_complex
-    return Grid(stored, scale, zero, dim) if whole and op.outputs[0].shape == stored.shape else None
+    return whole(stored, how)
+
+
+def whole(stored: Value, how: Encoding) -> Grid | None:
+    """A weight as the integers that it holds; None where it holds none, or steps are computed."""
+    for value in (stored, *how.held):
+        if not value.is_weight or not isinstance(value.tensor, torch.Tensor):
+            return None
+    kind = stored.tensor.dtype
+    integers = not kind.is_floating_point and not kind.is_complex
+    return Grid(stored, how) if integers and stored.kind == "parameter" else None

@@ -28,7 +28,7 @@ def narrowed(
     kept[consumer.inner] = None
     written = consumer.written
     kind = consumer.weight.tensor.dtype if written is None else written.dtype
-    if consumer.inner == 1:
+    if consumer.inner == 1 and consumer.half is None:
         kept[0] = _outputs_within(consumer, groups, cuts)
     return cut_tensor(weight, kept).to(kind).contiguous()
 
@@ -51,7 +51,8 @@ def shifted(
     if consumer.half is not None:
         assert consumer.bias is not None
         directions = consumer.weight.shape[0]
-        own = cut_tensor(constant.view(directions, -1), cuts.kept(consumer.weight)[:2])
+        kept = cuts.kept(consumer.weight)
+        own = cut_tensor(constant.view(directions, -1), [kept[0], kept[3 - consumer.inner]])
         halves = [torch.zeros_like(own), torch.zeros_like(own)]
         halves[consumer.half] = own
         return consumer.bias, torch.cat(halves, 1)

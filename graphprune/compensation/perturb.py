@@ -91,11 +91,15 @@ class _Perturbed:
     def _changed(self, y: torch.Tensor, op: Op, generator: torch.Generator) -> torch.Tensor:
         """`y ± s (y - E y)`: E is over samples and positions, ± for each sample and channel."""
         seen = Arranged.of(self._deps, op.outputs[0], output_channel(op, y.dim()), self._size)
-        samples = seen.by_sample(y)
+        samples = seen.by_sample(y if y.is_floating_point() else y.float())
         shape = len(samples), 1, samples.shape[-1]
-        signs = torch.randint(2, shape, generator=generator).to(y) * 2 - 1
+        signs = torch.randint(2, shape, generator=generator).to(samples) * 2 - 1
         centred = samples - samples.flatten(0, 1).mean(0)
-        return y + seen.restored(PERTURBATION * signs * centred, y.shape)
+        changed = y + seen.restored(PERTURBATION * signs * centred, y.shape)
+        if y.is_floating_point():
+            return changed
+        ends = torch.iinfo(y.dtype)  # integers change by whole steps
+        return changed.round().clamp(ends.min, ends.max).to(y.dtype)
 
     def _behind(self, op: Op) -> list[Op]:
         """The operations that depend on an operation's first result."""

@@ -3,6 +3,7 @@
 1. Integers, with their scale (`grid`).
 2. A direction v and lengths g, of which the weight is `g * v / |v|` (weight normalisation: Salimans
    & Kingma, NeurIPS 2016). Any weight W can be stored so: v = W, g = |W|.
+3. A vector that is laid along one dimension of several: a bias that is added to a convolution.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.tensors import cut_tensor
+from graphprune.rules.facts import moves
 from graphprune.rules.scalings import directed
 
 
@@ -85,10 +87,46 @@ class Directed:
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class Laid:
+    """A vector along one dimension of several.
+
+    Attributes:
+        vector: The vector, a weight of the graph.
+        shape: Its shape where it is laid.
+    """
+
+    vector: Value
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which precision it is solved for."""
+        held: torch.dtype = self.vector.tensor.dtype
+        return held
+
+    def numbers(self) -> torch.Tensor:
+        """The vector as it is laid."""
+        found: torch.Tensor = self.vector.tensor.detach().reshape(self.shape)
+        return found
+
+    def steps(self) -> None:
+        """None: no integers are stored."""
+
+    def stored_as(
+        self, numbers: torch.Tensor, cuts: Cuts
+    ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
+        """The vector itself."""
+        return {self.vector: numbers.flatten()}, numbers
+
+
 def written(deps: Dependencies) -> dict[Value, Written]:
     """The values of a graph that are computed from stored weights, to which any can be written."""
     uses = Counter(v for op in deps.source.ops for v in op.inputs if v is not None)
-    found = ((op, grid(op, deps, uses) or _directed(op, uses)) for op in deps.source.ops)
+    found = (
+        (op, grid(op, deps, uses) or _directed(op, uses) or _laid(op, uses))
+        for op in deps.source.ops
+    )
     return {op.outputs[0]: held for op, held in found if held is not None}
 
 
@@ -105,3 +143,16 @@ def _directed(op: Op, uses: Counter[Value]) -> Directed | None:
             return None
     assert v is not None and g is not None
     return Directed(v, g, None if dim < 0 else dim)
+
+
+def _laid(op: Op, uses: Counter[Value]) -> Laid | None:
+    """What an operation reads, if it lays a vector along a dimension."""
+    vector = op.inputs[0] if op.inputs and moves(op) and len(op.outputs) == 1 else None
+    if vector is None or vector.kind != "parameter" or uses[vector] != 1:
+        return None
+    if not isinstance(vector.tensor, torch.Tensor) or not vector.tensor.is_floating_point():
+        return None
+    shape = op.outputs[0].shape
+    if len(vector.shape) != 1 or sorted(shape) != [*[1] * (len(shape) - 1), *vector.shape]:
+        return None
+    return Laid(vector, shape)

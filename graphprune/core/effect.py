@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from graphprune.core.axes import Axis, Dim
+from graphprune.core.graph import Value
 
 Dims: TypeAlias = "list[Dim]"
 
@@ -25,6 +26,26 @@ SHARE = "share"
 that stays, so that it divides by as many as before."""
 
 
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How integers q stand for numbers: `(q - zero) * scale`.
+
+    Attributes:
+        scales: What the step between two integers is the product of; nothing where it is not told.
+        zero: Which integer stands for zero; None: 0 does.
+        dim: The dimension of the integers along which scale and zero point may differ.
+    """
+
+    scales: tuple[Value, ...] = ()
+    zero: Value | None = None
+    dim: int = 0
+
+    @property
+    def held(self) -> tuple[Value, ...]:
+        """All values that it refers to."""
+        return self.scales if self.zero is None else (*self.scales, self.zero)
+
+
 @dataclass(slots=True)
 class Effect:
     """What an operation does with axes, besides passing them on.
@@ -39,10 +60,8 @@ class Effect:
         sizes: Attributes that hold lengths, as the dimensions whose lengths they hold.
         pins: Attributes whose default depends on a dimension's length: their value now, and
             that dimension.
-        zeros: Operands of quantized numbers, each with the operand that says which of them stands
-            for zero, and the dimension along which that may differ.
-        scales: For each operand of quantized numbers whose step is told: the operand that holds
-            it, and the dimension along which it may differ.
+        encodings: How the integers of quantized operands stand for numbers, by place.
+        made: How those of quantized results do, by place.
         grains: Dimensions whose lengths must be multiples of a number, for the kernel's sake.
     """
 
@@ -52,6 +71,6 @@ class Effect:
     macs: list[tuple[Dim, ...]] = field(default_factory=list)
     sizes: dict[str, Size] = field(default_factory=dict)
     pins: dict[str, tuple[Any, Dim]] = field(default_factory=dict)
-    zeros: list[tuple[int, int, int]] = field(default_factory=list)
-    scales: dict[int, tuple[int, int]] = field(default_factory=dict)
+    encodings: dict[int, Encoding] = field(default_factory=dict)
+    made: dict[int, Encoding] = field(default_factory=dict)
     grains: list[tuple[Dim, int]] = field(default_factory=list)

@@ -155,6 +155,14 @@ class Run:
         """What a value is, chunk by chunk."""
         return [env[value] for env in self._envs]
 
+    def each(self, value: Value) -> list[torch.Tensor]:
+        """What a value is, chunk by chunk, or a weight: the same for all."""
+        if not value.is_weight:
+            return self.values(value)
+        held = self._weight(value)
+        assert held is not None, f"PyTorch lacks the type of {value.name}"
+        return [held] * len(self._envs)
+
     def known(self, value: Value) -> torch.Tensor | None:
         """A weight or a value that is at hand, in a run over one input; else None."""
         (env,) = self._envs

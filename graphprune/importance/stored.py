@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from graphprune.core.effect import Encoding
 from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.tensors import along
@@ -25,16 +26,14 @@ class Stored:
 
     def __init__(self, deps: Dependencies) -> None:
         self._deps = deps
-        self._grid: set[Value | None] = set()
-        self._points: dict[Value, tuple[Value, int]] = {}
-        self._scales: dict[Value, tuple[Value, int]] = {}
+        self._grid: set[Value] = set()
+        self._told: dict[Value, Encoding] = {}
         for op, effect in deps.effects.items():
-            for place, point, dim in effect.zeros:
-                self._grid.add(op.inputs[point])
-                _note(self._points, op.inputs[place], op.inputs[point], dim)
-            for place, (scale, dim) in effect.scales.items():
-                self._grid.add(op.inputs[scale])
-                _note(self._scales, op.inputs[place], op.inputs[scale], dim)
+            for place, how in effect.encodings.items():
+                value = op.inputs[place]
+                self._grid.update(how.held)
+                if value is not None and value.is_weight:
+                    self._told[value] = how
 
     def parameters(self) -> Iterator[Value]:
         """The trainable weights, but for zero points and scales: these say what others are."""
@@ -45,13 +44,14 @@ class Stored:
         tensor = torch.as_tensor(value.tensor).detach()
         if tensor.is_floating_point() or tensor.is_complex():
             return tensor
-        point, scale = self._points.get(value), self._scales.get(value)
-        if point is not None:
-            zero, dim = point
-            tensor = tensor.float() - along(zero.tensor.float(), dim, tensor.dim())
-        if scale is not None:
-            step, dim = scale
-            tensor = tensor.float() * along(step.tensor.float(), dim, tensor.dim())
+        how = self._told.get(value)
+        if how is None:
+            return tensor
+        if how.zero is not None and isinstance(how.zero.tensor, torch.Tensor):
+            tensor = tensor.float() - along(how.zero.tensor.float(), how.dim, tensor.dim())
+        for scale in how.scales:
+            if isinstance(scale.tensor, torch.Tensor):  # known beforehand, not computed
+                tensor = tensor.float() * along(scale.tensor.float(), how.dim, tensor.dim())
         return tensor
 
 
@@ -66,13 +66,3 @@ def zeros(tensor: torch.Tensor, dim: int) -> torch.Tensor:
     if len(left) and first.shape != rows.shape:
         dead[left] = (rows[left] == 0).reshape(len(left), -1).all(1)
     return dead
-
-
-def _note(
-    into: dict[Value, tuple[Value, int]], value: Value | None, held: Value | None, dim: int
-) -> None:
-    """Remember which weight tells a weight's zero point, or scale."""
-    if value is None or held is None or not value.is_weight:
-        return
-    if isinstance(held.tensor, torch.Tensor):  # known beforehand, not computed
-        into[value] = (held, dim)

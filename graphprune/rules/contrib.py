@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from graphprune.core.axes import Dim, length, split
 from graphprune.core.effect import Dims
 from graphprune.rules.conv import conv
+from graphprune.rules.matmul import scaled
 from graphprune.rules.notation import parse
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
@@ -32,8 +33,7 @@ def fused_matmul(op: Site) -> list[Dims]:
     b = "j k" if op.attr("transB", default=0) else "k j"
     if min(op.rank(0), op.rank(1)) < 2:
         return op.opaque("a vector")
-    if op.attr("alpha", default=1.0) != 1.0:
-        op.nonlinear = "it multiplies by a factor"
+    scaled(op)
     return op.apply(parse(f"... {a}, ... {b} -> ... i j"))
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from graphprune.core.axes import Dim, concat, length, split, unify
 from graphprune.core.effect import Dims
 from graphprune.rules.contrib import heads_of
-from graphprune.rules.notation import parse
-from graphprune.rules.quantize import INTEGERS, quantize
+from graphprune.rules.quantize import along, quantize
 from graphprune.rules.quantize import conv as integer_conv
-from graphprune.rules.recurrent import gated
+from graphprune.rules.recurrent import gated, state_both_sides
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
@@ -79,26 +78,26 @@ def where(op: Site) -> list[Dims]:
 
 
 @axis_rule(f"{_PREFIX}MatMulIntegerToFloat", f"{_PREFIX}DynamicQuantizeMatMul")
-def matmul(op: Site) -> list[Dims]:
+def matmul(op: Site) -> str | list[Dims]:
     """A product of integers with its scales, and a bias; the first may be quantized on the way."""
-    op.nonlinear = INTEGERS
     if min(op.rank(0), op.rank(1)) < 2:
         return op.opaque("vectors of integers")
     dynamic = op.op.type.endswith("DynamicQuantizeMatMul")
-    (out,) = op.apply(parse("... i k, ... k j -> ... i j"))
     scale, point, bias = (2, 3, 4) if dynamic else (3, 5, 6)
+    if any(op.has(place) and op.rank(place) > 1 for place in (scale, point)):
+        return op.opaque("scales of several dimensions")
+    op.encode(1, scale, zero=point, dim=-1)
+    steps = ", ".join(along(op, place, "j") for place in (scale, point))
+    added = op.aligned(bias, "i j") if not op.has(bias) or op.rank(bias) < 3 else "... i j"
     if dynamic:
         op.mix(op.dims(0)[-1])
-    elif op.has(2) and op.rank(2) and op.shape(2)[-1] > 1:
+        return f"... i k, ... k j, {steps}, {added} -> ... i j"
+    if op.has(2) and op.rank(2) and op.shape(2)[-1] > 1:
         return op.opaque("a scale for each row")
-    else:
-        op.zero(0, 4, -2, scale=2)
-    op.zero(1, point, -1, scale=scale)
-    for place in (scale, point):
-        if op.has(place) and op.rank(place) > 1:
-            return op.opaque("scales of several dimensions")
-        _each(op, place, out[-1])
-    return [op.broadcast([out, op.dims(bias)]) if op.has(bias) else out]
+    op.encode(0, 2, zero=4, dim=-2)
+    ours, theirs = (along(op, place, "i") for place in (2, 4)), steps.split(", ")
+    each = [part for pair in zip(ours, theirs, strict=True) for part in pair]
+    return f"... i k, ... k j, {', '.join(each)}, {added} -> ... i j"
 
 
 @axis_rule(f"{_PREFIX}MatMulNBits", f"{_PREFIX}MatMulBnb4")
@@ -107,7 +106,6 @@ def packed_matmul(op: Site) -> list[Dims]:
 
     Rows of outputs can go; what is read is quantized in blocks, which stay.
     """
-    op.nonlinear = INTEGERS
     x, outputs = op.dims(), op.attr("N")
     op.lock([x[-1]], _BLOCKS)
     out: Dim | None = None
@@ -136,7 +134,6 @@ def packed_matmul(op: Site) -> list[Dims]:
 @axis_rule(f"{_PREFIX}QAttention")
 def attention(op: Site) -> list[Dims]:
     """Self-attention with its projection, both of integers."""
-    op.nonlinear = INTEGERS
     if op.has(8) or len(op.op.outputs) > 1 or op.attr("do_rotary", default=0):
         return op.opaque("keys and values of their own")
     parts = heads_of(op)
@@ -146,8 +143,8 @@ def attention(op: Site) -> list[Dims]:
     (b, s, i), (_, packed) = op.dims(0), op.dims(1)
     for place in (2, 4, 7):  # the bias, and what belongs to the weight
         _each(op, place, packed)
-    op.zero(0, 6, 0, scale=3)
-    op.zero(1, 7, 1, scale=4)
+    op.encode(0, 3, zero=6)
+    op.encode(1, 4, zero=7, dim=1)
     op.lock([s, *(op.dims(5) if op.has(5) else ())], "positions compared")
     op.contract(i)
     op.mix(d)
@@ -164,7 +161,6 @@ def dynamic_lstm(op: Site) -> list[Dims]:
 
     Inputs and states are quantized on the way, by their extremes.
     """
-    op.nonlinear = INTEGERS
     x, weight, recurrence = op.dims(0), op.dims(1), op.dims(2)
     op.lock([x[0]], "steps in order")
     stacked = (1, 2, 3, 7, 8, 9, 10, 11)
@@ -179,12 +175,13 @@ def dynamic_lstm(op: Site) -> list[Dims]:
     for i in (8, 9, 10, 11):  # for each direction, or for each gate of each unit too
         if op.has(i) and op.rank(i) == 2 and op.shape(i)[1] > 1:
             unify(hidden, gated(op, op.dims(i)[1], 4))
-    op.zero(1, 9, 0, scale=8)
-    op.zero(2, 11, 0, scale=10)
+    op.encode(1, 8, zero=9)
+    op.encode(2, 10, zero=11)
     state: Dims = [weight[0], x[1], hidden]
     op.broadcast([state, *(op.dims(i) for i in (5, 6) if op.has(i))])
     if op.has(4):
         unify(x[1], op.dims(4)[0])
+    state_both_sides(op, "d i g")
     op.contract(x[2], hidden)
     op.mix(x[2], hidden)
     op.effect.macs = [(*x[:2], *weight), (*x[:2], *recurrence)]
@@ -193,17 +190,20 @@ def dynamic_lstm(op: Site) -> list[Dims]:
 
 
 @axis_rule(f"{_PREFIX}QGemm")
-def gemm(op: Site) -> list[Dims]:
-    """ONNX Runtime's `Gemm` of integers: A, B and C, scales and zero points behind A and B."""
-    op.nonlinear = INTEGERS
+def gemm(op: Site) -> str:
+    """ONNX Runtime's `Gemm` of integers: A, B and C, scales and zero points behind A and B.
+
+    C stands for `alpha` times what its own scales say: it is a bias of A B itself.
+    """
     a = "k i" if op.attr("transA", default=0) else "i k"
     b = "j k" if op.attr("transB", default=0) else "k j"
-    (out,) = op.apply(parse(f"{a}, , , {b} -> i j"))
-    op.zero(0, 2, scale=1)
-    op.zero(3, 5, 0 if op.attr("transB", default=0) else 1, scale=4)
-    for i in (4, 5):
-        _each(op, i, out[-1])
-    return [op.broadcast([out, op.dims(6)]) if op.has(6) else out]
+    op.encode(0, 1, zero=2)
+    op.encode(3, 4, zero=5, dim=0 if op.attr("transB", default=0) else 1)
+    op.encode(6, 1, 4)
+    if op.has(7):
+        op.encode(0, 7, zero=8, made=True)
+    one = [along(op, place, dim) for place, dim in ((1, "1"), (2, "1"), (4, "j"), (5, "j"))]
+    return f"{a}, {one[0]}, {one[1]}, {b}, {one[2]}, {one[3]}, {op.aligned(6, 'i j')} -> i j"
 
 
 @axis_rule(f"{_PREFIX}QLinearAdd", f"{_PREFIX}QLinearMul")

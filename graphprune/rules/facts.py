@@ -7,10 +7,11 @@ All of it follows from the signature of the operation's rule, or is stated besid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from graphprune.core.axes import atom
-from graphprune.core.effect import Dims
+from graphprune.core.effect import Dims, Encoding
 from graphprune.core.errors import AxisError
 from graphprune.core.graph import Op, Value
 from graphprune.rules.registry import _RULES, Rule, applied, stated
@@ -27,6 +28,9 @@ class Found:
         fits: Whether the rule fits them.
         products: Signatures that say which operands are multiplied and summed.
         nonlinear: Why they cannot be read as such, where the rule says so.
+        factors: By what a product is multiplied, and what is added to it.
+        encodings: How the integers of operands stand for numbers, by place.
+        made: How those of results do.
         text: The signature that the rule gave, or the name of its function.
     """
 
@@ -35,6 +39,9 @@ class Found:
     fits: bool = False
     products: tuple[Bound, ...] = ()
     nonlinear: str | None = None
+    factors: tuple[float, float] = (1.0, 1.0)
+    encodings: Mapping[int, Encoding] = field(default_factory=dict)
+    made: Mapping[int, Encoding] = field(default_factory=dict)
     text: str = ""
 
 
@@ -60,7 +67,10 @@ def _applied(op: Op, rule: Rule | None, operands: tuple[Value | None, ...]) -> F
         applied(rule, site)
     except AxisError:
         return Found(rule, operands, text=site.text)
-    return Found(rule, operands, True, tuple(site.products), site.nonlinear, site.text)
+    return Found(
+        rule, operands, True, tuple(site.products), site.nonlinear, site.factors,
+        site.effect.encodings, site.effect.made, site.text,
+    )  # fmt: skip
 
 
 def shared_memory(op: Op) -> Value | None:

@@ -38,16 +38,18 @@ _ADDMM = {
 }
 
 
-def _scaled(op: Site) -> None:
-    """Note a factor by which a product, or what is added to it, is multiplied."""
-    if any(op.attr(name, default=1.0) != 1.0 for name in ("alpha", "beta")):
-        op.nonlinear = "it multiplies by a factor"
+def scaled(op: Site) -> None:
+    """Note factors by which a product, and what is added to it, are multiplied."""
+    alpha, beta = (float(op.attr(name, default=1.0)) for name in ("alpha", "beta"))
+    op.factors = alpha, beta
+    if 0.0 in (alpha, beta):
+        op.nonlinear = "it multiplies by zero"
 
 
 @axis_rule(*_ADDMM)
 def addmm(op: Site) -> str:
     """A matrix product plus a bias that broadcasts."""
-    _scaled(op)
+    scaled(op)
     operands, out = _ADDMM[op.op.type]
     return f"{op.aligned(0, out)}, {operands} -> {out}"
 
@@ -61,7 +63,7 @@ def gemm(op: Site) -> str:
     """
     a = "k i" if op.attr("transA", default=0) else "i k"
     b = "j k" if op.attr("transB", default=0) else "k j"
-    _scaled(op)
+    scaled(op)
     return f"{a}, {b}, {op.aligned(2, 'i j')} -> i j"
 
 

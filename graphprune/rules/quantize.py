@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from graphprune.core.axes import unify
-from graphprune.core.effect import Dims
-from graphprune.rules.notation import parse
+from graphprune.core.effect import Dims, Encoding
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
-
-INTEGERS = "its weight holds integers: what is solved for are floats, as in the float or a QDQ file"
-"""Why the weight of an operation on integers stays as it was cut."""
 
 
 @axis_rule("QuantizeLinear", "DequantizeLinear", elementwise=True)
@@ -24,8 +20,8 @@ def quantize(op: Site) -> list[Dims]:
     for i in (1, 2):
         if op.has(i) and op.rank(i) == 1 and op.shape(i)[0] > 1:
             unify(dims[op.axis("axis", default=1)], op.dims(i)[0])
-    if op.op.type == "DequantizeLinear":
-        op.zero(0, 2, op.axis("axis", default=1), scale=1)
+    made = op.op.type.endswith("::QuantizeLinear") or op.op.type == "QuantizeLinear"
+    op.encode(0, 1, zero=2, dim=op.axis("axis", default=1), made=made)
     return [dims]
 
 
@@ -71,10 +67,12 @@ def observed_fake_quantize(op: Site) -> list[Dims]:
 def dynamic_quantize(op: Site) -> list[Dims]:
     """The scale follows from the extremes of the whole tensor."""
     op.mix(*op.dims())
+    _, scale, zero = op.op.outputs
+    op.effect.made[0] = Encoding((scale,), zero)
     return [op.dims(), [], []]
 
 
-def _along(op: Site, i: int, dim: str) -> str:
+def along(op: Site, i: int, dim: str) -> str:
     """The pattern of a scale or zero point: one for all, or one for each index of a dimension."""
     if not op.has(i) or op.rank(i) == 0:
         return ""
@@ -84,40 +82,39 @@ def _along(op: Site, i: int, dim: str) -> str:
 @axis_rule("QLinearConv", "ConvInteger")
 def conv(op: Site) -> str:
     """A convolution of integers."""
-    op.nonlinear = INTEGERS
     g = f"g={op.attr('group', default=1)}"
     op.resize("group", "g")
     x, w, o = f"n ({g} i) *", f"({g} o) i *k", f"({g} o)"
     if op.op.type == "ConvInteger":
-        op.zero(0, 2)
-        op.zero(1, 3)
-        return f"{x}, {w}, , {_along(op, 3, o)} -> n {o} *s"
-    op.zero(0, 2, scale=1)
-    op.zero(3, 5, scale=4)
-    one = [_along(op, i, o) for i in (1, 2, 4, 5, 6, 7)]
+        op.encode(0, zero=2)
+        op.encode(1, zero=3)
+        return f"{x}, {w}, , {along(op, 3, o)} -> n {o} *s"
+    op.encode(0, 1, zero=2)
+    op.encode(3, 4, zero=5)
+    op.encode(8, 1, 4)
+    op.encode(0, 6, zero=7, made=True)
+    one = [along(op, i, o) for i in (1, 2, 4, 5, 6, 7)]
     return f"{x}, {one[0]}, {one[1]}, {w}, {', '.join(one[2:])}, {o} -> n {o} *s"
 
 
 @axis_rule("QLinearMatMul", "MatMulInteger")
-def matmul(op: Site) -> list[Dims]:
+def matmul(op: Site) -> str | list[Dims]:
     """A matrix product of integers."""
-    op.nonlinear = INTEGERS
-    at = (0, 1) if op.op.type == "MatMulInteger" else (0, 3)
-    if min(op.rank(i) for i in at) < 2:
+    whole = op.op.type == "MatMulInteger"
+    weight = 1 if whole else 3
+    if min(op.rank(0), op.rank(weight)) < 2:
         return op.opaque("vectors of integers")
-    if at[1] == 1:
-        op.zero(0, 2, -2)
-        op.zero(1, 3, -1)
-    else:
-        op.zero(0, 2, -2, scale=1)
-        op.zero(3, 5, -1, scale=4)
-    gap = ", " * (at[1] - 1)
-    (out,) = op.apply(parse(f"... i k, {gap}... k j -> ... i j"))
-    scales = ((2, out[-2]), (3, out[-1])) if at[1] == 1 else ((1, out[-2]), (2, out[-2]))
-    more = () if at[1] == 1 else ((4, out[-1]), (5, out[-1]))
-    for i, dim in (*scales, *more):
-        if op.has(i) and op.rank(i) and op.shape(i)[0] > 1:
-            if op.rank(i) > 1:
-                return op.opaque("scales of several dimensions")
-            unify(dim, op.dims(i)[0])
-    return [out]
+    ours, theirs = ((2,), (3,)) if whole else ((1, 2), (4, 5))
+    if any(op.has(i) and op.rank(i) > 1 for i in (*ours, *theirs)):
+        return op.opaque("scales of several dimensions")
+    rows, columns = (
+        ", ".join(along(op, i, d) for i in at) for at, d in ((ours, "i"), (theirs, "j"))
+    )
+    if whole:
+        op.encode(0, zero=2, dim=-2)
+        op.encode(1, zero=3, dim=-1)
+        return f"... i k, ... k j, {rows}, {columns} -> ... i j"
+    op.encode(0, 1, zero=2, dim=-2)
+    op.encode(3, 4, zero=5, dim=-1)
+    op.encode(0, 6, zero=7, made=True)
+    return f"... i k, {rows}, ... k j, {columns} -> ... i j"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
 
+from graphprune.core.effect import Encoding
 from graphprune.core.graph import Op, Value
-from graphprune.rules.facts import found
+from graphprune.rules.facts import Found, found
 from graphprune.rules.notation import Pattern
 from graphprune.rules.products import (
     WINDOWED,
@@ -39,6 +41,8 @@ class Reading:
         ends: Whether y is the operation's result, with no activation behind it.
         pointwise: Whether each place of y is read from the same place of x alone.
         bias_at: The operand that b is or, where there is none, could be; None where it cannot.
+        encodings: How the integers of x, W and b stand for numbers, where they are integers.
+        factors: By what W x is multiplied, and b.
     """
 
     source: Value
@@ -53,10 +57,29 @@ class Reading:
     ends: bool = True
     pointwise: bool = False
     bias_at: int | None = None
+    encodings: Mapping[Value, Encoding] = field(default_factory=dict)
+    factors: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def plain(self) -> str:
+        """Why y is not what W, x and b are as they stand, or nothing."""
+        if self.encodings:
+            return "its weight holds integers"
+        return "" if self.factors == (1.0, 1.0) else "it multiplies by a factor"
 
 
 def reading(op: Op) -> Reading | str | None:
-    """What a linear operation reads; a reason where it cannot be told, None for any other."""
+    """What a linear operation reads; a reason where it cannot be told, None for any other.
+
+    Where its numbers are not what operands hold, but what their integers stand for, or multiples of
+    them, that is the reason: `encoded_reading` tells of these too.
+    """
+    read = encoded_reading(op)
+    return read.plain or read if isinstance(read, Reading) else read
+
+
+def encoded_reading(op: Op) -> Reading | str | None:
+    """As `reading`, with how operands stand for numbers."""
     known = stated(op)
     if not known.linear:
         return None
@@ -65,7 +88,7 @@ def reading(op: Op) -> Reading | str | None:
         return told.nonlinear or None
     if len(told.products) != 1:
         return None
-    read = _read(told.products[0], ends=not known.activated)
+    read = _read(told, told.products[0], ends=not known.activated and not told.made)
     return told.nonlinear if read is not None and told.nonlinear else read
 
 
@@ -76,7 +99,8 @@ def recurrent(op: Op) -> list[Reading]:
     """
     if not stated(op).recurrent or found(op).nonlinear:
         return []
-    reads = [_read(bound, ends=False) for bound in found(op).products if bound.whole]
+    told = found(op)
+    reads = [_read(told, bound, ends=False) for bound in told.products if bound.whole]
     return [read for read in reads if isinstance(read, Reading)]
 
 
@@ -84,15 +108,27 @@ def stacked(op: Op) -> list[Reading]:
     """As `recurrent`, for layers whose weights hold directions ahead of outputs and channels."""
     if not stated(op).recurrent or found(op).nonlinear:
         return []
-    pairs = [bound.operands[:2] for bound in found(op).products if bound.whole]
-    return [
-        Reading(x, weight, None, len(x.shape) - 1, 2, -1, ends=False)
-        for x, weight in pairs
-        if x is not None and weight is not None and len(weight.shape) == 3
-    ]
+    told, out = found(op), []
+    for bound in told.products:
+        x, weight = bound.operands[:2]
+        if bound.whole and x is not None and weight is not None and len(weight.shape) == 3:
+            _, *places = bound.signature.inputs[1]
+            inner = 1 + next(
+                at for at, term in enumerate(places) if bound.signature.contracted & {*term.names}
+            )
+            held = _encodings(told, (x, weight))
+            read = Reading(x, weight, None, len(x.shape) - 1, inner, -1, ends=False, encodings=held)
+            out.append(read)
+    return out
 
 
-def _read(bound: Bound, ends: bool) -> Reading | str | None:
+def _encodings(told: Found, values: Sequence[Value | None]) -> dict[Value, Encoding]:
+    """How the integers of some operands stand for numbers."""
+    held = {told.operands[place]: how for place, how in told.encodings.items()}
+    return {value: held[value] for value in values if value is not None and value in held}
+
+
+def _read(told: Found, bound: Bound, ends: bool) -> Reading | str | None:
     pairs = list(contracting(bound))
     if not pairs:
         return None
@@ -106,7 +142,9 @@ def _read(bound: Bound, ends: bool) -> Reading | str | None:
     x_pattern, w_pattern = patterns[x_at], patterns[w_at]
     shared = letters_of(x_pattern) & letters_of(w_pattern) & bound.signature.contracted
     symmetric = freedom(x_pattern) == freedom(w_pattern) != WINDOWED
-    product = symmetric and (len(patterns) == len(pairs[0]) or not weight.is_weight)
+    steps = {value for how in (*told.encodings.values(), *told.made.values()) for value in how.held}
+    rest = [i for i in range(len(patterns)) if i not in pairs[0] and not _is_in(bound, i, steps)]
+    product = symmetric and (not rest or not weight.is_weight)
     if len(weight.shape) < 2:
         return None
     if len(shared) > 1:
@@ -119,7 +157,7 @@ def _read(bound: Bound, ends: bool) -> Reading | str | None:
     channel, output = place_of(x_pattern, letter), place_of(bound.signature.outputs[0], kept[-1])
     if channel is None or output is None:
         return "its weight holds several matrices"
-    more = [i for i, v in enumerate(bound.operands) if v is not None and i not in (x_at, w_at)]
+    more = [i for i in rest if i < len(bound.operands) and bound.operands[i] is not None]
     biases = [i for i in more if only_letters(patterns[i]) == kept]
     if not bound.whole or len(more) > len(biases) or len(biases) > 1:
         return "something else is added to it"
@@ -130,7 +168,12 @@ def _read(bound: Bound, ends: bool) -> Reading | str | None:
     return Reading(
         x, weight, bias, channel, inner, output, groups, product=product, windows=windows,
         ends=ends, pointwise=freedom(x_pattern) > WINDOWED, bias_at=bias_at,
+        encodings=_encodings(told, (x, weight, bias)), factors=told.factors,
     )  # fmt: skip
+
+
+def _is_in(bound: Bound, place: int, values: Collection[Value]) -> bool:
+    return place < len(bound.operands) and bound.operands[place] in values
 
 
 def _bias_at(bound: Bound, taken: tuple[int, int], kept: tuple[str, ...]) -> int | None:

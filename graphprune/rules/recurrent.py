@@ -162,6 +162,19 @@ def cell(op: Site) -> list[Dims]:
     return [hidden] * len(op.op.outputs)
 
 
+def state_both_sides(op: Site, weight: str) -> None:
+    """State what a recurrent operation of ONNX reads: its input, and its own states.
+
+    Args:
+        op: The operation; its first operands are the input and the weights of either.
+        weight: The pattern of these weights.
+    """
+    op.state(f"... i, {weight} -> ... g", (op.op.inputs[0], op.op.inputs[1]))
+    shown = next((value for value in op.op.outputs if len(value.shape) > 2), None)
+    alone = op.shape(1)[0] == 1  # in two directions each reads its own states
+    op.state(f"... i, {weight} -> ... g", (shown, op.op.inputs[2]), whole=alone)
+
+
 @axis_rule("LSTM", "GRU", "RNN", recurrent=True)
 def onnx_recurrent(op: Site) -> list[Dims]:
     """ONNX: the gates of all directions stand in one weight; both share the hidden axis.
@@ -185,10 +198,7 @@ def onnx_recurrent(op: Site) -> list[Dims]:
     op.broadcast([state, *(op.dims(i) for i in (5, 6) if op.has(i))])
     if op.has(4):
         unify(batch, op.dims(4)[0])
-    op.state("... i, d g i -> ... g", (op.op.inputs[0], op.op.inputs[1]))
-    shown = next((value for value in op.op.outputs if len(value.shape) > 2), None)
-    alone = op.shape(1)[0] == 1  # in two directions each reads its own states
-    op.state("... i, d g i -> ... g", (shown, op.op.inputs[2]), whole=alone)
+    state_both_sides(op, "d g i")
     op.contract(x[2], hidden)
     op.effect.macs = [(*x[:2], *weight), (*x[:2], *recurrence)]
     op.resize("hidden_size", hidden)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphprune.core.axes import Dim, atom, lock
-from graphprune.core.effect import Dims, Effect
+from graphprune.core.effect import Dims, Effect, Encoding
 from graphprune.core.errors import AxisError
 from graphprune.core.graph import Op, Value
 from graphprune.rules.binding import Binding, Misfit, broadcast
@@ -40,10 +40,11 @@ class Site:
         products: Signatures that say which operands are multiplied and summed, as they were
             applied or stated.
         nonlinear: Why they cannot be read as such, where the rule says so.
+        factors: By what a product is multiplied, and what is added to it.
         text: The signature that the rule gave, or the name of its function.
     """
 
-    __slots__ = ("_dims", "_sizes", "effect", "nonlinear", "op", "products", "text")
+    __slots__ = ("_dims", "_sizes", "effect", "factors", "nonlinear", "op", "products", "text")
 
     def __init__(self, op: Op, dims: Mapping[Value, Dims]) -> None:
         self.op = op
@@ -52,6 +53,7 @@ class Site:
         self._sizes: list[tuple[str, Any]] = []
         self.products: list[Bound] = []
         self.nonlinear: str | None = None
+        self.factors = (1.0, 1.0)
         self.text = ""
 
     def attr(self, *names: str, default: Any = None) -> Any:
@@ -129,22 +131,26 @@ class Site:
         self.contract(*dims)
         self.effect.averages.extend(dim for dim in dims if dim)
 
-    def zero(self, place: int, point: int, dim: int = 0, scale: int | None = None) -> None:
-        """Declare that one operand says which number of another stands for zero.
+    def encode(
+        self, place: int, *scales: int, zero: int | None = None, dim: int = 0, made: bool = False
+    ) -> None:
+        """Declare how the integers of an operand stand for numbers: `(q - zero) * scale`.
 
         Args:
-            place: The operand of quantized numbers.
-            point: The operand that holds their zero points, left out where they are zero.
-            dim: The dimension along which there may be several.
-            scale: The operand that holds the step between two numbers, where there is one.
+            place: The operand.
+            *scales: Operands of which the step between two integers is the product.
+            zero: The operand that holds the integers that stand for zero; left out, 0 does.
+            dim: The dimension along which these may differ.
+            made: Whether it is a result whose integers these operands tell of.
         """
-        if not self.has(place):
-            return
-        dim %= max(self.rank(place), 1)
-        if self.has(point):
-            self.effect.zeros.append((place, point, dim))
-        if scale is not None and self.has(scale):
-            self.effect.scales[place] = (scale, dim)
+        given = [self.op.inputs[at] for at in scales if self.has(at)]
+        point = self.op.inputs[zero] if zero is not None and self.has(zero) else None
+        held = tuple(value for value in given if value is not None)
+        if made:
+            rank = len(self.out_shape(place))
+            self.effect.made[place] = Encoding(held, point, dim % max(rank, 1))
+        elif self.has(place):
+            self.effect.encodings[place] = Encoding(held, point, dim % max(self.rank(place), 1))
 
     def lock(self, dims: Sequence[Dim], why: str) -> None:
         """Forbid removal from dimensions; the reason names the operation."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -95,7 +95,10 @@ class Samples:
 
 
 def walk(
-    deps: Dependencies, samples: Samples, dtype: torch.dtype = torch.float32
+    deps: Dependencies,
+    samples: Samples,
+    dtype: torch.dtype = torch.float32,
+    held: Collection[Value] = (),
 ) -> Iterator[tuple[Op, Run]]:
     """Run the original graph over the samples, all chunks in step.
 
@@ -103,13 +106,14 @@ def walk(
         deps: The analysis.
         samples: The samples; their `statistics` are filled on the way.
         dtype: Floating-point type to compute in.
+        held: Values that are wanted to the end.
 
     Yields:
         Each operation after it has run, with the run, which still holds its operands.
     """
     graph, attrs = deps.source, resized(deps, {}, samples.size)
     given = [given_inputs(graph, chunk, dtype) for chunk in samples.chunks]
-    run = Run(graph, samples.weight, given, attrs, dtype)
+    run = Run(graph, samples.weight, given, attrs, dtype, uses=LastUses(graph.ops, held))
     samples.meet(graph.inputs, run)
     for op in run.steps():
         samples.meet(op.outputs, run)
