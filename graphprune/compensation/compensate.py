@@ -37,7 +37,6 @@ from graphprune.compensation.expect import add_expected
 from graphprune.compensation.layout import Place, kept_channels, layout
 from graphprune.compensation.narrowed import narrowed, shifted
 from graphprune.compensation.refit import refit
-from graphprune.compensation.rounding import Steps
 from graphprune.core.axes import Dim, atoms, length
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
@@ -122,6 +121,7 @@ class _Compensator:
         attrs = resized(self._deps, cuts.keep, batch)
         self._small = self._started(self._weight, attrs)
         self._differs: set[Value] = set()
+        self._done: list[Op] = []
 
     def _started(self, weights: Callable[[Value], torch.Tensor], attrs: Attrs) -> Run:
         """A run over the samples, at its start."""
@@ -143,6 +143,7 @@ class _Compensator:
                 self._differs.update(op.outputs)
             self._small.step(op)
             self._small.release(op)
+            self._done.append(op)
             advance((number + 1) / len(ops))
         return self._out
 
@@ -291,13 +292,15 @@ class _Compensator:
         exact = old.dtype == torch.float64 or place.how.width < DOUBLE_BELOW
         taps = consumer.taps(old.double() if exact else old.float())
         weight = place.how.spread(taps)[place.groups]
-        steps = self._steps(consumer, place, weight.dtype)
+        steps = place.steps(consumer, self._cuts)
         users = [op for op in self._deps.source.ops if consumer.weight in op.inputs]
         shares = place.reach(consumer, users) if consumer.shifts else None
         found = refit(weight, moments, place.kept, consumer.shifts, steps, shares)
-        if not all(bool(torch.isfinite(part).all()) for part in found):
+        if not all(bool(torch.isfinite(part).all()) for part in found if part is not None):
             raise Unsolvable("what it reads is not finite")
-        new, constant = found
+        new, constant, scales = found
+        if scales is not None:
+            self._rescale(consumer, scales)
         self._store(consumer.weight, narrowed(consumer, place.how, place.groups, new, self._cuts))
         if consumer.shifts:
             held, shift = shifted(consumer, place.groups, constant.flatten(), self._cuts)
@@ -312,13 +315,22 @@ class _Compensator:
         if consumer.computed and not consumer.shifts:
             self._out.unshifted.append(consumer.op.name)
 
-    def _steps(self, consumer: Consumer, place: Place, dtype: torch.dtype) -> Steps | None:
-        """What a weight's integers stand for, as `refit` takes its numbers; None of others."""
-        told = None if consumer.written is None else consumer.written.steps()
-        if told is None:
-            return None
-        scale, zero = (place.how.spread(consumer.taps(x.to(dtype)))[place.groups] for x in told[:2])
-        return Steps(scale, zero, *told[2:])
+    def _rescale(self, consumer: Consumer, scales: torch.Tensor) -> None:
+        """Note new steps of a weight's integers, and of its bias's that are multiples of them."""
+        if consumer.step is None:
+            return
+        share = scales.double() / consumer.step.tensor.double().flatten()
+        for held in (consumer.step, consumer.bias_step):
+            if held is not None:
+                new = (held.tensor.double().flatten() * share).reshape(held.tensor.shape)
+                self._out.values[held] = cut_tensor(new.to(held.tensor), self._cuts.kept(held))
+                self._renew(held)
+
+    def _renew(self, value: Value) -> None:
+        """Compute anew what the narrowed graph has computed from a weight that changed since."""
+        for op in self._done:
+            if value in op.inputs:
+                self._small.step(op)
 
     def _store(self, value: Value, tensor: torch.Tensor) -> None:
         """Note new numbers of a weight or a bias; of one that is computed, what is stored for it.
@@ -329,7 +341,7 @@ class _Compensator:
         if written is None:
             self._out.values[value] = tensor
             return
-        stored, numbers = written.stored_as(tensor, self._cuts)
+        stored, numbers = written.stored_as(tensor, self._weight)
         self._out.values.update(stored)
         if not value.is_weight:
             self._small.replace(value, numbers.to(self._dtype))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import torch
 
@@ -58,6 +59,8 @@ class Consumer:
         written: What W is computed from; None where it is stored itself.
         encoding: How the integers of `value` stand for numbers; None where it holds numbers.
         gain: What is added to b for y to grow by one.
+        step: The step of W's integers that is its own, so that it may change.
+        bias_step: That of b's integers, which is a multiple of it.
         half: Of a stacked layer, which of the two biases is b: 0 or 1. W then holds directions,
             outputs and channels, and is handled as if the directions were outputs. None for others.
     """
@@ -75,6 +78,8 @@ class Consumer:
     written: Written | None = None
     encoding: Encoding | None = None
     gain: float = 1.0
+    step: Value | None = None
+    bias_step: Value | None = None
     half: int | None = None
 
     def numbers(self) -> torch.Tensor:
@@ -208,7 +213,7 @@ def _stacked(op: Op, read: Reading, around: Around) -> Consumer | None:
     return Consumer(
         op, read.source, read.weight, bias if free else None, None, read.channel, read.inner,
         uses=uses[read.weight], computed=not free, half=half,
-        written=around.computed.get(read.weight),
+        written=around.computed.get(read.weight), step=_own_steps(read, bias, around)[0],
     )  # fmt: skip
 
 
@@ -283,7 +288,37 @@ def _consumer(op: Op, read: Reading | str | None, around: Around) -> Consumer | 
     return Consumer(
         op, x, weight, bias if free else None, norm_behind(op, read, around), read.channel,
         read.inner, read.groups, around.uses[weight], not free, held, how, alpha / beta,
+        *_own_steps(read, bias, around),
     )  # fmt: skip
+
+
+def _own_steps(
+    read: Reading, bias: Value | None, around: Around
+) -> tuple[Value | None, Value | None]:
+    """The step of a weight's integers, if it may change, and the step of its bias's that follows.
+
+    Kernels of integers take the step of a bias for that of the weight times that of what is read,
+    also where the graph writes it down.
+    """
+    held = around.computed.get(read.weight)
+    if not isinstance(held, Grid) or len(held.how.scales) != 1:
+        return None, None
+    (step,) = held.how.scales
+    if around.uses[step] != 1 or around.uses[read.weight] != 1:
+        return None, None
+    added = None if bias is None else around.computed.get(bias)
+    if bias is None or (added is None and bias not in read.encodings):
+        return step, None
+    if not isinstance(added, Grid):
+        return (None, None) if added is None else (step, None)
+    if step in added.how.scales:
+        return step, None
+    several = prod(step.shape) > 1
+    if len(added.how.scales) != 1 or (several and held.how.dim != 1 - read.inner):
+        return None, None
+    (follows,) = added.how.scales
+    alike = prod(follows.shape) == prod(step.shape) and around.uses[follows] == 1
+    return (step, follows) if alike else (None, None)
 
 
 def _as_integers(stored: Value, how: Encoding, around: Around) -> bool:

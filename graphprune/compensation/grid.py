@@ -1,8 +1,8 @@
 """grid: weights that are stored as integers, and what they stand for: `(q - zero point) * scale`.
 
 Such a weight is solved for as the numbers that it stands for, one layer at a time, and goes back to
-integers, with the scale and the zero point that it has. Numbers beyond the last integer become that
-one. `rounding` says which integers are taken.
+integers, with the zero point that it has. `rounding` says which integers are taken, and by which
+step. Numbers beyond the last integer become that one.
 
 Example:
     scale 0.1, zero point 0: a solution of 0.26 is stored as 3, which stands for 0.3.
@@ -16,16 +16,20 @@ from dataclasses import dataclass
 
 import torch
 
-from graphprune.compensation.rounding import integers
-from graphprune.core.cuts import Cuts
+from graphprune.compensation.rounding import Steps, wholes
 from graphprune.core.effect import Encoding
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Run
-from graphprune.engine.tensors import along, cut_tensor
+from graphprune.engine.tensors import along
 from graphprune.rules.registry import stated
 
 _ENDS = {"int4": (-8, 7), "uint4": (0, 15)}  # of types that stand in a wider one
+
+
+def _tensor(value: Value) -> torch.Tensor:
+    held: torch.Tensor = value.tensor
+    return held
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +46,12 @@ class Grid:
 
     def equals(self, other: Grid) -> bool:
         """Whether the same integers stand for the same numbers."""
-        pairs = zip(self._tensors(None), other._tensors(None), strict=True)
+        pairs = zip(self._tensors(), other._tensors(), strict=True)
         return self.stored is other.stored and all(torch.equal(a, b) for a, b in pairs)
 
     def numbers(self) -> torch.Tensor:
         """What the integers stand for, in float32."""
-        scale, zero = self._tensors(None)
+        scale, zero = self._tensors()
         found: torch.Tensor = (self.stored.tensor.float() - zero) * scale
         return found
 
@@ -57,35 +61,37 @@ class Grid:
         return torch.float32
 
     def stored_as(
-        self, numbers: torch.Tensor, cuts: Cuts
+        self, numbers: torch.Tensor, tensor: Callable[[Value], torch.Tensor]
     ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
         """The integers nearest to the numbers of a narrowed weight, and what they stand for."""
-        scale, zero = self._tensors(cuts)
-        integers = self._nearest(numbers, scale, zero)
+        scale, zero = self._tensors(tensor)
+        found = wholes(numbers.double(), scale.double()) + zero
+        integers = found.clamp(*self._ends).to(self.stored.tensor.dtype)
         return {self.stored: integers}, (integers.float() - zero) * scale
 
-    def steps(self) -> tuple[torch.Tensor, torch.Tensor, int, int]:
-        """Scale and zero point of each, in the weight's shape; the least and largest integer."""
-        scale, zero = (x.expand(self.stored.shape) for x in self._tensors(None))
-        return scale, zero, *self._ends
+    def steps(self) -> Steps:
+        """What its integers can stand for, in the weight's shape.
+
+        None is farther from zero than those that it has: where these are of seven bits, kernels
+        may add up products of eight without room for more.
+        """
+        shape = self.stored.shape
+        scale, zero = self._tensors()
+        apart = self.stored.tensor.float() - zero
+        reach = apart.abs().amax() if apart.numel() else torch.zeros(())
+        least, most = ((end - zero).clamp(-reach, reach).expand(shape) for end in self._ends)
+        which = torch.arange(scale.numel()).reshape(scale.shape).expand(shape)
+        return Steps(scale.flatten(), which, least, most, torch.ones(shape, dtype=torch.bool))
 
     @property
     def _ends(self) -> tuple[int, int]:
         whole = torch.iinfo(self.stored.tensor.dtype)
         return _ENDS.get(self.stored.dtype, (whole.min, whole.max))
 
-    def _nearest(
-        self, numbers: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor
-    ) -> torch.Tensor:
-        found = integers(numbers.double(), scale.double(), zero, self._ends)
-        return found.to(self.stored.tensor.dtype)
-
-    def _tensors(self, cuts: Cuts | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale and zero point, cut like the weight, in the shape of its dimensions."""
-
-        def tensor(value: Value) -> torch.Tensor:
-            return cut_tensor(value.tensor, [] if cuts is None else cuts.weights.get(value, []))
-
+    def _tensors(
+        self, tensor: Callable[[Value], torch.Tensor] = _tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and zero point in the shape of the weight's dimensions."""
         return steps(self.how, len(self.stored.shape), tensor)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from graphprune.compensation.constants import ROWS_EACH, TOGETHER_LEAST, WIDEST
 from graphprune.compensation.consumers import Consumer, Unsolvable
+from graphprune.compensation.rounding import Steps
 from graphprune.core.axes import Dim, leaves, length
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op
@@ -121,6 +122,28 @@ class Place:
             return None
         whole = shares.expand(consumer.weight.shape)
         return self.how.spread(consumer.taps(whole))[self.groups]
+
+    def steps(self, consumer: Consumer, cuts: Cuts) -> Steps | None:
+        """What a weight's integers can stand for, as `refit` takes its numbers; None of others.
+
+        Args:
+            consumer: The consumer.
+            cuts: What was removed.
+        """
+        told = None if consumer.written is None else consumer.written.steps()
+        if told is None:
+            return None
+        stays = told.stays.clone()
+        for dim, indices in enumerate(cuts.kept(consumer.weight)):
+            if indices is not None and dim != consumer.inner:
+                gone = torch.ones(stays.shape[dim], dtype=torch.bool)
+                gone[torch.as_tensor(indices)] = False
+                stays.movedim(dim, 0)[gone] = False
+        which, least, most, stays = (
+            self.how.spread(consumer.taps(x))[self.groups]
+            for x in (told.which, told.least, told.most, stays)
+        )
+        return Steps(told.scales, which, least, most, stays, consumer.step is not None)
 
 
 def layout(consumer: Consumer, dim: Dim, cuts: Cuts | None, rows: int) -> Layout | None:

@@ -17,7 +17,7 @@ def refit(
     shifts: bool,
     steps: Steps | None = None,
     reach: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """New weights for the channels that stay.
 
     Of all V, with x what the original reads, z the channels that stay in the smaller network, and
@@ -42,7 +42,7 @@ def refit(
         reach: The share of positions at which each of W's numbers meets an input; None: at all.
 
     Returns:
-        V, `groups x outputs x kept x taps`, and c, `groups x outputs`.
+        V, `groups x outputs x kept x taps`; c, `groups x outputs`; and the steps of V's integers.
     """
     cross, own = (m.to(weight.dtype) for m in moments.second(central=shifts))
     share = _share(moments, cross, own, kept, shifts)
@@ -56,19 +56,20 @@ def refit(
         changes = flat @ _solved(own, rest, share)
     groups, outputs, _, taps = weight.shape
     solution = flat[:, :, kept] + changes
+    scales = None
     if steps is not None:
         _, factor = _factored(own, share)
-        solution = (
-            solution if factor is None else rounded(solution, factor, steps.of(kept, solution))
-        )
+        ours = steps.of(kept, solution).fitted(solution)
+        scales = ours.scales
+        solution = solution if factor is None else rounded(solution, factor, ours)
     new = solution.reshape(groups, outputs, taps, -1).transpose(2, 3)
     if not shifts:
-        return new, new.new_zeros(new.shape[:2])
+        return new, new.new_zeros(new.shape[:2]), scales
     targets, inputs = (m.to(new.dtype) for m in moments.means())
     met = torch.ones_like(weight) if reach is None else reach.to(weight)
     wanted = (weight * met).sum(3) @ targets[..., None]
     found = (new * met[:, :, kept]).sum(3) @ inputs[..., None]
-    return new, (wanted - found)[..., 0]
+    return new, (wanted - found)[..., 0], scales
 
 
 def _share(

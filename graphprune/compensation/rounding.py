@@ -12,11 +12,15 @@ What lies beyond the last integer loses more, and is made up for alike.
 Example:
     z₁ = z₂ and V = (0.4, 0.4), stored as whole numbers: the first becomes 0, which leaves 0.8 to
     the second, and it becomes 1. The nearest whole numbers are 0 and 0.
+
+A solution may lie beyond the last integer, since it makes up for what goes. Where the step is the
+weight's own, it becomes so large that the last integer reaches (`Steps.fitted`); else what lies
+beyond is lost, and made up for alike.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,38 +29,56 @@ _BLOCK = 128  # columns after which the others are brought up to date together; 
 
 @dataclass(frozen=True)
 class Steps:
-    """The numbers that stored integers can stand for: `(q - zero) * scale`.
+    """The numbers that stored integers can stand for: a whole number times a step.
 
     Attributes:
-        scale: Of each number, `groups x outputs x channels x taps`.
-        zero: Which integer stands for zero, likewise.
-        least: The least integer.
-        most: The largest.
+        scales: The steps, one after another.
+        which: Which of them belongs to each number, `groups x outputs x channels x taps`.
+        least: The least whole number, likewise.
+        most: The largest, likewise.
+        stays: Which numbers are stored, likewise: those of outputs that stay.
+        own: Whether the steps may change.
     """
 
-    scale: torch.Tensor
-    zero: torch.Tensor
-    least: int
-    most: int
+    scales: torch.Tensor
+    which: torch.Tensor
+    least: torch.Tensor
+    most: torch.Tensor
+    stays: torch.Tensor
+    own: bool = False
 
     def of(self, kept: torch.Tensor, like: torch.Tensor) -> Steps:
         """Those of some channels, as `groups x (outputs taps) x kept`, where a solution lies."""
-        scale, zero = (
-            x[:, :, kept].transpose(2, 3).flatten(1, 2).to(like) for x in (self.scale, self.zero)
+        which, least, most, stays = (
+            x[:, :, kept].transpose(2, 3).flatten(1, 2).to(like.device)
+            for x in (self.which, self.least, self.most, self.stays)
         )
-        return Steps(scale, zero, self.least, self.most)
+        return Steps(self.scales.to(like), which, least.to(like), most.to(like), stays, self.own)
+
+    def fitted(self, solution: torch.Tensor) -> Steps:
+        """With steps by which the last whole numbers reach the largest of a solution.
+
+        Example:
+            Of whole numbers from -2 to 2, the step of (0.1, -0.6, 0.4) is 0.3.
+        """
+        if not self.own:
+            return self
+        ends = torch.where(solution < 0, self.least, self.most)
+        wanted = torch.where(self.stays & (ends != 0), solution / ends, 0.0)
+        found = torch.zeros_like(self.scales)
+        found.scatter_reduce_(0, self.which.flatten(), wanted.flatten(), "amax")
+        return replace(self, scales=torch.where(found > 0, found, self.scales))
 
     def nearest(self, numbers: torch.Tensor, column: int) -> torch.Tensor:
         """The nearest such numbers of one column, `groups x rows`."""
-        scale, zero = self.scale[:, :, column], self.zero[:, :, column]
-        return (integers(numbers, scale, zero, (self.least, self.most)) - zero) * scale
+        scale = self.scales[self.which[:, :, column]]
+        ends = self.least[:, :, column], self.most[:, :, column]
+        return wholes(numbers, scale).clamp(*ends) * scale
 
 
-def integers(
-    numbers: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, ends: tuple[int, int]
-) -> torch.Tensor:
-    """The nearest integers between two ends, in the type of the numbers."""
-    return ((numbers / scale).nan_to_num(0.0) + zero).round().clamp(*ends)  # a step may be zero
+def wholes(numbers: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The nearest whole numbers of steps, in the type of the numbers."""
+    return (numbers / scale).nan_to_num(0.0).round()  # a step may be zero
 
 
 def rounded(solution: torch.Tensor, factor: torch.Tensor, steps: Steps) -> torch.Tensor:

@@ -9,16 +9,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from graphprune.compensation.grid import grid
-from graphprune.core.cuts import Cuts
+from graphprune.compensation.rounding import Steps
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
-from graphprune.engine.tensors import cut_tensor
 from graphprune.rules.facts import moves
 from graphprune.rules.scalings import directed
 
@@ -33,13 +33,18 @@ class Written(Protocol):
     def numbers(self) -> torch.Tensor:
         """Its numbers."""
 
-    def steps(self) -> tuple[torch.Tensor, torch.Tensor, int, int] | None:
-        """Where integers are stored: scale and zero point of each, the least and the largest."""
+    def steps(self) -> Steps | None:
+        """Where integers are stored: what they can stand for, in the weight's shape."""
 
     def stored_as(
-        self, numbers: torch.Tensor, cuts: Cuts
+        self, numbers: torch.Tensor, tensor: Callable[[Value], torch.Tensor]
     ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
-        """What is stored for a narrowed weight to have these numbers, and which it then has."""
+        """What is stored for a narrowed weight to have these numbers, and which it then has.
+
+        Args:
+            numbers: The numbers.
+            tensor: Gives weights of the narrowed graph, as they are then.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +77,11 @@ class Directed:
         """None: no integers are stored."""
 
     def stored_as(
-        self, numbers: torch.Tensor, cuts: Cuts
+        self, numbers: torch.Tensor, tensor: Callable[[Value], torch.Tensor]
     ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
         """W and |W|; a direction that W does not have, being zero, stays as it was."""
-        old = cut_tensor(self.direction.tensor.detach(), cuts.kept(self.direction))
-        norm = self._norm(numbers)
-        length = norm.reshape_as(cut_tensor(self.length.tensor, cuts.kept(self.length)))
+        old, norm = tensor(self.direction), self._norm(numbers)
+        length = norm.reshape_as(tensor(self.length))
         direction = torch.where(norm == 0, old, numbers)
         return {self.direction: direction.contiguous(), self.length: length}, numbers
 
@@ -114,7 +118,7 @@ class Laid:
         """None: no integers are stored."""
 
     def stored_as(
-        self, numbers: torch.Tensor, cuts: Cuts
+        self, numbers: torch.Tensor, tensor: Callable[[Value], torch.Tensor]
     ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
         """The vector itself."""
         return {self.vector: numbers.flatten()}, numbers

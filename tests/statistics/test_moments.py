@@ -42,7 +42,7 @@ def test_a_fit_to_few_rows_foretells_others_better_for_its_ridge() -> None:
     few, many = rows(50), rows(4000)
     moments = observed([(few, few[..., kept])], 50, Moments())
     identity = torch.eye(60, dtype=torch.float64)[None, ..., None]
-    solution, shift = refit(identity, moments, kept, True)
+    solution, shift, _ = refit(identity, moments, kept, True)
     design = torch.cat([few[0, :, kept], torch.ones(50, 1, dtype=torch.float64)], 1)
     tight = torch.linalg.lstsq(design, few[0]).solution
     found = many[0, :, kept] @ solution[0, ..., 0].T + shift[0]
