@@ -282,9 +282,9 @@ def _consumer(op: Op, read: Reading | str | None, around: Around) -> Consumer | 
     bias = read.bias
     if bias is None:
         bias, beta = added_behind(last, read, around) if read.ends else None, 1.0
-    elif bias in read.encodings:
-        _as_integers(bias, read.encodings[bias], around)
-    free = bias is None or constant(bias, around.computed)
+    told = None if bias is None else read.encodings.get(bias)
+    known = bias is None or told is None or _as_integers(bias, told, around)
+    free = bias is None or (known and constant(bias, around.computed))
     return Consumer(
         op, x, weight, bias if free else None, norm_behind(op, read, around), read.channel,
         read.inner, read.groups, around.uses[weight], not free, held, how, alpha / beta,
