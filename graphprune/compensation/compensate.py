@@ -341,7 +341,7 @@ class _Compensator:
         if written is None:
             self._out.values[value] = tensor
             return
-        stored, numbers = written.stored_as(tensor, self._weight)
+        stored, numbers = written.stored_as(tensor, self._cuts, self._weight)
         self._out.values.update(stored)
         if not value.is_weight:
             self._small.replace(value, numbers.to(self._dtype))

@@ -22,7 +22,7 @@ from graphprune.compensation.behind import (
     scaled_behind,
 )
 from graphprune.compensation.grid import Grid, numbers, whole
-from graphprune.compensation.written import Written, written
+from graphprune.compensation.written import Moved, Written, written
 from graphprune.core.effect import Encoding
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
@@ -62,7 +62,10 @@ class Consumer:
         step: The step of W's integers that is its own, so that it may change.
         bias_step: That of b's integers, which is a multiple of it.
         half: Of a stacked layer, which of the two biases is b: 0 or 1. W then holds directions,
-            outputs and channels, and is handled as if the directions were outputs. None for others.
+            outputs and channels, and is handled as if the directions were outputs, or groups where
+            each reads states of its own. None for others.
+        beside: The dimension of `value` that holds the groups ahead of their channels; None where
+            `channel` holds both.
     """
 
     op: Op
@@ -81,6 +84,7 @@ class Consumer:
     step: Value | None = None
     bias_step: Value | None = None
     half: int | None = None
+    beside: int | None = None
 
     def numbers(self) -> torch.Tensor:
         """The numbers of W."""
@@ -103,7 +107,7 @@ class Consumer:
         """A tensor of the weight's shape as `groups x outputs x channels x taps`."""
         if self.half is not None:
             weight = weight.transpose(1, 2) if self.inner == 1 else weight
-            return folded(weight.flatten(0, 1), 1, 1)
+            return folded(weight.flatten(0, 1), 1, self.groups)
         return folded(weight, self.inner, self.groups)
 
     def weight_of(self, taps: torch.Tensor, kernel: tuple[int, ...]) -> torch.Tensor:
@@ -212,7 +216,8 @@ def _stacked(op: Op, read: Reading, around: Around) -> Consumer | None:
     free = bias is None or (bias.kind == "parameter" and uses[bias] == uses[read.weight])
     return Consumer(
         op, read.source, read.weight, bias if free else None, None, read.channel, read.inner,
-        uses=uses[read.weight], computed=not free, half=half,
+        1 if read.beside is None else read.weight.shape[0],
+        uses=uses[read.weight], computed=not free, half=half, beside=read.beside,
         written=around.computed.get(read.weight), step=_own_steps(read, bias, around)[0],
     )  # fmt: skip
 
@@ -300,11 +305,14 @@ def _own_steps(
     Kernels of integers take the step of a bias for that of the weight times that of what is read,
     also where the graph writes it down.
     """
-    held = around.computed.get(read.weight)
+    held, moved = around.computed.get(read.weight), False
+    while isinstance(held, Moved):
+        held, moved = held.held, True
     if not isinstance(held, Grid) or len(held.how.scales) != 1:
         return None, None
     (step,) = held.how.scales
-    if around.uses[step] != 1 or around.uses[read.weight] != 1:
+    alone = around.uses[step] == around.uses[read.weight] == 1
+    if not alone or step in around.graph.outputs:
         return None, None
     added = None if bias is None else around.computed.get(bias)
     if bias is None or (added is None and bias not in read.encodings):
@@ -314,7 +322,7 @@ def _own_steps(
     if step in added.how.scales:
         return step, None
     several = prod(step.shape) > 1
-    if len(added.how.scales) != 1 or (several and held.how.dim != 1 - read.inner):
+    if len(added.how.scales) != 1 or (several and (moved or held.how.dim != 1 - read.inner)):
         return None, None
     (follows,) = added.how.scales
     alike = prod(follows.shape) == prod(step.shape) and around.uses[follows] == 1

@@ -204,7 +204,7 @@ def _add(
         if axis not in systems:
             continue
         for group in range(how.groups):
-            places = _owned(how, group, axis, positions, owners)
+            places = _owned(how, 0 if how.beside is not None else group, axis, positions, owners)
             if places is not None:
                 systems[axis].add((key, group), covariance[group], weight[group], places, whole)
                 systems[axis].scarcity = max(systems[axis].scarcity, scarcity[group])

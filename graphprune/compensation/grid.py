@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from graphprune.compensation.rounding import Steps, wholes
+from graphprune.core.cuts import Cuts
 from graphprune.core.effect import Encoding
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
@@ -61,7 +62,7 @@ class Grid:
         return torch.float32
 
     def stored_as(
-        self, numbers: torch.Tensor, tensor: Callable[[Value], torch.Tensor]
+        self, numbers: torch.Tensor, cuts: Cuts, tensor: Callable[[Value], torch.Tensor]
     ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
         """The integers nearest to the numbers of a narrowed weight, and what they stand for."""
         scale, zero = self._tensors(tensor)

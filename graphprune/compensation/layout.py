@@ -28,6 +28,9 @@ class Layout:
     Each group of a grouped convolution is a least-squares problem of its own, over `width`
     channels. All positions `before` and `after` share its solution; mostly there is one of each.
 
+    Where `beside` is told, groups stand along that dimension of a value, ahead of the channels: the
+    directions of a recurrent layer.
+
     Example:
         A linear layer reads a flattened picture of 64 channels, 7 x 7. As one problem it has 3,136
         channels: `Layout(1, 1, 3136, 1)`. Where samples are too few for that, the 49 positions
@@ -38,6 +41,7 @@ class Layout:
     before: int
     width: int
     after: int
+    beside: int | None = None
 
     def rows(self, x: torch.Tensor, channel: int) -> torch.Tensor:
         """A value as rows for least squares.
@@ -49,7 +53,10 @@ class Layout:
         Returns:
             `groups x rows x channels`, one row for each place of the value.
         """
-        x = x.movedim(channel, -1)
+        if self.beside is None:
+            x = x.movedim(channel, -1)
+        else:
+            x = x.movedim((self.beside, channel), (-2, -1)).flatten(-2)
         x = x.reshape(-1, self.groups, self.before, x.shape[-1] // self._rest, self.after)
         return x.permute(1, 0, 2, 4, 3).flatten(1, 3)
 
@@ -163,6 +170,8 @@ def layout(consumer: Consumer, dim: Dim, cuts: Cuts | None, rows: int) -> Layout
         None where the channels are more than `WIDEST` whatever the arrangement.
     """
     size = length(dim)
+    if consumer.beside is not None:
+        return Layout(consumer.groups, 1, size, 1, consumer.beside) if size <= WIDEST else None
     if consumer.groups > 1:
         return Layout(consumer.groups, 1, size // consumer.groups, 1)
     factors = leaves(dim)
@@ -198,6 +207,8 @@ def kept_channels(consumer: Consumer, dim: Dim, how: Layout, cuts: Cuts) -> tupl
     kept = cuts.kept(consumer.value)[consumer.channel]
     if kept is None:
         kept = np.arange(length(dim))
+    if how.beside is not None:
+        return np.arange(how.groups), kept
     places = kept.reshape(-1)
     group, rest = np.divmod(places, how.before * how.width * how.after)
     channel = rest // how.after % how.width

@@ -42,7 +42,7 @@ def scaled(op: Site) -> None:
     """Note factors by which a product, and what is added to it, are multiplied."""
     alpha, beta = (float(op.attr(name, default=1.0)) for name in ("alpha", "beta"))
     op.factors = alpha, beta
-    if 0.0 in (alpha, beta):
+    if alpha == 0.0:
         op.nonlinear = "it multiplies by zero"
 
 

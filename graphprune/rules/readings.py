@@ -43,6 +43,8 @@ class Reading:
         bias_at: The operand that b is or, where there is none, could be; None where it cannot.
         encodings: How the integers of x, W and b stand for numbers, where they are integers.
         factors: By what W x is multiplied, and b.
+        beside: Of layers whose weights hold directions, the dimension of x that holds as many, each
+            of which is read by its own; None where all read the same.
     """
 
     source: Value
@@ -59,6 +61,7 @@ class Reading:
     bias_at: int | None = None
     encodings: Mapping[Value, Encoding] = field(default_factory=dict)
     factors: tuple[float, float] = (1.0, 1.0)
+    beside: int | None = None
 
     @property
     def plain(self) -> str:
@@ -112,12 +115,16 @@ def stacked(op: Op) -> list[Reading]:
     for bound in told.products:
         x, weight = bound.operands[:2]
         if bound.whole and x is not None and weight is not None and len(weight.shape) == 3:
-            _, *places = bound.signature.inputs[1]
+            sides = bound.signature.inputs[:2]
+            first, *places = (term.names for term in sides[1])
             inner = 1 + next(
-                at for at, term in enumerate(places) if bound.signature.contracted & {*term.names}
+                at for at, names in enumerate(places) if bound.signature.contracted & {*names}
             )
-            held = _encodings(told, (x, weight))
-            read = Reading(x, weight, None, len(x.shape) - 1, inner, -1, ends=False, encodings=held)
+            beside = [at for at, term in enumerate(sides[0]) if term.names == first]
+            read = Reading(
+                x, weight, None, len(x.shape) - 1, inner, -1, ends=False,
+                encodings=_encodings(told, (x, weight)), beside=beside[0] if beside else None,
+            )  # fmt: skip
             out.append(read)
     return out
 
@@ -161,14 +168,17 @@ def _read(told: Found, bound: Bound, ends: bool) -> Reading | str | None:
     biases = [i for i in more if only_letters(patterns[i]) == kept]
     if not bound.whole or len(more) > len(biases) or len(biases) > 1:
         return "something else is added to it"
-    bias = bound.operands[biases[0]] if biases else None
+    ignored = told.factors[1] == 0.0
+    bias = bound.operands[biases[0]] if biases and not ignored else None
     windows = freedom(w_pattern) == WINDOWED
     taken = (x_at, w_at)
     bias_at = biases[0] if biases else _bias_at(bound, taken, kept)
+    bias_at = None if ignored else bias_at
+    factors = (told.factors[0], 1.0) if ignored else told.factors
     return Reading(
         x, weight, bias, channel, inner, output, groups, product=product, windows=windows,
         ends=ends, pointwise=freedom(x_pattern) > WINDOWED, bias_at=bias_at,
-        encodings=_encodings(told, (x, weight, bias)), factors=told.factors,
+        encodings=_encodings(told, (x, weight, bias)), factors=factors,
     )  # fmt: skip
 
 

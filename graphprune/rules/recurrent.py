@@ -171,8 +171,11 @@ def state_both_sides(op: Site, weight: str) -> None:
     """
     op.state(f"... i, {weight} -> ... g", (op.op.inputs[0], op.op.inputs[1]))
     shown = next((value for value in op.op.outputs if len(value.shape) > 2), None)
-    alone = op.shape(1)[0] == 1  # in two directions each reads its own states
-    op.state(f"... i, {weight} -> ... g", (shown, op.op.inputs[2]), whole=alone)
+    read = "... i"
+    if op.shape(1)[0] > 1 and shown is not None:  # each direction reads its own states
+        steps = "s " if len(shown.shape) == 4 else ""
+        read = f"n {steps}d i" if op.attr("layout", default=0) else f"{steps}d n i"
+    op.state(f"{read}, {weight} -> ... g", (shown, op.op.inputs[2]))
 
 
 @axis_rule("LSTM", "GRU", "RNN", recurrent=True)

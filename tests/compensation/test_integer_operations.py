@@ -141,7 +141,7 @@ def test_a_bias_of_a_computed_step_stays_as_it_is() -> None:
     assert kept["s"] == held["s"] and kept["q"].dtype == np.int8
 
 
-@pytest.mark.parametrize("alpha, beta", [(0.5, 1.0), (2.0, -3.0)])
+@pytest.mark.parametrize("alpha, beta", [(0.5, 1.0), (2.0, -3.0), (1.5, 0.0)])
 def test_factors_of_a_product_and_of_its_bias(alpha: float, beta: float) -> None:
     model, data = _gemms()
     model.graph.node[1].attribute.extend(

@@ -133,3 +133,27 @@ def test_later_layers_read_what_integers_before_them_were_solved_to() -> None:
     small = graphprune.plan(model, 0.4, of="channels", **options).apply()
     wanted, found = (run(m, x=data)[0] for m in (model, small))
     assert _off(found, wanted) < 0.25, "with what they were cut to, the errors add up to 2.4"
+
+
+@pytest.mark.parametrize("integers", [False, True])
+def test_a_matrix_that_the_graph_transposes(integers: bool) -> None:
+    """Integers are transposed once they are numbers."""
+    hidden = normal(6, 4) @ normal(4, 24)  # mixtures of four
+    held = {"w1": hidden, "b1": normal(24), "w2": normal(3, 24), "s": np.float32(0.03)}
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["a"]),
+        helper.make_node("Transpose", ["w2f"], ["w2t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["a", "w2t"], ["y"]),
+    ]
+    if integers:
+        held["w2"] = np.round(held["w2"] / held["s"]).astype(np.int8)
+        nodes.insert(0, helper.make_node("DequantizeLinear", ["w2", "s"], ["w2f"]))
+    else:
+        nodes.insert(0, helper.make_node("Identity", ["w2"], ["w2f"]))
+    model = graph(nodes, held, {"x": ["n", 6]}, {"y": ["n", 3]})
+    data = normal(96, 6)
+    plan = graphprune.plan(model, 0.5, of="channels", data=data, effort="fast")
+    small = plan.apply()
+    assert plan.report is not None and not plan.report.left
+    wanted, found = run(model, x=data)[0], run(small, x=data)[0]
+    assert np.square(found - wanted).sum() < 0.01 * np.square(wanted - wanted.mean(0)).sum()

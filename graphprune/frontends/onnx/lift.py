@@ -60,7 +60,7 @@ class LiftedFile:
         """The caller's example inputs, as positional and keyword arguments."""
         if not self.examples:
             return None
-        return (), {name: torch.from_numpy(item) for name, item in self.examples.items()}
+        return (), {name: as_torch(item) for name, item in self.examples.items()}
 
     @property
     def model(self) -> Any:

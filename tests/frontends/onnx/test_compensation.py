@@ -151,6 +151,7 @@ def test_weights_keep_their_type(kind: str) -> None:
     plan = graphprune.plan(model, 0.5, data=normal(64, 8), effort="fast")
     assert {t.data_type for t in plan.apply().graph.initializer} == {elem}
     assert plan.report is not None and plan.report.left == {}
+    graphprune.shrink(model, 0.5, data={"x": normal(64, 8).astype(dtype)}, effort="fast")
 
 
 def test_tokens_come_from_the_whole_table_and_masks_hide_nothing() -> None:
