@@ -22,9 +22,12 @@ TEMPERATURE = 2.0
 """T of the softened class probabilities. Hinton et al. (Distilling the Knowledge in a Neural
 Network, 2015) use 1 to 20 and find 2.5 to 4 best for small students; not measured here."""
 
-LABELLED = 0.1
-"""Weight of the loss on labels beside that of the teacher: small, as in the same paper (section 2),
-where the soft targets do most."""
+LABELLED = 1.0
+"""Weight of the loss on labels beside that of the teacher. The same paper (section 2) takes a small
+one. Measured on Fashion-MNIST with originals of 5 epochs (10 the second), % right of 10,000 images
+beyond the splits, one training each, original / without labels / at 0.3 / at 1: a MobileNet
+without 68 % of its parameters 86.1 / 86.1 / 86.8 / 88.0, a ViT without 70 % 79.2 / 78.9 / - / 82.0.
+On digits, originals at 99.4 %, there is no difference (99.5, four trainings)."""
 
 
 def distillation(

@@ -20,6 +20,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.progress import interruptible, progress
 from graphprune.core.scalars import Logged, Writer, tell, writer_of
 from graphprune.importance import Loss
+from graphprune.importance.gradients import cross_entropy
 from graphprune.models import given_data
 from graphprune.planning import opened_and_coupled
 from graphprune.statistics.batches import read_batches
@@ -94,7 +95,7 @@ def recover(
     epochs: int = EPOCHS,
     rate: float = 1e-3,
     batch_size: int = 64,
-    loss: Loss | None = None,
+    loss: Loss | bool | None = None,
     features: bool = True,
     temperature: float = TEMPERATURE,
     seconds: float | None = None,
@@ -119,7 +120,8 @@ def recover(
         rate: Highest learning rate.
         batch_size: Samples for a step, whatever the size of the batches in `data`; the samples of
             equal shapes are shuffled anew for each epoch.
-        loss: A function (outputs, labels) -> scalar for the labels.
+        loss: A function (outputs, labels) -> scalar for the labels; True: cross-entropy, or the
+            loss that the model itself gives.
         features: Whether layers are compared too; only where `small` was made in this process.
         temperature: T of `distillation`.
         seconds: Stop after so many.
@@ -149,10 +151,10 @@ def recover(
     for what, given in (("small", small), ("teacher", teacher)):
         if not isinstance(given, nn.Module):
             raise OptionError(f"{what} is a torch.nn.Module, not a {type(given).__name__}")
-    check_function("loss", loss, "outputs", "labels")
+    own: Loss | None = cross_entropy if loss is True else None if loss is False else loss
+    check_function("loss", own, "outputs", "labels")
     check_function("callback", callback, "step", "loss")
-    writer = writer_of(log)
-    teacher = bare(teacher)
+    writer, teacher = writer_of(log), bare(teacher)
     if not any(parameter.requires_grad for parameter in small.parameters()):
         raise OptionError("small has no parameter that is trained: small.requires_grad_(True)")
     layers = _compared(small, teacher) if features else []
@@ -161,7 +163,7 @@ def recover(
         student.to(ranks.device)
         teacher = copy.deepcopy(teacher).to(ranks.device)
     batches = _batches(teacher, data, seed)
-    if loss is not None and any(batch.labels is None for batch in batches):
+    if own is not None and any(batch.labels is None for batch in batches):
         raise GraphPruneError("loss= needs labels: pass data as batches of (inputs, labels)")
     generator = torch.Generator().manual_seed(seed)
     shuffled = Shuffled(batches, batch_size, generator)
@@ -169,7 +171,7 @@ def recover(
     modes = {module: module.training for module in teacher.modules()}
     teacher.eval()
     try:
-        trainer = _Trainer(student, teacher, layers, loss, temperature, writer, ranks)
+        trainer = _Trainer(student, teacher, layers, own, temperature, writer, ranks)
         trainer.check(batches)
         trainer.run(shuffled, held, epochs, rate, seconds, callback)
     finally:

@@ -54,6 +54,13 @@ def test_labels_count_where_a_loss_is_given(pair: tuple[Any, Any]) -> None:
 
     recover(small, model, (INPUTS, LABELS), epochs=1, batch_size=16, loss=loss)
     assert calls
+    named, own = (
+        recover(small, model, (INPUTS, LABELS), epochs=1, batch_size=16, loss=given)
+        for given in (nn.functional.cross_entropy, True)
+    )
+    assert own.graphprune_recovery.losses == named.graphprune_recovery.losses
+    without = recover(small, model, (INPUTS, LABELS), epochs=1, batch_size=16, loss=False)
+    assert without.graphprune_recovery.losses < own.graphprune_recovery.losses
     with pytest.raises(GraphPruneError, match="needs labels"):
         recover(small, model, INPUTS, loss=loss)
 
