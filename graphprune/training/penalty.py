@@ -28,10 +28,10 @@ looks met 80 % of the parameters of a small ResNet in 48 steps, with learning ra
 class Penalty(Attached):
     """What all penalties share: a strength, fixed or raised until a budget is met.
 
-    With `target`, what `graphprune.plan(model, target, of, importance=criterion)` would remove at
-    the first look is pressed from then on, and nothing else (Wang et al., Neural Pruning via
-    Growing Regularization, ICLR 2021): a strength that grows would close all in the end. The target
-    is met once all of that is closed.
+    With `target`, what `graphprune.plan(model, target, of, importance=criterion)` (with `data`:
+    `plan(model, target, of, data=data)`) would remove at the first look is pressed from then on,
+    and nothing else (Wang et al., Neural Pruning via Growing Regularization, ICLR 2021): a strength
+    that grows would close all in the end. The target is met once all of that is closed.
 
     Args:
         model: The model that is trained; wrappers are looked through.
@@ -46,6 +46,9 @@ class Penalty(Attached):
             group times the strength, instead of adding a gradient. So an optimizer that scales
             gradients (Adam) does not scale the penalty, and exact zeros come of it (Parikh & Boyd,
             Proximal Algorithms, 2014). None: where there is a target.
+        data: A few batches of inputs, as for `graphprune.shrink`: what is pressed is then what
+            `graphprune.plan(model, target, of, data=data)` would remove, whose widths follow what
+            each layer loses. Only with `target`; several processes pass the same.
 
     Raises:
         OptionError: A value is none that could be meant, or `target` is given with
@@ -66,6 +69,7 @@ class Penalty(Attached):
         of: str | Counting = "params",
         every: int = 100,
         proximal: bool | None = None,
+        data: Any = None,
     ) -> None:
         super().__init__()
         if not isinstance(strength, int | float) or not 0 <= strength < float("inf"):
@@ -79,6 +83,8 @@ class Penalty(Attached):
                 "target= needs the proximal step: a gradient makes weights turn around zero, so "
                 "that a target is never met; leave proximal=False out"
             )
+        if target is None and data is not None:
+            raise OptionError("data= tells what a target presses: pass target= too")
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise OptionError(f"every is a number of optimizer steps, not {every!r}")
         self.strength = float(strength)
@@ -87,7 +93,7 @@ class Penalty(Attached):
         self.coupled = Coupled(model, example_inputs, keep)
         self.met = target is None
         self.of = cost_name(of)
-        self._given = (example_inputs, keep)
+        self._given, self._data = (example_inputs, keep), data
         self._aims: list[torch.Tensor] | None = None
 
     def __call__(self) -> torch.Tensor:
@@ -169,10 +175,11 @@ class Penalty(Attached):
         whole = [group.first.rpartition("[")[0] for group in self._left_alone()]
         if whole:
             options["limits"] = dict.fromkeys(whole, 1.0)
-        found: Plan[Any] = plan(
-            self.coupled.model, target, self.of, importance=self.criterion, compensate=False,
-            **options,
-        )  # fmt: skip
+        if self._data is None:
+            options |= {"importance": self.criterion, "compensate": False}
+        else:
+            options["data"] = self._data
+        found: Plan[Any] = plan(self.coupled.model, target, self.of, **options)
         kept = {edit.name: edit.keep for edit in found.groups}
         out = []
         for group in self.coupled.groups:

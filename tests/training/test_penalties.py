@@ -173,6 +173,35 @@ def test_with_a_target_all_that_is_to_go_is_closed_and_no_more(kind: Any, optimi
     assert penalty.strength == grown
 
 
+def test_with_data_what_loses_least_on_it_is_pressed() -> None:
+    model = cnn()
+    seen: dict[bool, list[dict[str, int]]] = {False: [], True: []}
+    options: dict[str, Any] = {"example_inputs": INPUTS[:2]}
+
+    def look(*_: Any) -> None:
+        norms = {"importance": "group_norm", "compensate": False}
+        for known, more in ((False, norms), (True, {"data": INPUTS})):
+            found = graphprune.plan(model, 0.6, **options, **more)
+            seen[known].append({
+                edit.name: edit.size - (edit.size if edit.keep is None else len(edit.keep))
+                for edit in found.groups
+            })  # fmt: skip
+
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    handle = optimizer.register_step_post_hook(look)
+    penalty = GroupLasso(model, 0.1, target=0.6, every=1, data=INPUTS, **options).attach(optimizer)
+    train(model, optimizer, 1)
+    handle.remove()
+    train(model, optimizer, 60)
+    assert penalty.met and penalty.closed() == seen[True][0] != seen[False][0]
+    small = graphprune.shrink(
+        model.eval(), 0.6, importance="group_norm", compensate=False, **options
+    )
+    assert torch.allclose(small(INPUTS), model(INPUTS), atol=1e-5)
+    with pytest.raises(OptionError, match="target= too"):
+        GroupLasso(cnn(), 0.1, data=INPUTS, **options)
+
+
 def test_groups_without_scales_stay_whole() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
