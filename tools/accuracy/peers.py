@@ -45,14 +45,28 @@ def _least(fits: Callable[[float], bool]) -> float:
     return high
 
 
+class Beyond(ValueError):
+    """A tool does not get down to a budget; the message says how far it gets."""
+
+
 def _to_budget(net: nn.Module, pruned: Callable[[float], nn.Module], ratio: float) -> nn.Module:
-    """What remains of a network at the least fraction of channels that meets a budget."""
+    """What remains of a network at the least fraction of channels that meets a budget.
+
+    Raises:
+        Beyond: No fraction that was tried meets it.
+    """
     whole = sum(p.numel() for p in net.parameters())
+    tried: list[float] = []
 
     def fits(fraction: float) -> bool:
-        return sum(p.numel() for p in pruned(fraction).parameters()) <= whole * (1 - ratio)
+        left = sum(p.numel() for p in pruned(fraction).parameters())
+        tried.append(1 - left / whole)
+        return left <= whole * (1 - ratio)
 
-    return pruned(_least(fits))
+    found = _least(fits)
+    if max(tried) < ratio:
+        raise Beyond(f"at most {max(tried):.0%} of the parameters go")
+    return pruned(found)
 
 
 def _cost(model: nn.Module, of: str, subject: Subject) -> float:

@@ -93,6 +93,11 @@ def fashion(seed: int) -> Task:
     )  # fmt: skip
 
 
+def fashion_tested() -> Split:
+    """The whole test split of Fashion-MNIST at 14 x 14: 10,000 images."""
+    return _idx(debian("dataset-fashion-mnist") / "usr/share/datasets/fashion-mnist", "t10k")
+
+
 def _idx(home: Path, part: str) -> Split:
     """One split, at half of its resolution, from the files of LeCun's format."""
     pixels = gzip.decompress((home / f"{part}-images-idx3-ubyte.gz").read_bytes())[16:]
