@@ -179,12 +179,17 @@ def check_runs(model: nn.Module, inputs: Inputs) -> None:
 
 
 def perturbed(captured: CapturedModule, cuts: Cuts) -> dict[Value, torch.Tensor]:
-    """The narrowed weights, vectors and weights near zero moved off their start."""
+    """The narrowed weights, vectors and weights near zero moved off their start.
+
+    What no operation reads stays: code may have made a table of it before.
+    """
     out: dict[Value, torch.Tensor] = {}
+    read = {value for op in captured.graph.ops for value in op.inputs}
     generator = torch.Generator().manual_seed(0)
     for value in captured.graph.weights.values():
         tensor = cut_tensor(value.tensor.detach(), cuts.weights.get(value, ()))
-        stored = value.kind != "constant"  # what the code makes of literals cannot be swapped
+        # What the code makes of literals cannot be swapped.
+        stored = value.kind != "constant" and value in read
         if stored and tensor.is_floating_point() and (tensor.dim() < 2 or not bool(tensor.any())):
             noise = torch.rand(tensor.shape, generator=generator).to(tensor)
             positive = bool((tensor > 0).all()) and float(tensor.mean()) > 1e-3

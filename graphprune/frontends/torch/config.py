@@ -227,7 +227,7 @@ class _Search:
             if held is None:
                 tried += [(entry, wanted) for wanted in dict.fromkeys(w for _, w in pairs)]
             elif type(held) is float and held >= 1:
-                tried += [(entry, held * wanted / given) for given, wanted in pairs]
+                tried += [(entry, held * wanted / given) for given, wanted in pairs if given]
         lacking = self._trials.reads.lacking
         tried += [((path, name, None), n) for path, name in lacking for n in lengths]
         return self._improved(values, tried, 1)

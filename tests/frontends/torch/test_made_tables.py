@@ -192,3 +192,39 @@ def test_state_behind_an_empty_buffer_goes_with_its_channels() -> None:
     assert small.first.out_channels < 24
     assert small.scale.shape == (6, 1)
     assert small(torch.randn(3, 6, 9)).shape == (3, 4, 9)
+
+
+class Biased(nn.Module):
+    """Attention biases that start at zero, of which evaluation keeps a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 16), nn.Linear(16, 5)
+        self.biases = nn.Parameter(torch.zeros(7, 4))
+        self.register_buffer("places", torch.arange(7).flip(0), persistent=False)
+        self.tables: dict[str, torch.Tensor] = {}
+        self.each = 4
+
+    def train(self, mode: bool = True) -> Biased:
+        self.tables.clear()
+        return super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            table = self.biases[self.places]
+        else:
+            if "eval" not in self.tables:
+                self.tables["eval"] = self.biases[self.places].detach()
+            table = self.tables["eval"]
+        y = self.first(x).unflatten(-1, (-1, self.each)) * table[..., None].exp()
+        return self.head(y.flatten(-2))
+
+
+def test_tables_of_weights_at_zero_leave_the_class_as_it_is() -> None:
+    torch.manual_seed(0)
+    model, x = Biased().eval(), torch.randn(2, 7, 6)
+    with torch.no_grad():
+        model(x)
+    plan = graphprune.plan(model, 0.3, example_inputs=x, compensate=False)
+    plan.apply()
+    assert plan.report is not None and not plan.report.replaced
