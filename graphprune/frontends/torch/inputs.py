@@ -283,6 +283,24 @@ def _floats(*shape: int) -> Inputs:
 # --- inputs as callers give them ---------------------------------------------------------------
 
 
+def distinct(inputs: Inputs) -> Inputs:
+    """Inputs of which no two are one tensor.
+
+    One tensor given twice (`dummy_inputs` of encoder-decoders) is no evidence that the two are
+    always equal; a capture takes it for one input.
+    """
+    seen: set[int] = set()
+
+    def own(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) in seen:
+            return tensor.clone()
+        seen.add(id(tensor))
+        return tensor
+
+    found: Inputs = pytree.tree_map_only(torch.Tensor, own, inputs)
+    return found
+
+
 def as_inputs(example: Any) -> Inputs | None:
     """Example inputs as positional and keyword arguments.
 

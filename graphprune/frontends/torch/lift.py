@@ -26,6 +26,7 @@ from graphprune.engine.state import kept_tensors, preserved, quiet, same_draws
 from graphprune.frontends.torch.adapters import WHY, ranks
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.execute import TORCH
+from graphprune.frontends.torch.inputs import distinct
 from graphprune.frontends.torch.known import Known
 from graphprune.frontends.torch.older import empty_last, mended
 from graphprune.frontends.torch.parts import (
@@ -63,7 +64,7 @@ def lift(model: nn.Module, inputs: Inputs) -> CapturedModule:
     """
     with preserved(model):
         model.eval()
-        return _with_training(_lifted(model, without_cache(model, inputs)))
+        return _with_training(_lifted(model, distinct(without_cache(model, inputs))))
 
 
 def lift_guessed(model: nn.Module, inputs: Inputs) -> CapturedModule | None:
@@ -80,7 +81,7 @@ def lift_guessed(model: nn.Module, inputs: Inputs) -> CapturedModule | None:
     with preserved(model):
         model.eval()
         try:
-            captured = _program(model, inputs, _traced_on_trial)
+            captured = _program(model, distinct(inputs), _traced_on_trial)
         except Exception:
             return None
     return None if captured.builds else captured

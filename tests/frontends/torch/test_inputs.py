@@ -204,3 +204,22 @@ class _Words(nn.Module):
 
 def test_a_table_of_positions_fixes_the_length() -> None:
     assert shapes(_Words()) == [(2, 11)]
+
+
+class _Two(nn.Module):
+    """An encoder and a decoder of one table of words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.inner, self.head = nn.Embedding(9, 16), nn.Linear(16, 12), nn.Linear(12, 3)
+
+    def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        read = self.inner(self.words(source)).relu().mean(1, keepdim=True)
+        return self.head(self.inner(self.words(target)).relu() * read)
+
+
+def test_one_tensor_given_twice_is_two_inputs() -> None:
+    tokens = torch.randint(9, (2, 5))
+    deps = graphprune.analyze(_Two(), {"source": tokens, "target": tokens})
+    read = {value for op in deps.source.ops for value in op.inputs}
+    assert read.issuperset(deps.source.inputs)
