@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "tools"))
 
 from accuracy.chain import HEAD, Chain, line, with_wide
+from accuracy.peers import Beyond, to_budget
 from accuracy.tasks import digits
 
 
@@ -39,6 +42,18 @@ def test_a_row_holds_means_and_the_points_lost_in_each_training() -> None:
     ]
     assert [cell.strip() for cell in row.split("|")[1:-2]] == wanted
     assert row.endswith("| 0.8 (0.5, 1.0) |")
+
+
+def test_a_tool_that_does_not_get_down_to_the_budget_gives_no_network() -> None:
+    whole = nn.Linear(4, 10, bias=False)
+
+    def pruned(fraction: float) -> nn.Module:  # nothing at all goes where all should
+        return nn.Linear(4, 10 if fraction > 0.9 else 10 - int(5 * fraction), bias=False)
+
+    with pytest.raises(Beyond, match="at most 40%"):
+        to_budget(whole, pruned, 0.8)
+    found = to_budget(whole, pruned, 0.3)
+    assert found.weight.shape == (7, 4)
 
 
 def test_a_wide_mobilenet_is_among_the_networks() -> None:

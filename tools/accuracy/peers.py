@@ -49,8 +49,13 @@ class Beyond(ValueError):
     """A tool does not get down to a budget; the message says how far it gets."""
 
 
-def _to_budget(net: nn.Module, pruned: Callable[[float], nn.Module], ratio: float) -> nn.Module:
+def to_budget(net: nn.Module, pruned: Callable[[float], nn.Module], ratio: float) -> nn.Module:
     """What remains of a network at the least fraction of channels that meets a budget.
+
+    Args:
+        net: The network.
+        pruned: Gives what remains for a fraction of the channels.
+        ratio: Of the parameters that goes.
 
     Raises:
         Beyond: No fraction that was tried meets it.
@@ -143,10 +148,10 @@ def torch_pruning_lasso(
         pruner(small, ratio).step()
         return small
 
-    def to_budget(ratio: float) -> nn.Module:
-        return _to_budget(net, pruned, ratio)
+    def down_to(ratio: float) -> nn.Module:
+        return to_budget(net, pruned, ratio)
 
-    return pruner(net, 0.5), to_budget
+    return pruner(net, 0.5), down_to
 
 
 def kirigami(net: nn.Module, example: torch.Tensor, ratio: float) -> nn.Module:
@@ -190,7 +195,7 @@ def fasterai(net: nn.Module, example: torch.Tensor, ratio: float) -> nn.Module:
         ).prune_model()
         return small
 
-    return _to_budget(net, pruned, ratio)
+    return to_budget(net, pruned, ratio)
 
 
 def nncf_magnitude(
