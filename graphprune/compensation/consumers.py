@@ -58,6 +58,7 @@ class Consumer:
         computed: Whether b is computed by the graph, so that no constant can be added to it.
         written: What W is computed from; None where it is stored itself.
         encoding: How the integers of `value` stand for numbers; None where it holds numbers.
+        added: What b is computed from; None where it is stored itself.
         gain: What is added to b for y to grow by one.
         step: The step of W's integers that is its own, so that it may change.
         bias_step: That of b's integers, which is a multiple of it.
@@ -80,6 +81,7 @@ class Consumer:
     computed: bool = False
     written: Written | None = None
     encoding: Encoding | None = None
+    added: Written | None = None
     gain: float = 1.0
     step: Value | None = None
     bias_step: Value | None = None
@@ -292,7 +294,8 @@ def _consumer(op: Op, read: Reading | str | None, around: Around) -> Consumer | 
     free = bias is None or (known and constant(bias, around.computed))
     return Consumer(
         op, x, weight, bias if free else None, norm_behind(op, read, around), read.channel,
-        read.inner, read.groups, around.uses[weight], not free, held, how, alpha / beta,
+        read.inner, read.groups, around.uses[weight], not free, held, how,
+        around.computed.get(bias) if bias is not None else None, alpha / beta,
         *_own_steps(read, bias, around),
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from graphprune.compensation.curves import output_weights
 from graphprune.compensation.expect import add_expected
 from graphprune.compensation.layout import Layout
 from graphprune.compensation.sensitivity import Sensitivity, sensitivities
+from graphprune.core.cuts import Cuts
 from graphprune.core.errors import first_line
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
@@ -84,6 +85,7 @@ class Fitting:
                 self._due.setdefault(layer.consumers[0].op, []).append(layer)
         self._values: dict[Value, torch.Tensor] = {}
         self._shifts: dict[Value, torch.Tensor] = {}
+        self._small: Run | None = None
         self._known: tuple[tuple[object, ...], Moments] | None = None
 
     # --- what becomes of a layer ----------------------------------------------------------------
@@ -135,7 +137,7 @@ class Fitting:
         self._shared()
         deps, samples = self._deps, self._samples
         dense = self._started(samples.weight)
-        small = self._started(self._weight)
+        small = self._small = self._started(self._weight)
         samples.meet(deps.source.inputs, dense)
         touched: set[Value] = set()
         for number, op in enumerate(dense.steps()):
@@ -257,10 +259,19 @@ class Fitting:
     def _shift(self, consumer: Consumer, added: torch.Tensor) -> None:
         """Add a constant to every output, through the bias or the batch norm behind."""
         if consumer.bias is not None:
-            held, sign = consumer.bias, 1.0
+            held, sign = consumer.bias, consumer.gain
         else:
             assert consumer.norm is not None and consumer.norm.inputs[3] is not None
             held, sign = consumer.norm.inputs[3], -1.0
+        written = consumer.added if held is consumer.bias else None
+        if written is not None:
+            new = written.numbers().double() + sign * added.double().reshape(held.shape)
+            new = new.to(written.dtype)
+            stored, numbers = written.stored_as(new, Cuts(self._deps, {}), self._weight)
+            self._values.update(stored)
+            if self._small is not None:  # which may have computed it already
+                self._small.replace(held, numbers.to(self._dtype))
+            return
         old = self._values.get(held, held.tensor.detach())
         shift = sign * added.to(old.device).reshape(old.shape)
         self._shifts[held] = self._shifts.get(held, torch.zeros_like(shift)) + shift

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import nn
 
 import graphprune
@@ -24,7 +24,7 @@ from graphprune.sparsity.patterns import Pattern, pattern_of
 from graphprune.sparsity.reads import Reads
 from graphprune.sparsity.solve import Problem, alternated, settled
 from graphprune.statistics.moments import Moments
-from tests.frontends.onnx.exports import export
+from tests.frontends.onnx.exports import export, graph, normal, run
 
 
 def _net() -> nn.Module:
@@ -361,3 +361,26 @@ def test_the_report_tells_how_far_a_sparse_model_answers_as_the_original_does() 
     unchecked.apply()
     found = unchecked.report.agreement
     assert found is not None and not found.real, "so few samples are held out of nothing"
+
+
+def test_biases_that_a_file_computes_or_multiplies_take_constants() -> None:
+    """As for `shrink`: a bias that is laid along a dimension, and one with a factor of its own."""
+    weights = {
+        "w1": normal(16, 3, 1, 1), "b1": 3 + normal(16), "shape": np.array([1, -1, 1, 1]),
+        "w2": normal(6, 16), "b2": normal(6),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"]),
+        helper.make_node("Reshape", ["b1", "shape"], ["laid"]),
+        helper.make_node("Add", ["a", "laid"], ["b"]),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["d"]),
+        helper.make_node("Flatten", ["d"], ["e"]),
+        helper.make_node("Gemm", ["e", "w2", "b2"], ["y"], transB=1, alpha=3.0, beta=-0.5),
+    ]
+    model = graph(nodes, weights, {"x": ["n", 3, 4, 4]}, {"y": ["n", 6]})
+    data = 2 + normal(128, 3, 4, 4)
+    sparse = graphprune.sparsify(model, 0.5, data=data, keep=())
+    wanted, found = (run(m, x=data)[0] for m in (model, sparse))
+    off = np.abs((found - wanted).mean(0))
+    assert (off < 0.1 * np.abs(wanted - wanted.mean(0)).mean()).all()
