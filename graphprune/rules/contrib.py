@@ -66,10 +66,12 @@ def heads_of(op: Site) -> Sequence[Dim] | None:
     if parts is not None:
         op.lock([parts[0]], "queries, keys and values")
         op.broadcast([[i], [i2]])
+        bias = op.op.inputs[2] if op.has(2) else None
+        op.state("... i, i p, p -> ... p", (*op.op.inputs[:2], bias))
     return parts
 
 
-@axis_rule(f"{_PREFIX}Attention")
+@axis_rule(f"{_PREFIX}Attention", activated=True)
 def attention(op: Site) -> list[Dims]:
     """Self-attention with its projection: a weight of `inputs x (3 heads head_dim)`.
 

@@ -131,7 +131,7 @@ def packed_matmul(op: Site) -> list[Dims]:
     return [[*x[:-1], out]]
 
 
-@axis_rule(f"{_PREFIX}QAttention")
+@axis_rule(f"{_PREFIX}QAttention", activated=True)
 def attention(op: Site) -> list[Dims]:
     """Self-attention with its projection, both of integers."""
     if op.has(8) or len(op.op.outputs) > 1 or op.attr("do_rotary", default=0):

@@ -29,7 +29,7 @@ class Stated:
     Attributes:
         linear: Whether what the signature contracts is multiplied and summed, as in a product of
             matrices; not so for distances and attention.
-        activated: Whether an activation follows inside the operation.
+        activated: Whether an activation follows inside the operation, or more.
         view: Whether the results are the first operand's elements, in its memory (`reshape` and
             `contiguous`: as a rule; `dropout`: in inference).
         elementwise: Whether each element of a result depends on the elements at its own place.

@@ -267,3 +267,24 @@ def test_query_heads_of_each_key_head_go() -> None:
     found = {a.name: a.i for n in small.graph.node for a in n.attribute}
     assert found["kv_num_heads"] in (1, 2) and found["num_heads"] < 8
     assert run(small, x=normal(2, 4, 16))[0].shape == (2, 4, 5)
+
+
+@pytest.mark.parametrize("integers", [False, True])
+def test_the_projection_inside_attention_makes_up_for_what_goes(integers: bool) -> None:
+    """What it reads are mixtures of four; queries, keys and values are as they were."""
+    w1 = np.einsum("ij,jo->io", normal(8, 4), normal(4, 16))
+    more: dict[str, Array] = {"w": 0.3 * normal(16, 48), "b": normal(48)}
+    node, before = fused("Attention", ["h", "w", "b"], num_heads=4), None
+    if integers:
+        more |= {"w": np.round(more["w"] * 50).astype(np.int8), "ws": np.float32(0.02)}
+        before = helper.make_node("DynamicQuantizeLinear", ["h"], ["hq", "hs", "hz"], name="to")
+        node = fused("QAttention", ["hq", "w", "b", "hs", "ws", "", "hz"], num_heads=4)
+    model = between(node, {**more, "w1": w1}, before=before)
+    data = normal(64, 5, 8)
+    plan = graphprune.plan(
+        model, 0.5, of="channels", data=data, effort="fast", keep=("w2", "b"), seed=0
+    )
+    small = plan.apply()
+    assert plan.report is not None and not plan.report.left and plan.kept["w1"][1] is not None
+    wanted, found = run(model, x=data)[0], run(small, x=data)[0]
+    assert np.square(found - wanted).sum() < 0.02 * np.square(wanted - wanted.mean((0, 1))).sum()
