@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from graphprune.compensation.written import Written
+from graphprune.compensation.grid import Grid
+from graphprune.compensation.written import Moved, Written
 from graphprune.core.effect import Encoding
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.rules.facts import adds, copies, found, multiplies
@@ -148,3 +149,35 @@ def norm_behind(op: Op, read: Reading, around: Around) -> Op | None:
     if mean is None or variance is None or around.uses[mean] != around.uses[variance]:
         return None
     return norm if around.uses[mean] == around.uses[read.weight] else None
+
+
+def own_steps(
+    read: Reading, bias: Value | None, around: Around
+) -> tuple[Value | None, tuple[Value, ...]]:
+    """The step of a weight's integers, if it may change, and steps that are multiples of it.
+
+    Kernels of integers take the step of a bias for that of the weight times that of what is read,
+    also where the graph writes it down.
+    """
+    nothing: tuple[None, tuple[Value, ...]] = None, ()
+    held, moved = around.computed.get(read.weight), False
+    while isinstance(held, Moved):
+        held, moved = held.held, True
+    if not isinstance(held, Grid) or len(held.how.scales) != 1 or around.uses[read.weight] != 1:
+        return nothing
+    (step,), told = held.how.scales, (*held.how.scales, *held.again)
+    outputs = around.graph.outputs
+    if any(around.uses[value] != told.count(value) or value in outputs for value in told):
+        return nothing
+    again = tuple(value for value in held.again if value is not step)
+    added = None if bias is None else around.computed.get(bias)
+    if not isinstance(added, Grid):
+        return nothing if added is None and bias in read.encodings else (step, again)
+    if step in added.how.scales:
+        return step, again
+    several = prod(step.shape) > 1
+    if len(added.how.scales) != 1 or (several and (moved or held.how.dim != 1 - read.inner)):
+        return nothing
+    (follows,) = added.how.scales
+    alike = prod(follows.shape) == prod(step.shape) and around.uses[follows] == 1
+    return (step, (*again, follows)) if alike else nothing

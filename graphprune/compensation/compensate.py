@@ -320,16 +320,18 @@ class _Compensator:
         if consumer.step is None:
             return
         share = scales.double() / consumer.step.tensor.double().flatten()
-        for held in (consumer.step, consumer.bias_step):
-            if held is not None:
-                new = (held.tensor.double().flatten() * share).reshape(held.tensor.shape)
-                self._out.values[held] = cut_tensor(new.to(held.tensor), self._cuts.kept(held))
-                self._renew(held)
+        for held in (consumer.step, *consumer.follow):
+            new = (held.tensor.double().flatten() * share).reshape(held.tensor.shape)
+            self._out.values[held] = cut_tensor(new.to(held.tensor), self._cuts.kept(held))
+            self._renew(held)
 
     def _renew(self, value: Value) -> None:
-        """Compute anew what the narrowed graph has computed from a weight that changed since."""
+        """Compute anew what the narrowed graph has computed from a weight that changed since.
+
+        Where it no longer holds all operands, they made the weight itself, which is stored anew.
+        """
         for op in self._done:
-            if value in op.inputs:
+            if value in op.inputs and self._small.holds(op):
                 self._small.step(op)
 
     def _store(self, value: Value, tensor: torch.Tensor) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 
 import torch
 
@@ -19,10 +18,11 @@ from graphprune.compensation.behind import (
     added_behind,
     constant,
     norm_behind,
+    own_steps,
     scaled_behind,
 )
 from graphprune.compensation.grid import Grid, numbers, whole
-from graphprune.compensation.written import Moved, Written, written
+from graphprune.compensation.written import Written, written
 from graphprune.core.effect import Encoding
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
@@ -61,7 +61,7 @@ class Consumer:
         added: What b is computed from; None where it is stored itself.
         gain: What is added to b for y to grow by one.
         step: The step of W's integers that is its own, so that it may change.
-        bias_step: That of b's integers, which is a multiple of it.
+        follow: Steps that are multiples of it: of b's integers, and those of W once more.
         half: Of a stacked layer, which of the two biases is b: 0 or 1. W then holds directions,
             outputs and channels, and is handled as if the directions were outputs, or groups where
             each reads states of its own. None for others.
@@ -84,7 +84,7 @@ class Consumer:
     added: Written | None = None
     gain: float = 1.0
     step: Value | None = None
-    bias_step: Value | None = None
+    follow: tuple[Value, ...] = ()
     half: int | None = None
     beside: int | None = None
 
@@ -220,7 +220,7 @@ def _stacked(op: Op, read: Reading, around: Around) -> Consumer | None:
         op, read.source, read.weight, bias if free else None, None, read.channel, read.inner,
         1 if read.beside is None else read.weight.shape[0],
         uses=uses[read.weight], computed=not free, half=half, beside=read.beside,
-        written=around.computed.get(read.weight), step=_own_steps(read, bias, around)[0],
+        written=around.computed.get(read.weight), step=own_steps(read, bias, around)[0],
     )  # fmt: skip
 
 
@@ -296,40 +296,8 @@ def _consumer(op: Op, read: Reading | str | None, around: Around) -> Consumer | 
         op, x, weight, bias if free else None, norm_behind(op, read, around), read.channel,
         read.inner, read.groups, around.uses[weight], not free, held, how,
         around.computed.get(bias) if bias is not None else None, alpha / beta,
-        *_own_steps(read, bias, around),
+        *own_steps(read, bias, around),
     )  # fmt: skip
-
-
-def _own_steps(
-    read: Reading, bias: Value | None, around: Around
-) -> tuple[Value | None, Value | None]:
-    """The step of a weight's integers, if it may change, and the step of its bias's that follows.
-
-    Kernels of integers take the step of a bias for that of the weight times that of what is read,
-    also where the graph writes it down.
-    """
-    held, moved = around.computed.get(read.weight), False
-    while isinstance(held, Moved):
-        held, moved = held.held, True
-    if not isinstance(held, Grid) or len(held.how.scales) != 1:
-        return None, None
-    (step,) = held.how.scales
-    alone = around.uses[step] == around.uses[read.weight] == 1
-    if not alone or step in around.graph.outputs:
-        return None, None
-    added = None if bias is None else around.computed.get(bias)
-    if bias is None or (added is None and bias not in read.encodings):
-        return step, None
-    if not isinstance(added, Grid):
-        return (None, None) if added is None else (step, None)
-    if step in added.how.scales:
-        return step, None
-    several = prod(step.shape) > 1
-    if len(added.how.scales) != 1 or (several and (moved or held.how.dim != 1 - read.inner)):
-        return None, None
-    (follows,) = added.how.scales
-    alike = prod(follows.shape) == prod(step.shape) and around.uses[follows] == 1
-    return (step, follows) if alike else (None, None)
 
 
 def _as_integers(stored: Value, how: Encoding, around: Around) -> bool:

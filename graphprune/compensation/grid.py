@@ -4,6 +4,9 @@ Such a weight is solved for as the numbers that it stands for, one layer at a ti
 integers, with the zero point that it has. `rounding` says which integers are taken, and by which
 step. Numbers beyond the last integer become that one.
 
+Weights that are stored as numbers, and rounded to integers and back where they are read (training
+that knows of quantization), are stored as the numbers that these integers stand for.
+
 Example:
     scale 0.1, zero point 0: a solution of 0.26 is stored as 3, which stands for 0.3.
 """
@@ -11,7 +14,7 @@ Example:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +29,7 @@ from graphprune.engine.tensors import along
 from graphprune.rules.registry import stated
 
 _ENDS = {"int4": (-8, 7), "uint4": (0, 15)}  # of types that stand in a wider one
+_KINDS = ("int8", "uint8", "int16", "uint16", "int32")
 
 
 def _tensor(value: Value) -> torch.Tensor:
@@ -38,12 +42,16 @@ class Grid:
     """The integers that stand for a weight.
 
     Attributes:
-        stored: The integers, a weight of the graph.
+        stored: The integers, a weight of the graph; or the numbers that are rounded to them.
         how: How they stand for numbers.
+        kind: Their type.
+        again: The steps by which numbers are rounded to them, the same once more.
     """
 
     stored: Value
     how: Encoding
+    kind: str
+    again: tuple[Value, ...] = ()
 
     def equals(self, other: Grid) -> bool:
         """Whether the same integers stand for the same numbers."""
@@ -52,8 +60,8 @@ class Grid:
 
     def numbers(self) -> torch.Tensor:
         """What the integers stand for, in float32."""
-        scale, zero = self._tensors()
-        found: torch.Tensor = (self.stored.tensor.float() - zero) * scale
+        scale, _ = self._tensors()
+        found: torch.Tensor = self._apart() * scale
         return found
 
     @property
@@ -66,9 +74,10 @@ class Grid:
     ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
         """The integers nearest to the numbers of a narrowed weight, and what they stand for."""
         scale, zero = self._tensors(tensor)
-        found = wholes(numbers.double(), scale.double()) + zero
-        integers = found.clamp(*self._ends).to(self.stored.tensor.dtype)
-        return {self.stored: integers}, (integers.float() - zero) * scale
+        found = (wholes(numbers.double(), scale.double()) + zero).clamp(*self._ends)
+        near = (found.float() - zero) * scale
+        held = near if self.stored.tensor.is_floating_point() else found
+        return {self.stored: held.to(self.stored.tensor.dtype)}, near
 
     def steps(self) -> Steps:
         """What its integers can stand for, in the weight's shape.
@@ -78,16 +87,26 @@ class Grid:
         """
         shape = self.stored.shape
         scale, zero = self._tensors()
-        apart = self.stored.tensor.float() - zero
+        apart = self._apart()
         reach = apart.abs().amax() if apart.numel() else torch.zeros(())
         least, most = ((end - zero).clamp(-reach, reach).expand(shape) for end in self._ends)
         which = torch.arange(scale.numel()).reshape(scale.shape).expand(shape)
         return Steps(scale.flatten(), which, least, most, torch.ones(shape, dtype=torch.bool))
 
+    def _apart(self) -> torch.Tensor:
+        """By how many steps each integer is apart from what stands for zero."""
+        scale, zero = self._tensors()
+        held: torch.Tensor = self.stored.tensor.detach().float()
+        if self.stored.tensor.is_floating_point():
+            held = (wholes(held, scale) + zero).clamp(*self._ends)
+        return held - zero
+
     @property
     def _ends(self) -> tuple[int, int]:
-        whole = torch.iinfo(self.stored.tensor.dtype)
-        return _ENDS.get(self.stored.dtype, (whole.min, whole.max))
+        if self.kind in _ENDS:
+            return _ENDS[self.kind]
+        whole = torch.iinfo(getattr(torch, self.kind))
+        return whole.min, whole.max
 
     def _tensors(
         self, tensor: Callable[[Value], torch.Tensor] = _tensor
@@ -129,13 +148,16 @@ def numbers(integers: Sequence[torch.Tensor], how: Encoding, run: Run) -> list[t
     return out
 
 
-def grid(op: Op, deps: Dependencies, uses: Counter[Value]) -> Grid | None:
+def grid(
+    op: Op, deps: Dependencies, uses: Counter[Value], makers: Mapping[Value, Op]
+) -> Grid | None:
     """What an operation reads, if it turns stored integers into numbers and does nothing else.
 
     Args:
         op: The operation.
         deps: The analysis.
         uses: How many operands of operations each value is.
+        makers: What each result is of.
     """
     how = deps.effects[op].encodings.get(0)
     stored = op.inputs[0] if op.inputs else None
@@ -143,7 +165,33 @@ def grid(op: Op, deps: Dependencies, uses: Counter[Value]) -> Grid | None:
         return None
     if op.outputs[0].shape != stored.shape:
         return None
-    return whole(stored, how)
+    maker = makers.get(stored)
+    return whole(stored, how) if maker is None else _rounded(maker, stored, how, deps, uses)
+
+
+def _rounded(
+    op: Op, integers: Value, how: Encoding, deps: Dependencies, uses: Counter[Value]
+) -> Grid | None:
+    """A weight whose numbers an operation rounds to integers, by the steps of those who read them.
+
+    Args:
+        op: The operation.
+        integers: Its result.
+        how: How they are taken to stand for numbers.
+        deps: The analysis.
+        uses: How many operands of operations each value is.
+    """
+    made = deps.effects[op].made.get(0)
+    stored = op.inputs[0]
+    if made is None or stored is None or stored.kind != "parameter" or uses[stored] != 1:
+        return None
+    for value in (stored, *how.held, *made.held):
+        if not value.is_weight or not isinstance(value.tensor, torch.Tensor):
+            return None
+    found = Grid(stored, how, integers.dtype, made.scales)
+    if not stored.tensor.is_floating_point() or integers.dtype not in (*_ENDS, *_KINDS):
+        return None
+    return found if found.equals(Grid(stored, made, integers.dtype)) else None
 
 
 def whole(stored: Value, how: Encoding) -> Grid | None:
@@ -153,4 +201,4 @@ def whole(stored: Value, how: Encoding) -> Grid | None:
             return None
     kind = stored.tensor.dtype
     integers = not kind.is_floating_point and not kind.is_complex
-    return Grid(stored, how) if integers and stored.kind == "parameter" else None
+    return Grid(stored, how, stored.dtype) if integers and stored.kind == "parameter" else None

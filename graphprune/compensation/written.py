@@ -160,9 +160,10 @@ class Moved:
 def written(deps: Dependencies) -> dict[Value, Written]:
     """The values of a graph that are computed from stored weights, to which any can be written."""
     uses = Counter(v for op in deps.source.ops for v in op.inputs if v is not None)
+    makers = {value: op for op in deps.source.ops for value in op.outputs}
     out: dict[Value, Written] = {}
     for op in deps.source.ops:
-        held = grid(op, deps, uses) or _directed(op, uses)
+        held = grid(op, deps, uses, makers) or _directed(op, uses)
         if held is not None:
             out[op.outputs[0]] = held
         else:

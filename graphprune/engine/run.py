@@ -151,6 +151,11 @@ class Run:
             for env in self._envs:
                 env.pop(value, None)
 
+    def holds(self, op: Op) -> bool:
+        """Whether all that an operation reads is at hand."""
+        read = [v for v in op.inputs if v is not None and not v.is_weight]
+        return all(value in env for env in self._envs for value in read)
+
     def values(self, value: Value) -> list[torch.Tensor]:
         """What a value is, chunk by chunk."""
         return [env[value] for env in self._envs]

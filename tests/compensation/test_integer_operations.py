@@ -148,3 +148,26 @@ def test_factors_of_a_product_and_of_its_bias(alpha: float, beta: float) -> None
         [helper.make_attribute("alpha", alpha), helper.make_attribute("beta", beta)]
     )
     assert _lost(model, data, importance="l2") < 1e-4
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+@pytest.mark.parametrize("shared", [False, True])
+def test_numbers_that_are_rounded_to_integers_and_back(axis: int | None, shared: bool) -> None:
+    """As files of training that knows of quantization hold weights; both take one new step."""
+    model, data = _gemms()
+    held = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    most = np.abs(held["w2"]).max(None if axis is None else 1)
+    steps = {"s": np.float32(most / 127), "z": np.zeros(most.shape, np.int8)}
+    other = steps if shared else {"s2": steps["s"].copy(), "z2": steps["z"].copy()}
+    more = {} if axis is None else {"axis": axis}
+    node = model.graph.node[1]
+    node.input[1] = "wd"
+    nodes = [
+        model.graph.node[0],
+        helper.make_node("QuantizeLinear", ["w2", "s", "z"], ["wq"], **more),
+        helper.make_node("DequantizeLinear", ["wq", *other], ["wd"], **more),
+        node,
+    ]
+    sizes = {"x": ["n", 6]}, {"y": ["n", 3]}
+    model = graph(nodes, held | steps | other, *sizes, opset=13)
+    assert _lost(model, data) < 0.01
