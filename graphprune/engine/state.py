@@ -67,7 +67,8 @@ def preserved(model: nn.Module, fused: bool = False) -> Iterator[None]:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for held, before, version in buffers:
-            if held._version != version:
+            # Batch norms write their statistics without counting a version.
+            if held._version != version or not torch.equal(held, before):
                 with torch.no_grad():
                     held.copy_(before)
         for restore in saved:

@@ -103,3 +103,14 @@ def test_code_that_fails_in_training_alone_is_refused_there_by_name() -> None:
             assert small.train()(x).shape == (2, 3)
         except graphprune.GraphPruneError as error:
             assert "training mode" in str(error)
+
+
+def test_statistics_that_training_mode_writes_are_put_back() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6)).eval()
+    before = {name: held.clone() for name, held in model.state_dict().items()}
+    with preserved(model), torch.no_grad():
+        model.train()
+        model(torch.randn(8, 4))
+    assert not model.training
+    for name, held in model.state_dict().items():
+        assert torch.equal(held, before[name]), name
