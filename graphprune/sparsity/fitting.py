@@ -18,6 +18,7 @@ from graphprune.compensation.consumers import Consumer, Unsolvable
 from graphprune.compensation.curves import output_weights
 from graphprune.compensation.expect import add_expected
 from graphprune.compensation.layout import Layout
+from graphprune.compensation.narrowed import shifted
 from graphprune.compensation.sensitivity import Sensitivity, sensitivities
 from graphprune.core.cuts import Cuts
 from graphprune.core.errors import first_line
@@ -258,22 +259,19 @@ class Fitting:
 
     def _shift(self, consumer: Consumer, added: torch.Tensor) -> None:
         """Add a constant to every output, through the bias or the batch norm behind."""
-        if consumer.bias is not None:
-            held, sign = consumer.bias, consumer.gain
-        else:
-            assert consumer.norm is not None and consumer.norm.inputs[3] is not None
-            held, sign = consumer.norm.inputs[3], -1.0
+        cuts = Cuts(self._deps, {})
+        held, shift = shifted(consumer, torch.arange(consumer.groups), added, cuts)
+        shift = shift * consumer.gain if held is consumer.bias else shift
         written = consumer.added if held is consumer.bias else None
         if written is not None:
-            new = written.numbers().double() + sign * added.double().reshape(held.shape)
-            new = new.to(written.dtype)
-            stored, numbers = written.stored_as(new, Cuts(self._deps, {}), self._weight)
+            new = written.numbers().double() + shift.double().reshape(held.shape)
+            stored, numbers = written.stored_as(new.to(written.dtype), cuts, self._weight)
             self._values.update(stored)
             if self._small is not None:  # which may have computed it already
                 self._small.replace(held, numbers.to(self._dtype))
             return
         old = self._values.get(held, held.tensor.detach())
-        shift = sign * added.to(old.device).reshape(old.shape)
+        shift = shift.to(old.device).reshape(old.shape)
         self._shifts[held] = self._shifts.get(held, torch.zeros_like(shift)) + shift
         self._values[held] = (old.double() + shift.double()).to(held.tensor.dtype)
 

@@ -148,7 +148,7 @@ def find_layers(
     out.left.update(_computed(graph))
     held = find_consumers(deps).by_op
     by_weight: dict[Value, list[Consumer]] = {}
-    plain = (c for several in held.values() for c in several if c.half is None)
+    plain = (c for several in held.values() for c in several if c.beside is None)
     for consumer in plain:
         by_weight.setdefault(consumer.weight, []).append(consumer)
     for value, seen in views.items():

@@ -384,3 +384,20 @@ def test_biases_that_a_file_computes_or_multiplies_take_constants() -> None:
     wanted, found = (run(m, x=data)[0] for m in (model, sparse))
     off = np.abs((found - wanted).mean(0))
     assert (off < 0.1 * np.abs(wanted - wanted.mean(0)).mean()).all()
+
+
+def test_recurrent_layers_of_files_make_up_for_zeros() -> None:
+    units = 8
+    weights = {
+        "w": 0.5 * normal(1, 4 * units, 12), "r": 0.3 * normal(1, 4 * units, units),
+        "b": 0.2 * normal(1, 8 * units),
+    }  # fmt: skip
+    nodes = [helper.make_node("LSTM", ["x", "w", "r", "b"], ["y"], hidden_size=units)]
+    model = graph(nodes, weights, {"x": ["t", "n", 12]}, {"y": ["t", 1, "n", units]})
+    data = np.einsum("tnc,cd->tnd", normal(6, 96, 3), normal(3, 12))  # mixtures of three
+    lost = []
+    for more in ({"data": data}, {"compensate": False}):
+        sparse = graphprune.sparsify(model, 0.5, keep=(), **more)
+        wanted, found = (run(m, x=data)[0] for m in (model, sparse))
+        lost.append(float(np.square(found - wanted).sum() / np.square(wanted).sum()))
+    assert lost[0] < 0.25 * lost[1]
