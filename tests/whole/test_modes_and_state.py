@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphprune
+from graphprune.engine.state import preserved
 
 
 class _Codes(nn.Module):
