@@ -319,7 +319,7 @@ class _Compensator:
         """Note new steps of a weight's integers, and of its bias's that are multiples of them."""
         if consumer.step is None:
             return
-        share = scales.double() / consumer.step.tensor.double().flatten()
+        share = (scales.double() / consumer.step.tensor.double().flatten()).nan_to_num(1.0)
         for held in (consumer.step, *consumer.follow):
             new = (held.tensor.double().flatten() * share).reshape(held.tensor.shape)
             self._out.values[held] = cut_tensor(new.to(held.tensor), self._cuts.kept(held))

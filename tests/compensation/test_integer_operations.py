@@ -141,6 +141,26 @@ def test_a_bias_of_a_computed_step_stays_as_it_is() -> None:
     assert kept["s"] == held["s"] and kept["q"].dtype == np.int8
 
 
+def test_a_step_of_zero_stays(tmp_path: Path) -> None:
+    """As some quantizers write for outputs whose weights are all zero."""
+    model, data = _gemms()
+    before, after = tmp_path / "float.onnx", tmp_path / "bytes.onnx"
+    onnx.save(model, before)
+    with silent():
+        quantize_static(
+            before, after, _Reader(data), quant_format=QuantFormat.QDQ, per_channel=True
+        )
+    model = onnx.load(after)
+    for tensor in model.graph.initializer:
+        if tensor.name in ("w2_scale", "b2_quantized_scale"):
+            held = numpy_helper.to_array(tensor).copy()
+            held[0] = 0
+            tensor.CopyFrom(numpy_helper.from_array(held, tensor.name))
+    small = graphprune.shrink(model, 0.5, of="channels", data=data, effort="fast")
+    scales = [numpy_helper.to_array(t) for t in small.graph.initializer if "scale" in t.name]
+    assert all(np.isfinite(scale).all() for scale in scales)
+
+
 @pytest.mark.parametrize("alpha, beta", [(0.5, 1.0), (2.0, -3.0), (1.5, 0.0)])
 def test_factors_of_a_product_and_of_its_bias(alpha: float, beta: float) -> None:
     model, data = _gemms()
