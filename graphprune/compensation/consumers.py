@@ -168,6 +168,12 @@ class Consumers:
     written: dict[Value, Written] = field(default_factory=dict)
 
 
+def linear_weights(deps: Dependencies) -> set[Value]:
+    """The stored weights of linear operations that no other operation uses in another way."""
+    held = (c for several in find_consumers(deps).by_op.values() for c in several)
+    return {consumer.weight for consumer in held if consumer.weight.is_weight}
+
+
 def find_consumers(deps: Dependencies) -> Consumers:
     """Find every linear operation whose weight no other operation uses in another way."""
     graph = deps.source

@@ -15,10 +15,12 @@ from graphprune.compensation.constants import (
     CUBE_SECONDS,
     PARTS,
     PERTURBED_MACS,
+    POLISH_EASY,
     POLISH_SECONDS,
     POLISH_STEPS,
     POLISH_STEPS_BEST,
     POLISH_STEPS_FEWER,
+    POLISH_STEPS_FEWEST,
     REFIT_PART,
     SENSED_LEAST,
     SENSED_MACS,
@@ -27,13 +29,14 @@ from graphprune.compensation.constants import (
     SYSTEMS,
     TRIAL_SAMPLES,
 )
-from graphprune.compensation.consumers import find_consumers
+from graphprune.compensation.consumers import find_consumers, linear_weights
 from graphprune.compensation.polish import trial_steps
 from graphprune.core.axes import atoms
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
+from graphprune.engine.muon import work_of
 from graphprune.engine.run import resized
-from graphprune.statistics.constants import BACKWARD_FACTOR
+from graphprune.statistics.constants import BACKWARD_FACTOR, SECONDS_PER_PRODUCT
 from graphprune.statistics.estimate import macs_of, seconds
 from graphprune.statistics.made.sample import making, numbered
 from graphprune.statistics.samples import affordable, captured, results
@@ -133,8 +136,12 @@ def descent_steps(deps: Dependencies, each: int, effort: str) -> int:
     """
     if effort != "auto":
         return POLISH_STEPS_BEST if effort == "best" else POLISH_STEPS
-    tried = (POLISH_STEPS, POLISH_STEPS_FEWER)
-    return next((n for n in tried if descent_seconds(deps, each, n) <= POLISH_SECONDS), 0)
+    tried = {
+        POLISH_STEPS: POLISH_EASY * POLISH_SECONDS,
+        POLISH_STEPS_FEWER: POLISH_SECONDS,
+        POLISH_STEPS_FEWEST: POLISH_SECONDS,
+    }
+    return next((n for n, most in tried.items() if descent_seconds(deps, each, n) <= most), 0)
 
 
 def descent_seconds(deps: Dependencies, each: int, steps: int) -> float:
@@ -147,8 +154,11 @@ def descent_seconds(deps: Dependencies, each: int, steps: int) -> float:
     """
     if not steps:
         return 0.0
-    trial = seconds(deps, min(each, TRIAL_SAMPLES), trial_steps(steps))
-    return trial + seconds(deps, min(each, STEP_SAMPLES), steps)
+    trial = trial_steps(steps)
+    turning = sum(work_of(value.tensor) for value in linear_weights(deps)) * SECONDS_PER_PRODUCT
+    runs = seconds(deps, min(each, TRIAL_SAMPLES), trial)
+    runs += seconds(deps, min(each, STEP_SAMPLES), steps)
+    return runs + (trial + steps) * turning
 
 
 def slowness(program: Program, deps: Dependencies) -> float:

@@ -8,7 +8,8 @@ operations read:
     loss = mean over all of these of |y' - y|² / Var y  +  mean over the outputs of the same
 
 (knowledge distillation with all layers as targets; block reconstruction after quantisation does the
-same: Li et al., BRECQ, ICLR 2021).
+same: Li et al., BRECQ, ICLR 2021). Steps are `Muon`'s: of the same share of each weight's norm, and
+the shorter the less there is to make up for.
 
 A few samples can be overfitted. So refit and a shorter descent, of fewer samples a step, are first
 done without one part of the samples in `PARTS`. Where this trial raises the error of the outputs on
@@ -34,17 +35,19 @@ from graphprune.compensation.constants import (
     PARTS,
     POLISH_RATE,
     POLISH_STEPS,
+    POLISHED_LEAST,
     STEP_SAMPLES,
     TRIAL_SAMPLES,
     TRIAL_STEPS,
     TRIAL_TIME,
     TRIAL_WORSE,
 )
-from graphprune.compensation.consumers import find_consumers
+from graphprune.compensation.consumers import find_consumers, linear_weights
 from graphprune.core.allowance import UNLIMITED, Allowance
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
+from graphprune.engine.muon import Muon
 from graphprune.engine.run import Chunk, sampled
 from graphprune.engine.tensors import as_dtype, cut_tensor
 from graphprune.engine.trial import Trial
@@ -82,7 +85,8 @@ def polish(
         New weights; `solved` itself where held-out samples lose.
     """
     ours = parts(cuts.deps, samples)
-    if len(ours.chunks) < PARTS or samples.norms:
+    number = ours.size * len(ours.chunks)
+    if len(ours.chunks) < PARTS or number < POLISHED_LEAST or samples.norms:
         return solved
     held = max(len(ours.chunks) // PARTS, 1)
     seen, unseen = (replace(ours, chunks=x) for x in (ours.chunks[:-held], ours.chunks[-held:]))
@@ -93,15 +97,18 @@ def polish(
     before = trial.off(judges)
     if trial.settled(judges, before, enough):
         return solved
+    rate = POLISH_RATE * min(math.sqrt(before), 1.0)
     brief = trial_steps(steps)
     share = brief * few.size / (brief * few.size + steps * ours.size)
-    trial.run(few.chunks, brief, lambda done: advance(share * done), allowed.part(TRIAL_TIME))
+    first = allowed.part(TRIAL_TIME)
+    trial.run(few.chunks, brief, rate, lambda done: advance(share * done), first)
     worse = not trial.off(judges) < TRIAL_WORSE * before  # true for NaN, too
     if worse or allowed.spent >= 1:
         return solved
     return _Polisher(cuts, ours.size, solved).run(
         ours.chunks,
         steps,
+        rate,
         lambda done: advance(share + (1 - share) * done),
         allowed.part(FINAL_TIME),
     )
@@ -146,9 +153,10 @@ class _Polisher:
         }
         self._dense = Trial(cuts.deps, size)
         self._small = Trial(cuts.deps, size, cuts.keep, weights)
-        found = find_consumers(cuts.deps).by_op.values()
         self._kept: dict[Value, list[torch.Tensor | None]] = {}
-        self._read = dict.fromkeys(c.value for several in found for c in several)
+        found = find_consumers(cuts.deps).by_op
+        self._read = dict.fromkeys(c.value for several in found.values() for c in several)
+        self._linear = linear_weights(cuts.deps)
 
     def _start(self, value: Value) -> torch.Tensor:
         """A weight to start from, as solved for or as cut, in float32."""
@@ -161,14 +169,16 @@ class _Polisher:
         self,
         chunks: Sequence[Chunk],
         steps: int,
+        rate: float,
         advance: Callable[[float], None],
         allowed: Allowance,
     ) -> Compensation:
-        """Adam with a learning rate that falls to zero as a cosine.
+        """Descend with a rate that falls to zero as a cosine.
 
         Args:
             chunks: The samples; one chunk a step, in turn.
             steps: Number of steps.
+            rate: The share of its norm by which the first step changes a weight.
             advance: Called with the share of the steps that is done.
             allowed: Time it may take.
 
@@ -178,12 +188,15 @@ class _Polisher:
         start = {value: tensor.clone() for value, tensor in self._free.items()}
         for tensor in self._free.values():
             tensor.requires_grad_()
-        optimizer = torch.optim.Adam(self._free.values(), POLISH_RATE, fused=True)
+        linear = [tensor for value, tensor in self._free.items() if value in self._linear]
+        others = [tensor for value, tensor in self._free.items() if value not in self._linear]
+        optimizer = Muon(linear, others, rate)
         for done in range(steps):
             share = max(done / steps, allowed.spent)
             if share >= 1:
                 break
-            optimizer.param_groups[0]["lr"] = POLISH_RATE * (1 + math.cos(math.pi * share)) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = rate * (1 + math.cos(math.pi * share)) / 2
             optimizer.zero_grad()
             with torch.enable_grad():
                 torch.autograd.backward(self._loss(self._chunk(chunks, done)))

@@ -8,7 +8,8 @@ from graphprune.compensation.forecast import Forecast
 from graphprune.core.groups import Dependencies
 from graphprune.lowrank.factoring import Factoring
 from graphprune.lowrank.offers import Offer
-from graphprune.sparsity.estimate import PRODUCT, gathering, stepping
+from graphprune.sparsity.estimate import gathering, stepping
+from graphprune.statistics.constants import SECONDS_PER_PRODUCT
 
 _PRODUCTS = 2  # of weights and second moments, for each layer
 _EIGEN = 20  # times the cubed shorter side: an eigendecomposition, in double precision
@@ -47,4 +48,4 @@ def _once(offers: Sequence[Offer]) -> float:
 
 def _decomposed(offers: Sequence[Offer]) -> float:
     """Eigenvalues and eigenvectors of every layer."""
-    return sum(_EIGEN * o.full**3 * o.layer.view.groups for o in offers) * PRODUCT
+    return sum(_EIGEN * o.full**3 * o.layer.view.groups for o in offers) * SECONDS_PER_PRODUCT

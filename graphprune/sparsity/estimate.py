@@ -15,15 +15,11 @@ from math import prod
 from graphprune.core.groups import Dependencies
 from graphprune.sparsity.layers import Layer
 from graphprune.statistics.constants import (
-    BACKWARD_FACTOR,
     ROWS_ENOUGH,
     ROWS_PER_CHANNEL,
-    SECONDS_PER_MAC,
+    SECONDS_PER_PRODUCT,
 )
 from graphprune.statistics.samples import captured
-
-PRODUCT = SECONDS_PER_MAC / BACKWARD_FACTOR
-"""Seconds of a multiply-accumulate in single precision."""
 
 _DOUBLE = 2.0  # times as long in double precision
 _TOUCHED = 2.5e-8  # seconds for each number of a matrix in a step: masks, sums, sorting
@@ -44,7 +40,7 @@ def gathering(deps: Dependencies, layers: Sequence[Layer], number: int) -> float
         rows = number * positions / captured(deps)
         rows = min(rows, max(ROWS_PER_CHANNEL * view.columns, ROWS_ENOUGH))
         macs += rows * view.columns**2 * view.groups
-    return macs * PRODUCT
+    return macs * SECONDS_PER_PRODUCT
 
 
 def stepping(layers: Sequence[Layer], steps: float, narrow: int) -> float:
@@ -58,7 +54,7 @@ def stepping(layers: Sequence[Layer], steps: float, narrow: int) -> float:
     total = 0.0
     for layer in layers:
         view = layer.view
-        each = PRODUCT * (_DOUBLE if view.columns < narrow else 1.0)
+        each = SECONDS_PER_PRODUCT * (_DOUBLE if view.columns < narrow else 1.0)
         square = view.columns**2 * view.groups
         total += steps * (view.outputs * square * each + layer.size * _TOUCHED)
         total += square * view.columns * each

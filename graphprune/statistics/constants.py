@@ -162,6 +162,9 @@ BACKWARD_FACTOR = 3
 """How many times longer a run forwards and backwards takes than one forwards: the gradient is two
 products of the same size."""
 
+SECONDS_PER_PRODUCT = SECONDS_PER_MAC / BACKWARD_FACTOR
+"""Seconds of a multiply-accumulate of a matrix product in single precision."""
+
 GRADIENT_LANES = 16
 """Input channels of a convolution up to which its gradient takes as long as for this many: the
 kernels compute that many at a time. Found with CREPE, whose synthesis took half an hour where two

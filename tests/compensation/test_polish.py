@@ -36,12 +36,12 @@ class _Rows(nn.Module):
 FEW = 60  # steps of a descent, where more would show nothing else
 
 
-def _solved() -> tuple[Cuts, Samples, Compensation]:
+def _solved(number: int = 128) -> tuple[Cuts, Samples, Compensation]:
     torch.manual_seed(0)
     deps = graphprune.analyze(_Rows().eval(), torch.randn(2, 6, 4))
     group = max(deps.groups, key=lambda g: g.size)
     cuts = narrow(deps, {group.axis: np.arange(0, group.size, 2)})
-    samples = split(deps, [torch.randn(128, 6, 4)], "noise")
+    samples = split(deps, [torch.randn(number, 6, 4)], "noise")
     return cuts, samples, compensate(cuts, samples, {})
 
 
@@ -102,6 +102,12 @@ def test_effort_decides_whether_there_is_time_for_a_descent(
     assert "polished" in note("balanced")
 
 
+@pytest.mark.parametrize("number", [16, 48])
+def test_few_samples_are_not_descended_on(number: int) -> None:
+    cuts, samples, solved = _solved(number)
+    assert (polish(cuts, samples, solved, {}, 8) is solved) == (number < 32)
+
+
 def test_the_descent_is_judged_by_inputs_that_the_solve_did_not_see_either() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 48), nn.Tanh(), nn.Linear(48, 24), nn.Tanh())
@@ -127,8 +133,9 @@ def test_steps_are_as_many_as_time_allows(monkeypatch: pytest.MonkeyPatch) -> No
         options = Options(compensate=True, effort=effort)
         return calibration.Calibration(program, deps, options)._steps(32)
 
-    assert steps("auto", full) == forecast.POLISH_STEPS
-    assert 0 < steps("auto", full / 2) < forecast.POLISH_STEPS
+    assert steps("auto", full / forecast.POLISH_EASY) == forecast.POLISH_STEPS
+    assert steps("auto", full) == forecast.POLISH_STEPS_FEWER
+    assert steps("auto", full / 4) == forecast.POLISH_STEPS_FEWEST
     assert steps("auto", 0.0) == 0
     assert steps("balanced", 0.0) == forecast.POLISH_STEPS
     assert steps("best", 0.0) > forecast.POLISH_STEPS
