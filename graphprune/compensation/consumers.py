@@ -28,6 +28,7 @@ from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Run
 from graphprune.rules.readings import Reading, encoded_reading, folded, recurrent, stacked
+from graphprune.rules.registry import stated
 from graphprune.rules.scalings import epsilon, is_norm
 
 
@@ -36,6 +37,7 @@ class Unsolvable(Exception):
 
 
 _DERIVED = "its weight is computed from others"
+_SEVERAL = "its weight holds several matrices"
 _STEPS = "the steps of its weight's integers are computed, or differ where it is read"
 
 
@@ -190,6 +192,8 @@ def find_consumers(deps: Dependencies) -> Consumers:
                 out.left[op.name] = found
             elif isinstance(read, Reading) and read.weight in derived:
                 out.left[op.name] = _DERIVED
+            elif stated(op).linear and not derived.isdisjoint(op.inputs):
+                out.left[op.name] = _SEVERAL
         layers = [_stacked(op, read, around) for read in stacked(op)]
         if any(layers):
             out.by_op.setdefault(op, []).extend(layer for layer in layers if layer is not None)
@@ -288,7 +292,7 @@ def _consumer(op: Op, read: Reading | str | None, around: Around) -> Consumer | 
     if (weight.kind != "parameter" and held is None) or len(weight.shape) < 2:
         return None
     if read.product and len(weight.shape) > 2:
-        return "its weight holds several matrices"
+        return _SEVERAL
     if read.windows and len(x.shape) != len(weight.shape):
         return "its input has no batch"
     alpha, beta = read.factors
