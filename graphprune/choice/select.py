@@ -58,8 +58,11 @@ def fixed_only(
     """Remove what `ratios` say and nothing else; the arguments are those of `select`.
 
     Raises:
+        BudgetError: There is no group.
         GraphPruneError: A pattern matches no group.
     """
+    if not deps.groups:
+        raise BudgetError(_nothing(deps), closest=0.0)
     problem = Problem(deps, scores, replace(request, ratio=0.0))
     counts = problem.sizes.copy()
     for i in problem.fixed:

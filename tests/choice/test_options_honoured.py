@@ -135,3 +135,9 @@ def test_numpy_numbers_are_numbers() -> None:
     net = dense(8, 32, 4)
     plan = graphprune.plan(net, np.float32(0.5), limits={"0": np.int64(4)}, **OPTIONS)
     assert kept(plan)["0.weight[0]"] == 16
+
+
+def test_ratios_where_everything_is_kept_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(graphprune.BudgetError, match="no group of channels"):
+        graphprune.plan(model, ratios={"0": 0.25}, keep=[nn.Linear], compensate=False)
