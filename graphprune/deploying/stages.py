@@ -44,7 +44,7 @@ from graphprune.quantising.written import named
 from graphprune.statistics.answers import scored
 from graphprune.statistics.batches import read_batches
 from graphprune.training import recover as recovered
-from graphprune.training.recover import EPOCHS, SAMPLES
+from graphprune.training.constants import EPOCHS, SAMPLES
 
 if TYPE_CHECKING:  # importing graphprune does not import onnx
     from onnx import ModelProto

@@ -13,7 +13,7 @@ than three hundred of Adam (`tools/bench_constants.py`). What is no matrix, such
 Adam's steps.
 
 Example:
-    optimizer = Muon([layer.weight for layer in layers], [], rate=0.01)
+    optimizer = Muon.of(model, rate=0.01)
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
 MOMENTUM = 0.9
 """Of the gradients of matrices. Tried on digits: 0.8 and 0.95 came out alike."""
@@ -64,6 +65,18 @@ class Muon(torch.optim.Optimizer):
             {"params": vectors, "turned": False},
         ]
         super().__init__([group for group in groups if group["params"]], {"lr": rate})
+
+    @classmethod
+    def of(cls, model: nn.Module, rate: float) -> Muon:
+        """For all parameters of a model; the tables of embeddings take Adam's steps."""
+        tables = {
+            parameter
+            for module in model.modules()
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+            for parameter in module.parameters(recurse=False)
+        }
+        held = list(model.parameters())
+        return cls([p for p in held if p not in tables], [p for p in held if p in tables], rate)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -19,14 +19,24 @@ from graphprune.core.errors import GraphPruneError, OptionError
 from graphprune.core.groups import Dependencies
 from graphprune.core.progress import interruptible, progress
 from graphprune.core.scalars import Logged, Writer, tell, writer_of
+from graphprune.engine.muon import Muon, work_of
 from graphprune.importance import Loss
 from graphprune.importance.gradients import cross_entropy
 from graphprune.models import given_data
 from graphprune.planning import opened_and_coupled
 from graphprune.statistics.batches import read_batches
-from graphprune.statistics.constants import BACKWARD_FACTOR
+from graphprune.statistics.constants import BACKWARD_FACTOR, SECONDS_PER_PRODUCT
 from graphprune.statistics.estimate import seconds as step_seconds
 from graphprune.training.attached import bare
+from graphprune.training.constants import (
+    BATCH,
+    EPOCHS,
+    FEATURES,
+    HELD_OUT,
+    PATIENCE,
+    RATE,
+    SAMPLES,
+)
 from graphprune.training.distil import (
     TEMPERATURE,
     Layer,
@@ -41,27 +51,12 @@ from graphprune.training.tried import check_numbers, run, shapes
 
 M = TypeVar("M", bound=nn.Module)
 
-HELD_OUT = 8
-"""One batch in so many is held out to judge by, at least one."""
-
-EPOCHS = 10
-"""Passes over the data, at most, unless told."""
-
-PATIENCE = 3
-"""Looks at the held-out batches without gain after which training stops. Not measured."""
-
-SAMPLES = 65536
-"""Samples that are read of the data at most; they stay in memory."""
-
 RECOVERY = "graphprune_recovery"
 """The attribute of a recovered model that tells what was done."""
 
 _TRIED = 2  # samples that both models are tried on, of each shape: one may be told from none
 
 _STOPPED = "nothing is kept; seconds=, or a callback= that returns False, ends with the best"
-
-FEATURES = 8
-"""Layers that are compared at most, evenly spaced: each costs the memory of its outputs."""
 
 
 @dataclass
@@ -93,8 +88,8 @@ def recover(
     data: Any = None,
     *,
     epochs: int = EPOCHS,
-    rate: float = 1e-3,
-    batch_size: int = 64,
+    rate: float = RATE,
+    batch_size: int = BATCH,
     loss: Loss | bool | None = None,
     features: bool = True,
     temperature: float = TEMPERATURE,
@@ -107,9 +102,10 @@ def recover(
     """Train a smaller model to give what the model it was made of gives.
 
     The loss is `distillation` of the outputs, plus the mean squared difference of what up to
-    `FEATURES` layers give (`feature_loss`), plus the loss on labels where `loss` is given. AdamW,
-    the learning rate falling along a cosine. The held-out part of the data decides when to stop
-    and which weights are kept; where nothing beats those at the start, they stay.
+    `FEATURES` layers give (`feature_loss`), plus the loss on labels where `loss` is given. The
+    optimizer is Muon (Jordan et al. 2024), its rate falling along a cosine. The held-out part of
+    the data decides when to stop and which weights are kept; where nothing beats those at the
+    start, they stay.
 
     Args:
         small: The smaller model; not modified.
@@ -117,7 +113,8 @@ def recover(
         data: Inputs, as for `graphprune.shrink`; labels count only with `loss`. None: inputs are
             made, as for compensation.
         epochs: Passes over the data, at most.
-        rate: Highest learning rate.
+        rate: The share of its norm by which the first steps change a weight matrix; what is no
+            matrix, and embeddings, take Adam's steps at a tenth of the rate.
         batch_size: Samples for a step, whatever the size of the batches in `data`; the samples of
             equal shapes are shuffled anew for each epoch.
         loss: A function (outputs, labels) -> scalar for the labels; True: cross-entropy, or the
@@ -190,7 +187,9 @@ def takes(deps: Dependencies, number: int, epochs: int = EPOCHS) -> float:
         number: Samples.
         epochs: Passes over them.
     """
-    return epochs * step_seconds(deps, number, 1) * (1 + 1 / BACKWARD_FACTOR)
+    runs = step_seconds(deps, number, 1) * (1 + 1 / BACKWARD_FACTOR)
+    turning = sum(work_of(value.tensor) for value in deps.source.parameters())
+    return epochs * (runs + -(-number // BATCH) * turning * SECONDS_PER_PRODUCT)
 
 
 def _compared(small: nn.Module, teacher: nn.Module) -> list[Layer]:
@@ -271,7 +270,7 @@ class _Trainer:
     ) -> None:
         """Train; the best weights on the held-out batches stay in the student."""
         start = time.monotonic()
-        whole = torch.optim.AdamW(self.student.parameters(), lr=rate)
+        whole = Muon.of(self.student, rate)
         self._wrapped, optimizer = self._ranks.prepared(self.student, whole)
         training = self._ranks.part(shuffled())
         total = epochs * len(training)

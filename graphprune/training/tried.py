@@ -23,9 +23,13 @@ def check_numbers(epochs: Any, batch_size: Any, rate: Any, temperature: Any, sec
     for what, value in (("epochs", epochs), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise OptionError(f"{what} is a whole number of at least 1, not {value!r}")
-    for what, value in (("rate", rate), ("temperature", temperature)):
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise OptionError(f"{what} is a number above 0, not {value!r}")
+    if not isinstance(rate, int | float) or not 0 < rate < 1:
+        raise OptionError(
+            "rate is the share of each weight's norm that a step changes, above 0 and below 1, "
+            f"such as 0.01, not {rate!r}"
+        )
+    if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+        raise OptionError(f"temperature is a number above 0, not {temperature!r}")
     if seconds is not None and not (isinstance(seconds, int | float) and seconds >= 0):
         raise OptionError(f"seconds is a number of at least 0, or None, not {seconds!r}")
 

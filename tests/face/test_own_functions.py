@@ -98,7 +98,7 @@ def test_recover_tries_both_models_first(teacher: Any, data: Any, says: str) -> 
         ({"loss": "mse"}, r"loss is a function \(outputs, labels\), not 'mse'"),
         ({"callback": lambda: None}, r"callback is called with \(step, loss\), and takes \(\)"),
         ({"temperature": 0}, "temperature is a number above 0"),
-        ({"rate": "fast"}, "rate is a number above 0"),
+        ({"rate": "fast"}, "rate is the share of each weight"),
         ({"seconds": "long"}, "seconds is a number"),
         ({"teacher": "resnet18"}, "teacher is a torch.nn.Module, not a str"),
     ],
