@@ -20,7 +20,7 @@ import numpy as np
 
 from graphprune.choice.request import ALLOCATIONS, Patterns, Request
 from graphprune.core.axes import atoms
-from graphprune.core.errors import GraphPruneError
+from graphprune.core.errors import GraphPruneError, OptionError
 from graphprune.core.graph import Value
 from graphprune.core.groups import Counts, Dependencies, Group, matches
 from graphprune.importance import Scores
@@ -102,20 +102,6 @@ def _density(group: Group) -> float:
     return float(np.mean([sum(s) / prod(s) for s in shapes])) if shapes else 1.0
 
 
-def fixed(deps: Dependencies, request: Request) -> dict[int, float]:
-    """For each group named in `ratios=`, by id, the number of indices that it keeps.
-
-    Raises:
-        GraphPruneError: A pattern matches no group.
-    """
-    out: dict[int, float] = {}
-    for patterns, fraction in request.ratios.items():
-        for group in _matching(deps, patterns, "ratios"):
-            kept = round(_whole(group, request) * (1 - fraction))
-            out[group.id] = float(min(max(kept, 1), group.size))
-    return out
-
-
 def bounds(deps: Dependencies, request: Request) -> tuple[Counts, Counts]:
     """The fewest and the most indices that each group may keep.
 
@@ -140,6 +126,35 @@ def bounds(deps: Dependencies, request: Request) -> tuple[Counts, Counts]:
                     f"{least[group.id]:g} and at most {most[group.id]:g}"
                 )
     return least, most
+
+
+def fixed(deps: Dependencies, request: Request, least: Counts, most: Counts) -> dict[int, float]:
+    """For each group named in `ratios=`, by id, the number of indices that it keeps.
+
+    Args:
+        deps: The analysis.
+        request: Of it, `ratios` and `limits` are used.
+        least: The fewest indices that each group may keep, as `limits=` says.
+        most: The most.
+
+    Raises:
+        OptionError: `ratios=` and `limits=` contradict each other.
+        GraphPruneError: A pattern matches no group.
+    """
+    out: dict[int, float] = {}
+    for patterns, fraction in request.ratios.items():
+        for group in _matching(deps, patterns, "ratios"):
+            share = min(max(_whole(group, request) * (1 - fraction), 1), group.size)
+            low, high = least[group.id], most[group.id]
+            count = min(max(round(share), low), high)
+            if abs(count - share) >= 1:  # rounding moves it by less
+                raise OptionError(
+                    f"ratios: {_text(patterns)} is {fraction:g}, so that {group.name} keeps "
+                    f"{round(share)} of its {group.size} indices, and limits lets it keep "
+                    f"{low:g} to {high:g}: leave one of them out for this layer"
+                )
+            out[group.id] = float(count)
+    return out
 
 
 def _whole(group: Group, request: Request) -> int:

@@ -64,8 +64,8 @@ class Problem:
         self.curves = request.allocation == "loss"
         smooth = all(isinstance(found, Smooth) for found in costs.values())
         self.prices = self.curves and smooth
-        self.fixed = fixed(deps, request)
         self.least, self.most = bounds(deps, request)
+        self.fixed = fixed(deps, request, self.least, self.most)
         for i, count in self.fixed.items():
             self.least[i] = self.most[i] = count
         within = zip(self.least, self.most, self.sizes, strict=True)

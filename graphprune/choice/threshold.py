@@ -38,7 +38,7 @@ def threshold(
         BudgetError: No score is below its threshold.
     """
     least, most = bounds(deps, request)
-    counted = fixed(deps, request)
+    counted = fixed(deps, request, least, most)
     step = request.step()
     if step is not None:
         for i, count in counted.items():

@@ -141,3 +141,20 @@ def test_ratios_where_everything_is_kept_are_refused() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     with pytest.raises(graphprune.BudgetError, match="no group of channels"):
         graphprune.plan(model, ratios={"0": 0.25}, keep=[nn.Linear], compensate=False)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "limit"), [(0.0, (0.2, 0.8)), (0.9, 0.25), (0.0, (1, 31)), (0.5, (4, 8))]
+)
+def test_ratios_against_limits_are_refused(ratio: float, limit: Any) -> None:
+    net, ratios = dense(8, 32, 4), {"0": ratio}
+    with pytest.raises(OptionError, match=r"ratios: '0' is .* 0\.weight\[0\] .* limits lets it"):
+        graphprune.plan(net, ratios=ratios, limits={"*": limit}, **OPTIONS)
+
+
+def test_ratios_within_limits_are_taken() -> None:
+    net = dense(8, 9, 4)
+    plan = graphprune.plan(net, ratios={"0": 0.5}, limits={"0": (0.5, 0.9)}, **OPTIONS)
+    assert kept(plan)["0.weight[0]"] == 4
+    plan = graphprune.plan(net, ratios={"0": 0.5}, limits={"0": 5}, **OPTIONS)
+    assert kept(plan)["0.weight[0]"] == 5
