@@ -19,6 +19,7 @@ from graphprune.engine.run import LastUses, Run, final_values, given_inputs
 from graphprune.engine.state import preserved, same_draws
 from graphprune.engine.tensors import cut_tensor, difference
 from graphprune.frontends.torch.captured import CapturedModule
+from graphprune.frontends.torch.failing import failing
 from graphprune.frontends.torch.findings import Findings
 from graphprune.frontends.torch.fold import folded
 from graphprune.frontends.torch.lowered import Lowered
@@ -133,7 +134,7 @@ class _Blame:
             except Exception as error:
                 if call is None:
                     raise
-                self.found.setdefault(path, f"does not run: {first_line(error)}")
+                self.found.setdefault(path, failing(error))
                 return pytree.tree_map_only(Value, lambda v: self.known[v][-1].clone(), call.result)
             finally:
                 self._stack.pop()

@@ -26,7 +26,6 @@ from torch.utils.hooks import RemovableHandle
 from graphprune.core.axes import Dim, length
 from graphprune.core.cuts import Cuts
 from graphprune.core.effect import SHARE, AnyLength
-from graphprune.core.errors import first_line
 from graphprune.core.graph import Op, Value
 from graphprune.core.indices import kept_length
 from graphprune.core.relations import Mismatch
@@ -34,6 +33,7 @@ from graphprune.engine.state import holders, preserved, quiet
 from graphprune.frontends.torch.arguments import REWRITES
 from graphprune.frontends.torch.blank import called, without_values
 from graphprune.frontends.torch.captured import CapturedModule, is_layer
+from graphprune.frontends.torch.failing import failing
 from graphprune.frontends.torch.findings import (
     Call,
     Findings,
@@ -83,7 +83,7 @@ def guide(
             except Exception as error:
                 if known is None:
                     raise
-                mode.findings.offenders.setdefault("", first_line(error))
+                mode.findings.offenders.setdefault("", failing(error))
     return mode.findings
 
 
@@ -326,7 +326,7 @@ class _Guide(TorchFunctionMode):
         if number >= len(calls) or path == "":
             raise error
         if not self._checked():
-            self.findings.offenders.setdefault(path, first_line(error))
+            self.findings.offenders.setdefault(path, failing(error))
         self._counters = Counter(calls[number].counters)
         return pytree.tree_map_only(Value, self.labels.stand_in, calls[number].result)
 
