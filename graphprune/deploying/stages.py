@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gzip
 import hashlib
 import json
@@ -28,6 +27,7 @@ from graphprune.core.files import write_whole
 from graphprune.costs.registry import cost_name
 from graphprune.deploying.deployed import Stage
 from graphprune.deploying.estimate import besides
+from graphprune.engine.state import copied
 from graphprune.engine.tensors import shapes_of
 from graphprune.exporting import write_module
 from graphprune.frontends.opening import open_model
@@ -207,7 +207,7 @@ class Stages:
 
     def _write(self, module: nn.Module, how: Callable[..., None] = write_module) -> None:
         program = self.plan.live().program
-        evaluated = copy.deepcopy(module).eval() if module.training else module
+        evaluated = copied(module).eval() if module.training else module
         how(evaluated, program.given or program.inputs, self.last)
 
     def _measured(self, name: str, path: Path, took: float) -> Stage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 import types
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from operator import is_
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from torch import nn
 
 _OPAQUE = (nn.Module, torch.Tensor, type, types.FunctionType, types.MethodType, types.ModuleType)
 _KINDS_REMEMBERED = 1024  # classes of attributes; a model has a few dozen
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 _LARGEST = 1 << 20  # elements of a buffer that code may write to; masks and tables are larger
 
@@ -132,6 +135,35 @@ def _tensors_in(held: Any) -> Iterator[torch.Tensor]:
     elif isinstance(held, list | tuple | dict):
         items = held.values() if isinstance(held, dict) else held
         yield from (item for item in items if isinstance(item, torch.Tensor))
+
+
+def copied(module: _Module, memo: dict[int, Any] | None = None) -> _Module:
+    """A deep copy of a module, in whatever state an earlier pass left it.
+
+    Code may keep what it computed of weights: tables in dictionaries and lists, tensors that a hook
+    or `weight_norm` leaves behind. PyTorch does not copy these; their copies know no gradient.
+
+    Args:
+        module: The module.
+        memo: What stands for certain objects, by identity, as in `copy.deepcopy`.
+    """
+    made: dict[int, Any] = {}
+    for inner in module.modules():
+        for name, held in inner.__dict__.items():
+            if name not in ("_modules", "_parameters"):
+                for tensor in _all_tensors_in(held):
+                    if tensor.grad_fn is not None:
+                        made[id(tensor)] = tensor.detach().clone()
+    return copy.deepcopy(module, made | (memo or {}))
+
+
+def _all_tensors_in(held: Any) -> Iterator[torch.Tensor]:
+    """Tensors in containers, and in containers that these hold."""
+    if isinstance(held, torch.Tensor):
+        yield held
+    elif isinstance(held, list | tuple | dict):
+        for item in held.values() if isinstance(held, dict) else held:
+            yield from _all_tensors_in(item)
 
 
 def _same(held: list[torch.Tensor], known: list[torch.Tensor]) -> bool:

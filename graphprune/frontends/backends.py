@@ -7,7 +7,6 @@ scaled so that the operations together take what the whole model takes.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -22,7 +21,7 @@ from graphprune.core.graph import Op
 from graphprune.core.program import Inputs
 from graphprune.costs.latency.backend import Backend, Operands
 from graphprune.costs.latency.timing import Call
-from graphprune.engine.state import preserved, quiet
+from graphprune.engine.state import copied, preserved, quiet
 from graphprune.frontends.torch.execute import rewritten
 
 
@@ -62,7 +61,7 @@ class Compiled(Eager):
         with quiet():
             if model not in self._made:
                 torch.compiler.reset()  # what earlier models left would count against a limit
-                self._made[model] = torch.compile(copy.deepcopy(model).eval(), dynamic=False)
+                self._made[model] = torch.compile(copied(model).eval(), dynamic=False)
             call = partial(self._made[model], *inputs[0], **inputs[1])
             try:
                 with torch.no_grad():

@@ -23,6 +23,7 @@ from graphprune.core.axes import atoms
 from graphprune.core.errors import GraphPruneError, OptionError, nearest
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import Counting
+from graphprune.engine.state import copied
 from graphprune.plans import Plan
 from graphprune.rules.readings import reading
 from graphprune.training.attached import Attached
@@ -242,7 +243,7 @@ class Gates(Attached):
             GraphPruneError: No gate has moved yet.
         """
         self._check_moved()
-        source = copy.deepcopy(self.coupled.model)
+        source = copied(self.coupled.model)
         strip(source)
         scores = []
         for group in self.coupled.groups:

@@ -20,6 +20,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.core.progress import interruptible, progress
 from graphprune.core.scalars import Logged, Writer, tell, writer_of
 from graphprune.engine.muon import Muon, work_of
+from graphprune.engine.state import copied
 from graphprune.importance import Loss
 from graphprune.importance.gradients import cross_entropy
 from graphprune.models import given_data
@@ -155,10 +156,10 @@ def recover(
     if not any(parameter.requires_grad for parameter in small.parameters()):
         raise OptionError("small has no parameter that is trained: small.requires_grad_(True)")
     layers = _compared(small, teacher) if features else []
-    student, ranks = copy.deepcopy(bare(small)), Ranks(accelerator)
+    student, ranks = copied(bare(small)), Ranks(accelerator)
     if ranks.device is not None:
         student.to(ranks.device)
-        teacher = copy.deepcopy(teacher).to(ranks.device)
+        teacher = copied(teacher).to(ranks.device)
     batches = _batches(teacher, data, seed)
     if own is not None and any(batch.labels is None for batch in batches):
         raise GraphPruneError("loss= needs labels: pass data as batches of (inputs, labels)")

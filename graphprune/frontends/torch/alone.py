@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from torch.utils import _pytree as pytree
 from graphprune.core.axes import Axis, leaves
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
-from graphprune.engine.state import preserved, quiet
+from graphprune.engine.state import copied, preserved, quiet
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.findings import Call
 from graphprune.frontends.torch.reader import bound_arguments
@@ -106,7 +105,7 @@ class Alone:
         args, kwargs = pytree.tree_map_only(Value, made, self._call.args)
         try:
             if dtype is not None:
-                module = copy.deepcopy(module).to(dtype)
+                module = copied(module).to(dtype)
             with preserved(module), quiet():
                 module.train(training)
                 exported = torch.export.export(_Inner(module), tuple(args), kwargs, strict=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import wraps
 from itertools import chain
@@ -13,7 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from graphprune.engine.state import same_draws
+from graphprune.engine.state import copied, same_draws
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,7 +39,7 @@ def ordinary(model: nn.Module) -> nn.Module:
     """The model itself, or a copy of ordinary tensors where it holds others."""
     tensors = chain(model.parameters(), model.buffers())
     if any(x.is_inference() for x in tensors if not is_lazy(x)):
-        return copy.deepcopy(model)
+        return copied(model)
     return model
 
 

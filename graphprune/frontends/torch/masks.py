@@ -7,7 +7,6 @@ around takes its place.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.core.errors import LiftError, first_line
 from graphprune.core.program import Inputs
-from graphprune.engine.state import preserved, same_draws
+from graphprune.engine.state import copied, preserved, same_draws
 
 _EQUAL = 1e-6  # relative difference of two masks that rounding explains
 
@@ -279,14 +278,8 @@ def _own_class(module: nn.Module) -> None:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        # what a hook or a wrapper computed at the last forward pass
-        for held in (*module.__dict__.values(), *module._buffers.values()):
-            if isinstance(held, torch.Tensor) and held.grad_fn is not None:
-                memo.setdefault(id(held), held.detach().clone())
     try:
-        return copy.deepcopy(model, memo)
+        return copied(model)
     except Exception as error:
         raise LiftError(
             f"{type(model).__name__} cannot be deep-copied: {first_line(error)}"

@@ -16,6 +16,7 @@ from graphprune.core.axes import leaves
 from graphprune.core.cuts import Cuts, Kept
 from graphprune.core.errors import LiftError
 from graphprune.core.indices import kept_length
+from graphprune.engine.state import copied
 from graphprune.engine.tensors import cut_tensor
 from graphprune.frontends.torch.captured import CapturedModule
 
@@ -52,13 +53,10 @@ def rebuild(captured: CapturedModule, cuts: Cuts, blank: bool = False) -> nn.Mod
         )
     for module in captured.model.modules():
         for held in module.__dict__.values():
-            # What old-style weight_norm leaves behind: recomputed at the next forward pass.
-            if isinstance(held, torch.Tensor) and held.grad_fn is not None:
-                memo.setdefault(id(held), held.detach().clone())
-            elif type(held) in _CONTAINERS and not held:  # hooks, most of all: copied at once
+            if type(held) in _CONTAINERS and not held:  # hooks, most of all: copied at once
                 memo.setdefault(id(held), type(held)())
     try:
-        model = copy.deepcopy(captured.model, memo)
+        model = copied(captured.model, memo)
     except Exception as error:
         raise LiftError(
             f"{type(captured.model).__name__} cannot be deep-copied: {error}\nGive it a "

@@ -7,7 +7,6 @@ RepVGG and MobileOne). Whether it does is tried, and held against what the modul
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.core.graph import Value
-from graphprune.engine.state import preserved, quiet
+from graphprune.engine.state import copied, preserved, quiet
 from graphprune.engine.tensors import difference
 from graphprune.frontends.torch.findings import Call
 
@@ -157,7 +156,7 @@ def _results(module: nn.Module, call: Call) -> list[torch.Tensor] | None:
 
     try:
         args, kwargs = pytree.tree_map_only(Value, given, call.args)
-        trial = copy.deepcopy(module).double()
+        trial = copied(module).double()
         with preserved(trial), quiet(), torch.no_grad():
             results = trial.eval().forward(*args, **kwargs)
     except Exception:  # whatever code raises that cannot do without a branch

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -22,7 +21,7 @@ from torch.utils import _pytree as pytree
 from graphprune.core.factors import Pair
 from graphprune.core.graph import Op, Value
 from graphprune.core.program import Inputs
-from graphprune.engine.state import preserved, quiet, same_draws
+from graphprune.engine.state import copied, preserved, quiet, same_draws
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.rebuild import laid_out
 
@@ -131,7 +130,7 @@ def split(model: nn.Module, pairs: Sequence[Pair]) -> nn.Module:
         pairs: The weights of the two layers.
     """
     memo = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    out = copy.deepcopy(model, memo)
+    out = copied(model, memo)
     for pair in pairs:
         path = pair.weight.name.rpartition(".")[0]
         parent, _, name = path.rpartition(".")

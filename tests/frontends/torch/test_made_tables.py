@@ -228,3 +228,35 @@ def test_tables_of_weights_at_zero_leave_the_class_as_it_is() -> None:
     plan = graphprune.plan(model, 0.3, example_inputs=x, compensate=False)
     plan.apply()
     assert plan.report is not None and not plan.report.replaced
+
+
+class Gathering(nn.Module):
+    """Adds entries of a table of weights, gathered once for each mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.biases = nn.Linear(8, 12), nn.Parameter(torch.randn(12, 3))
+        self.gathered: dict[str, torch.Tensor] = {}
+
+    def train(self, mode: bool = True) -> Gathering:
+        super().train(mode)
+        self.gathered = {}
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            return self.inner(x) + self.biases[:, 1]
+        if "all" not in self.gathered:
+            self.gathered["all"] = self.biases[:, 1]
+        return self.inner(x) + self.gathered["all"]
+
+
+def test_tables_computed_of_weights_are_copied() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Gathering(), nn.ReLU(), nn.Linear(12, 4)).eval(), torch.randn(6, 8)
+    model(x)  # its table has a gradient now
+    plan = graphprune.plan(model, ratios={"0.inner": 0.5}, example_inputs=x, compensate=False)
+    small = plan.apply()
+    evaluated = small(x)
+    torch.testing.assert_close(small.train()(x), evaluated)
+    assert small[0].inner.out_features == 6
