@@ -30,6 +30,7 @@ from graphprune.statistics.estimate import seconds
 from graphprune.statistics.samples import captured
 
 _RUNS = 12  # forwards in single precision that take as long as all that is run here
+_ADDS_UP = 1e-4  # share of the tolerance: one operation rounds by less, a deep network by more
 _LIMIT = 1e8  # larger numbers are scaled down where the type is coarse
 
 
@@ -122,9 +123,10 @@ def _held_against(
         if full.is_floating_point() and not math.isfinite(float(full.sum())):
             # 0/0 where all is masked (a normalised weight): nothing reads it but zeros.
             masked.replace(value, _scattered(full, cut, kept))
-    if engine.coarse and full.is_floating_point() and cut.numel():
+    adds_up = engine.coarse or gap > _ADDS_UP * engine.tolerance
+    if adds_up and full.is_floating_point() and cut.numel():
         del full, expected
-        scale = _scale(cut)
+        scale = _scale(cut) if engine.coarse else 1.0
         if gap > 0:
             (rest,) = masked.values(value)
             masked.replace(value, _scattered(rest, cut, kept, rest))

@@ -37,6 +37,20 @@ class AlwaysDropping(nn.Module):
         return self.b(F.dropout(F.relu(self.a(x)), 0.3))
 
 
+class Chaotic(nn.Module):
+    """Steps each of which makes a small difference fifty times as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(12, 600), nn.Linear(600, 9), nn.Linear(9, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x).relu())
+        for _ in range(8):
+            x = torch.sin(50 * x)
+        return self.last(x)
+
+
 def _checked(model: nn.Module, **options: Any) -> nn.Module:
     """A smaller model that passed the check, from inputs on which every draw counts."""
     inputs = (torch.randn(4, 12),)
@@ -58,3 +72,8 @@ def test_random_numbers_of_another_length_are_taken_over() -> None:
 def test_dropout_in_eval_mode_is_a_draw_too() -> None:
     small = _checked(AlwaysDropping())
     assert small.a.out_features < 32
+
+
+def test_rounding_does_not_add_up_in_deep_networks() -> None:
+    small = _checked(Chaotic(), ratios={"first": 0.5})
+    assert small.first.out_features == 300
