@@ -8,9 +8,8 @@ is
 so that each step moves W by the share `rate` of its norm, whatever the sizes of weights and of
 gradients (Jordan et al., Muon, 2024; relative steps: You et al., LARS, 2017). U Vᵀ comes from five
 Newton-Schulz iterations, matrix products alone. Directions in which gradients are small move as
-far as the others: from a solution by least squares, a hundred steps come nearer to the original
-than three hundred of Adam (`tools/bench_constants.py`). What is no matrix, such as biases, takes
-Adam's steps.
+far as the others, so that fewer steps are needed than with Adam. What is no matrix, such as biases,
+takes Adam's steps.
 
 Example:
     optimizer = Muon.of(model, rate=0.01)
