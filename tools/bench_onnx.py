@@ -55,7 +55,15 @@ def export(name: str, exporter: str) -> onnx.ModelProto:
 
 def exported(module: torch.nn.Module, image: torch.Tensor, exporter: str) -> onnx.ModelProto:
     """What one of PyTorch's exporters makes of a module."""
+    fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused kernel has no ONNX form
+    try:
+        return _written(module, image, exporter)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _written(module: torch.nn.Module, image: torch.Tensor, exporter: str) -> onnx.ModelProto:
     with warnings.catch_warnings(), silent(), torch.no_grad():
         warnings.simplefilter("ignore")
         if exporter == "export":
