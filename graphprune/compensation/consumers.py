@@ -169,11 +169,11 @@ class Consumers:
     left: dict[str, str] = field(default_factory=dict)
     written: dict[Value, Written] = field(default_factory=dict)
 
-
-def linear_weights(deps: Dependencies) -> set[Value]:
-    """The stored weights of linear operations that no other operation uses in another way."""
-    held = (c for several in find_consumers(deps).by_op.values() for c in several)
-    return {consumer.weight for consumer in held if consumer.weight.is_weight}
+    @property
+    def weights(self) -> set[Value]:
+        """The stored weights of all consumers."""
+        held = (consumer.weight for several in self.by_op.values() for consumer in several)
+        return {weight for weight in held if weight.is_weight}
 
 
 def find_consumers(deps: Dependencies) -> Consumers:

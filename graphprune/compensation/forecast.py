@@ -29,7 +29,7 @@ from graphprune.compensation.constants import (
     SYSTEMS,
     TRIAL_SAMPLES,
 )
-from graphprune.compensation.consumers import find_consumers, linear_weights
+from graphprune.compensation.consumers import find_consumers
 from graphprune.compensation.polish import trial_steps
 from graphprune.core.axes import atoms
 from graphprune.core.groups import Dependencies
@@ -155,7 +155,9 @@ def descent_seconds(deps: Dependencies, each: int, steps: int) -> float:
     if not steps:
         return 0.0
     trial = trial_steps(steps)
-    turning = sum(work_of(value.tensor) for value in linear_weights(deps)) * SECONDS_PER_PRODUCT
+    turning = (
+        sum(work_of(value.tensor) for value in find_consumers(deps).weights) * SECONDS_PER_PRODUCT
+    )
     runs = seconds(deps, min(each, TRIAL_SAMPLES), trial)
     runs += seconds(deps, min(each, STEP_SAMPLES), steps)
     return runs + (trial + steps) * turning

@@ -42,7 +42,7 @@ from graphprune.compensation.constants import (
     TRIAL_TIME,
     TRIAL_WORSE,
 )
-from graphprune.compensation.consumers import find_consumers, linear_weights
+from graphprune.compensation.consumers import find_consumers
 from graphprune.core.allowance import UNLIMITED, Allowance
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
@@ -154,9 +154,9 @@ class _Polisher:
         self._dense = Trial(cuts.deps, size)
         self._small = Trial(cuts.deps, size, cuts.keep, weights)
         self._kept: dict[Value, list[torch.Tensor | None]] = {}
-        found = find_consumers(cuts.deps).by_op
-        self._read = dict.fromkeys(c.value for several in found.values() for c in several)
-        self._linear = linear_weights(cuts.deps)
+        found = find_consumers(cuts.deps)
+        self._read = dict.fromkeys(c.value for several in found.by_op.values() for c in several)
+        self._linear = found.weights
 
     def _start(self, value: Value) -> torch.Tensor:
         """A weight to start from, as solved for or as cut, in float32."""
