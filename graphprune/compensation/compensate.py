@@ -293,8 +293,7 @@ class _Compensator:
         taps = consumer.taps(old.double() if exact else old.float())
         weight = place.how.spread(taps)[place.groups]
         steps = place.steps(consumer, self._cuts)
-        users = [op for op in self._deps.source.ops if consumer.weight in op.inputs]
-        shares = place.reach(consumer, users) if consumer.shifts else None
+        shares = place.reach(consumer, self._deps.source.ops) if consumer.shifts else None
         found = refit(weight, moments, place.kept, consumer.shifts, steps, shares)
         if not all(bool(torch.isfinite(part).all()) for part in found if part is not None):
             raise Unsolvable("what it reads is not finite")

@@ -111,12 +111,12 @@ class Place:
         """A value of the narrowed graph as `groups x rows x kept`."""
         return replace(self.how, groups=len(self.groups)).rows(x, channel)
 
-    def reach(self, consumer: Consumer, users: Sequence[Op]) -> torch.Tensor | None:
+    def reach(self, consumer: Consumer, ops: Sequence[Op]) -> torch.Tensor | None:
         """How often each number of a consumer's weight meets an input.
 
         Args:
             consumer: The consumer.
-            users: The operations that use its weight.
+            ops: The operations of the graph.
 
         Returns:
             Shares of the output positions, `groups x outputs x width x taps`; None where each
@@ -124,6 +124,7 @@ class Place:
         """
         if not consumer.kernel:
             return None
+        users = [op for op in ops if consumer.weight in op.inputs]
         shares = reach(users, consumer.kernel, consumer.weight_is_transposed)
         if shares is None:
             return None
