@@ -34,7 +34,7 @@ def counted(batch: Batch) -> Batch:
 
 
 def read_batches(data: Any, model: nn.Module, samples: int = SAMPLES) -> list[Batch]:
-    """Read calibration data.
+    """Read calibration data into memory.
 
     Args:
         data: A tensor of inputs; a pair of tensors, inputs and labels; a data set; or an
@@ -51,22 +51,33 @@ def read_batches(data: Any, model: nn.Module, samples: int = SAMPLES) -> list[Ba
         GraphPruneError: There are no batches, one of them is of another kind, or one holds NaN or
             infinity.
     """
-    arguments = _arguments(model)
     out: list[Batch] = []
     left = samples
-    for item in one_by_one(_items(data)):
-        batch = _placed(_batch(item, arguments), model).head(left)
-        if not batch.samples:
-            continue
-        out.append(batch)
+    for batch in reading(data, model):
+        out.append(batch.head(left))
         left -= batch.samples
         if left <= 0:
             break
     if not out:
         raise GraphPruneError("data: there is not a single batch in it (a generator used before?)")
-    for number, batch in enumerate(out):
-        check_finite(f"data: batch {number}", dict(_named(batch, model)))
     return out
+
+
+def reading(data: Any, model: nn.Module) -> Iterator[Batch]:
+    """Read data batch by batch; the arguments are those of `read_batches`.
+
+    Raises:
+        GraphPruneError: A batch is of another kind, or holds NaN or infinity.
+    """
+    arguments = _arguments(model)
+    number = 0
+    for item in one_by_one(_items(data)):
+        batch = _placed(_batch(item, arguments), model)
+        if not batch.samples:
+            continue
+        check_finite(f"data: batch {number}", dict(_named(batch, model)))
+        yield batch
+        number += 1
 
 
 def one_by_one(items: Iterable[Any]) -> Iterator[Any]:

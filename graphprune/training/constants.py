@@ -21,7 +21,12 @@ PATIENCE = 3
 """Looks at the held-out batches without gain after which training stops. Not measured."""
 
 SAMPLES = 65536
-"""Samples that are read of the data at most; they stay in memory."""
+"""Samples that are read at most of data that can be read once: they stay in memory. Passes over a
+stream that tells no length end after as many."""
+
+MEMORY = 2**29
+"""Bytes of a loader's samples that are in memory at once, of each: those held out, those that are
+being shuffled, those that are read meanwhile. Some 900 pictures of 224 by 224."""
 
 FEATURES = 8
 """Layers that are compared at most, evenly spaced: each costs the memory of its outputs."""

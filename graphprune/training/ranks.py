@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -53,21 +53,35 @@ class Ranks:
         if self._held is not None:
             self._held.unwrap_model(model, keep_fp32_wrapper=False)
 
-    def part(self, batches: Sequence[B]) -> list[B]:
-        """What this rank trains on: as many batches on every rank.
+    def part(self, batches: Iterable[B]) -> Iterator[B]:
+        """What this rank trains on: as many batches on every rank, if all have the same.
 
         Raises:
             GraphPruneError: There are fewer batches than ranks.
         """
         if self.number == 1:
-            return list(batches)
-        each = len(batches) // self.number
-        if not each:
+            yield from batches
+            return
+        held: list[B] = []
+        rounds = 0
+        for batch in batches:
+            held.append(batch)
+            if len(held) == self.number:
+                yield held[self._held.process_index]
+                held, rounds = [], rounds + 1
+        if not rounds:
             raise GraphPruneError(
-                f"{len(batches)} batches are too few for {self.number} ranks: pass a smaller "
+                f"{len(held)} batches are too few for {self.number} ranks: pass a smaller "
                 "batch_size="
             )
-        return list(batches[self._held.process_index :: self.number])[:each]
+
+    def together(self, batches: Iterator[B]) -> Iterator[B]:
+        """Batches until one of the ranks has no more: all stop alike, so that none waits."""
+        while True:
+            batch = next(batches, None)
+            if self.mean(float(batch is not None)) < 1 or batch is None:
+                return
+            yield batch
 
     def backward(self, loss: torch.Tensor) -> None:
         """Gradients of a loss."""

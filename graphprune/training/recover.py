@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
-from graphprune.compensation.calibration import inputs_for
 from graphprune.core.batch import Batch
 from graphprune.core.callers import called, check_function
 from graphprune.core.errors import GraphPruneError, OptionError
@@ -23,9 +22,6 @@ from graphprune.engine.muon import Muon, work_of
 from graphprune.engine.state import copied
 from graphprune.importance import Loss
 from graphprune.importance.gradients import cross_entropy
-from graphprune.models import given_data
-from graphprune.planning import opened_and_coupled
-from graphprune.statistics.batches import read_batches
 from graphprune.statistics.constants import BACKWARD_FACTOR, SECONDS_PER_PRODUCT
 from graphprune.statistics.estimate import seconds as step_seconds
 from graphprune.training.attached import bare
@@ -33,10 +29,8 @@ from graphprune.training.constants import (
     BATCH,
     EPOCHS,
     FEATURES,
-    HELD_OUT,
     PATIENCE,
     RATE,
-    SAMPLES,
 )
 from graphprune.training.distil import (
     TEMPERATURE,
@@ -47,7 +41,9 @@ from graphprune.training.distil import (
     watched,
 )
 from graphprune.training.ranks import Ranks
+from graphprune.training.samples import samples_of
 from graphprune.training.shuffled import Shuffled
+from graphprune.training.streamed import Streamed
 from graphprune.training.tried import check_numbers, run, shapes
 
 M = TypeVar("M", bound=nn.Module)
@@ -58,6 +54,9 @@ RECOVERY = "graphprune_recovery"
 _TRIED = 2  # samples that both models are tried on, of each shape: one may be told from none
 
 _STOPPED = "nothing is kept; seconds=, or a callback= that returns False, ends with the best"
+
+
+_UNLABELLED = "loss= needs labels: pass data as batches of (inputs, labels)"
 
 
 @dataclass
@@ -111,8 +110,10 @@ def recover(
     Args:
         small: The smaller model; not modified.
         teacher: The model that it was made of; not modified.
-        data: Inputs, as for `graphprune.shrink`; labels count only with `loss`. None: inputs are
-            made, as for compensation.
+        data: Inputs, as for `graphprune.shrink`; labels count only with `loss`. A loader, a data
+            set, or whatever else can be iterated anew, is read in every pass, so that its
+            augmentation and order are new; tensors, lists and iterators stay in memory. None:
+            inputs are made, as for compensation.
         epochs: Passes over the data, at most.
         rate: The share of its norm by which the first steps change a weight matrix; what is no
             matrix, and embeddings, take Adam's steps at a tenth of the rate.
@@ -160,18 +161,14 @@ def recover(
     if ranks.device is not None:
         student.to(ranks.device)
         teacher = copied(teacher).to(ranks.device)
-    batches = _batches(teacher, data, seed)
-    if own is not None and any(batch.labels is None for batch in batches):
-        raise GraphPruneError("loss= needs labels: pass data as batches of (inputs, labels)")
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = Shuffled(batches, batch_size, generator)
-    held = shuffled.hold_out(HELD_OUT)
+    samples = samples_of(teacher, data, batch_size, seed)
+    held = samples.hold_out()
     modes = {module: module.training for module in teacher.modules()}
     teacher.eval()
     try:
         trainer = _Trainer(student, teacher, layers, own, temperature, writer, ranks)
-        trainer.check(batches)
-        trainer.run(shuffled, held, epochs, rate, seconds, callback)
+        trainer.check(samples.known)
+        trainer.run(samples, held, epochs, rate, seconds, callback)
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -205,27 +202,6 @@ def _compared(small: nn.Module, teacher: nn.Module) -> list[Layer]:
     return found[::step]
 
 
-def _batches(teacher: nn.Module, data: Any, seed: int) -> list[Batch]:
-    """The caller's data, or inputs that are made."""
-    if data is not None:
-        return read_batches(given_data(data, teacher), teacher, SAMPLES)
-    opened, deps = opened_and_coupled(teacher, None)
-    program = opened.program
-    args, kwargs = program.example()
-    leaves, structure = pytree.tree_flatten((args, kwargs))
-    tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
-    samples = inputs_for(program, deps, seed=seed)
-    if samples is None or program.original is not None or len(tensors) != len(samples.chunks[0]):
-        raise GraphPruneError("no inputs can be made for this model: pass data=")
-    out = []
-    for chunk in samples.chunks:
-        new = iter(chunk)
-        filled = [next(new) if isinstance(x, torch.Tensor) else x for x in leaves]
-        given, named = pytree.tree_unflatten(filled, structure)
-        out.append(Batch(given, named, None, samples.size))
-    return out
-
-
 class _Trainer:
     """The loop of `recover`.
 
@@ -250,11 +226,14 @@ class _Trainer:
 
     @torch.no_grad()
     def check(self, batches: Sequence[Batch]) -> None:
-        """Run both models on the first samples of each shape, before the work.
+        """Run both models on the first samples of each shape that is known, before the work.
 
         Raises:
-            GraphPruneError: One of them does not take them, or what they give cannot be compared.
+            GraphPruneError: One of them does not take them, what they give cannot be compared, or
+                labels are missing.
         """
+        if self._loss is not None and any(batch.labels is None for batch in batches):
+            raise GraphPruneError(_UNLABELLED)
         self.student.eval()
         heads = {shapes(batch): batch.head(_TRIED) for batch in reversed(batches)}
         for batch in heads.values():
@@ -262,7 +241,7 @@ class _Trainer:
 
     def run(
         self,
-        shuffled: Shuffled,
+        samples: Shuffled | Streamed,
         held: list[Batch],
         epochs: int,
         rate: float,
@@ -273,24 +252,25 @@ class _Trainer:
         start = time.monotonic()
         whole = Muon.of(self.student, rate)
         self._wrapped, optimizer = self._ranks.prepared(self.student, whole)
-        training = self._ranks.part(shuffled())
-        total = epochs * len(training)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(whole, total)
         best = self.done.before = self._judge(held)
         kept, worse = copy.deepcopy(self.student.state_dict()), 0
+        steps = max(1, samples.steps // self._ranks.number)
         with interruptible(lambda: _STOPPED), progress("recovering") as advance:
             for epoch in range(epochs):
-                going = True
-                training = self._ranks.part(shuffled()) if epoch else training
-                for drawn in training:
+                going, taken = True, 0
+                for drawn in self._ranks.together(self._ranks.part(samples())):
+                    done = (epoch + min(taken / steps, 1)) / epochs
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate * (1 + math.cos(math.pi * done)) / 2
                     going = self._step(drawn.batch(), optimizer, callback)
-                    schedule.step()
-                    advance(self.done.steps / total)
+                    taken += 1
+                    advance((epoch + min(taken / steps, 1)) / epochs)
                     if seconds is not None and time.monotonic() - start > seconds:
                         going = False
                     going = self._ranks.mean(going) == 1
                     if not going:
                         break
+                steps = max(1, taken)  # of a loader that says how many it has, or not quite
                 found = self._judge(held)
                 tell(self._writer, "recover", {"held_out": found}, self.done.steps)
                 if found < best:
@@ -342,6 +322,8 @@ class _Trainer:
             wanted = run(self.teacher, "the teacher", batch)
         with watched(self.student, self.layers) as seen:
             output = run(self._wrapped, "the smaller model", batch)
+        if self._loss is not None and batch.labels is None:
+            raise GraphPruneError(_UNLABELLED)
         total = distillation(
             output, wanted, batch.labels, loss=self._loss, temperature=self._temperature
         )

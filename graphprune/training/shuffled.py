@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError
+from graphprune.training.constants import HELD_OUT
 
 
 class Shuffled:
@@ -22,14 +23,24 @@ class Shuffled:
         batches: The samples; not copied.
         size: Samples of a batch, at most.
         generator: What shuffles.
+
+    Attributes:
+        known: The batches.
     """
 
     def __init__(self, batches: Sequence[Batch], size: int, generator: torch.Generator) -> None:
+        self.known = batches
         kinds: dict[Any, list[Batch]] = {}
         for number, batch in enumerate(batches):
             kinds.setdefault(_kind(batch) or number, []).append(batch)
         self._kinds = [[(b, i) for b in held for i in range(b.samples)] for held in kinds.values()]
         self._size, self._generator = size, generator
+
+    @property
+    def steps(self) -> int:
+        """How many batches there are, but for those of one sample."""
+        counts = [len(places) for places in self._kinds]
+        return sum(n // self._size + (n % self._size > 1) for n in counts) or sum(counts)
 
     def __call__(self) -> list[Drawn]:
         """All samples in a new order. A rest of one sample is left out: a batch norm needs two."""
@@ -41,8 +52,8 @@ class Shuffled:
         order = torch.randperm(len(whole), generator=self._generator)
         return [whole[i] for i in order]
 
-    def hold_out(self, of: int) -> list[Batch]:
-        """Take one batch of so many out, at least one: what is held out does not come again.
+    def hold_out(self) -> list[Batch]:
+        """Take one batch of `HELD_OUT` out, at least one: what is held out does not come again.
 
         Raises:
             GraphPruneError: There is one sample in all.
@@ -52,7 +63,7 @@ class Shuffled:
             raise GraphPruneError("recover needs at least two samples: one of them is held out")
         self._size = min(self._size, -(-number // 2))
         drawn = self()
-        held = drawn[: max(1, len(drawn) // of)]
+        held = drawn[: max(1, len(drawn) // HELD_OUT)]
         gone = {(id(batch), i) for one in held for batch, i in one.places}
         left = [[(b, i) for b, i in kind if (id(b), i) not in gone] for kind in self._kinds]
         self._kinds = [kind for kind in left if kind]
