@@ -52,6 +52,8 @@ def test_a_tool_that_does_not_get_down_to_the_budget_gives_no_network() -> None:
 
     with pytest.raises(Beyond, match="at most 40%"):
         to_budget(whole, pruned, 0.8)
+    with pytest.raises(Beyond, match="at most 64% of the macs"):
+        to_budget(whole, pruned, 0.8, lambda net: float(len(net.weight) ** 2), "macs")
     found = to_budget(whole, pruned, 0.3)
     assert found.weight.shape == (7, 4)
 

@@ -26,12 +26,11 @@ def torch_pruning(importance: str) -> Method:
             raise ValueError("there are no batch norms to go by")  # it would remove nothing
         if of == "channels":
             return _pruned(subject, importance, ratio)
-        full = _cost(subject.model, of, subject)
 
-        def fits(fraction: float) -> bool:
-            return _cost(_pruned(subject, importance, fraction), of, subject) <= full * (1 - ratio)
+        def pruned(fraction: float) -> nn.Module:
+            return _pruned(subject, importance, fraction)
 
-        return _pruned(subject, importance, _least(fits))
+        return to_budget(subject.model, pruned, ratio, lambda net: _cost(net, of, subject), of)
 
     return prune
 
@@ -49,28 +48,36 @@ class Beyond(ValueError):
     """A tool does not get down to a budget; the message says how far it gets."""
 
 
-def to_budget(net: nn.Module, pruned: Callable[[float], nn.Module], ratio: float) -> nn.Module:
+def _size(net: nn.Module) -> float:
+    return float(sum(p.numel() for p in net.parameters()))
+
+
+def to_budget(
+    net: nn.Module, pruned: Callable[[float], nn.Module], ratio: float,
+    cost: Callable[[nn.Module], float] = _size, of: str = "parameters",
+) -> nn.Module:  # fmt: skip
     """What remains of a network at the least fraction of channels that meets a budget.
 
     Args:
         net: The network.
         pruned: Gives what remains for a fraction of the channels.
-        ratio: Of the parameters that goes.
+        ratio: Of the cost that goes.
+        cost: Of a network.
+        of: Its name, for the message.
 
     Raises:
         Beyond: No fraction that was tried meets it.
     """
-    whole = sum(p.numel() for p in net.parameters())
+    whole = cost(net)
     tried: list[float] = []
 
     def fits(fraction: float) -> bool:
-        left = sum(p.numel() for p in pruned(fraction).parameters())
-        tried.append(1 - left / whole)
-        return left <= whole * (1 - ratio)
+        tried.append(1 - cost(pruned(fraction)) / whole)
+        return tried[-1] >= ratio
 
     found = _least(fits)
     if max(tried) < ratio:
-        raise Beyond(f"at most {max(tried):.0%} of the parameters go")
+        raise Beyond(f"at most {max(tried):.0%} of the {of} go")
     return pruned(found)
 
 
