@@ -191,12 +191,16 @@ def _matching(deps: Dependencies, patterns: Patterns, option: str) -> list[Group
 
 
 def _contracted(deps: Dependencies) -> set[tuple[Value, int]]:
-    """The weight dimensions that vanish in a sum: channels that a layer reads."""
+    """The weight dimensions that vanish in a sum: channels that a layer reads.
+
+    The layer may read what is computed from weights alone: integers that become numbers.
+    """
     out = set()
+    derived = deps.source.derived()
     for op in deps.source.ops:
         gone = {axis for dim in deps.effects[op].contracts for axis in atoms(dim)}
-        for value in op.inputs:
-            if value is not None and value.is_weight:
-                dims = enumerate(deps.dims[value])
-                out |= {(value, number) for number, dim in dims if gone.intersection(atoms(dim))}
+        read = [v for v in op.inputs if v is not None]
+        for value in (w for v in read for w in ((v,) if v.is_weight else derived.get(v, ()))):
+            dims = enumerate(deps.dims[value])
+            out |= {(value, number) for number, dim in dims if gone.intersection(atoms(dim))}
     return out

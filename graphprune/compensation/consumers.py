@@ -24,7 +24,7 @@ from graphprune.compensation.behind import (
 from graphprune.compensation.grid import Grid, numbers, whole
 from graphprune.compensation.written import Written, written
 from graphprune.core.effect import Encoding
-from graphprune.core.graph import Graph, Op, Value
+from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Run
 from graphprune.rules.readings import Reading, encoded_reading, folded, recurrent, stacked
@@ -181,7 +181,7 @@ def find_consumers(deps: Dependencies) -> Consumers:
     graph = deps.source
     out = Consumers(written=written(deps))
     around = Around.of(graph, out.written)
-    derived = from_weights(graph)
+    derived = graph.derived()
     for op in graph.ops:
         reads: Sequence[Reading | str | None] = recurrent(op) or [encoded_reading(op)]
         for read in reads:
@@ -192,21 +192,12 @@ def find_consumers(deps: Dependencies) -> Consumers:
                 out.left[op.name] = found
             elif isinstance(read, Reading) and read.weight in derived:
                 out.left[op.name] = _DERIVED
-            elif stated(op).linear and not derived.isdisjoint(op.inputs):
+            elif stated(op).linear and any(v in derived for v in op.inputs):
                 out.left[op.name] = _SEVERAL
         layers = [_stacked(op, read, around) for read in stacked(op)]
         if any(layers):
             out.by_op.setdefault(op, []).extend(layer for layer in layers if layer is not None)
     _leave_mixed(out, around.uses)
-    return out
-
-
-def from_weights(graph: Graph) -> set[Value]:
-    """The results that are computed from weights alone."""
-    out: set[Value] = set()
-    for op in graph.ops:
-        if all(v is None or v.is_weight or v in out for v in op.inputs):
-            out.update(op.outputs)
     return out
 
 

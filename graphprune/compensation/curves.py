@@ -124,13 +124,17 @@ def loss_curves(
 
 
 def _products(deps: Dependencies) -> set[Axis]:
-    """Axes that some operation sums over without a weight that holds them: q kᵀ, scores times v."""
+    """Axes that some operation sums over without a weight that holds them: q kᵀ, scores times v.
+
+    What is computed from weights alone counts as a weight: integers that become numbers.
+    """
     out: set[Axis] = set()
+    derived = deps.source.derived()
     for op in deps.source.ops:
         held = {
             axis
             for value in op.inputs
-            if value is not None and value.is_weight
+            if value is not None and (value.is_weight or value in derived)
             for dim in deps.dims[value]
             for axis in atoms(dim)
         }

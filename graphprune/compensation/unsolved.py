@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import torch
 
-from graphprune.compensation.consumers import from_weights
 from graphprune.core.axes import atoms
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
@@ -55,7 +54,7 @@ def find_unsolved(deps: Dependencies, solved: Collection[Op]) -> dict[Op, list[U
         solved: Operations that can.
     """
     out: dict[Op, list[Unsolved]] = {}
-    fixed = from_weights(deps.source)
+    fixed = deps.source.derived()
     for op in deps.source.ops:
         read = [v for v in op.inputs if v is not None]
         known = [v for v in read if v.is_weight or v in fixed]

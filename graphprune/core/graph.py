@@ -147,3 +147,13 @@ class Graph:
     def parameters(self) -> Iterator[Value]:
         """The trainable weights, each tied tensor once."""
         return (value for value in self.weights.values() if value.kind == "parameter")
+
+    def derived(self) -> dict[Value, tuple[Value, ...]]:
+        """The results that are computed from weights alone, each with the weights it comes of."""
+        out: dict[Value, tuple[Value, ...]] = {}
+        for op in self.ops:
+            read = [v for v in op.inputs if v is not None]
+            if all(v.is_weight or v in out for v in read):
+                parts = [w for v in read for w in ((v,) if v.is_weight else out[v])]
+                out.update(dict.fromkeys(op.outputs, tuple(dict.fromkeys(parts))))
+        return out

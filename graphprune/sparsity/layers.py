@@ -8,7 +8,7 @@ from math import prod
 
 import torch
 
-from graphprune.compensation.consumers import Consumer, find_consumers, from_weights
+from graphprune.compensation.consumers import Consumer, find_consumers
 from graphprune.core.errors import AxisError
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies, matches
@@ -201,10 +201,10 @@ def _refused(value: Value, seen: Collection[View], pattern: Pattern) -> str:
 
 def _computed(graph: Graph) -> dict[str, str]:
     """Operations whose weights follow from others."""
-    derived = from_weights(graph)
+    derived = graph.derived()
     out = {}
     for op in graph.ops:
-        for read in _readings(op) if derived.isdisjoint(op.outputs) else ():
+        for read in _readings(op) if derived.keys().isdisjoint(op.outputs) else ():
             if read.weight in derived:
                 out[op.name] = _COMPUTED
     return out

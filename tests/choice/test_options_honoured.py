@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx import helper
 from torch import nn
 
 import graphprune
 from graphprune import BudgetError, OptionError
 from graphprune.costs import Polynomial
 from graphprune.costs import registry as costs
+from tests.frontends.onnx.exports import graph, normal
 
 OPTIONS: dict[str, Any] = {"compensate": False, "verify": False}
 
@@ -158,3 +160,17 @@ def test_ratios_within_limits_are_taken() -> None:
     assert kept(plan)["0.weight[0]"] == 4
     plan = graphprune.plan(net, ratios={"0": 0.5}, limits={"0": 5}, **OPTIONS)
     assert kept(plan)["0.weight[0]"] == 5
+
+
+def test_ratios_by_name_leave_what_a_layer_of_integers_reads() -> None:
+    """The layer reads its weight as numbers that the file computes; its inputs are another's."""
+    shapes = {"w1": (8, 16), "w2": (16, 12), "w3": (12, 3)}
+    held = {name: (40 * normal(*shape)).astype(np.int8) for name, shape in shapes.items()}
+    nodes = [helper.make_node("DequantizeLinear", [w, "s"], [f"{w}f"]) for w in held]
+    chain = ["x", "a", "b", "y"]
+    nodes += [
+        helper.make_node("MatMul", [chain[i], f"w{i + 1}f"], [chain[i + 1]]) for i in range(3)
+    ]
+    model = graph(nodes, {**held, "s": np.float32(0.02)}, {"x": ["n", 8]}, {"y": ["n", 3]})
+    plan = graphprune.plan(model, ratios={"w2": 0.5}, **OPTIONS)
+    assert sorted(kept(plan).values()) == [6, 16]

@@ -15,6 +15,7 @@ from graphprune.compensation.systems import Systems
 from graphprune.importance.constants import NEEDED
 from graphprune.statistics.samples import split
 from tests.blocks import BLOCKS
+from tests.importance.test_stored import two_products
 
 
 def _levels(model: nn.Module, x: torch.Tensor) -> tuple[graphprune.Dependencies, list[np.ndarray]]:
@@ -101,3 +102,12 @@ def test_where_rows_are_few_the_first_channels_still_cost_least() -> None:
     assert curve is not None
     lost = np.sort(curve)
     assert lost[1023] < 0.2 * lost[1760]
+
+
+def test_weights_of_integers_have_the_curves_of_their_numbers() -> None:
+    """What a graph computes from weights alone is no term of q kᵀ: the refit makes up for it."""
+    x, found = torch.randn(64, 8), []
+    for quantized in (True, False):
+        deps = graphprune.analyze(two_products(quantized))
+        found += loss_curves(deps, split(deps, [x], "test")).levels
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-6)

@@ -25,7 +25,7 @@ def _numbers() -> dict[str, np.ndarray]:
     }
 
 
-def _file(quantized: bool) -> ModelProto:
+def two_products(quantized: bool) -> ModelProto:
     """Two products, their weights as bytes or as the numbers that these stand for."""
     held = _numbers()
     nodes = [
@@ -49,12 +49,14 @@ def _file(quantized: bool) -> ModelProto:
 
 @pytest.mark.parametrize("criterion", ["l1", "l2", "group_norm", "fpgm"])
 def test_scores_are_those_of_the_numbers(criterion: str) -> None:
-    (found,), (wanted,) = (score(graphprune.analyze(_file(q)), criterion) for q in (True, False))
+    (found,), (wanted,) = (
+        score(graphprune.analyze(two_products(q)), criterion) for q in (True, False)
+    )
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_weights_stand_for_numbers() -> None:
-    deps, held = graphprune.analyze(_file(True)), _numbers()
+    deps, held = graphprune.analyze(two_products(True)), _numbers()
     stored = Stored(deps)
     found = stored.numbers(deps.source.weights["w1q"])
     wanted = (held["w1q"].astype(np.float32) - held["w1z"].astype(np.float32)) * held["w1s"]
@@ -62,7 +64,7 @@ def test_weights_stand_for_numbers() -> None:
 
 
 def test_what_stands_for_zero_is_found() -> None:
-    model = _file(True)
+    model = two_products(True)
     for tensor in model.graph.initializer:
         if tensor.name == "w2q":
             array = onnx.numpy_helper.to_array(tensor).copy()

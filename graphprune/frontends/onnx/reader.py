@@ -23,6 +23,7 @@ from graphprune.frontends.onnx.own import type_name
 from graphprune.frontends.onnx.sizes import Traces
 from graphprune.frontends.onnx.tensors import INTEGERS, NIBBLES, as_torch, dtype_name
 from graphprune.rules.concat import VARYING
+from graphprune.rules.facts import found
 
 SIZES = "values that follow from the sizes of inputs"
 
@@ -120,6 +121,7 @@ class Reader:
         origin = Node(node, arguments, places, self._source, types)
         op = Op(name, kind, inputs, made, attrs, "", origin)
         self.graph.ops.append(op)
+        _mark_steps(op)
 
     def _named(self, node: NodeProto) -> str:
         base = node.name or f"{node.op_type}_{node.output[0]}"
@@ -245,3 +247,12 @@ class Reader:
                 self.read(self._makers[item.name])
             if item.name in self.values:
                 self.graph.outputs.append(self.values[item.name])
+
+
+def _mark_steps(op: Op) -> None:
+    """Count scales and zero points among the buffers: they say what other numbers stand for."""
+    told = found(op)
+    for how in (*told.encodings.values(), *told.made.values()):
+        for value in how.held:
+            if value.kind == "parameter":
+                value.kind = "buffer"

@@ -72,6 +72,14 @@ def test_biases_of_integers_count_and_hold_constants(tmp_path: Path, how: QuantF
         assert held[0].dtype == held[1].dtype == np.int32 and (held[0] != held[1]).any()
 
 
+@pytest.mark.parametrize("how", [QuantFormat.QDQ, QuantFormat.QOperator])
+def test_scales_and_zero_points_do_not_count(tmp_path: Path, how: QuantFormat) -> None:
+    """A file with a scale for each channel has the parameters of the floats that it was."""
+    plan = graphprune.plan(_quantized(tmp_path, how, per_channel=True), 0.4, compensate=False)
+    assert plan.report is not None
+    assert plan.report.params[0] == 24 * 3 + 24 + 4 * 24 * 9 + 4
+
+
 @pytest.mark.parametrize("transposed", [0, 1])
 def test_a_matrix_of_integers_is_solved_for_with_its_bias(tmp_path: Path, transposed: int) -> None:
     """`Gemm`, whose operands are both computed there: which of them is the weight is known."""
