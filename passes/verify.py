@@ -16,13 +16,15 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from graphprune.core.cuts import Cuts
+from graphprune.core.effect import Encoding
 from graphprune.core.errors import VerifyError
 from graphprune.core.graph import Evaluator, Op, Value
 from graphprune.core.proof import Verification
+from graphprune.engine import integers
 from graphprune.engine.granted import granted
 from graphprune.engine.perturbed import perturbed
 from graphprune.engine.run import Run, given_inputs
-from graphprune.engine.tensors import along, cut_tensor, difference
+from graphprune.engine.tensors import cut_tensor, difference
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules.facts import is_random
 from graphprune.statistics.constants import BACKWARD_FACTOR
@@ -55,8 +57,10 @@ def verify(
     points = _zero_points(cuts)
 
     def zeroed(value: Value) -> torch.Tensor:
-        point, dim = points.get(value, (None, 0))
-        zero = None if point is None else along(weights(point), dim, len(value.shape))
+        how = points.get(value)
+        zero = None
+        if how is not None and how.zero is not None:
+            zero = integers.zeros(weights(how.zero), how, value.shape)
         return _zeroed(weights(value), cuts, value, zero)
 
     def narrowed(value: Value) -> torch.Tensor:
@@ -148,14 +152,14 @@ def _original(masked: Run) -> Iterator[Op]:
         ) from error
 
 
-def _zero_points(cuts: Cuts) -> dict[Value, tuple[Value, int]]:
-    """What stands for zero in each quantized weight, and along which dimension it may differ."""
-    out: dict[Value, tuple[Value, int]] = {}
+def _zero_points(cuts: Cuts) -> dict[Value, Encoding]:
+    """How the integers of each quantized weight stand for numbers, where one stands for zero."""
+    out: dict[Value, Encoding] = {}
     for op, effect in cuts.deps.effects.items():
         for place, how in effect.encodings.items():
             value, zero = op.inputs[place], how.zero
             if value is not None and zero is not None and value.is_weight and zero.is_weight:
-                out[value] = (zero, how.dim)
+                out[value] = how
     return out
 
 
@@ -206,7 +210,7 @@ def _inexact(op: Op, cuts: Cuts, masked: Run) -> bool:
         how = told.get(place)
         point = None if how is None or how.zero is None else operands[op.inputs.index(how.zero)]
         if how is not None and point is not None:
-            tensor = tensor.int() - along(point.int(), how.dim, tensor.dim())
+            tensor = tensor.int() - integers.zeros(point.int(), how, tensor.shape)
         kept = cuts.kept(value)
         rest = _numbers(tensor) - _numbers(_scattered(tensor, cut_tensor(tensor, kept), kept))
         if any(i is not None for i in kept) and not rest.any():

@@ -24,17 +24,13 @@ from graphprune.core.cuts import Cuts
 from graphprune.core.effect import Encoding
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
+from graphprune.engine import integers
+from graphprune.engine.integers import Held
 from graphprune.engine.run import Run
-from graphprune.engine.tensors import along
 from graphprune.rules.registry import stated
 
 _ENDS = {"int4": (-8, 7), "uint4": (0, 15)}  # of types that stand in a wider one
 _KINDS = ("int8", "uint8", "int16", "uint16", "int32")
-
-
-def _tensor(value: Value) -> torch.Tensor:
-    held: torch.Tensor = value.tensor
-    return held
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +51,12 @@ class Grid:
 
     def equals(self, other: Grid) -> bool:
         """Whether the same integers stand for the same numbers."""
-        pairs = zip(self._tensors(), other._tensors(), strict=True)
+        pairs = zip(self._laid(), other._laid(), strict=True)
         return self.stored is other.stored and all(torch.equal(a, b) for a, b in pairs)
 
     def numbers(self) -> torch.Tensor:
         """What the integers stand for, in float32."""
-        scale, _ = self._tensors()
+        scale, _ = self._laid()
         found: torch.Tensor = self._apart() * scale
         return found
 
@@ -73,7 +69,7 @@ class Grid:
         self, numbers: torch.Tensor, cuts: Cuts, tensor: Callable[[Value], torch.Tensor]
     ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
         """The integers nearest to the numbers of a narrowed weight, and what they stand for."""
-        scale, zero = self._tensors(tensor)
+        scale, zero = self._laid(tensor, numbers.shape)
         found = (wholes(numbers.double(), scale.double()) + zero).clamp(*self._ends)
         near = (found.float() - zero) * scale
         held = near if self.stored.tensor.is_floating_point() else found
@@ -86,16 +82,18 @@ class Grid:
         may add up products of eight without room for more.
         """
         shape = self.stored.shape
-        scale, zero = self._tensors()
+        _, zero = self._laid()
         apart = self._apart()
         reach = apart.abs().amax() if apart.numel() else torch.zeros(())
         least, most = ((end - zero).clamp(-reach, reach).expand(shape) for end in self._ends)
-        which = torch.arange(scale.numel()).reshape(scale.shape).expand(shape)
+        scale, _ = integers.steps(self.how, len(shape))
+        which = torch.arange(scale.numel()).reshape(scale.shape)
+        which = integers.spread(which, self.how, shape).expand(shape)
         return Steps(scale.flatten(), which, least, most, torch.ones(shape, dtype=torch.bool))
 
     def _apart(self) -> torch.Tensor:
         """By how many steps each integer is apart from what stands for zero."""
-        scale, zero = self._tensors()
+        scale, zero = self._laid()
         held: torch.Tensor = self.stored.tensor.detach().float()
         if self.stored.tensor.is_floating_point():
             held = (wholes(held, scale) + zero).clamp(*self._ends)
@@ -108,44 +106,25 @@ class Grid:
         whole = torch.iinfo(getattr(torch, self.kind))
         return whole.min, whole.max
 
-    def _tensors(
-        self, tensor: Callable[[Value], torch.Tensor] = _tensor
+    def _laid(
+        self, held: Held = integers.stored, shape: Sequence[int] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale and zero point in the shape of the weight's dimensions."""
-        return steps(self.how, len(self.stored.shape), tensor)
+        """Scale and zero point, so that they broadcast against the weight, or what stays of it."""
+        told = integers.steps(self.how, len(self.stored.shape), held)
+        scale, zero = (integers.spread(x, self.how, shape or self.stored.shape) for x in told)
+        return scale, zero
 
 
-def steps(
-    how: Encoding, rank: int, tensor: Callable[[Value], torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and zero point of integers, so that they broadcast against these.
-
-    Args:
-        how: How the integers stand for numbers.
-        rank: How many dimensions they have.
-        tensor: Gives the tensor of a value that `how` refers to.
-    """
-    scale = torch.ones(())
-    for value in how.scales:
-        scale = scale * along(tensor(value).float(), how.dim, rank)
-    zero = torch.zeros(()) if how.zero is None else tensor(how.zero).float()
-    return scale, along(zero, how.dim, rank)
-
-
-def numbers(integers: Sequence[torch.Tensor], how: Encoding, run: Run) -> list[torch.Tensor]:
+def numbers(stored: Sequence[torch.Tensor], how: Encoding, run: Run) -> list[torch.Tensor]:
     """What integers of a run stand for, chunk by chunk.
 
     Args:
-        integers: The integers.
+        stored: The integers.
         how: How they stand for numbers.
         run: The run, which holds the scales and zero points that are computed.
     """
-    out = []
-    for number, whole in enumerate(integers):
-        held = {value: run.each(value)[number] for value in how.held}
-        scale, zero = steps(how, whole.dim(), held.__getitem__)
-        out.append((whole.float() - zero) * scale)
-    return out
+    held = [dict(zip(how.held, told, strict=True)) for told in zip(*map(run.each, how.held))]
+    return [integers.numbers(x, how, one.__getitem__) for x, one in zip(stored, held, strict=True)]
 
 
 def grid(

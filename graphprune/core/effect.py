@@ -34,11 +34,13 @@ class Encoding:
         scales: What the step between two integers is the product of; nothing where it is not told.
         zero: Which integer stands for zero; None: 0 does.
         dim: The dimension of the integers along which scale and zero point may differ.
+        block: How many indices of that dimension in a row share them; 0: one, or all.
     """
 
     scales: tuple[Value, ...] = ()
     zero: Value | None = None
     dim: int = 0
+    block: int = 0
 
     @property
     def held(self) -> tuple[Value, ...]:

@@ -94,7 +94,7 @@ def by_slice(
     parts: Parts = [[] for _ in deps.groups]
     ids = {group.axis: group.id for group in deps.groups}
     stored = Stored(deps)
-    for value in stored.parameters() if tensors is None else tensors:
+    for value in deps.source.parameters() if tensors is None else tensors:
         dims = deps.dims[value]
         wanted = [d for d, dim in enumerate(dims) if not ids.keys().isdisjoint(atoms(dim))]
         if not wanted:

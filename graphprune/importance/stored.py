@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
 from graphprune.core.effect import Encoding
 from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
-from graphprune.engine.tensors import along
+from graphprune.engine import integers
 
 _FIRST = 8  # numbers along each dimension: a slice is looked at whole only where these are zero
 
@@ -25,19 +25,12 @@ class Stored:
     """
 
     def __init__(self, deps: Dependencies) -> None:
-        self._deps = deps
-        self._grid: set[Value] = set()
         self._told: dict[Value, Encoding] = {}
         for op, effect in deps.effects.items():
             for place, how in effect.encodings.items():
                 value = op.inputs[place]
-                self._grid.update(how.held)
                 if value is not None and value.is_weight:
                     self._told[value] = how
-
-    def parameters(self) -> Iterator[Value]:
-        """The trainable weights, but for zero points and scales: these say what others are."""
-        return (value for value in self._deps.source.parameters() if value not in self._grid)
 
     def numbers(self, value: Value) -> torch.Tensor:
         """What a weight stands for; the weight itself where nothing says otherwise."""
@@ -47,12 +40,9 @@ class Stored:
         how = self._told.get(value)
         if how is None:
             return tensor
-        if how.zero is not None and isinstance(how.zero.tensor, torch.Tensor):
-            tensor = tensor.float() - along(how.zero.tensor.float(), how.dim, tensor.dim())
-        for scale in how.scales:
-            if isinstance(scale.tensor, torch.Tensor):  # known beforehand, not computed
-                tensor = tensor.float() * along(scale.tensor.float(), how.dim, tensor.dim())
-        return tensor
+        scales = tuple(value for value in how.scales if isinstance(value.tensor, torch.Tensor))
+        zero = how.zero if how.zero and isinstance(how.zero.tensor, torch.Tensor) else None
+        return integers.numbers(tensor, replace(how, scales=scales, zero=zero))  # not the computed
 
 
 def zeros(tensor: torch.Tensor, dim: int) -> torch.Tensor:

@@ -79,7 +79,7 @@ def fpgm(context: Context) -> Parts:
     stored = Stored(deps)
     grams: dict[int, torch.Tensor] = {}
     ids = {group.axis: group.id for group in deps.groups}
-    for value in stored.parameters():
+    for value in deps.source.parameters():
         tensor = stored.numbers(value).float()
         for number, dim in enumerate(deps.dims[value]):
             for axis, positions, indices in holdings(dim):

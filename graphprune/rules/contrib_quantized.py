@@ -5,14 +5,13 @@ from __future__ import annotations
 from graphprune.core.axes import Dim, concat, length, split, unify
 from graphprune.core.effect import Dims
 from graphprune.rules.contrib import heads_of
-from graphprune.rules.quantize import along, quantize
+from graphprune.rules.quantize import BLOCKS, along, quantize
 from graphprune.rules.quantize import conv as integer_conv
 from graphprune.rules.recurrent import gated, state_both_sides
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
 _PREFIX = "com.microsoft::"
-_BLOCKS = "quantized in blocks"
 
 
 def _each(op: Site, place: int, dim: Dim) -> None:
@@ -107,7 +106,7 @@ def packed_matmul(op: Site) -> list[Dims]:
     Rows of outputs can go; what is read is quantized in blocks, which stay.
     """
     x, outputs = op.dims(), op.attr("N")
-    op.lock([x[-1]], _BLOCKS)
+    op.lock([x[-1]], BLOCKS)
     out: Dim | None = None
     for place in range(1, 4):
         if not op.has(place):
@@ -115,15 +114,15 @@ def packed_matmul(op: Site) -> list[Dims]:
         dims = op.dims(place)
         parts = split(dims[0], (outputs, max(length(dims[0]) // outputs, 1)))
         if parts is None or op.shape(place)[0] % outputs:
-            return op.opaque(_BLOCKS)
-        op.lock([parts[1], *dims[1:]], _BLOCKS)
+            return op.opaque(BLOCKS)
+        op.lock([parts[1], *dims[1:]], BLOCKS)
         if out is None:
             out = parts[0]
         else:
             unify(out, parts[0], f"sizes do not divide at {op.op.name}")
     assert out is not None
     if op.has(4):
-        op.lock(op.dims(4), _BLOCKS)
+        op.lock(op.dims(4), BLOCKS)
     if op.has(5):
         unify(out, op.dims(5)[-1])
     op.resize("N", out)

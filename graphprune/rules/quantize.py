@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from graphprune.core.axes import unify
+from graphprune.core.axes import length, split, unify
 from graphprune.core.effect import Dims, Encoding
 from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
+BLOCKS = "quantized in blocks"
+
 
 @axis_rule("QuantizeLinear", "DequantizeLinear", elementwise=True)
 def quantize(op: Site) -> list[Dims]:
-    """One scale for all, or one for each index of a dimension; blocks of indices stay."""
-    dims = op.dims()
-    if op.attr("block_size", default=0):
-        at = op.axis("axis", default=1)
-        op.lock([dims[at], *(op.dims(i)[at] for i in (1, 2) if op.has(i))], "quantized in blocks")
+    """One scale for all, for each index of a dimension, or for each block of them, which go whole.
+
+    The last block may be shorter than the others; then all stay.
+    """
+    dims, at, block = op.dims(), op.axis("axis", default=1), op.attr("block_size", default=0)
+    scales = [op.dims(i) for i in (1, 2) if op.has(i)]
+    if block:
+        blocks, rest = divmod(op.shape()[at], block)
+        parts = None if rest else split(dims[at], (blocks, block))
+        if parts is None:
+            op.lock([dims[at], *(own[at] for own in scales)], BLOCKS)
+        else:
+            op.lock([parts[1]], BLOCKS)
+            for own in scales:
+                unify(parts[0], own[at])
         op.broadcast([[*own[:at], (), *own[at + 1 :]] for own in op.operands()])
-        return [dims]
-    for i in (1, 2):
-        if op.has(i) and op.rank(i) == 1 and op.shape(i)[0] > 1:
-            unify(dims[op.axis("axis", default=1)], op.dims(i)[0])
+    else:
+        for own in scales:
+            if len(own) == 1 and length(own[0]) > 1:
+                unify(dims[at], own[0])
     made = op.op.type.endswith("::QuantizeLinear") or op.op.type == "QuantizeLinear"
-    op.encode(0, 1, zero=2, dim=op.axis("axis", default=1), made=made)
+    op.encode(0, 1, zero=2, dim=at, block=block, made=made)
     return [dims]
 
 

@@ -132,7 +132,13 @@ class Site:
         self.effect.averages.extend(dim for dim in dims if dim)
 
     def encode(
-        self, place: int, *scales: int, zero: int | None = None, dim: int = 0, made: bool = False
+        self,
+        place: int,
+        *scales: int,
+        zero: int | None = None,
+        dim: int = 0,
+        block: int = 0,
+        made: bool = False,
     ) -> None:
         """Declare how the integers of an operand stand for numbers: `(q - zero) * scale`.
 
@@ -141,6 +147,7 @@ class Site:
             *scales: Operands of which the step between two integers is the product.
             zero: The operand that holds the integers that stand for zero; left out, 0 does.
             dim: The dimension along which these may differ.
+            block: How many indices of it in a row share them; 0: one, or all.
             made: Whether it is a result whose integers these operands tell of.
         """
         given = [self.op.inputs[at] for at in scales if self.has(at)]
@@ -148,9 +155,10 @@ class Site:
         held = tuple(value for value in given if value is not None)
         if made:
             rank = len(self.out_shape(place))
-            self.effect.made[place] = Encoding(held, point, dim % max(rank, 1))
+            self.effect.made[place] = Encoding(held, point, dim % max(rank, 1), block)
         elif self.has(place):
-            self.effect.encodings[place] = Encoding(held, point, dim % max(self.rank(place), 1))
+            at = dim % max(self.rank(place), 1)
+            self.effect.encodings[place] = Encoding(held, point, at, block)
 
     def lock(self, dims: Sequence[Dim], why: str) -> None:
         """Forbid removal from dimensions; the reason names the operation."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -191,3 +192,33 @@ def test_numbers_that_are_rounded_to_integers_and_back(axis: int | None, shared:
     sizes = {"x": ["n", 6]}, {"y": ["n", 3]}
     model = graph(nodes, held | steps | other, *sizes, opset=13)
     assert _lost(model, data) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["int4", "uint4", "int8"])
+@pytest.mark.parametrize("pointed", [False, True])
+def test_integers_in_blocks_along_what_is_read(kind: str, pointed: bool) -> None:
+    """Whole blocks go, and what stays makes up for them, on steps of its own for each block."""
+    block, blocks, hidden = 16, 6, 96
+    least, most = (-128, 127) if kind == "int8" else (-8, 7) if kind == "int4" else (0, 15)
+    number = np.int8 if kind == "int8" else getattr(ml_dtypes, kind)
+    zero = np.full((blocks, 40), 8 if kind == "uint4" else 0)
+    w2 = normal(hidden, 40).reshape(blocks, block, 40)
+    step = abs(w2).max(1) / (most - zero.max())
+    q = np.clip(np.round(w2 / step[:, None]) + zero[:, None], least, most).reshape(hidden, 40)
+    held = {
+        "w1": np.einsum("il,lo->io", normal(6, _LATENT), normal(_LATENT, hidden)),
+        "q": q.astype(number), "s": step.astype(np.float32),
+    }  # fmt: skip
+    if pointed or kind == "uint4":
+        held["z"] = zero.astype(number)
+    given = ["q", "s", "z"] if "z" in held else ["q", "s"]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["a"]),
+        helper.make_node("DequantizeLinear", given, ["w2"], axis=0, block_size=block),
+        helper.make_node("MatMul", ["a", "w2"], ["y"]),
+    ]
+    model, data = graph(nodes, held, {"x": ["n", 6]}, {"y": ["n", 40]}, opset=21), normal(128, 6)
+    assert _lost(model, data) < (0.01 if kind == "int8" else 0.1)
+    small = graphprune.shrink(model, 0.5, of="channels", data=data, effort="fast")
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in small.graph.initializer}
+    assert sizes["q"] == (48, 40) and sizes["s"] == (3, 40) and sizes["w1"] == (6, 48)
