@@ -103,31 +103,47 @@ def matmul(op: Site) -> str | list[Dims]:
 def packed_matmul(op: Site) -> list[Dims]:
     """A product with a weight of few bits: `outputs x blocks x bytes`, scaled block by block.
 
-    Rows of outputs can go; what is read is quantized in blocks, which stay.
+    Rows of outputs can go, and whole blocks of what is read, unless zero points of several blocks
+    stand in one byte.
     """
     x, outputs = op.dims(), op.attr("N")
-    op.lock([x[-1]], BLOCKS)
+    blocks, inside = _blocks(op)
+    op.lock([inside], BLOCKS)
+    op.contract(blocks)
     out: Dim | None = None
-    for place in range(1, 4):
-        if not op.has(place):
-            continue
-        dims = op.dims(place)
-        parts = split(dims[0], (outputs, max(length(dims[0]) // outputs, 1)))
-        if parts is None or op.shape(place)[0] % outputs:
+    for place in (at for at in range(1, 4) if op.has(at)):
+        first, *behind = op.dims(place)
+        parts = split(first, (outputs, max(length(first) // outputs, 1)))
+        if parts is None or length(first) % outputs:
             return op.opaque(BLOCKS)
-        op.lock([parts[1], *dims[1:]], BLOCKS)
         if out is None:
             out = parts[0]
         else:
             unify(out, parts[0], f"sizes do not divide at {op.op.name}")
+        of_blocks, *bits = [dim for dim in (parts[1], *behind) if length(dim) > 1] or [()]
+        op.lock(bits, BLOCKS)
+        if length(of_blocks) == length(blocks):
+            unify(of_blocks, blocks, f"sizes do not divide at {op.op.name}")
+        else:
+            op.lock([of_blocks, blocks], BLOCKS)
     assert out is not None
     if op.has(4):
-        op.lock(op.dims(4), BLOCKS)
+        op.lock([*op.dims(4), blocks], BLOCKS)
     if op.has(5):
         unify(out, op.dims(5)[-1])
     op.resize("N", out)
+    op.resize("K", x[-1])
     op.effect.macs = [(*x, out)]
     return [[*x[:-1], out]]
+
+
+def _blocks(op: Site) -> tuple[Dim, Dim]:
+    """What is read as blocks, and places within them; as one block that stays where it must."""
+    read, size = op.dims()[-1], op.attr("block_size")
+    number, rest = divmod(op.attr("K"), size)
+    apart = op.op.type.endswith("NBits") and not rest and number > 1
+    parts = split(read, (number, size)) if apart else None
+    return (parts[0], parts[1]) if parts is not None else ((), read)
 
 
 @axis_rule(f"{_PREFIX}QAttention", activated=True)

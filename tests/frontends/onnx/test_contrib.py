@@ -288,3 +288,30 @@ def test_the_projection_inside_attention_makes_up_for_what_goes(integers: bool) 
     assert plan.report is not None and not plan.report.left and plan.kept["w1"][1] is not None
     wanted, found = run(model, x=data)[0], run(small, x=data)[0]
     assert np.square(found - wanted).sum() < 0.02 * np.square(wanted - wanted.mean((0, 1))).sum()
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("pointed", [False, True])
+def test_packed_numbers_lose_whole_blocks_of_what_they_read(flat: bool, pointed: bool) -> None:
+    """Not where one byte holds the zero points of two blocks."""
+    weights = {
+        "w1": normal(8, 64), "wq": octets(6, 4, 8).view(np.uint8),
+        "s": abs(normal(*((24,) if flat else (6, 4)))),
+    }  # fmt: skip
+    if pointed:
+        weights["z"] = octets(*((12,) if flat else (6, 2))).view(np.uint8)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"]),
+        fused("MatMulNBits", ["h", "wq", "s", *(["z"] if pointed else [])],
+              ["y"], K=64, N=6, bits=4, block_size=16),
+    ]  # fmt: skip
+    model = graph(nodes, weights, {"x": ["n", 8]}, {"y": ["n", 6]}, opset=17)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    if pointed:
+        with pytest.raises(graphprune.GraphPruneError, match="blocks"):
+            graphprune.shrink(model, 0.5, of="channels", compensate=False)
+        return
+    small = graphprune.shrink(model, 0.5, of="channels", compensate=False)
+    kept = {tensor.name: tuple(tensor.dims) for tensor in small.graph.initializer}
+    assert kept == {"w1": (8, 32), "wq": (6, 2, 8), "s": (12,) if flat else (6, 2)}
+    assert run(small, x=normal(3, 8))[0].shape == (3, 6)
