@@ -123,8 +123,11 @@ def numbers(stored: Sequence[torch.Tensor], how: Encoding, run: Run) -> list[tor
         how: How they stand for numbers.
         run: The run, which holds the scales and zero points that are computed.
     """
-    held = [dict(zip(how.held, told, strict=True)) for told in zip(*map(run.each, how.held))]
-    return [integers.numbers(x, how, one.__getitem__) for x, one in zip(stored, held, strict=True)]
+    told = {value: run.each(value) for value in how.held}
+    return [
+        integers.numbers(x, how, {v: parts[number] for v, parts in told.items()}.__getitem__)
+        for number, x in enumerate(stored)
+    ]
 
 
 def grid(
