@@ -44,7 +44,7 @@ from graphprune.engine.run import Attrs, LastUses, Run, given_inputs, resized
 from graphprune.engine.tensors import cut_tensor
 from graphprune.importance.free import missed
 from graphprune.importance.freedom import Masks
-from graphprune.statistics.moments import Moments, observed
+from graphprune.statistics.moments import Moments, singly, widest
 from graphprune.statistics.samples import Samples, walk
 
 _OTHERWISE = "operations that share its weight read it otherwise"
@@ -184,8 +184,7 @@ class _Compensator:
             raise Unsolvable(_OTHERWISE)
         rows = (place.rows(self._staying(consumer, x), consumer.channel) for x in values)
         pairs = ((x, x[:, :, place.kept]) for x in rows)
-        after = place.how.behind(self._deps, consumer)
-        observed(pairs, self._samples.size, pool.moments, after)
+        place.how.observed(pairs, self._deps, consumer, self._samples, pool.moments)
 
     def _weight(self, value: Value) -> torch.Tensor:
         """A weight of the narrowed graph, as far as refitted.
@@ -247,6 +246,9 @@ class _Compensator:
         if consumer.value in consumer.op.outputs:  # a recurrent state, known only after the refit
             cut = self._cuts.kept(consumer.value)
             small = [cut_tensor(x, cut) for x in dense]
+        elif consumer.runs is not None:  # other rows may go to each matrix in the smaller model
+            cut = [None, *self._cuts.kept(consumer.value)]
+            small = [cut_tensor(x, cut) for x in dense]
         else:
             small = consumer.values(self._small)
         place, at = self._place(consumer, dense), consumer.channel
@@ -254,8 +256,7 @@ class _Compensator:
         pairs = [(place.rows(x, at), place.fewer(y, at)) for x, y in zip(dense, small, strict=True)]
         if any(wanted.shape[:2] != found.shape[:2] for wanted, found in pairs):
             raise Unsolvable("the smaller model reads it at other places than the original")
-        after = place.how.behind(self._deps, consumer)
-        moments = observed(pairs, self._samples.size, Moments(self._samples.worth), after)
+        moments = place.how.observed(pairs, self._deps, consumer, self._samples)
         kept = place.groups, place.kept
         add_expected(moments, self._deps, self._samples, consumer, place.how, kept)
         self._refit(consumer, place, moments)
@@ -266,8 +267,12 @@ class _Compensator:
         A layer that mixes tokens (MLP-Mixer) reads channels as rows: rows of removed channels have
         no counterpart in the narrowed graph.
         """
+        if consumer.runs is not None:
+            return x
         kept = self._cuts.kept(consumer.value)
         kept[consumer.channel] = None
+        if consumer.beside is not None:
+            kept[consumer.beside] = None
         return cut_tensor(x, kept)
 
     def _place(self, consumer: Consumer, values: Sequence[torch.Tensor]) -> Place:
@@ -290,7 +295,8 @@ class _Compensator:
         """Solve the regression, and store its result."""
         old = consumer.numbers()
         exact = old.dtype == torch.float64 or place.how.width < DOUBLE_BELOW
-        taps = consumer.taps(old.double() if exact else old.float())
+        exact |= old.dtype == torch.complex128
+        taps = consumer.taps(widest(old) if exact else singly(old))
         weight = place.how.spread(taps)[place.groups]
         steps = place.steps(consumer, self._cuts)
         shares = place.reach(consumer, self._deps.source.ops) if consumer.shifts else None
@@ -310,7 +316,7 @@ class _Compensator:
             if held in self._shifts:  # of a layer that holds two biases in one
                 shift = shift + self._shifts[held]
             self._shifts[held] = shift
-            self._store(held, (old.double() + shift).to(old.dtype))
+            self._store(held, (widest(old) + shift).to(old.dtype))
         if consumer.computed and not consumer.shifts:
             self._out.unshifted.append(consumer.op.name)
 

@@ -27,7 +27,14 @@ from graphprune.core.effect import Encoding
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Run
-from graphprune.rules.readings import Reading, encoded_reading, folded, recurrent, stacked
+from graphprune.rules.readings import (
+    Reading,
+    encoded_reading,
+    folded,
+    of_several,
+    recurrent,
+    stacked,
+)
 from graphprune.rules.registry import stated
 from graphprune.rules.scalings import epsilon, is_norm
 
@@ -64,11 +71,15 @@ class Consumer:
         gain: What is added to b for y to grow by one.
         step: The step of W's integers that is its own, so that it may change.
         follow: Steps that are multiples of it: of b's integers, and those of W once more.
-        half: Of a stacked layer, which of the two biases is b: 0 or 1. W then holds directions,
-            outputs and channels, and is handled as if the directions were outputs, or groups where
-            each reads states of its own. None for others.
+        stack: The dimension of W that holds several matrices: directions of a recurrent layer,
+            experts. They are handled as if they were outputs, or groups where each reads a part of
+            x of its own. None where W is one matrix, or a kernel.
+        half: Of a stacked recurrent layer, which of the two biases is b: 0 or 1. None for others.
         beside: The dimension of `value` that holds the groups ahead of their channels; None where
             `channel` holds both.
+        runs: What says where the rows of x end that each matrix reads; None where they stand
+            otherwise. x is then handled with the matrices in front, each with as many rows as the
+            longest run has, of which those behind its own are zero.
     """
 
     op: Op
@@ -87,8 +98,10 @@ class Consumer:
     gain: float = 1.0
     step: Value | None = None
     follow: tuple[Value, ...] = ()
+    stack: int | None = None
     half: int | None = None
     beside: int | None = None
+    runs: Value | None = None
 
     def numbers(self) -> torch.Tensor:
         """The numbers of W."""
@@ -100,6 +113,8 @@ class Consumer:
     def values(self, run: Run) -> list[torch.Tensor]:
         """The numbers of x in a run, chunk by chunk."""
         held = run.values(self.value)
+        if self.runs is not None:
+            return [_by_runs(x, ends) for x, ends in zip(held, run.values(self.runs), strict=True)]
         return held if self.encoding is None else numbers(held, self.encoding, run)
 
     @property
@@ -109,20 +124,27 @@ class Consumer:
 
     def taps(self, weight: torch.Tensor) -> torch.Tensor:
         """A tensor of the weight's shape as `groups x outputs x channels x taps`."""
-        if self.half is not None:
-            weight = weight.transpose(1, 2) if self.inner == 1 else weight
+        if self.stack is not None:
+            weight = weight.permute(self._stacked)
             return folded(weight.flatten(0, 1), 1, self.groups)
         return folded(weight, self.inner, self.groups)
 
     def weight_of(self, taps: torch.Tensor, kernel: tuple[int, ...]) -> torch.Tensor:
         """The inverse of `taps`."""
-        if self.half is not None:
-            weight = taps.reshape(self.weight.shape[0], -1, taps.shape[2])
-            return weight.transpose(1, 2) if self.inner == 1 else weight
+        if self.stack is not None:
+            outputs = self.weight.shape[self._stacked[1]]
+            weight = taps.reshape(-1, outputs, taps.shape[2])
+            return weight.permute([self._stacked.index(at) for at in range(3)])
         taps = taps.reshape(*taps.shape[:3], *kernel)
         if self.weight_is_transposed:
             taps = taps.transpose(1, 2)
         return taps.flatten(0, 1)
+
+    @property
+    def _stacked(self) -> tuple[int, int, int]:
+        """The dimensions of a stacked weight that hold the matrices, outputs and channels."""
+        assert self.stack is not None
+        return self.stack, 3 - self.stack - self.inner, self.inner
 
     @property
     def weight_is_transposed(self) -> bool:
@@ -132,7 +154,7 @@ class Consumer:
     @property
     def kernel(self) -> tuple[int, ...]:
         """The lengths of a convolution's kernel; empty for a matrix."""
-        return () if self.half is not None else self.weight.shape[2:]
+        return () if self.stack is not None else self.weight.shape[2:]
 
     def gains(self, tensor: Callable[[Value], torch.Tensor]) -> torch.Tensor:
         """The factor |gain| / √(variance + eps) of the batch norm after each output, or 1.
@@ -143,9 +165,9 @@ class Consumer:
         Returns:
             `outputs`, in float64.
         """
-        if self.half is not None:
-            both = self.weight.shape[0] * self.weight.shape[3 - self.inner]
-            return torch.ones(both, dtype=torch.float64)
+        if self.stack is not None:
+            matrices, outputs, _ = (self.weight.shape[at] for at in self._stacked)
+            return torch.ones(matrices * outputs, dtype=torch.float64)
         outputs = self.weight.shape[1 - self.inner] * (self.groups if self.inner == 0 else 1)
         if self.norm is None:
             return torch.ones(outputs, dtype=torch.float64)
@@ -195,7 +217,10 @@ def find_consumers(deps: Dependencies) -> Consumers:
             elif stated(op).linear and any(v in derived for v in op.inputs):
                 out.left[op.name] = _SEVERAL
         layers = [_stacked(op, read, around) for read in stacked(op)]
+        if (part := of_several(op)) is not None:
+            layers = [_several(op, part, around)]
         if any(layers):
+            out.left.pop(op.name, None)
             out.by_op.setdefault(op, []).extend(layer for layer in layers if layer is not None)
     _leave_mixed(out, around.uses)
     return out
@@ -220,9 +245,33 @@ def _stacked(op: Op, read: Reading, around: Around) -> Consumer | None:
     return Consumer(
         op, read.source, read.weight, bias if free else None, None, read.channel, read.inner,
         1 if read.beside is None else read.weight.shape[0],
-        uses=uses[read.weight], computed=not free, half=half, beside=read.beside,
+        uses=uses[read.weight], computed=not free, stack=0, half=half, beside=read.beside,
         written=around.computed.get(read.weight), step=own_steps(read, bias, around)[0],
     )  # fmt: skip
+
+
+def _several(op: Op, read: Reading, around: Around) -> Consumer | None:
+    """A product with a weight that holds several matrices as a consumer."""
+    held = around.computed.get(read.weight)
+    if (read.weight.kind != "parameter" and held is None) or read.source.is_weight:
+        return None
+    assert read.stack is not None
+    apart = read.beside is not None or read.runs is not None
+    return Consumer(
+        op, read.source, read.weight, None, None, read.channel - len(read.source.shape), read.inner,
+        read.weight.shape[read.stack] if apart else 1, uses=around.uses[read.weight], written=held,
+        stack=read.stack, beside=read.beside, runs=read.runs,
+    )  # fmt: skip
+
+
+def _by_runs(x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Runs of rows one behind the other as `runs x rows x channels`, filled up with zeros."""
+    ends = ends.long()
+    runs = ends.diff(prepend=ends.new_zeros(1))
+    place = torch.arange(int(runs.max()), device=x.device)
+    rows = (ends - runs)[:, None] + place
+    own = place < runs[:, None]
+    return x[rows.clamp_max(len(x) - 1)] * own[:, :, None]
 
 
 def _two_biases(value: Value, read: Reading) -> bool:

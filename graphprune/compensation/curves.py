@@ -56,7 +56,7 @@ from graphprune.core.indices import holdings
 from graphprune.engine.run import Run
 from graphprune.importance import Scores
 from graphprune.importance.constants import NEEDED
-from graphprune.statistics.moments import Moments, observed
+from graphprune.statistics.moments import singly
 from graphprune.statistics.samples import Samples, walk
 
 _Covariances: TypeAlias = dict[tuple[object, ...], tuple[npt.NDArray[np.float64], list[float]]]
@@ -189,28 +189,30 @@ def _add(
     how = layout(consumer, dim, None, rows)
     if how is None:
         return
-    key = (consumer.value, consumer.channel, how, consumer.shifts)
+    key = (consumer.value, consumer.channel, how, consumer.shifts, consumer.runs)
     if key not in last:
         last.clear()
         pairs = ((r, r) for r in (how.rows(x, consumer.channel) for x in values))
-        after = how.behind(deps, consumer)
-        moments = observed(pairs, samples.size, Moments(samples.worth), after)
+        moments = how.observed(pairs, deps, consumer, samples)
         add_expected(moments, deps, samples, consumer, how)
         own = moments.second(central=consumer.shifts)[1]
         diagonal = own.diagonal(dim1=1, dim2=2)
         scarce = moments.scarcity()
         diagonal += (scarce.clamp_max(1.0) * diagonal.mean(1))[:, None]
-        last[key] = own.cpu().numpy(), scarce.tolist()
+        last[key] = own.real.cpu().numpy(), scarce.tolist()
     covariance, scarcity = last[key]
     gains, whole = weights
     weight = _gram(consumer, how, gains).cpu().numpy()
+    powers = np.einsum("gij,gij->g", weight, covariance)
+    shares = powers / max(powers.sum(), LOSS_FLOOR)
     for axis, positions, owners in holdings(dim):
         if axis not in systems:
             continue
         for group in range(how.groups):
             places = _owned(how, 0 if how.beside is not None else group, axis, positions, owners)
             if places is not None:
-                systems[axis].add((key, group), covariance[group], weight[group], places, whole)
+                share = None if whole is None else whole * float(shares[group])
+                systems[axis].add((key, group), covariance[group], weight[group], places, share)
                 systems[axis].scarcity = max(systems[axis].scarcity, scarcity[group])
 
 
@@ -262,12 +264,12 @@ def output_weights(
 
 def _gram(consumer: Consumer, how: Layout, gains: torch.Tensor) -> torch.Tensor:
     """WᵀW, summed over outputs and taps, each output times its gain: `groups x width x width`."""
-    taps = consumer.taps(consumer.numbers().float())
+    taps = consumer.taps(singly(consumer.numbers()))
     gains = gains.to(taps)
     gains = gains.reshape(taps.shape[0], taps.shape[1], 1, 1)
     spread = how.spread(taps * gains)
     flat = spread.transpose(1, 2).flatten(2)
-    return (flat @ flat.transpose(1, 2)).double()
+    return (flat @ flat.mH).real.double()
 
 
 def _owned(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -18,7 +18,9 @@ from graphprune.core.graph import Op
 from graphprune.core.groups import Dependencies
 from graphprune.core.indices import Indices
 from graphprune.rules.reach import reach
+from graphprune.statistics.moments import Moments, observed
 from graphprune.statistics.order import behind
+from graphprune.statistics.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Layout:
     channels. All positions `before` and `after` share its solution; mostly there is one of each.
 
     Where `beside` is told, groups stand along that dimension of a value, ahead of the channels: the
-    directions of a recurrent layer.
+    directions of a recurrent layer, experts.
 
     Example:
         A linear layer reads a flattened picture of 64 channels, 7 x 7. As one problem it has 3,136
@@ -59,6 +61,28 @@ class Layout:
             x = x.movedim((self.beside, channel), (-2, -1)).flatten(-2)
         x = x.reshape(-1, self.groups, self.before, x.shape[-1] // self._rest, self.after)
         return x.permute(1, 0, 2, 4, 3).flatten(1, 3)
+
+    def observed(
+        self,
+        pairs: Iterable[tuple[torch.Tensor, torch.Tensor]],
+        deps: Dependencies,
+        consumer: Consumer,
+        samples: Samples,
+        into: Moments | None = None,
+    ) -> Moments:
+        """The moments of targets and inputs of each chunk, as `rows` gives them.
+
+        Args:
+            pairs: Targets and inputs, chunk by chunk.
+            deps: The analysis.
+            consumer: What reads them.
+            samples: The samples that they are from.
+            into: The moments they are added to; new ones where there are none.
+        """
+        moments = Moments(samples.worth) if into is None else into
+        if consumer.runs is not None:  # rows of different samples, in any order
+            return observed(pairs, None, moments)
+        return observed(pairs, samples.size, moments, self.behind(deps, consumer))
 
     def behind(self, deps: Dependencies, consumer: Consumer) -> int | None:
         """How many of these rows lie behind each sample; None where samples come first."""
@@ -171,8 +195,9 @@ def layout(consumer: Consumer, dim: Dim, cuts: Cuts | None, rows: int) -> Layout
         None where the channels are more than `WIDEST` whatever the arrangement.
     """
     size = length(dim)
-    if consumer.beside is not None:
-        return Layout(consumer.groups, 1, size, 1, consumer.beside) if size <= WIDEST else None
+    if consumer.beside is not None or consumer.runs is not None:
+        beside = consumer.beside or 0  # runs stand in front
+        return Layout(consumer.groups, 1, size, 1, beside) if size <= WIDEST else None
     if consumer.groups > 1:
         return Layout(consumer.groups, 1, size // consumer.groups, 1)
     factors = leaves(dim)
@@ -209,7 +234,8 @@ def kept_channels(consumer: Consumer, dim: Dim, how: Layout, cuts: Cuts) -> tupl
     if kept is None:
         kept = np.arange(length(dim))
     if how.beside is not None:
-        return np.arange(how.groups), kept
+        held = None if consumer.beside is None else cuts.kept(consumer.value)[consumer.beside]
+        return np.arange(how.groups) if held is None else held, kept
     places = kept.reshape(-1)
     group, rest = np.divmod(places, how.before * how.width * how.after)
     channel = rest // how.after % how.width

@@ -28,7 +28,9 @@ def narrowed(
     kept[consumer.inner] = None
     written = consumer.written
     kind = consumer.weight.tensor.dtype if written is None else written.dtype
-    if consumer.inner == 1 and consumer.half is None:
+    if consumer.stack is not None and how.groups > 1:
+        kept[consumer.stack] = None
+    if consumer.inner == 1 and consumer.stack is None:
         kept[0] = _outputs_within(consumer, groups, cuts)
     return cut_tensor(weight, kept).to(kind).contiguous()
 

@@ -81,12 +81,12 @@ def _share(
     much of the removed channels' variance the regression leaves unexplained, up to `UNEXPLAINED`.
     Where the removed channels follow exactly from those that stay, even few rows show it.
     """
-    least = torch.full_like(own[:, 0, 0], DAMPING)
-    share = moments.scarcity().clamp_max(1.0).to(own.dtype)
+    least = torch.full_like(own[:, 0, 0].real, DAMPING)
+    share = moments.scarcity().clamp_max(1.0).to(least)
     if not bool((share > DAMPING).any()):
         return least
     gone = torch.ones(cross.shape[1], dtype=torch.bool).index_fill(0, kept, False).to(own.device)
-    power = moments.power(central=shifts)[:, gone].sum(1).to(own.dtype)
+    power = moments.power(central=shifts)[:, gone].sum(1).to(least)
     explained = _explained(own, cross[:, gone], least)
     left = (1 - explained / power.clamp_min(TINY)).clamp_min(0.0)
     return (share * (left / UNEXPLAINED).clamp_max(1.0)).clamp_min(DAMPING)
@@ -107,22 +107,22 @@ def _factored(own: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tensor, tor
 
 
 def _explained(own: torch.Tensor, cross: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """The variance of targets that the regression explains: tr(Cᵀ (Cov(z) + λ I)⁻¹ C), by group."""
+    """The variance of targets that the regression explains: tr(Cᴴ (Cov(z) + λ I)⁻¹ C), by group."""
     damped, factor = _factored(own, share)
-    right = cross.transpose(1, 2)
+    right = cross.mH
     if factor is None:
-        found: torch.Tensor = torch.linalg.solve(damped, right) * right
+        found: torch.Tensor = (torch.linalg.solve(damped, right) * right.conj()).real
     else:
-        found = torch.linalg.solve_triangular(factor, right, upper=False).square()
+        found = torch.linalg.solve_triangular(factor, right, upper=False).abs().square()
     return found.sum((1, 2))
 
 
 def _solved(own: torch.Tensor, cross: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """C (Cov(z) + λ I)⁻¹ for C = `cross`, `groups x rows x kept`."""
     damped, factor = _factored(own, share)
-    right = cross.transpose(1, 2)
+    right = cross.mH
     if factor is None:
         found: torch.Tensor = torch.linalg.solve(damped, right)
     else:
         found = torch.cholesky_solve(right, factor)
-    return found.transpose(1, 2)
+    return found.mH

@@ -31,6 +31,8 @@ class Found:
         factors: By what a product is multiplied, and what is added to it.
         encodings: How the integers of operands stand for numbers, by place.
         made: How those of results do.
+        runs: The place of the operand that says where the rows end that each of several matrices
+            reads.
         text: The signature that the rule gave, or the name of its function.
     """
 
@@ -42,6 +44,7 @@ class Found:
     factors: tuple[float, float] = (1.0, 1.0)
     encodings: Mapping[int, Encoding] = field(default_factory=dict)
     made: Mapping[int, Encoding] = field(default_factory=dict)
+    runs: int | None = None
     text: str = ""
 
 
@@ -69,7 +72,7 @@ def _applied(op: Op, rule: Rule | None, operands: tuple[Value | None, ...]) -> F
         return Found(rule, operands, text=site.text)
     return Found(
         rule, operands, True, tuple(site.products), site.nonlinear, site.factors,
-        site.effect.encodings, site.effect.made, site.text,
+        site.effect.encodings, site.effect.made, site.runs, site.text,
     )  # fmt: skip
 
 

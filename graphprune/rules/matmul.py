@@ -74,6 +74,7 @@ def grouped_mm(op: Site) -> str:
     The kernel wants rows and columns of whole 16 bytes.
     """
     numbers = 16 // (2 if "16" in op.dtype(1) else 4)
+    op.runs = 2
     op.effect.grains = [(dim, numbers) for dim in op.dims(1)[1:]]
     return "s i, e i o, e -> s o"
 

@@ -19,6 +19,7 @@ from graphprune.rules.products import (
     letters_of,
     only_letters,
     place_of,
+    products,
 )
 from graphprune.rules.registry import stated
 from graphprune.rules.site import Bound
@@ -43,8 +44,11 @@ class Reading:
         bias_at: The operand that b is or, where there is none, could be; None where it cannot.
         encodings: How the integers of x, W and b stand for numbers, where they are integers.
         factors: By what W x is multiplied, and b.
-        beside: Of layers whose weights hold directions, the dimension of x that holds as many, each
-            of which is read by its own; None where all read the same.
+        beside: Of weights that hold several matrices, the dimension of x that holds as many parts,
+            each of which is read by its own; None where all read the same.
+        stack: The dimension of such a W that holds the matrices.
+        runs: What says where the rows of x end that each matrix reads; None where all rows are
+            read by each, or by the one that stands beside.
     """
 
     source: Value
@@ -62,6 +66,8 @@ class Reading:
     encodings: Mapping[Value, Encoding] = field(default_factory=dict)
     factors: tuple[float, float] = (1.0, 1.0)
     beside: int | None = None
+    stack: int | None = None
+    runs: Value | None = None
 
     @property
     def plain(self) -> str:
@@ -127,6 +133,41 @@ def stacked(op: Op) -> list[Reading]:
             )  # fmt: skip
             out.append(read)
     return out
+
+
+def of_several(op: Op) -> Reading | None:
+    """How an operation reads x through a weight that holds several matrices, as experts' do.
+
+    Each of them reads its own part of x, that beside it or its own run of rows; or all read x.
+    """
+    if not stated(op).linear or stated(op).recurrent or found(op).nonlinear:
+        return None
+    told = found(op)
+    held = [p for p in products(op) if len(p.weight.shape) == 3 and len(p.contracted) == 1]
+    held = [p for p in held if "int" not in p.x.dtype]
+    if len(held) != 1 or told.encodings or not told.products[0].whole:
+        return None
+    (read,), signature = held, told.products[0].signature
+    others = [v for v in op.inputs if v is not None and v not in (read.x, read.weight)]
+    runs = None if told.runs is None else op.inputs[told.runs]
+    if others != ([] if runs is None else [runs]) or told.factors != (1.0, 1.0):
+        return None
+    if any(len(names) != 1 for names in read.weight_letters):
+        return None
+    (summed,), letters = read.contracted, [name for (name,) in read.weight_letters]
+    shared = [letter for names in read.x_letters for letter in names]
+    if runs is not None:
+        stacks = [letter for letter in letters if letter in signature.contracted - {summed}]
+    else:
+        beside = [letter for letter in letters if letter in shared and letter != summed]
+        stacks = beside or letters[:1]
+    if len(stacks) != 1 or stacks[0] == summed or (summed,) not in read.x_letters:
+        return None
+    at = read.x_letters.index((stacks[0],)) if (stacks[0],) in read.x_letters else None
+    return Reading(
+        read.x, read.weight, None, read.x_letters.index((summed,)), letters.index(summed), -1,
+        ends=False, beside=at, stack=letters.index(stacks[0]), runs=runs,
+    )  # fmt: skip
 
 
 def _encodings(told: Found, values: Sequence[Value | None]) -> dict[Value, Encoding]:

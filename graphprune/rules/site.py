@@ -41,10 +41,13 @@ class Site:
             applied or stated.
         nonlinear: Why they cannot be read as such, where the rule says so.
         factors: By what a product is multiplied, and what is added to it.
+        runs: The place of the operand that says where the rows end that each of several matrices
+            reads; None for others.
         text: The signature that the rule gave, or the name of its function.
     """
 
-    __slots__ = ("_dims", "_sizes", "effect", "factors", "nonlinear", "op", "products", "text")
+    __slots__ = ("_dims", "_sizes", "effect", "factors", "nonlinear", "op", "products", "runs",
+                 "text")  # fmt: skip
 
     def __init__(self, op: Op, dims: Mapping[Value, Dims]) -> None:
         self.op = op
@@ -54,6 +57,7 @@ class Site:
         self.products: list[Bound] = []
         self.nonlinear: str | None = None
         self.factors = (1.0, 1.0)
+        self.runs: int | None = None
         self.text = ""
 
     def attr(self, *names: str, default: Any = None) -> Any:

@@ -32,6 +32,26 @@ def share_of(rows: int, width: int) -> float:
     return min(max(ROWS_PER_CHANNEL * width, ROWS_ENOUGH) / max(rows, 1), 1.0)
 
 
+def widest(x: torch.Tensor) -> torch.Tensor:
+    """Numbers in double precision, complex ones as such."""
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+def singly(x: torch.Tensor) -> torch.Tensor:
+    """Numbers in single precision, complex ones as such."""
+    return x.to(torch.complex64 if x.is_complex() else torch.float32)
+
+
+def _square(x: torch.Tensor) -> torch.Tensor:
+    """|x|², element by element."""
+    return (x * x.conj()).real if x.is_complex() else x.square()
+
+
+def _diagonal(x: torch.Tensor) -> torch.Tensor:
+    """The diagonals of matrices, which are real."""
+    return x.diagonal(dim1=1, dim2=2).real
+
+
 class Moments:
     """Means and covariances of targets y and inputs x that are observed together.
 
@@ -56,18 +76,23 @@ class Moments:
         self._own: torch.Tensor | None = None
         self._squares: torch.Tensor | None = None
         self._samples: list[torch.Tensor] = []
+        self._alone: torch.Tensor | None = None
         self._worth = worth
         self._expected: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def sampled(self, inputs: torch.Tensor, size: int, after: int | None = None) -> None:
+    def sampled(self, inputs: torch.Tensor, size: int | None, after: int | None = None) -> None:
         """Record the mean of each sample's rows, from which `scarcity` counts independent rows.
 
         Args:
             inputs: All rows, added or not: `groups x rows x channels`.
-            size: Number of samples.
+            size: Number of samples; None where each row counts as one, unless it is zero.
             after: Rows behind each sample; None where rows lie sample after sample.
         """
         rows = inputs.shape[1]
+        if size is None:
+            found = (inputs != 0).any(2).sum(1).double()
+            self._alone = found if self._alone is None else self._alone + found
+            return
         if rows and rows % (size * (after or 1)) == 0:
             self._samples.append(by_sample(inputs, size, after).mean(2))
 
@@ -83,14 +108,14 @@ class Moments:
         same = targets is inputs
         x = inputs - self._shift[1]
         y = x if same else targets - self._shift[0]
-        sums = y.sum(1).double(), x.sum(1).double()
-        own = x.transpose(1, 2) @ x
-        cross = own if same else y.transpose(1, 2) @ x
-        squares = own.diagonal(dim1=1, dim2=2).clone() if same else y.square().sum(1)
+        sums = widest(y.sum(1)), widest(x.sum(1))
+        own = x.mT @ x.conj()
+        cross = own if same else y.mT @ x.conj()
+        squares = _diagonal(own).clone() if same else _square(y).sum(1)
         self.rows += targets.shape[1]
         if self._sums is None or self._own is None or self._cross is None:
-            self._sums, self._own, self._squares = sums, own.double(), squares.double()
-            self._cross = self._own if same else cross.double()
+            self._sums, self._own, self._squares = sums, widest(own), squares.double()
+            self._cross = self._own if same else widest(cross)
             return
         self._sums = self._sums[0] + sums[0], self._sums[1] + sums[1]
         self._own += own
@@ -119,13 +144,15 @@ class Moments:
         Returns:
             One number for each group; zero where samples were not told apart.
         """
-        assert self._own is not None and self._sums is not None
+        assert self._own is not None and self._sums is not None and self._squares is not None
         groups, channels, _ = self._own.shape
+        if self._alone is not None:
+            return SCARCITY * channels / (self._alone.clamp_min(1.0) * self._worth)
         if not self._samples:
-            return self._own.new_zeros(groups)
-        means = torch.cat(self._samples, 1).double()
-        power = self._own.diagonal(dim1=1, dim2=2) / self.rows
-        inside = (power - (self._sums[1] / self.rows).square()).mean(1)
+            return self._squares.new_zeros(groups)
+        means = widest(torch.cat(self._samples, 1))
+        power = _diagonal(self._own) / self.rows
+        inside = (power - _square(self._sums[1] / self.rows)).mean(1)
         between = means.var(1, unbiased=False).mean(1)
         samples = means.shape[1]
         effective = (samples * inside / between.clamp_min(TINY)).clamp(samples, self.rows)
@@ -135,7 +162,7 @@ class Moments:
         """E[y] and E[x], `groups x channels` each."""
         assert self._shift is not None and self._sums is not None
         first, second = (
-            shift[:, 0].double() + total / self.rows
+            widest(shift[:, 0]) + total / self.rows
             for shift, total in zip(self._shift, self._sums, strict=True)
         )
         return first, second
@@ -147,8 +174,8 @@ class Moments:
             central: Whether moments are about the means.
         """
         assert self._sums is not None and self._squares is not None
-        found = self._squares / self.rows - (self._sums[0] / self.rows).square()
-        return found if central else found + self.means()[0].square()
+        found = self._squares / self.rows - _square(self._sums[0] / self.rows)
+        return found if central else found + _square(self.means()[0])
 
     def expect(self, correlations: torch.Tensor, kept: torch.Tensor | None = None) -> None:
         """Give correlations that are known without rows; `second` blends them in.
@@ -161,7 +188,7 @@ class Moments:
         self._expected = (correlations if kept is None else correlations[:, :, kept]), own
 
     def second(self, central: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cov(y, x) and Cov(x), or E[y xᵀ] and E[x xᵀ].
+        """Cov(y, x) and Cov(x), or E[y xᴴ] and E[x xᴴ].
 
         Args:
             central: Whether moments are about the means.
@@ -175,7 +202,8 @@ class Moments:
         same = self._cross is self._own
 
         def about(total: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
-            return torch.baddbmm(total, dy[:, :, None], dx[:, None], beta=1 / self.rows, alpha=-1.0)
+            right = dx.conj()[:, None]
+            return torch.baddbmm(total, dy[:, :, None], right, beta=1 / self.rows, alpha=-1.0)
 
         own = about(self._own, dx)
         cross = own if same else about(self._cross, dy)
@@ -183,8 +211,8 @@ class Moments:
             cross, own = self._drawn(cross, own)
         if not central:
             my, mx = self.means()
-            own = own.baddbmm(mx[:, :, None], mx[:, None])
-            cross = own if same else cross.baddbmm(my[:, :, None], mx[:, None])
+            own = own.baddbmm(mx[:, :, None], mx.conj()[:, None])
+            cross = own if same else cross.baddbmm(my[:, :, None], mx.conj()[:, None])
         return cross, own
 
     def _drawn(self, cross: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -206,7 +234,7 @@ class Moments:
 
 def observed(
     pairs: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    size: int,
+    size: int | None,
     into: Moments,
     after: int | None = None,
 ) -> Moments:
@@ -214,7 +242,7 @@ def observed(
 
     Args:
         pairs: Targets and inputs of each chunk, `groups x rows x channels`.
-        size: Number of samples in a chunk.
+        size: Number of samples in a chunk; None where each row counts as one, unless it is zero.
         into: The moments they are added to.
         after: Rows behind each sample; None where rows lie sample after sample.
 

@@ -278,31 +278,6 @@ def test_what_cannot_be_compensated_is_named() -> None:
     assert "its weight serves several operations" in str(plan.report)
 
 
-class Experts(nn.Module):
-    """Rows sorted by expert, each multiplied by the matrix of its expert, stored outputs first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(6, 16)
-        self.weight = nn.Parameter(torch.randn(2, 4, 16))
-        self.register_buffer("ends", torch.tensor([3, 8], dtype=torch.int32))
-
-    def forward(self, x: Tensor) -> Tensor:
-        product = torch.ops.transformers.grouped_mm_fallback
-        found: Tensor = product(self.first(x).relu(), self.weight.transpose(1, 2), self.ends)
-        return found
-
-
-def test_a_weight_of_several_matrices_is_told_as_such() -> None:
-    pytest.importorskip("transformers.integrations.moe")
-    plan = graphprune.plan(
-        Experts(), 0.5, example_inputs=torch.randn(8, 6), compensate=True, effort="fast"
-    )
-    plan.apply()
-    assert plan.report is not None
-    assert list(plan.report.left.values()) == ["its weight holds several matrices"]
-
-
 # What the consumers of groups differ in; the other blocks are slow.
 KINDS = ["residual", "shuffle", "squeeze-excite", "attention", "recurrent", "weight norm"]
 
