@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from graphprune.choice.aim import meet
 from graphprune.choice.constants import RATIO_TOLERANCE
 from graphprune.core.edits import cut_by
 from graphprune.core.errors import PassError
 from graphprune.core.keep import Keep
 from graphprune.pipeline import Outcome, Pass, Work
+
+_log = logging.getLogger("graphprune")
 
 
 class Select(Pass):
@@ -42,13 +46,20 @@ class Select(Pass):
 
     @staticmethod
     def _told(work: Work) -> None:
-        """Say where widths of the caller's step do not come near the ratio."""
+        """Say where whole indices, or widths of the caller's step, do not come near the ratio."""
         found, request = work.selection, work.asked.request
-        if request.step() and abs(found.achieved - found.asked) > RATIO_TOLERANCE:
-            work.program.warnings.append(
-                f"round_to={request.step()}: {found.achieved:.1%} of {found.of} is as near to the "
-                f"{found.asked:.1%} asked for as multiples of it come"
-            )
+        if abs(found.achieved - found.asked) <= RATIO_TOLERANCE:
+            return
+        near = f"{found.achieved:.1%} of {found.of} is as near to the {found.asked:.1%} asked for"
+        if request.step():
+            near = f"round_to={request.step()}: {near} as multiples of it come"
+        elif found.of != "latency":
+            bound = ", within ratios and limits" if request.ratios or request.limits else ""
+            near = f"{near} as whole indices come{bound}"
+        else:
+            return
+        work.program.warnings.append(near)
+        _log.warning("%s: %s", work.program.name, near)
 
     def after(self, work: Work) -> None:
         """The edits say what was chosen."""

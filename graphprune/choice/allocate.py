@@ -13,8 +13,8 @@ Every removable index gets a *level*; all indices whose level is at most one com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
+from collections.abc import Collection, Sequence
+from math import ceil, lcm, prod
 
 import numpy as np
 
@@ -125,6 +125,42 @@ def bounds(deps: Dependencies, request: Request) -> tuple[Counts, Counts]:
                     f"limits: {_text(patterns)} lets {group.name} keep at least "
                     f"{least[group.id]:g} and at most {most[group.id]:g}"
                 )
+    return least, most
+
+
+def rounded(
+    deps: Dependencies, step: int, fixed: Collection[int], least: Counts, most: Counts
+) -> tuple[Counts, Counts]:
+    """Bounds between which every count is a multiple of a step, or the group stays whole.
+
+    Args:
+        deps: The analysis.
+        step: Every count is a multiple of it.
+        fixed: Groups whose count the caller has fixed: they get the nearest multiple.
+        least: The fewest indices that each group may keep.
+        most: The most indices that each group may keep.
+
+    Raises:
+        OptionError: A group may keep neither a multiple nor all of its indices.
+    """
+    least, most = least.copy(), most.copy()
+    for group in deps.groups:
+        i, own = group.id, lcm(step, group.grain)
+        whole = most[i] == group.size
+        if i in fixed and not whole and own <= group.size:
+            least[i] = most[i] = min(max(round(most[i] / own), 1) * own, group.size)
+            whole = most[i] == group.size
+        low, high = ceil(least[i] / own) * own, int(most[i] // own) * own
+        if whole and low > high:
+            low = group.size
+        if (not whole and low > high) or low > group.size:
+            asked = f"round_to={step}: " if step > 1 else ""
+            raise OptionError(
+                f"{asked}{group.name} has {group.size} indices and is to keep "
+                f"{least[i]:g} to {most[i]:g} of them, but no multiple of {own} lies there: change "
+                "round_to, ratios or limits"
+            )
+        least[i], most[i] = low, group.size if whole else high
     return least, most
 
 

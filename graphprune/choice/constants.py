@@ -7,7 +7,7 @@ from __future__ import annotations
 
 RATIO_TOLERANCE = 0.01
 """How far a reached ratio may be from the asked one. A choice is taken once it is within half of
-it; beyond it, an error is raised. Tighter would cost round widths. Kept from the first version; not
+it; where no choice comes within it, the nearest is taken and told as a warning. Tighter would cost round widths. Kept from the first version; not
 measured."""
 
 AUTO_ROUNDING = (8, 4, 2, 1)
@@ -51,6 +51,10 @@ no step helps."""
 COMPILED_FROM_GROUPS = 64
 """Groups from which on the descent is compiled; for fewer, calls of NumPy take less time than
 loading the compiled code. Both find the same counts."""
+
+NEAREST_ROUNDS, NEAREST_PAIRS = 8, 60
+"""Rounds in which counts of two groups are changed at once where single steps miss the budget, and
+pairs of groups that are tried in each. Networks of more groups hardly miss it. Not measured."""
 
 STAIRCASE_STOPS = 16
 """Counts at which a group may stop on a staircase of latency. More stops follow it more closely,

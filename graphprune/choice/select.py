@@ -115,6 +115,7 @@ def _nearest(problem: Problem, ties: Sequence[Ties]) -> Selection:
     preferences = [*map(problem.without, ties), Ties()]
     best: tuple[float, Counts, int] | None = None
     needed: tuple[float, Counts, int] | None = None
+    tied = problem.ties
     free = problem.solve(1, REACHES[0]) if ties else problem.sizes
     for reach, preferred, step in _attempts(preferences, rounding):
         if needed is not None and not preferred.needed:
@@ -126,14 +127,18 @@ def _nearest(problem: Problem, ties: Sequence[Ties]) -> Selection:
             continue
         slack = problem.budget.slack(counts)
         if best is None or problem.budget.better(slack, best[0]):
-            best = (slack, counts, step)
+            best, tied = (slack, counts, step), preferred
         if problem.met(slack):
             break
         near = preferred.needed and problem.met(slack, RATIO_TOLERANCE)
         if near and (needed is None or problem.budget.better(slack, needed[0])):
             needed = (slack, counts, step)
     assert best is not None
-    _, counts, step = best
+    slack, counts, step = best
+    if not problem.met(slack, RATIO_TOLERANCE):
+        problem.ties = tied
+        counts = problem.nearest(counts)
+        step = problem.exact or 1
     problem.check(counts)
     return _selection(problem, counts, step)
 

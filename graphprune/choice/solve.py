@@ -12,13 +12,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
-from math import ceil, gcd, lcm
+from collections.abc import Callable, Sequence
+from math import gcd, lcm
 
 import numpy as np
 import numpy.typing as npt
 
-from graphprune.choice.allocate import bounds, fixed, levels
+from graphprune.choice.allocate import bounds, fixed, levels, rounded
 from graphprune.choice.constants import (
     AUTO_ROUNDING,
     RATIO_TOLERANCE,
@@ -28,10 +28,11 @@ from graphprune.choice.constants import (
 from graphprune.choice.descend import Ladder, Moves, descend, follow
 from graphprune.choice.exchange import closed, exchange
 from graphprune.choice.knapsack import knapsack
+from graphprune.choice.nearest import nearest
 from graphprune.choice.price import joined, settled
 from graphprune.choice.request import Request
 from graphprune.core.axes import Axis
-from graphprune.core.errors import BudgetError, OptionError
+from graphprune.core.errors import BudgetError
 from graphprune.core.groups import Counts, Dependencies
 from graphprune.core.indices import Indices
 from graphprune.core.relations import Ties
@@ -263,6 +264,19 @@ class Problem:
             counts[i] = self.sizes[i]
         return follow(counts, self.sizes, self.ties.followers)
 
+    def nearest(self, counts: Counts) -> Counts:
+        """Counts nearer to the budget than single steps come, of two groups at once."""
+        if self.staircase is not None:
+            return counts
+        bound = self.ties.frozen.union(*self.ties.followers.values())
+        free = [i for i in range(len(self.groups)) if i not in bound and i not in self.fixed]
+        moves = self._moves(self._steps(self.exact or 1), free, self.least, self.most)
+
+        def met(slack: float) -> bool:
+            return self.met(slack, RATIO_TOLERANCE)
+
+        return nearest(counts, moves, self.budget, self._complete, met)
+
     def _descend(
         self, counts: Counts, steps: Counts, free: Sequence[int], bounds: tuple[Counts, Counts]
     ) -> Counts:
@@ -302,8 +316,8 @@ class Problem:
                 closest=forced,
             )
         if ratio > 0 and (counts == self.sizes).all():
-            nearest = self._smallest()
-            if self.exact is not None and nearest == 0:
+            closest = self._smallest()
+            if self.exact is not None and closest == 0:
                 raise BudgetError(
                     f"no group can lose indices with round_to={self.exact}: none that may shrink "
                     "holds more than that; lower it",
@@ -312,8 +326,8 @@ class Problem:
             step = "" if self.exact is None else f" with round_to={self.exact}"
             raise BudgetError(
                 f"ratio {ratio:g} of {target.name} is too small to remove a single index{step}; "
-                f"the smallest reachable ratio is {nearest:.3g}",
-                closest=nearest,
+                f"the smallest reachable ratio is {closest:.3g}",
+                closest=closest,
             )
         most = target.removed(self.least)
         if achieved < ratio - RATIO_TOLERANCE and achieved >= most - RATIO_TOLERANCE:
@@ -332,42 +346,6 @@ class Problem:
         ).possible(self.sizes, -1.0)
         saved = [-target.cost.change(self.sizes, i, to[i]) for i in able]
         return min(saved, default=0.0) / target.full if target.full else 0.0
-
-
-def rounded(
-    deps: Dependencies, step: int, fixed: Collection[int], least: Counts, most: Counts
-) -> tuple[Counts, Counts]:
-    """Bounds between which every count is a multiple of a step, or the group stays whole.
-
-    Args:
-        deps: The analysis.
-        step: Every count is a multiple of it.
-        fixed: Groups whose count the caller has fixed: they get the nearest multiple.
-        least: The fewest indices that each group may keep.
-        most: The most indices that each group may keep.
-
-    Raises:
-        OptionError: A group may keep neither a multiple nor all of its indices.
-    """
-    least, most = least.copy(), most.copy()
-    for group in deps.groups:
-        i, own = group.id, lcm(step, group.grain)
-        whole = most[i] == group.size
-        if i in fixed and not whole and own <= group.size:
-            least[i] = most[i] = min(max(round(most[i] / own), 1) * own, group.size)
-            whole = most[i] == group.size
-        low, high = ceil(least[i] / own) * own, int(most[i] // own) * own
-        if whole and low > high:
-            low = group.size
-        if (not whole and low > high) or low > group.size:
-            asked = f"round_to={step}: " if step > 1 else ""
-            raise OptionError(
-                f"{asked}{group.name} has {group.size} indices and is to keep "
-                f"{least[i]:g} to {most[i]:g} of them, but no multiple of {own} lies there: change "
-                "round_to, ratios or limits"
-            )
-        least[i], most[i] = low, group.size if whole else high
-    return least, most
 
 
 def _crossing(below: Callable[[float], bool], low: float, high: float) -> float:

@@ -11,11 +11,10 @@ from math import ceil
 
 import numpy as np
 
-from graphprune.choice.allocate import bounds, fixed
+from graphprune.choice.allocate import bounds, fixed, rounded
 from graphprune.choice.constants import THRESHOLD_DEVIATIONS
 from graphprune.choice.request import Request
 from graphprune.choice.select import Selection
-from graphprune.choice.solve import rounded
 from graphprune.core.errors import BudgetError
 from graphprune.core.groups import Dependencies
 from graphprune.core.relations import Ties
