@@ -7,8 +7,8 @@ from __future__ import annotations
 
 RATIO_TOLERANCE = 0.01
 """How far a reached ratio may be from the asked one. A choice is taken once it is within half of
-it; where no choice comes within it, the nearest is taken and told as a warning. Tighter would cost round widths. Kept from the first version; not
-measured."""
+it; where none comes within it, the nearest is taken, and a warning tells. Tighter would cost round
+widths. Kept from the first version; not measured."""
 
 AUTO_ROUNDING = (8, 4, 2, 1)
 """Multiples that kept counts are rounded to, the first that meets the budget. Kernels work on
