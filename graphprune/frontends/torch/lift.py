@@ -210,11 +210,12 @@ def _captured(model: nn.Module, inputs: Inputs) -> CapturedModule:
     stored = {name for name, _ in model.named_buffers(remove_duplicate=False)}
     try:
         with preserved(model):
-            _call_once(model, inputs)
+            with kept_tensors(model) as kept:
+                _call_once(model, inputs)
             if captured is not None and _filled_anew(model, inputs):
                 return captured
             captured = _program(model, inputs, _export_known)
-            captured.valued, captured.builds = failed is not None, failed is None
+            captured.valued, captured.builds = failed is not None, failed is None or bool(kept)
             for name, value in captured.graph.weights.items():
                 if value.kind == "buffer" and name not in stored:
                     value.kind = "constant"  # which the code made, and makes again
