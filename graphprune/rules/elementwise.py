@@ -128,6 +128,16 @@ def diff(op: Site) -> list[Dims]:
 
 @axis_rule("aten.tril", "aten.triu", "Trilu")
 def triangle(op: Site) -> list[Dims]:
-    """A triangle relates the positions of the last two dimensions."""
-    op.lock(op.dims()[-2:], "positions taken")
-    return [op.dims()]
+    """A triangle relates the positions of the last two dimensions.
+
+    Of a square with or without its diagonal, the same indices can go from both: those that stay
+    keep their order.
+    """
+    dims, shape = op.dims(), op.shape()
+    lower = op.op.type == "aten.tril" or op.attr("upper", default=1) == 0
+    beside = None if op.has(1) else op.attr("diagonal", default=0)
+    if shape[-1] == shape[-2] and beside in ((0, -1) if lower else (0, 1)):
+        side = op.broadcast([dims[-2:-1], dims[-1:]])
+        return [[*dims[:-2], *side, *side]]
+    op.lock(dims[-2:], "positions taken")
+    return [dims]

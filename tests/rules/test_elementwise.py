@@ -126,6 +126,10 @@ CASES = [
     case("diff", lambda x: x.diff(dim=1), _X),
     case("tril", torch.tril, _X),
     case("triu", lambda x: x.triu(1), _X),
+    *(
+        case(f"{name} of a square, {k}", lambda x, n=name, k=k: getattr(x, n)(k), t(2, 5, 5))
+        for name, k in (("tril", 0), ("tril", -1), ("tril", 1), ("triu", 1), ("triu", -1))
+    ),
     case(
         "standardised weight",
         lambda w: (w - w.mean((1, 2), True)) / w.std((1, 2), keepdim=True),

@@ -1,0 +1,59 @@
+"""Functions of whole matrices: these stay, and what counts them passes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, linalg, nn
+from torch.nn.utils import parametrizations, parametrize
+
+import graphprune
+from tests.rules.cases import Case, case, check, each, t
+
+_X = t(3, 4, 4)
+
+CASES = [
+    case("inverse", lambda x: linalg.inv_ex(x)[0], _X),
+    case("pinv", linalg.pinv, t(3, 4, 5), missed=True),  # it passes zeros on
+    case("exponential", torch.matrix_exp, _X),
+    case("determinant", linalg.det, _X),
+    case("slogdet", lambda x: linalg.slogdet(x)[1], _X),
+    case("power", lambda x: linalg.matrix_power(x, 2), _X),
+    case("cholesky", lambda x: linalg.cholesky_ex(x)[0], _X @ _X.mT),
+    case("qr", lambda x: linalg.qr(x)[1], t(3, 5, 4)),
+    case("singular values", linalg.svdvals, t(3, 5, 4)),
+    case("eigh", lambda x: linalg.eigh(x)[0], _X @ _X.mT),
+    case("solve", lambda x, y: linalg.solve_ex(x, y)[0], _X, t(3, 4, 2)),
+    case("for a vector", lambda x: linalg.solve_ex(x, torch.ones(4))[0], t(4, 4)),
+    case("triangular", lambda x, y: linalg.solve_triangular(x, y, upper=True), _X, t(3, 4, 2)),
+]
+
+
+@each(CASES)
+def test_rule(case: Case) -> None:
+    check(case)
+
+
+def test_orthogonal_weights_stay_for_a_reason() -> None:
+    """A matrix exponential was an unknown operation, which locked all that it touched."""
+    layer = parametrizations.orthogonal(nn.Linear(24, 24))
+    model = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), layer, nn.ReLU(), nn.Linear(24, 4))
+    deps = graphprune.analyze(model.eval(), torch.randn(2, 8))
+    assert any("a function of whole matrices" in lock.reason for lock in deps.locks)
+    assert not any("unknown" in lock.reason for lock in deps.locks)
+
+
+class Symmetric(nn.Module):
+    """A weight that its upper triangle tells."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.triu() + x.triu(1).mT
+
+
+def test_triangles_of_weights_go_by_rows_and_columns_alike() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(24, 24)
+    parametrize.register_parametrization(layer, "weight", Symmetric())
+    model = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), layer, nn.ReLU(), nn.Linear(24, 4)).eval()
+    small = graphprune.shrink(model, 0.4, example_inputs=torch.randn(2, 8), compensate=False)
+    weight = small[2].weight
+    assert len(weight) < 20 and torch.equal(weight, weight.T)
