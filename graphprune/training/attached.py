@@ -153,8 +153,22 @@ class Attached:
     def after(self) -> None:
         """Called after each step, weights new."""
 
-    def _before(self, *_: Any) -> None:
-        self.before()
+    def _before(
+        self, _: torch.optim.Optimizer, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Work before a step, or behind its closure: Lightning's makes the gradients within it."""
+        optimizer, *rest = args
+        closure = rest[0] if rest else named.get("closure")
+        if closure is None:
+            self.before()
+            return None
+
+        def whole() -> Any:
+            value = closure()
+            self.before()
+            return value
+
+        return (optimizer,), {**named, "closure": whole}
 
     def _after(self, *_: Any) -> None:
         self.steps += 1

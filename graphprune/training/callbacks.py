@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from graphprune.core.errors import GraphPruneError, OptionError
-from graphprune.training.attached import Attached
+from graphprune.training.attached import Attached, bare
 
 Maker = Callable[[nn.Module], Attached]
 """Makes a method for a model: `lambda model: GroupLasso(model, 1e-4, example_inputs=x)`."""
@@ -39,13 +39,18 @@ class _Methods:
                 )
         self.makers = tuple(makers)
         self.methods: list[Attached] = []
+        self._model: nn.Module | None = None
         self._states: list[dict[str, Any]] = []
         self.ahead = False
 
     def make(self, model: nn.Module) -> None:
-        """Make the methods; where a state was loaded, they take it, and the model its form."""
-        if self.methods:
+        """Make the methods; where a state was loaded, they take it, and the model its form.
+
+        It is done once for a model: a loop may make its model anew before it trains.
+        """
+        if self._model is bare(model):
             return
+        self._model, self.methods = bare(model), []
         for maker in self.makers:
             method = maker(model)
             if not isinstance(method, Attached):
@@ -57,7 +62,10 @@ class _Methods:
     def start(self, model: nn.Module, optimizer: Any) -> None:
         """Attach the methods."""
         self.make(model)
+        own = getattr(optimizer, "optimizer", optimizer)
         for method in self.methods:
+            if method.is_attached and method.optimizer is not own:
+                method.detach()
             if not method.is_attached:
                 method.attach(optimizer)
 
@@ -99,9 +107,9 @@ def for_trainer(*makers: Maker, resume: str | os.PathLike[str] | None = None) ->
     """A callback for `transformers.Trainer`; its state travels in the Trainer's checkpoints.
 
     Args:
-        *makers: Each makes a method for the model, once its optimizer exists.
-        resume: The checkpoint that `train(resume_from_checkpoint=...)` will go on from. `Gates` and
-            `Gradual` need it: they change the model, before its weights are loaded.
+        *makers: Each makes a method for the model, at the end of the Trainer's `__init__`.
+        resume: The checkpoint that `train(resume_from_checkpoint=...)` will go on from. `Gradual`
+            needs it: the model becomes smaller before its weights are loaded.
 
     Returns:
         A `transformers.TrainerCallback` with the attribute `methods`.
@@ -123,12 +131,14 @@ def for_trainer(*makers: Maker, resume: str | os.PathLike[str] | None = None) ->
         """Attaches methods of training to the Trainer's optimizer."""
 
         def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if resume is not None:
+            # Before the optimizer is made: it holds gates in the same place in every run, so that
+            # its state in a checkpoint, which goes by places, fits.
+            if kwargs.get("model") is not None:
                 self._held.make(kwargs["model"])
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             path = _place(args, state)
-            if not self._held.methods and path is not None and path.is_file():
+            if resume is None and path is not None and path.is_file():
                 self._held.load(torch.load(path, weights_only=True))
             self._held.start(kwargs["model"], kwargs["optimizer"])
 

@@ -127,37 +127,6 @@ def test_recovery_of_the_wrong_models_is_refused() -> None:
         graphprune.recover(small.requires_grad_(False), model, INPUTS, epochs=1)
 
 
-@pytest.mark.parametrize("name", ["gates", "gradual"])
-@pytest.mark.filterwarnings("ignore")
-def test_lightning_goes_on_with_a_model_that_a_method_changed(name: str, tmp_path: Path) -> None:
-    lightning = pytest.importorskip("lightning.pytorch")
-
-    class Module(lightning.LightningModule):  # type: ignore[misc,name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = cnn()
-
-        def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
-            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.Adam(self.parameters(), 1e-2)
-
-    data = torch.utils.data.TensorDataset(INPUTS, LABELS)
-    steps = []
-    for epochs, path in ((2, None), (4, tmp_path / "state.ckpt")):
-        callback = for_lightning(lambda module: METHODS[name](module.net))
-        trainer = lightning.Trainer(
-            max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, accelerator="cpu", callbacks=[callback],
-        )  # fmt: skip
-        module = Module()
-        trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=16), ckpt_path=path)
-        trainer.save_checkpoint(tmp_path / "state.ckpt")
-        steps.append(callback.methods[0].steps)
-    assert steps == [4, 8]
-
-
 def test_the_trainer_goes_on_with_a_model_that_a_method_changed(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint-7"
     folder.mkdir()
