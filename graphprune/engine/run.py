@@ -293,6 +293,18 @@ def sampled(deps: Dependencies) -> list[bool]:
     return [axis is not None and bool(d) and leaves(d[0]) == [axis] for d in dims]
 
 
+def beside(deps: Dependencies) -> list[bool]:
+    """For each input, whether its first dimension counts samples of another kind, as results do.
+
+    So it is with the images that a model compares with texts.
+    """
+    own, outputs = batch_axis(deps), deps.source.outputs
+    found = {axis for v in outputs for dim in deps.dims[v] for axis in leaves(dim)}
+    dims = [deps.dims[value] for value in deps.source.inputs]
+    firsts = [leaves(d[0]) if d else [] for d in dims]
+    return [len(f) == 1 and f[0] is not own and f[0] in found for f in firsts]
+
+
 def chunked(
     samples: Sequence[torch.Tensor], size: int, sampled: Sequence[bool] = (True,)
 ) -> Iterable[Chunk]:

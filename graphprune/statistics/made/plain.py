@@ -8,7 +8,7 @@ import torch
 
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
-from graphprune.engine.run import sampled
+from graphprune.engine.run import beside, sampled
 from graphprune.statistics.constants import (
     SECONDS_PER_PICTURE,
     SECONDS_PER_PIXEL,
@@ -42,18 +42,22 @@ def plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed: 
     """
     origin = f"{number} {kind(likes)}"
     highs = [table_rows(deps, value) for value in deps.source.inputs]
-    batched = sampled(deps)
+    batched, others = sampled(deps), beside(deps)
     whole = not any(batched)  # no batch dimension: each input is one sample
-    tensors = [
-        _made(like, number * (len(like) if whole else 1), high, seed + i)
-        if like.dim() and (whole or cut)
-        else like
-        for i, (like, high, cut) in enumerate(zip(likes, highs, batched, strict=True))
+    pieces = number if whole else max(number // captured(deps), 1)
+    apart = whole or any(others)  # of several batch dimensions, only the captured sizes run
+    anew = [
+        like.dim() > 0 and (whole or cut or other)
+        for like, cut, other in zip(likes, batched, others, strict=True)
     ]
-    if whole:
+    tensors = [
+        _made(like, pieces * len(like) if apart else number, high, seed + i) if own else like
+        for i, (like, high, own) in enumerate(zip(likes, highs, anew, strict=True))
+    ]
+    if apart:
         parts = [
-            torch.split(made, len(like)) if like.dim() else [made] * number
-            for made, like in zip(tensors, likes, strict=True)
+            torch.split(made, len(like)) if own else [made] * pieces
+            for made, like, own in zip(tensors, likes, anew, strict=True)
         ]
         out = Samples(list(zip(*parts, strict=True)), captured(deps), origin)
     else:

@@ -1,0 +1,42 @@
+"""Inputs that are made without a look at the weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.statistics.made.plain import plain
+
+
+class Towers(nn.Module):
+    """Texts and images, of which there may be different numbers, are compared with each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(20, 16), nn.Linear(16, 8)
+        self.image = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 8))
+        self.register_buffer("scale", torch.ones(3))
+
+    def forward(self, tokens: Tensor, images: Tensor, weights: Tensor) -> Tensor:
+        texts = self.head(self.words(tokens).mean(1))
+        found: Tensor = texts @ (self.image(images) * weights.mean()).T
+        return found
+
+
+def test_samples_of_another_kind_are_made_too() -> None:
+    """The images of CLIP were the two of the example throughout."""
+    example = torch.randint(20, (4, 5)), torch.randn(2, 12), torch.ones(3)
+    deps = graphprune.analyze(Towers().eval(), example)
+    made = plain(deps, example, 64, 0)
+    tokens, images, weights = (torch.cat(parts) for parts in zip(*made.chunks, strict=True))
+    assert (len(tokens), len(images), made.size) == (64, 32, 4)
+    assert len(images.unique(dim=0)) == 32
+    assert set(weights.tolist()) == {1.0}  # no results belong to it
+
+
+def test_what_has_no_samples_beside_is_made_at_once() -> None:
+    example = (torch.randn(2, 12),)
+    deps = graphprune.analyze(Towers().image.eval(), example)
+    made = plain(deps, example, 64, 0)
+    assert sum(len(x) for (x,) in made.chunks) == 64
