@@ -45,7 +45,10 @@ def fused_conv(op: Site) -> list[Dims]:
 
 
 @axis_rule(
-    f"{_PREFIX}SkipLayerNormalization", f"{_PREFIX}SkipSimplifiedLayerNormalization", norm=True
+    f"{_PREFIX}SkipLayerNormalization",
+    f"{_PREFIX}SkipSimplifiedLayerNormalization",
+    norm=True,
+    partial=True,
 )
 def skip_layer_norm(op: Site) -> list[Dims]:
     """A sum, normalised over its last dimension; the sum itself is the last result."""

@@ -170,7 +170,7 @@ def attention(op: Site) -> list[Dims]:
     return [[b, s, h + d]]
 
 
-@axis_rule(f"{_PREFIX}DynamicQuantizeLSTM", recurrent=True)
+@axis_rule(f"{_PREFIX}DynamicQuantizeLSTM", recurrent=True, partial=True)
 def dynamic_lstm(op: Site) -> list[Dims]:
     """An LSTM of 8-bit weights, `directions x inputs x gates`.
 

@@ -178,7 +178,7 @@ def state_both_sides(op: Site, weight: str) -> None:
     op.state(f"{read}, {weight} -> ... g", (shown, op.op.inputs[2]))
 
 
-@axis_rule("LSTM", "GRU", "RNN", recurrent=True)
+@axis_rule("LSTM", "GRU", "RNN", recurrent=True, partial=True)
 def onnx_recurrent(op: Site) -> list[Dims]:
     """ONNX: the gates of all directions stand in one weight; both share the hidden axis.
 

@@ -43,6 +43,7 @@ class Stated:
         random: Whether its results are drawn, or can be: two runs differ.
         blank: Whether its results are left as memory was.
         recurrent: Whether it carries states from step to step, through weights of its own.
+        partial: Whether its rule tells results by their shapes, so that some may be left out.
     """
 
     linear: bool = True
@@ -55,6 +56,7 @@ class Stated:
     random: bool = False
     blank: bool = False
     recurrent: bool = False
+    partial: bool = False
 
 
 NOTHING = Stated(linear=False)
@@ -99,6 +101,7 @@ def axis_rule(
     random: bool = False,
     blank: bool = False,
     recurrent: bool = False,
+    partial: bool = False,
     run: Callable[..., Any] | None = None,
 ) -> Callable[[F], F]:
     """Register the rule for operation types.
@@ -123,6 +126,7 @@ def axis_rule(
         random: Two runs differ.
         blank: The results are left as memory was.
         recurrent: It carries states from step to step.
+        partial: The rule tells results by their shapes: some in the middle may be left out.
         run: Evaluates an ONNX operation that ONNX Runtime does not know: called with the tensor
             operands (None for those left out), and the attributes as keywords; gives a tensor, or
             a sequence of them.
@@ -150,6 +154,7 @@ def axis_rule(
         random=random,
         blank=blank,
         recurrent=recurrent,
+        partial=partial,
     )
 
     def register(function: F) -> F:
@@ -203,6 +208,12 @@ def stated(op: Op) -> Stated:
     """What is stated beside an operation's rule."""
     rule = _RULES.get(op.type)
     return NOTHING if rule is None else rule.stated
+
+
+def is_partial(type_: str) -> bool:
+    """Whether results in the middle may be left out of operations of a type."""
+    rule = _RULES.get(type_)
+    return rule is not None and rule.stated.partial
 
 
 def evaluation(type_: str) -> Callable[..., Any] | None:

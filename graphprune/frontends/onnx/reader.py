@@ -24,6 +24,7 @@ from graphprune.frontends.onnx.sizes import Traces
 from graphprune.frontends.onnx.tensors import INTEGERS, NIBBLES, as_torch, dtype_name
 from graphprune.rules.concat import VARYING
 from graphprune.rules.facts import found
+from graphprune.rules.registry import is_partial
 
 SIZES = "values that follow from the sizes of inputs"
 
@@ -107,7 +108,7 @@ class Reader:
                 missing = missing or f"{given} is of type {value.dtype}"
             inputs.append(value)
         outputs = [self._result(given) for given in node.output if given]
-        if "" in node.output[: len(outputs)] and node.op_type not in ("LSTM", "GRU", "RNN"):
+        if "" in node.output[: len(outputs)] and not is_partial(kind):
             missing = missing or "a result in the middle is left out"
         made = [value for value in outputs if value is not None]
         if unknown or len(made) < len(outputs):  # it is not run: what is known of it is of no use
