@@ -160,6 +160,8 @@ def own_steps(
     also where the graph writes it down.
     """
     nothing: tuple[None, tuple[Value, ...]] = None, ()
+    if read.joined and read.encodings:  # the step may be that of what is added, too
+        return nothing
     held, moved = around.computed.get(read.weight), False
     while isinstance(held, Moved):
         held, moved = held.held, True

@@ -344,7 +344,7 @@ def _consumer(op: Op, read: Reading | str | None, around: Around) -> Consumer | 
     free = bias is None or (known and constant(bias, around.computed))
     return Consumer(
         op, x, weight, bias if free else None, norm_behind(op, read, around), read.channel,
-        read.inner, read.groups, around.uses[weight], not free, held, how,
+        read.inner, read.groups, around.uses[weight], not free or read.joined, held, how,
         around.computed.get(bias) if bias is not None else None, alpha / beta,
         *own_steps(read, bias, around),
     )  # fmt: skip

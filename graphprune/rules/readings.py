@@ -44,6 +44,7 @@ class Reading:
         bias_at: The operand that b is or, where there is none, could be; None where it cannot.
         encodings: How the integers of x, W and b stand for numbers, where they are integers.
         factors: By what W x is multiplied, and b.
+        joined: Whether W x meets another operand within the operation, which is no bias.
         beside: Of weights that hold several matrices, the dimension of x that holds as many parts,
             each of which is read by its own; None where all read the same.
         stack: The dimension of such a W that holds the matrices.
@@ -65,6 +66,7 @@ class Reading:
     bias_at: int | None = None
     encodings: Mapping[Value, Encoding] = field(default_factory=dict)
     factors: tuple[float, float] = (1.0, 1.0)
+    joined: bool = False
     beside: int | None = None
     stack: int | None = None
     runs: Value | None = None
@@ -72,6 +74,8 @@ class Reading:
     @property
     def plain(self) -> str:
         """Why y is not what W, x and b are as they stand, or nothing."""
+        if self.joined:
+            return "something else is added to it"
         if self.encodings:
             return "its weight holds integers"
         return "" if self.factors == (1.0, 1.0) else "it multiplies by a factor"
@@ -207,8 +211,10 @@ def _read(told: Found, bound: Bound, ends: bool) -> Reading | str | None:
         return "its weight holds several matrices"
     more = [i for i in rest if i < len(bound.operands) and bound.operands[i] is not None]
     biases = [i for i in more if only_letters(patterns[i]) == kept]
-    if not bound.whole or len(more) > len(biases) or len(biases) > 1:
+    joined = len(more) > 1 or len(more) > len(biases)
+    if not bound.whole or (joined and not all(_fits(patterns[i], bound) for i in more)):
         return "something else is added to it"
+    biases = [] if joined else biases
     ignored = told.factors[1] == 0.0
     bias = bound.operands[biases[0]] if biases and not ignored else None
     windows = freedom(w_pattern) == WINDOWED
@@ -218,9 +224,15 @@ def _read(told: Found, bound: Bound, ends: bool) -> Reading | str | None:
     factors = (told.factors[0], 1.0) if ignored else told.factors
     return Reading(
         x, weight, bias, channel, inner, output, groups, product=product, windows=windows,
-        ends=ends, pointwise=freedom(x_pattern) > WINDOWED, bias_at=bias_at,
-        encodings=_encodings(told, (x, weight, bias)), factors=factors,
+        ends=ends and not joined, pointwise=freedom(x_pattern) > WINDOWED, bias_at=bias_at,
+        encodings=_encodings(told, (x, weight, bias)), factors=factors, joined=joined,
     )  # fmt: skip
+
+
+def _fits(pattern: Pattern, bound: Bound) -> bool:
+    """Whether an operand meets the result place by place."""
+    places = {term.kind for term in pattern} <= {"name", "product", "one", "ellipsis"}
+    return places and letters_of(pattern) <= letters_of(bound.signature.outputs[0])
 
 
 def _is_in(bound: Bound, place: int, values: Collection[Value]) -> bool:

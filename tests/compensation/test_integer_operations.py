@@ -222,3 +222,20 @@ def test_integers_in_blocks_along_what_is_read(kind: str, pointed: bool) -> None
     small = graphprune.shrink(model, 0.5, of="channels", data=data, effort="fast")
     sizes = {tensor.name: tuple(tensor.dims) for tensor in small.graph.initializer}
     assert sizes["q"] == (48, 40) and sizes["s"] == (3, 40) and sizes["w1"] == (6, 48)
+
+
+@pytest.mark.parametrize("added", ["one number", "a row of ones", "what is computed"])
+def test_products_to_which_something_else_is_added(added: str) -> None:
+    """The product is solved for as it would be without; it holds no constant of its own."""
+    weights = {"w1": _mixtures(6), "b1": normal(_HIDDEN), "w2": normal(_HIDDEN, 3)}
+    more = {"one number": np.float32(0.3), "a row of ones": np.array([[0.2]], np.float32)}
+    weights["c"] = more.get(added, normal(6, 3))
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["a"]),
+        helper.make_node("Gemm", ["a", "w2", "c"], ["y"]),
+    ]
+    if added not in more:
+        nodes.insert(0, helper.make_node("MatMul", ["x", "c"], ["d"]))
+        nodes[-1].input[2] = "d"
+    model = graph(nodes, weights, {"x": ["n", 6]}, {"y": ["n", 3]}, opset=13)
+    assert _lost(model, normal(128, 6)) < 1e-3

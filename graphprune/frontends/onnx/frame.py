@@ -9,6 +9,7 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
+from graphprune.frontends.onnx.copies import without_initializers
 from graphprune.frontends.onnx.functions import closed
 from graphprune.frontends.onnx.lift import LiftedFile
 from graphprune.frontends.onnx.model import (
@@ -16,7 +17,6 @@ from graphprune.frontends.onnx.model import (
     Source,
     captured,
     used_names,
-    without_initializers,
 )
 from graphprune.frontends.onnx.names import renamed, renamed_inside
 from graphprune.frontends.onnx.stored import Lowered, Stored

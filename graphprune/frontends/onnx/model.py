@@ -21,8 +21,10 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from graphprune.core.errors import LiftError
+from graphprune.frontends.onnx.copies import without_initializers
 from graphprune.frontends.onnx.kernels import told_apart
 from graphprune.frontends.onnx.slim import OwnFile, is_inside
+from graphprune.frontends.onnx.sparse import dense
 from graphprune.frontends.onnx.tensors import Array, external_path, read
 
 APART = 4  # the first version of the format in which initializers are not inputs as well
@@ -123,6 +125,8 @@ def read_model(model: Any) -> Source:
 
         source = Source(gs.export_onnx(model), None, model.name or "the model", "graphsurgeon")
     try:
+        if (found := dense(source.model)) is not None:
+            source.bytes, source.model = source.own_bytes(), found
         if source.model.functions:
             source.whole = source.model
             source.model = onnx.inliner.inline_local_functions(source.model)
@@ -235,27 +239,6 @@ def _skeleton(model: ModelProto) -> ModelProto:
     return out
 
 
-def without_initializers(model: ModelProto) -> ModelProto:
-    """A copy that shares nothing with the model, but for the initializers, which it lacks."""
-    out = ModelProto()
-    for descriptor, value in model.ListFields():
-        if descriptor.name != "graph":
-            _assign(out, descriptor, value)
-    for descriptor, value in model.graph.ListFields():
-        if descriptor.name != "initializer":
-            _assign(out.graph, descriptor, value)
-    return out
-
-
-def _assign(message: Any, descriptor: Any, value: Any) -> None:
-    if descriptor.is_repeated:
-        getattr(message, descriptor.name).extend(value)
-    elif descriptor.message_type is not None:
-        getattr(message, descriptor.name).CopyFrom(value)
-    else:
-        setattr(message, descriptor.name, value)
-
-
 def _index(source: Source) -> None:
     """Sort the nodes; collect constants under all their names."""
     graph = source.model.graph
@@ -280,7 +263,7 @@ def _index(source: Source) -> None:
 
 
 def _constant(node: NodeProto) -> TensorProto | None:
-    """The value of a Constant node; None for strings and sparse tensors."""
+    """The value of a Constant node; None for strings."""
     (given,) = node.attribute
     if given.name == "value":
         return cast("TensorProto", given.t)
@@ -299,7 +282,6 @@ def ordered(graph: GraphProto, label: str) -> list[NodeProto]:
         LiftError: Nodes depend on each other in a circle, or on what nothing provides.
     """
     made = {item.name for item in (*graph.input, *graph.initializer)}
-    made |= {item.values.name for item in graph.sparse_initializer}
     waiting, out = list(graph.node), []
     while waiting:
         later = []

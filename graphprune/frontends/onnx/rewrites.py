@@ -17,6 +17,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from graphprune.core.graph import Op, Value
 from graphprune.core.rewrites import Draft, Drop, Rewrite, Weigh
+from graphprune.frontends.onnx.copies import without_initializers
 from graphprune.frontends.onnx.lift import LiftedFile, lift
 from graphprune.frontends.onnx.model import (
     APART,
@@ -24,7 +25,6 @@ from graphprune.frontends.onnx.model import (
     captured,
     indexed,
     used_names,
-    without_initializers,
 )
 from graphprune.frontends.onnx.tensors import as_array, to_proto
 from graphprune.frontends.onnx.trace import schema

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
+from graphprune.frontends.onnx.copies import without_initializers
 from graphprune.frontends.onnx.model import (
     APART,
     Source,
     indexed,
     used_names,
-    without_initializers,
 )
 from graphprune.frontends.onnx.sizes import Traces, is_open
 from graphprune.frontends.onnx.tensors import Array

@@ -16,8 +16,9 @@ from onnx import ModelProto, NodeProto, TensorProto, TypeProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from graphprune.core.errors import VerifyError
+from graphprune.frontends.onnx.copies import without_initializers
 from graphprune.frontends.onnx.execute import has_runtime, run_node, session
-from graphprune.frontends.onnx.model import Source, captured, ordered, without_initializers
+from graphprune.frontends.onnx.model import Source, captured, ordered
 from graphprune.frontends.onnx.objects import as_fed, as_value, type_of
 from graphprune.frontends.onnx.own import evaluator, is_own, lacking
 from graphprune.frontends.onnx.own import results as own_results
