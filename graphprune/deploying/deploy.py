@@ -46,7 +46,8 @@ def deploy(
         of: As for `graphprune.shrink`.
         out: The `.onnx` file to write; written whole or not at all.
         data: Data for statistics, recovery and calibration; inputs are made where not given. A
-            generator serves once: pass a list or a loader.
+            loader is read anew in each pass of the recovery. A generator serves once: pass a list
+            or a loader.
         recover: Whether `graphprune.recover` trains the smaller module; options for it may be
             given as a dict.
         int8: Whether the result is quantised (`graphprune.quantise`): True, by the kind that is

@@ -44,7 +44,8 @@ from graphprune.quantising.written import named
 from graphprune.statistics.answers import scored
 from graphprune.statistics.batches import read_batches
 from graphprune.training import recover as recovered
-from graphprune.training.constants import EPOCHS, SAMPLES
+from graphprune.training.constants import EPOCHS, MEMORY, SAMPLES
+from graphprune.training.streamed import Window, is_read_again, source_of
 
 if TYPE_CHECKING:  # importing graphprune does not import onnx
     from onnx import ModelProto
@@ -57,6 +58,7 @@ tensor, or a list of them), and gives a number, the larger the better."""
 JUDGED_BY = 128
 """Inputs that stages are compared on, at most."""
 
+_FEW = "data holds one sample: two at least are needed"
 _STATE = "state.json"
 _log = logging.getLogger("graphprune")
 
@@ -84,7 +86,7 @@ class Stages:
     ) -> None:  # fmt: skip
         self._model, self._place, self._metric, self._asked = model, place, metric, asked
         self._names = names
-        self._data, self._judges = _divided(model, data)
+        self._data, self._judges, self._training = _divided(model, data)
         self.stages: list[Stage] = []
         self.notes: list[str] = []
         self.last = place / "original.onnx"
@@ -112,10 +114,11 @@ class Stages:
         """Estimated seconds of what follows the plan, on one core."""
         known = self._known.get("stages", {})
         left = [name for name in self._due if name not in known]
-        number, judged = (
-            None if batches is None else sum(batch.samples for batch in batches)
-            for batches in (self._data, self._judges)
-        )
+        number = judged = None
+        if self._data is not None and self._judges is not None:
+            judged = sum(batch.samples for batch in self._judges)
+            number = sum(batch.samples for batch in self._data)
+            number = getattr(self._training, "samples", number)
         judged = JUDGED_BY if judged is None else min(judged, JUDGED_BY)
         return besides(work, left, number, judged, self._epochs)
 
@@ -187,7 +190,7 @@ class Stages:
     def recover(self, options: dict[str, Any]) -> None:
         """The smaller model, trained."""
         small = self.plan.apply() if self._small is None else self._small
-        self._small = recovered(small, self._model, self._data, **options)
+        self._small = recovered(small, self._model, self._training, **options)
         self._write(self._small)
 
     def quantise(self, kind: str) -> None:
@@ -233,10 +236,22 @@ class Stages:
         return stage
 
 
-def _divided(model: Any, data: Any) -> tuple[list[Batch] | None, list[Batch] | None]:
-    """The caller's data: what stages work with, and what they are compared on."""
+def _divided(model: Any, data: Any) -> tuple[list[Batch] | None, list[Batch] | None, Any]:
+    """The caller's data: what stages work with, are compared on, and train on.
+
+    Of a loader, that is read anew in each pass of a training, stages work with what fits in memory.
+    """
     if data is None:
-        return None, None
+        return None, None, None
+    if isinstance(model, nn.Module) and is_read_again(data):
+        source = source_of(data, model, torch.Generator().manual_seed(0))
+        if source.samples < 2:
+            raise GraphPruneError(_FEW)
+        judges = source.hold_out(max(1, min(source.samples // 4, JUDGED_BY)))
+        window = Window(iter(source))
+        window.fill(MEMORY)
+        _check_alike([*window.batches, *judges])
+        return window.batches, judges, source
     if isinstance(model, nn.Module):
         batches = read_batches(data, model, SAMPLES)
         _check_alike(batches)
@@ -245,10 +260,10 @@ def _divided(model: Any, data: Any) -> tuple[list[Batch] | None, list[Batch] | N
     if len(batches) < 2:
         size = batches[0].samples
         if size < 2:
-            raise GraphPruneError("data holds one sample: two at least are needed")
+            raise GraphPruneError(_FEW)
         batches = [batches[0].part(0, size - size // 4), batches[0].part(size - size // 4, size)]
     number = max(1, min(len(batches) // 4, -(-JUDGED_BY // batches[-1].samples)))
-    return batches[:-number], batches[-number:]
+    return batches[:-number], batches[-number:], batches[:-number]
 
 
 def _check_alike(batches: Sequence[Batch]) -> None:

@@ -7,7 +7,7 @@ that are read meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -38,6 +38,23 @@ def is_read_again(data: Any) -> bool:
     return iter(data) is not iter(data)
 
 
+def source_of(data: Any, model: nn.Module, generator: torch.Generator) -> Source:
+    """Data that `is_read_again`, with samples that can be held out of all passes.
+
+    Args:
+        data: The data; one of these sources stays what it is.
+        model: Tells how batches are read.
+        generator: What chooses samples, and shuffles a loader that does not.
+    """
+    if isinstance(data, Indexed | Iterated):
+        return data
+    loader = DataLoader(data, batch_size=BATCH) if isinstance(data, Dataset) else data
+    indices = _indices(loader)
+    if indices is None:
+        return Iterated(loader, model)
+    return Indexed(loader, indices, model, generator)
+
+
 class Streamed:
     """The samples of a loader, read anew in each pass.
 
@@ -59,13 +76,7 @@ class Streamed:
 
     def __init__(self, data: Any, model: nn.Module, size: int, generator: torch.Generator) -> None:
         self._generator = generator
-        loader = DataLoader(data, batch_size=BATCH) if isinstance(data, Dataset) else data
-        indices = _indices(loader)
-        self._source: _Indexed | _Iterated = (
-            _Iterated(loader, model)
-            if indices is None
-            else _Indexed(loader, indices, model, generator)
-        )
+        self._source = source_of(data, model, generator)
         number = self._source.samples
         if number < 2:
             raise GraphPruneError("recover needs at least two samples: one of them is held out")
@@ -85,12 +96,12 @@ class Streamed:
     def __call__(self) -> Iterator[Drawn]:
         """A pass. While one part of the samples is used, the next is read."""
         source = iter(self._source)
-        window = _Window(source)
+        window = Window(source)
         window.fill(MEMORY, self._size)
         if not window.batches:
             raise GraphPruneError("data: there is nothing in it but what is held out")
         while window.batches:
-            following, given = _Window(source), 0
+            following, given = Window(source), 0
             for drawn in Shuffled(window.batches, self._size, self._generator)():
                 yield drawn
                 given += len(drawn.places)
@@ -99,7 +110,7 @@ class Streamed:
             window = following
 
 
-class _Window:
+class Window:
     """Consecutive batches of a pass that are in memory.
 
     Attributes:
@@ -128,7 +139,7 @@ class _Window:
             self._memory += _bytes(batch)
 
 
-class _Indexed:
+class Indexed:
     """A `DataLoader` over a data set with indices: random ones are held out.
 
     One that keeps the order of the indices is read in a new one each time.
@@ -143,20 +154,21 @@ class _Indexed:
     ) -> None:  # fmt: skip
         self._loader, self._model, self._indices = loader, model, indices
         self._generator = generator
+        self._gone: set[int] = set()
         self.samples = len(indices)
         self._left = loader
 
     def hold_out(self, number: int) -> list[Batch]:
-        """Read so many samples, or what fits in `MEMORY`, that come in no pass."""
-        own = sorted(set(self._indices))
+        """Read so many samples, or what fits in `MEMORY`, that come in no pass from now on."""
+        own = sorted(set(self._indices) - self._gone)
         number = max(1, min(number, len(own) - 1))
         order = torch.randperm(len(own), generator=self._generator)[:number]
         parts = [[own[i] for i in part] for part in torch.split(order, BATCH)]
-        window = _Window(reading(self._over(parts), self._model))
+        window = Window(reading(self._over(parts), self._model))
         window.fill(MEMORY)
-        gone = {i for part in parts[: len(window.batches)] for i in part}
-        self.samples = sum(i not in gone for i in self._indices)
-        self._left = self._over(_Without(self._order(), gone))
+        self._gone.update(i for part in parts[: len(window.batches)] for i in part)
+        self.samples = sum(i not in self._gone for i in self._indices)
+        self._left = self._over(_Without(self._order(), self._gone))
         return window.batches
 
     def __iter__(self) -> Iterator[Batch]:
@@ -193,7 +205,7 @@ class _Without:
         return (batch for batch in left if batch)
 
 
-class _Iterated:
+class Iterated:
     """Any other iterable of batches: the first samples are held out, and left out of each pass.
 
     One that tells no number of batches is read once to count, and its passes end after `SAMPLES`.
@@ -214,16 +226,17 @@ class _Iterated:
             self.samples = 0 if first is None else batches * first.samples
 
     def hold_out(self, number: int) -> list[Batch]:
-        """Read so many samples, or what fits in `MEMORY`, that come in no pass."""
+        """Read so many samples, or what fits in `MEMORY`, that come in no pass from now on."""
         out: list[Batch] = []
-        memory = 0
+        taken = memory = 0
         for batch in self:
-            out.append(batch.head(number - self._first))
-            self._first += out[-1].samples
+            out.append(batch.head(number - taken))
+            taken += out[-1].samples
             memory += _bytes(out[-1])
-            if self._first >= number or memory >= MEMORY:
+            if taken >= number or memory >= MEMORY:
                 break
-        self.samples -= self._first
+        self._first += taken
+        self.samples -= taken
         return out
 
     def __iter__(self) -> Iterator[Batch]:
@@ -235,6 +248,10 @@ class _Iterated:
             if batch.samples > left:
                 yield batch.part(left, batch.samples)
             left = max(0, left - batch.samples)
+
+
+Source: TypeAlias = Indexed | Iterated
+"""Whose `hold_out` takes samples out of all passes, and whose iterators are passes."""
 
 
 def _length(data: Any) -> int | None:

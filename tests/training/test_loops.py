@@ -37,8 +37,8 @@ def _plain() -> nn.Module:
 
 
 def _trained(
-    kind: str, model: nn.Module, *, parts: int = 1, compiled: bool = False, cast: bool = False, closed: bool = False,
-    each: Callable[[], None] = lambda: None,
+    kind: str, model: nn.Module, *, parts: int = 1, compiled: bool = False, cast: bool = False,
+    closed: bool = False, each: Callable[[], None] = lambda: None,
 ) -> Any:  # fmt: skip
     """Train a model in place; the method."""
     called: Any = torch.compile(model, backend="eager") if compiled else model

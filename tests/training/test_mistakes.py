@@ -23,11 +23,10 @@ from graphprune.training import (
     GroupLasso,
     Schedule,
     SparseTraining,
-    for_lightning,
     for_trainer,
 )
 from graphprune.training.attached import Attached
-from tests.training.nets import INPUTS, LABELS, cnn, train
+from tests.training.nets import INPUTS, cnn, train
 
 GIVEN: dict[str, Any] = {"example_inputs": INPUTS[:2]}
 SCHEDULE = Schedule(0.2, 0.5, 2, 6, 2)

@@ -78,7 +78,8 @@ def test_a_trainer_goes_on_from_its_checkpoint(kind: str, tmp_path: Path) -> Non
         arguments = TrainingArguments(
             str(tmp_path), max_steps=steps, save_steps=SAVED, per_device_train_batch_size=8,
             learning_rate=0.01, report_to="none", use_cpu=True, disable_tqdm=True,
-            dataloader_pin_memory=False, gradient_accumulation_steps=2, lr_scheduler_type="constant",
+            dataloader_pin_memory=False, gradient_accumulation_steps=2,
+            lr_scheduler_type="constant",
         )  # fmt: skip
         return Trainer(Classifier(), arguments, train_dataset=Samples(), callbacks=[method])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,13 +91,13 @@ def test_what_can_be_read_once_stays_in_memory() -> None:
 def test_little_of_a_loader_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamed, "MEMORY", 4 * INPUTS[0].nbytes)
     alive: list[int] = []
-    fill = streamed._Window.fill
+    fill = streamed.Window.fill
 
     def counted(window: Any, memory: int, samples: int = 0) -> None:
         fill(window, memory, samples)
         alive.append(window.samples)
 
-    monkeypatch.setattr(streamed._Window, "fill", counted)
+    monkeypatch.setattr(streamed.Window, "fill", counted)
     loader = DataLoader(Noisy(), batch_size=2)
     samples = Streamed(loader, cnn(), 4, torch.Generator().manual_seed(0))
     assert sum(batch.samples for batch in samples.hold_out()) == 4
@@ -153,3 +154,21 @@ def test_labels_and_samples_that_lack_are_told(pair: tuple[Any, Any]) -> None:
         recover(small, model, DataLoader(TensorDataset(INPUTS[:1])))
     with pytest.raises(GraphPruneError, match="at least two samples"):
         recover(small, model, DataLoader(TensorDataset(INPUTS[:0])))
+
+
+def test_a_deployment_reads_a_loader_in_each_pass_of_its_recovery(tmp_path: Path) -> None:
+    read: list[int] = []
+
+    class Counted(Noisy):
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+            read.append(index)
+            return super().__getitem__(index)
+
+    done = graphprune.deploy(
+        cnn().eval(), 0.3, out=tmp_path / "small.onnx", data=DataLoader(Counted(), batch_size=8),
+        recover={"epochs": 3, "batch_size": 8}, int8=False, compensate=False,
+    )  # fmt: skip
+    assert [stage.name for stage in done.stages] == ["original", "shrink", "recover"]
+    times = sorted(read.count(index) for index in range(32))
+    # 8 are what stages are compared on, 8 are held out of the training, 16 are trained on.
+    assert times == [1] * 8 + [2] * 8 + [4] * 16
