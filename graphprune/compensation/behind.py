@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from graphprune.compensation.forms import Moved, Typed, Written
 from graphprune.compensation.grid import Grid
-from graphprune.compensation.written import Moved, Written
+from graphprune.compensation.written import Known
 from graphprune.core.effect import Encoding
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.rules.facts import adds, copies, found, multiplies
@@ -32,6 +33,8 @@ class Around:
         users: The operations that read each value, once for each operand.
         makers: The operation that each value is the result of.
         computed: Weights and biases that are computed from stored ones, as they are written.
+        moved: Integers that are moved from where they are stored.
+        same: Results that are another's once more.
         made: How integers that operations make stand for numbers.
     """
 
@@ -40,10 +43,12 @@ class Around:
     users: Mapping[Value, Sequence[Op]]
     makers: Mapping[Value, Op]
     computed: dict[Value, Written]
+    moved: Mapping[Value, Moved]
+    same: Mapping[Value, Value]
     made: Mapping[Value, Encoding]
 
     @staticmethod
-    def of(graph: Graph, computed: dict[Value, Written]) -> Around:
+    def of(graph: Graph, known: Known) -> Around:
         """What is around the values of a graph."""
         users: dict[Value, list[Op]] = {}
         makers: dict[Value, Op] = {}
@@ -54,8 +59,9 @@ class Around:
             for value in op.inputs:
                 if value is not None:
                     users.setdefault(value, []).append(op)
-        uses = Counter({value: len(ops) for value, ops in users.items()})
-        return Around(graph, uses, users, makers, computed, made)
+        return Around(
+            graph, known.uses, users, makers, known.written, known.moved, known.same, made
+        )
 
     def reader(self, op: Op) -> Op | None:
         """The only reader of an operation's result; None where several read it, or the caller."""
@@ -163,8 +169,8 @@ def own_steps(
     if read.joined and read.encodings:  # the step may be that of what is added, too
         return nothing
     held, moved = around.computed.get(read.weight), False
-    while isinstance(held, Moved):
-        held, moved = held.held, True
+    while isinstance(held, Moved | Typed):
+        held, moved = held.held, moved or isinstance(held, Moved)
     if not isinstance(held, Grid) or len(held.how.scales) != 1 or around.uses[read.weight] != 1:
         return nothing
     (step,), told = held.how.scales, (*held.how.scales, *held.again)

@@ -34,6 +34,7 @@ from graphprune.compensation.consumers import (
     held_beside,
 )
 from graphprune.compensation.expect import add_expected
+from graphprune.compensation.grid import Grid
 from graphprune.compensation.layout import Place, kept_channels, layout
 from graphprune.compensation.narrowed import narrowed, shifted
 from graphprune.compensation.refit import refit
@@ -350,5 +351,8 @@ class _Compensator:
             return
         stored, numbers = written.stored_as(tensor, self._cuts, self._weight)
         self._out.values.update(stored)
-        if not value.is_weight:
+        if isinstance(written, Grid) and written.moved is not None:  # integers are read
+            for held in stored:
+                self._renew(held)
+        elif not value.is_weight:
             self._small.replace(value, numbers.to(self._dtype))

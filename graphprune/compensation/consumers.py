@@ -21,8 +21,9 @@ from graphprune.compensation.behind import (
     own_steps,
     scaled_behind,
 )
+from graphprune.compensation.forms import Written
 from graphprune.compensation.grid import Grid, numbers, whole
-from graphprune.compensation.written import Written, written
+from graphprune.compensation.written import written
 from graphprune.core.effect import Encoding
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
@@ -201,8 +202,9 @@ class Consumers:
 def find_consumers(deps: Dependencies) -> Consumers:
     """Find every linear operation whose weight no other operation uses in another way."""
     graph = deps.source
-    out = Consumers(written=written(deps))
-    around = Around.of(graph, out.written)
+    known = written(deps)
+    out = Consumers(written=known.written)
+    around = Around.of(graph, known)
     derived = graph.derived()
     for op in graph.ops:
         reads: Sequence[Reading | str | None] = recurrent(op) or [encoded_reading(op)]
@@ -313,6 +315,10 @@ def _consumer(op: Op, read: Reading | str | None, around: Around) -> Consumer | 
     """
     if not isinstance(read, Reading):
         return read
+    same = around.same
+    if read.weight in same:
+        told = {same.get(value, value): how for value, how in read.encodings.items()}
+        read = replace(read, weight=same[read.weight], encodings=told)
     x, weight = read.source, read.weight
     if len(x.shape) < 2 or x.is_weight:
         return None
@@ -339,8 +345,8 @@ def _consumer(op: Op, read: Reading | str | None, around: Around) -> Consumer | 
     bias = read.bias
     if bias is None:
         bias, beta = added_behind(last, read, around) if read.ends else None, 1.0
-    told = None if bias is None else read.encodings.get(bias)
-    known = bias is None or told is None or _as_integers(bias, told, around)
+    how_bias = None if bias is None else read.encodings.get(bias)
+    known = bias is None or how_bias is None or _as_integers(bias, how_bias, around)
     free = bias is None or (known and constant(bias, around.computed))
     return Consumer(
         op, x, weight, bias if free else None, norm_behind(op, read, around), read.channel,
@@ -352,7 +358,7 @@ def _consumer(op: Op, read: Reading | str | None, around: Around) -> Consumer | 
 
 def _as_integers(stored: Value, how: Encoding, around: Around) -> bool:
     """Note a weight or bias of integers as such; whether it holds the same for all that read it."""
-    found, held = whole(stored, how), around.computed.get(stored)
+    found, held = whole(stored, how, around.moved), around.computed.get(stored)
     if isinstance(held, Grid):
         return found is not None and held.equals(found)
     if found is None:

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 
+from graphprune.compensation.forms import Moved
 from graphprune.compensation.rounding import Steps, wholes
 from graphprune.core.cuts import Cuts
 from graphprune.core.effect import Encoding
@@ -38,16 +40,33 @@ class Grid:
     """The integers that stand for a weight.
 
     Attributes:
-        stored: The integers, a weight of the graph; or the numbers that are rounded to them.
+        stored: The integers, a weight of the graph or moved from one; or the numbers that are
+            rounded to them.
         how: How they stand for numbers.
         kind: Their type.
         again: The steps by which numbers are rounded to them, the same once more.
+        moved: What moves them, where they are not stored as they are read.
     """
 
     stored: Value
     how: Encoding
     kind: str
     again: tuple[Value, ...] = ()
+    moved: Moved | None = None
+
+    def scaled(self, factor: Value) -> Grid | None:
+        """The integers with another factor behind them; None where that has its own dimension."""
+        how, rank = self.how, len(self.stored.shape)
+        several = prod(factor.shape) > 1
+        if several and len(factor.shape) == 1:
+            if how.held and how.dim != rank - 1:
+                return None
+            how = replace(how, dim=rank - 1)
+        elif several and len(factor.shape) != rank:
+            return None
+        if how.block:
+            return None
+        return replace(self, how=replace(how, scales=(*how.scales, factor)))
 
     def equals(self, other: Grid) -> bool:
         """Whether the same integers stand for the same numbers."""
@@ -72,6 +91,9 @@ class Grid:
         scale, zero = self._laid(tensor, numbers.shape)
         found = (wholes(numbers.double(), scale.double()) + zero).clamp(*self._ends)
         near = (found.float() - zero) * scale
+        if self.moved is not None:
+            back, _ = self.moved.stored_as(found, cuts, tensor)
+            return {value: x.to(value.tensor.dtype) for value, x in back.items()}, near
         held = near if self.stored.tensor.is_floating_point() else found
         return {self.stored: held.to(self.stored.tensor.dtype)}, near
 
@@ -94,8 +116,9 @@ class Grid:
     def _apart(self) -> torch.Tensor:
         """By how many steps each integer is apart from what stands for zero."""
         scale, zero = self._laid()
-        held: torch.Tensor = self.stored.tensor.detach().float()
-        if self.stored.tensor.is_floating_point():
+        held = self.stored.tensor.detach() if self.moved is None else self.moved.numbers()
+        rounds, held = held.is_floating_point(), held.float()
+        if rounds:
             held = (wholes(held, scale) + zero).clamp(*self._ends)
         return held - zero
 
@@ -131,7 +154,11 @@ def numbers(stored: Sequence[torch.Tensor], how: Encoding, run: Run) -> list[tor
 
 
 def grid(
-    op: Op, deps: Dependencies, uses: Counter[Value], makers: Mapping[Value, Op]
+    op: Op,
+    deps: Dependencies,
+    uses: Counter[Value],
+    makers: Mapping[Value, Op],
+    moved: Mapping[Value, Moved],
 ) -> Grid | None:
     """What an operation reads, if it turns stored integers into numbers and does nothing else.
 
@@ -140,6 +167,7 @@ def grid(
         deps: The analysis.
         uses: How many operands of operations each value is.
         makers: What each result is of.
+        moved: Integers that are moved from where they are stored.
     """
     how = deps.effects[op].encodings.get(0)
     stored = op.inputs[0] if op.inputs else None
@@ -148,7 +176,9 @@ def grid(
     if op.outputs[0].shape != stored.shape:
         return None
     maker = makers.get(stored)
-    return whole(stored, how) if maker is None else _rounded(maker, stored, how, deps, uses)
+    if maker is None or stored in moved:
+        return whole(stored, how, moved)
+    return _rounded(maker, stored, how, deps, uses)
 
 
 def _rounded(
@@ -176,11 +206,19 @@ def _rounded(
     return found if found.equals(Grid(stored, made, integers.dtype)) else None
 
 
-def whole(stored: Value, how: Encoding) -> Grid | None:
-    """A weight as the integers that it holds; None where it holds none, or steps are computed."""
-    for value in (stored, *how.held):
+def whole(stored: Value, how: Encoding, moved: Mapping[Value, Moved]) -> Grid | None:
+    """A weight as the integers that it holds; None where it holds none, or steps are computed.
+
+    Args:
+        stored: The integers.
+        how: How they stand for numbers.
+        moved: Integers that are moved from where they are stored.
+    """
+    for value in (moved[stored].source if stored in moved else stored, *how.held):
         if not value.is_weight or not isinstance(value.tensor, torch.Tensor):
             return None
+    if stored in moved:
+        return Grid(stored, how, stored.dtype, moved=moved[stored])
     kind = stored.tensor.dtype
     integers = not kind.is_floating_point and not kind.is_complex
     return Grid(stored, how, stored.dtype) if integers and stored.kind == "parameter" else None

@@ -1,205 +1,170 @@
-"""written: weights that the graph computes from stored ones, and how new numbers are stored.
+"""written: the weights of a graph that it computes from stored ones, to which any can be written.
 
 1. Integers, with their scale (`grid`).
-2. A direction v and lengths g, of which the weight is `g * v / |v|` (weight normalisation: Salimans
-   & Kingma, NeurIPS 2016). Any weight W can be stored so: v = W, g = |W|.
-3. Another weight, whose numbers are moved: transposed, or in another shape.
+2. What `forms` names: directions and lengths; numbers that are moved, of another type, or scaled.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from math import prod
-from typing import Protocol
 
 import torch
 
-from graphprune.compensation.grid import grid
-from graphprune.compensation.rounding import Steps
-from graphprune.core.cuts import Cuts
-from graphprune.core.graph import Op, Value
+from graphprune.compensation.forms import Directed, Moved, Scaled, Typed, Written
+from graphprune.compensation.grid import Grid, grid
+from graphprune.core.effect import Encoding
+from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
-from graphprune.engine.tensors import cut_tensor
-from graphprune.rules.facts import moves
+from graphprune.rules.facts import copies, is_random, moves, multiplies
 from graphprune.rules.scalings import directed
 
 
-class Written(Protocol):
-    """A weight that is computed from stored ones."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """In which precision it is solved for."""
-
-    def numbers(self) -> torch.Tensor:
-        """Its numbers."""
-
-    def steps(self) -> Steps | None:
-        """Where integers are stored: what they can stand for, in the weight's shape."""
-
-    def stored_as(
-        self, numbers: torch.Tensor, cuts: Cuts, tensor: Callable[[Value], torch.Tensor]
-    ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
-        """What is stored for a narrowed weight to have these numbers, and which it then has.
-
-        Args:
-            numbers: The numbers.
-            cuts: What was removed.
-            tensor: Gives weights of the narrowed graph, as they are then.
-        """
-
-
-@dataclass(frozen=True, eq=False)
-class Directed:
-    """The direction and the lengths that a weight is computed from.
+@dataclass
+class Known:
+    """The weights that a graph computes from stored ones.
 
     Attributes:
-        direction: v, a weight of the graph.
-        length: g, another.
-        dim: The dimension of v with a length for each index; None where there is one for all.
+        written: How each of them is written.
+        moved: Integers that are moved from where they are stored.
+        same: Results that are another's once more: of the same operation, of the same weights.
+        uses: How many operands of operations each value is, together with those that are the same.
     """
 
-    direction: Value
-    length: Value
-    dim: int | None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """In which precision it is solved for."""
-        held: torch.dtype = self.direction.tensor.dtype
-        return held
-
-    def numbers(self) -> torch.Tensor:
-        """`g * v / |v|`."""
-        v, g = self.direction.tensor.detach(), self.length.tensor.detach()
-        found: torch.Tensor = g * v / self._norm(v)
-        return found
-
-    def steps(self) -> None:
-        """None: no integers are stored."""
-
-    def stored_as(
-        self, numbers: torch.Tensor, cuts: Cuts, tensor: Callable[[Value], torch.Tensor]
-    ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
-        """W and |W|; a direction that W does not have, being zero, stays as it was."""
-        old, norm = tensor(self.direction), self._norm(numbers)
-        length = norm.reshape_as(tensor(self.length))
-        direction = torch.where(norm == 0, old, numbers)
-        return {self.direction: direction.contiguous(), self.length: length}, numbers
-
-    def _norm(self, x: torch.Tensor) -> torch.Tensor:
-        others = [at for at in range(x.dim()) if at != self.dim]
-        found: torch.Tensor = torch.linalg.vector_norm(x, dim=others, keepdim=True)
-        return found
+    written: dict[Value, Written] = field(default_factory=dict)
+    moved: dict[Value, Moved] = field(default_factory=dict)
+    same: dict[Value, Value] = field(default_factory=dict)
+    uses: Counter[Value] = field(default_factory=Counter)
 
 
-@dataclass(frozen=True, eq=False)
-class Moved:
-    """The numbers of another weight in other places: transposed, or in another shape.
-
-    Attributes:
-        op: What moves them.
-        held: What the other is computed from; None where it is stored itself.
-        evaluate: Runs an operation.
-    """
-
-    op: Op
-    held: Written | None
-    evaluate: Callable[..., list[torch.Tensor]]
-
-    @property
-    def base(self) -> Value:
-        """The other weight."""
-        (base, *_) = self.op.inputs
-        assert base is not None
-        return base
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """In which precision it is solved for."""
-        held: torch.dtype = self.base.tensor.dtype if self.held is None else self.held.dtype
-        return held
-
-    def numbers(self) -> torch.Tensor:
-        """Those of the other."""
-        held = self.base.tensor.detach() if self.held is None else self.held.numbers()
-        return self._moved(held)
-
-    def steps(self) -> Steps | None:
-        """Those of the other."""
-        told = None if self.held is None else self.held.steps()
-        if told is None:
-            return None
-        which, least, most, stays = map(
-            self._moved, (told.which, told.least, told.most, told.stays)
-        )
-        return Steps(told.scales, which, least, most, stays)
-
-    def stored_as(
-        self, numbers: torch.Tensor, cuts: Cuts, tensor: Callable[[Value], torch.Tensor]
-    ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
-        """The other, with these numbers back in their places."""
-        places = torch.arange(prod(self.base.shape)).reshape(self.base.shape)
-        came = cut_tensor(self._moved(places), cuts.kept(self.op.outputs[0])).flatten()
-        back = cut_tensor(places, cuts.kept(self.base))
-        at = torch.searchsorted(back.flatten(), came)  # which are in order
-        base = numbers.new_zeros(back.numel()).index_copy(0, at, numbers.flatten())
-        base = base.reshape(back.shape)
-        if self.held is None:
-            return {self.base: base}, numbers
-        stored, found = self.held.stored_as(base, cuts, tensor)
-        return stored, found.flatten()[at].reshape(numbers.shape)
-
-    def _moved(self, x: torch.Tensor) -> torch.Tensor:
-        operands = [x, *(None if v is None else v.tensor for v in self.op.inputs[1:])]
-        return self.evaluate(self.op, operands, {}, torch.float32)[0]
-
-
-def written(deps: Dependencies) -> dict[Value, Written]:
+def written(deps: Dependencies) -> Known:
     """The values of a graph that are computed from stored weights, to which any can be written."""
-    uses = Counter(v for op in deps.source.ops for v in op.inputs if v is not None)
-    makers = {value: op for op in deps.source.ops for value in op.outputs}
-    out: dict[Value, Written] = {}
-    for op in deps.source.ops:
-        held = grid(op, deps, uses, makers) or _directed(op, uses)
-        if held is not None:
-            out[op.outputs[0]] = held
-        else:
-            _moved(op, deps, uses, out)
+    return _Finder(deps).found
+
+
+class _Finder:
+    """Goes through the operations of a graph in their order."""
+
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
+        self._makers = {value: op for op in deps.source.ops for value in op.outputs}
+        same = _same(deps.source)
+        self._uses = Counter(
+            same.get(v, v)
+            for op in deps.source.ops
+            for v in op.inputs
+            if v is not None and same.keys().isdisjoint(op.outputs)
+        )
+        self.found = Known(same=same, uses=self._uses)
+        for op in deps.source.ops:
+            if not same.keys().isdisjoint(op.outputs):
+                continue
+            found: Written | None = grid(op, deps, self._uses, self._makers, self.found.moved)
+            found = found or self._directed(op)
+            if found is None and len(op.outputs) == 1:
+                found = self._moved(op) or self._typed(op) or self._scaled(op)
+            if found is not None:
+                self.found.written[op.outputs[0]] = found
+
+    def _directed(self, op: Op) -> Directed | None:
+        """What an operation reads, if it gives directions their lengths."""
+        dim = directed(op)
+        if dim is None or len(op.inputs) != 2:
+            return None
+        v, g = op.inputs
+        if v is None or g is None or not (self._own(v) and self._own(g)):
+            return None
+        return Directed(v, g, None if dim < 0 else dim)
+
+    def _own(self, value: Value, integers: bool = False) -> bool:
+        """Whether a value is a stored weight that only one operation reads, of floats or not."""
+        stored = value.kind == "parameter" and isinstance(value.tensor, torch.Tensor)
+        if not stored or self._uses[value] != 1 or value.tensor.is_complex():
+            return False
+        return bool(value.tensor.is_floating_point()) is not integers
+
+    def _held(self, value: Value | None) -> Written | bool:
+        """What a value is computed from; True where it is stored itself, False of any other."""
+        if value is None or self._uses[value] != 1 or value in self._deps.source.outputs:
+            return False
+        return self.found.written.get(value) or self._own(value)
+
+    def _moved(self, op: Op) -> Moved | None:
+        """The result of an operation that moves the numbers of a weight, each to one place.
+
+        Integers are noted; what they stand for is known where they are read.
+        """
+        base = op.inputs[0] if op.inputs and moves(op) else None
+        (result,) = op.outputs
+        if base is None or prod(base.shape) != prod(result.shape) or base.dtype != result.dtype:
+            return None
+        if not all(v is None or isinstance(v.tensor, torch.Tensor) for v in op.inputs[1:]):
+            return None
+        evaluate, outputs = self._deps.source.engine.evaluate, self._deps.source.outputs
+        before = self.found.moved.get(base)
+        if self._own(base, integers=True) or (before is not None and self._uses[base] == 1):
+            if base not in outputs:
+                self.found.moved[result] = Moved(op, before, evaluate)
+            return None
+        held = self._held(base)
+        return None if held is False else Moved(op, None if held is True else held, evaluate)
+
+    def _typed(self, op: Op) -> Written | None:
+        """The result of an operation that gives a weight another type."""
+        base = op.inputs[0] if op.inputs and copies(op) else None
+        kind = getattr(torch, op.outputs[0].dtype, None)
+        if base is None or not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+            return None
+        if base not in self._deps.source.outputs and self._own(base, integers=True):
+            return Grid(base, Encoding(), base.dtype)
+        held = self._held(base)
+        return None if held is False else Typed(base, None if held is True else held, kind)
+
+    def _scaled(self, op: Op) -> Written | None:
+        """The result of an operation that multiplies a weight by stored factors."""
+        kind = getattr(torch, op.outputs[0].dtype, None)
+        if not isinstance(kind, torch.dtype):
+            return None
+        for base, factor in _pairs(op):
+            held = self._held(base) if base.shape == op.outputs[0].shape else False
+            if held is False or not factor.is_weight or not isinstance(factor.tensor, torch.Tensor):
+                continue
+            if not factor.tensor.is_floating_point() or bool((factor.tensor == 0).any()):
+                continue  # what is zero cannot become anything else
+            scaled = held.scaled(factor) if isinstance(held, Grid) else None
+            return scaled or Scaled(base, None if held is True else held, factor, kind)
+        return None
+
+
+def _pairs(op: Op) -> Iterator[tuple[Value, Value]]:
+    """The two operands of a product, either first."""
+    if multiplies(op) and len(op.inputs) == 2:
+        one, other = op.inputs
+        if one is not None and other is not None:
+            yield one, other
+            yield other, one
+
+
+def _same(graph: Graph) -> dict[Value, Value]:
+    """Results of operations on weights alone that another operation has given before."""
+    out: dict[Value, Value] = {}
+    seen: dict[tuple[object, ...], Op] = {}
+    derived = graph.derived()
+    for op in graph.ops:
+        if not op.outputs or op.outputs[0] not in derived or is_random(op):
+            continue
+        read = tuple(None if v is None else _known_by(out.get(v, v)) for v in op.inputs)
+        first = seen.setdefault((op.type, read, repr(sorted(op.attrs.items()))), op)
+        if first is not op and not any(v in graph.outputs for v in op.outputs):
+            out.update(zip(op.outputs, first.outputs, strict=True))
     return out
 
 
-def _directed(op: Op, uses: Counter[Value]) -> Directed | None:
-    """What an operation reads, if it gives directions their lengths."""
-    dim = directed(op)
-    if dim is None or len(op.inputs) != 2:
-        return None
-    v, g = op.inputs
-    for held in (v, g):
-        if held is None or held.kind != "parameter" or uses[held] != 1:
-            return None
-        if not isinstance(held.tensor, torch.Tensor) or not held.tensor.is_floating_point():
-            return None
-    assert v is not None and g is not None
-    return Directed(v, g, None if dim < 0 else dim)
-
-
-def _moved(op: Op, deps: Dependencies, uses: Counter[Value], out: dict[Value, Written]) -> None:
-    """Note the result of an operation that moves the numbers of a weight, each to one place."""
-    base = op.inputs[0] if op.inputs and moves(op) and len(op.outputs) == 1 else None
-    if base is None or uses[base] != 1 or base in deps.source.outputs:
-        return
-    (result,) = op.outputs
-    if not all(v is None or isinstance(v.tensor, torch.Tensor) for v in op.inputs[1:]):
-        return
-    held = out.get(base)
-    if held is None and not (
-        base.kind == "parameter"
-        and isinstance(base.tensor, torch.Tensor)
-        and base.tensor.is_floating_point()
-    ):
-        return
-    if prod(base.shape) == prod(result.shape) and base.dtype == result.dtype:
-        out[result] = Moved(op, held, deps.source.engine.evaluate)
+def _known_by(value: Value) -> object:
+    """What tells a value from others: numbers that nobody trains are equal where they are."""
+    x = value.tensor
+    if value.kind not in ("buffer", "constant") or not isinstance(x, torch.Tensor) or x.dim() > 1:
+        return value
+    return value.dtype, value.shape, tuple(x.flatten().tolist())

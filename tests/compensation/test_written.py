@@ -157,3 +157,100 @@ def test_a_matrix_that_the_graph_transposes(integers: bool) -> None:
     assert plan.report is not None and not plan.report.left
     wanted, found = run(model, x=data)[0], run(small, x=data)[0]
     assert np.square(found - wanted).sum() < 0.01 * np.square(wanted - wanted.mean(0)).sum()
+
+
+def _net(second: list[onnx.NodeProto], held: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """Two products; the weight of the second, and its bias, are what nodes make of stored ones."""
+    weights = {"w1": np.einsum("il,lo->io", normal(6, 4), normal(4, 24)), "w3": normal(12, 3)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["a"]),
+        *second,
+        helper.make_node("Gemm", ["a", "w2", "b2"], ["c"]),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("MatMul", ["d", "w3"], ["y"]),
+    ]
+    return graph(nodes, weights | held, {"x": ["n", 6]}, {"y": ["n", 3]}, opset=13)
+
+
+def _in_half(w: np.ndarray, b: np.ndarray) -> onnx.ModelProto:
+    """As files hold weights that are of half the size on disk."""
+    held = {"h": w.astype(np.float16), "bh": b.astype(np.float16)}
+    cast = [helper.make_node("Cast", [v], [o], to=1) for v, o in (("h", "w2"), ("bh", "b2"))]
+    return _net(cast, held)
+
+
+def _in_bytes(w: np.ndarray, b: np.ndarray) -> onnx.ModelProto:
+    """Integers, made floats and multiplied by a step for each output."""
+    step = (abs(w).max(0, keepdims=True) / 127).astype(np.float32)
+    held = {"q": np.round(w / step).astype(np.int8), "s": step, "b2": b}
+    nodes = [
+        helper.make_node("Cast", ["q"], ["f"], to=1),
+        helper.make_node("Mul", ["f", "s"], ["w2"]),
+    ]
+    return _net(nodes, held)
+
+
+def _equalised(w: np.ndarray, b: np.ndarray) -> onnx.ModelProto:
+    """Weights and biases times numbers that equalise learning rates (StyleGAN)."""
+    held = {"v": 4 * w, "g": np.float32(0.25), "bv": b / 3, "bg": np.full(12, 3, np.float32)}
+    nodes = [
+        helper.make_node("Mul", [v, g], [o]) for v, g, o in (("v", "g", "w2"), ("bg", "bv", "b2"))
+    ]
+    return _net(nodes, held)
+
+
+@pytest.mark.parametrize("made", [_in_half, _in_bytes, _equalised])
+def test_weights_of_another_type_or_times_factors(made: Any) -> None:
+    model, x = made(normal(24, 12), normal(12)), normal(128, 6)
+    plan = graphprune.plan(model, ratios={"w1": 0.5}, data={"x": x}, effort="fast")
+    small = plan.apply()
+    assert plan.report is not None and not plan.report.left
+    assert "without a constant" not in str(plan.report)
+    assert _off(run(small, x=x)[0], run(model, x=x)[0]) < 1e-3
+
+
+def test_integers_that_are_transposed_before_they_are_multiplied() -> None:
+    w = normal(12, 24)
+    step = np.float32(abs(w).max() / 127)
+    held = {
+        "w1": np.einsum("il,lo->io", normal(6, 4), normal(4, 24)), "w3": normal(12, 3),
+        "q": np.round(w / step).astype(np.int8), "s": step, "z": np.int8(0),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["a"]),
+        helper.make_node("DynamicQuantizeLinear", ["a"], ["aq", "as", "az"]),
+        helper.make_node("Transpose", ["q"], ["qt"], perm=[1, 0]),
+        helper.make_node("MatMulInteger", ["aq", "qt", "az", "z"], ["m"]),
+        helper.make_node("Cast", ["m"], ["f"], to=1),
+        helper.make_node("Mul", ["as", "s"], ["steps"]),
+        helper.make_node("Mul", ["f", "steps"], ["c"]),
+        helper.make_node("MatMul", ["c", "w3"], ["y"]),
+    ]
+    model, x = graph(nodes, held, {"x": ["n", 6]}, {"y": ["n", 3]}, opset=13), normal(128, 6)
+    plan = graphprune.plan(model, ratios={"w1": 0.5}, data={"x": x}, effort="fast")
+    small = plan.apply()
+    assert plan.report is not None and not plan.report.left
+    assert _off(run(small, x=x)[0], run(model, x=x)[0]) < 0.01
+
+
+def test_integers_that_become_numbers_twice() -> None:
+    """Both uses are solved for together, as of a weight that is stored as it is."""
+    w = normal(16, 16) / 2
+    step = np.float32(abs(w).max() / 127)
+    held = {
+        "w1": np.einsum("il,lo->io", normal(6, 4), normal(4, 16)), "s": step,
+        "q": np.round(w / step).astype(np.int8), "w3": normal(16, 3),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["a"]),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["one"]),
+        helper.make_node("MatMul", ["a", "one"], ["b"]),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["two"]),
+        helper.make_node("MatMul", ["b", "two"], ["c"]),
+        helper.make_node("MatMul", ["c", "w3"], ["y"]),
+    ]
+    model, x = graph(nodes, held, {"x": ["n", 6]}, {"y": ["n", 3]}, opset=13), normal(128, 6)
+    plan = graphprune.plan(model, 0.5, of="channels", data={"x": x}, effort="fast")
+    small = plan.apply()
+    assert plan.report is not None and not plan.report.left
+    assert _off(run(small, x=x)[0], run(model, x=x)[0]) < 0.02
