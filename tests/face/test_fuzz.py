@@ -61,6 +61,62 @@ USUAL: dict[str, st.SearchStrategy[Any]] = {
     "effort": st.sampled_from(["fast"]),
 }
 CALLS = ["plan", "plan", "plan", "shrink", "shrink", "steps"]  # steps take several captures
+COMMON: dict[str, st.SearchStrategy[Any]] = {
+    "seed": st.integers(0, 3),
+    "effort": st.sampled_from(["fast", "auto", 0.2, 0, -1.0, float("inf")]),
+    "compensate": st.sampled_from([False, False, True, "auto", "none"]),
+    "verify": st.booleans(),
+    "keep": st.lists(LAYERS, max_size=2),
+}
+WIDTHS: dict[str, st.SearchStrategy[Any]] = {
+    name: USUAL[name] for name in ("importance", "allocation", "limits", "ratios", "round_to")
+}
+RATIOS = st.one_of(SHARES, st.lists(SHARES, max_size=3), st.sampled_from(["0.5", (), 2, True]))
+COSTS = st.sampled_from(["params", "macs", "channels", "memory", "watts", lambda deps: 1.0, 0])
+OTHERS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "analyze": {"keep": st.one_of(st.lists(LAYERS, max_size=2), ODD)},
+    "compact": {name: COMMON[name] for name in ("seed", "verify", "keep")},
+    "factor": {"ratio": SHARES, "of": COSTS, "tolerance": ODD, **COMMON},
+    "sparsify": {
+        "ratio": SHARES,
+        "pattern": st.sampled_from(["unstructured", "2:4", "4:2", "1:1", "0:4", "x", "a:b", ""]),
+        "form": st.sampled_from(["zeros", "masks", "sparse", "", None]),
+        "importance": st.sampled_from(["auto", "wanda", "obs", "l1", "x", None]),
+        "spread": st.sampled_from(["auto", "uniform", "erk", "x", 1]),
+        **COMMON,
+    },
+    "plan_sparsity": {"ratio": SHARES, "pattern": st.sampled_from(["2:4", "8:4"]), **COMMON},
+    "sweep": {
+        "ratios": RATIOS,
+        "of": COSTS,
+        "by": st.sampled_from(["width", "rank", "width+rank", ["width", "rank"], [], "x", None]),
+        "bits": st.sampled_from([(32,), (8,), (), (7,), "8", None, [32, 8.5]]),
+        "metric": st.sampled_from([None, lambda model: 1.0, lambda: 1, lambda model: "x", 3]),
+        **COMMON,
+        **WIDTHS,
+    },
+    "sensitivity": {
+        "ratio": SHARES,
+        "metric": st.sampled_from([None, lambda model: 1.0, lambda model: None]),
+        **COMMON,
+    },
+    "quantise": {
+        "kind": st.sampled_from(["static", "dynamic", "weights", "x", None]),
+        "samples": st.sampled_from([0, 4, -1, 2.5, "x"]),
+        "seed": st.integers(0, 3),
+    },
+    "recover": {
+        "epochs": st.sampled_from([0, 1, -1, 1.5, "x"]),
+        "rate": st.sampled_from([0.01, 0.0, -1, float("nan"), "x"]),
+        "batch_size": st.sampled_from([4, 0, -1, 2.5]),
+        "loss": st.sampled_from([None, True, lambda output, labels: output.sum(), 3]),
+        "temperature": st.sampled_from([2.0, 0, -1, None]),
+        "seconds": st.sampled_from([0.2, None, 0, -1, "x"]),
+        "callback": st.sampled_from([None, lambda *given: None, 3]),
+    },
+}
+"""What else takes a model, and its options."""
+
 PARTS = 20  # of the long run, each of a hundred calls, so that they run side by side and all end
 
 
@@ -106,18 +162,41 @@ def cases(draw: st.DrawFn) -> tuple[str, Callable[[], nn.Module], dict[str, Any]
     return draw(st.sampled_from(CALLS)), build, options
 
 
+@st.composite
+def others(draw: st.DrawFn) -> tuple[str, Callable[[], nn.Module], dict[str, Any]]:
+    call, build = draw(st.sampled_from(list(OTHERS))), draw(st.sampled_from(list(MODELS)))
+    usual = OTHERS[call]
+    names = draw(st.lists(st.sampled_from(sorted(usual)), max_size=3, unique=True))
+    options = {name: draw(usual[name]) for name in names}
+    if "effort" in usual:
+        options.setdefault("effort", "fast")
+    usually, shape = st.just(torch.randn(8, *MODELS[build])), MODELS[build]
+    if call != "recover":
+        options["example_inputs"] = draw(st.one_of(usually, usually, inputs(shape)))
+    if call != "analyze" and draw(st.booleans()):
+        options["data"] = draw(st.one_of(usually, usually, data(shape)))
+    if draw(st.integers(0, 3)) == 0:
+        options[draw(st.sampled_from(sorted(usual)))] = draw(ODD)
+    return call, build, options
+
+
 def attempt(call: str, build: Callable[[], nn.Module], options: dict[str, Any]) -> None:
+    """Errors are ours and say something; the model is what it was."""
     torch.manual_seed(0)
-    model, given = build(), {"compensate": False, **options}
+    model = build()
+    before = {name: held.clone() for name, held in model.state_dict().items()}
+    given = options if call in OTHERS else {"compensate": False, **options}
     try:
-        if call == "plan":
-            graphprune.plan(model, **given)
-        elif call == "shrink":
-            graphprune.shrink(model, **given)
-        else:
+        if call == "steps":
             graphprune.shrink(model, steps=2, **given)
+        elif call == "recover":
+            graphprune.recover(build(), model, **given)
+        else:
+            getattr(graphprune, call)(model, **given)
     except GraphPruneError as error:
         assert str(error)
+    assert model.training
+    assert all(torch.equal(held, before[name]) for name, held in model.state_dict().items())
 
 
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -129,6 +208,12 @@ def test_a_hundred_calls_raise_errors_of_ours_only(case: Any) -> None:
     attempt(*case)
 
 
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=QUIET)
+@given(others())
+def test_what_else_takes_a_model_raises_errors_of_ours_only(case: Any) -> None:
+    attempt(*case)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_two_thousand_calls_raise_errors_of_ours_only(part: int) -> None:
@@ -136,7 +221,7 @@ def test_two_thousand_calls_raise_errors_of_ours_only(part: int) -> None:
 
     @seed(date.today().toordinal() * PARTS + part)
     @settings(max_examples=100, deadline=None, database=None, suppress_health_check=QUIET)
-    @given(cases())
+    @given(st.one_of(cases(), others()))
     def run(case: Any) -> None:
         attempt(*case)
 
