@@ -50,6 +50,39 @@ class _Normed(nn.Module):
         return out
 
 
+class _Equal(nn.Module):
+    """Layers whose weights are multiplied by a number, or by others that are stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 24)
+        self.second, self.third = (nn.Parameter(torch.randn(n, 24)) for n in (16, 5))
+        self.bias, self.scale = nn.Parameter(torch.randn(16)), nn.Parameter(torch.rand(5, 1) + 0.5)
+        self.last = nn.Parameter(torch.randn(5, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x).relu()
+        hidden = nn.functional.linear(x, self.second * 0.2, self.bias * 0.5).relu()
+        found = nn.functional.linear(hidden, self.last / 4) + nn.functional.linear(
+            x, self.scale * self.third
+        )
+        return found
+
+
+def test_scaled_weights_are_solved_for() -> None:
+    torch.manual_seed(0)
+    model, x = _Equal().eval(), torch.randn(256, 3)
+    options: dict[str, Any] = {"example_inputs": x[:2], "data": [x[:192]], "effort": "fast"}
+    plan = graphprune.plan(model, 0.4, of="channels", **options)
+    small = plan.apply()
+    plain = graphprune.plan(model, 0.4, of="channels", compensate=False, **options).apply()
+    assert plan.report.left == {} and type(small) is _Equal
+    assert torch.equal(small.scale, model.scale)
+    with torch.no_grad():
+        errors = [_off(net(x[192:]), model(x[192:])) for net in (small, plain)]
+    assert errors[0] < 0.25 * errors[1]
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dim", [0, 1, None])

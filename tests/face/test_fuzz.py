@@ -208,7 +208,7 @@ def test_a_hundred_calls_raise_errors_of_ours_only(case: Any) -> None:
     attempt(*case)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=QUIET)
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=QUIET)
 @given(others())
 def test_what_else_takes_a_model_raises_errors_of_ours_only(case: Any) -> None:
     attempt(*case)

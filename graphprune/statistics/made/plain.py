@@ -8,7 +8,7 @@ import torch
 
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
-from graphprune.engine.run import beside, sampled
+from graphprune.engine.run import beside, resized, sampled
 from graphprune.statistics.constants import (
     SECONDS_PER_PICTURE,
     SECONDS_PER_PIXEL,
@@ -21,7 +21,7 @@ from graphprune.statistics.made.synthesize import (
     noise,
     norms,
 )
-from graphprune.statistics.samples import Samples, captured, split
+from graphprune.statistics.samples import Samples, captured, results, split
 from graphprune.statistics.supplied import of_parts
 
 
@@ -54,6 +54,14 @@ def plain(deps: Dependencies, likes: Sequence[torch.Tensor], number: int, seed: 
         _made(like, pieces * len(like) if apart else number, high, seed + i) if own else like
         for i, (like, high, own) in enumerate(zip(likes, highs, anew, strict=True))
     ]
+    if not _accepted(deps, likes, tensors, highs):
+        tensors = [
+            _drawn(like, made, seed + i) if own and not like.is_floating_point() and high is None
+            else made
+            for i, (like, made, high, own) in enumerate(
+                zip(likes, tensors, highs, anew, strict=True)
+            )
+        ]  # fmt: skip
     if apart:
         parts = [
             torch.split(made, len(like)) if own else [made] * pieces
@@ -103,6 +111,30 @@ def kind(likes: Sequence[torch.Tensor]) -> str:
         return "random token inputs"
     seen = any(paintable(like.shape[1:]) for like in floating)
     return "pictures of random shapes" if seen else "noise inputs"
+
+
+def _accepted(
+    deps: Dependencies,
+    likes: Sequence[torch.Tensor],
+    made: Sequence[torch.Tensor],
+    highs: Sequence[int | None],
+) -> bool:
+    """Whether the model runs on integers that are no rows of a table, such as corners of boxes."""
+    pairs = zip(likes, highs, strict=True)
+    if all(like.is_floating_point() or high is not None for like, high in pairs):
+        return True
+    first = tuple(x[: len(like)] if like.dim() else x for x, like in zip(made, likes, strict=True))
+    try:
+        results(deps, first, resized(deps, {}, captured(deps)))
+    except (RuntimeError, IndexError, ValueError):
+        return False
+    return True
+
+
+def _drawn(like: torch.Tensor, made: torch.Tensor, seed: int) -> torch.Tensor:
+    """Samples of the example, as many as were made, in place of numbers that it does not take."""
+    generator = torch.Generator().manual_seed(seed)
+    return like[torch.randint(len(like), (len(made),), generator=generator).to(like.device)]
 
 
 def _made(like: torch.Tensor, number: int, high: int | None, seed: int) -> torch.Tensor:

@@ -40,3 +40,26 @@ def test_what_has_no_samples_beside_is_made_at_once() -> None:
     deps = graphprune.analyze(Towers().image.eval(), example)
     made = plain(deps, example, 64, 0)
     assert sum(len(x) for (x,) in made.chunks) == 64
+
+
+class Boxes(nn.Module):
+    """Words on a page, with the corners of their boxes: the later one lies behind the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.widths = nn.Embedding(20, 16), nn.Embedding(30, 16)
+        self.head = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+
+    def forward(self, tokens: Tensor, boxes: Tensor) -> Tensor:
+        found: Tensor = self.head(self.words(tokens) + self.widths(boxes[..., 1] - boxes[..., 0]))
+        return found
+
+
+def test_integers_that_the_model_does_not_take_are_those_of_the_example() -> None:
+    """Random corners gave widths below zero, and compensation was left out."""
+    example = torch.randint(20, (3, 5)), torch.randint(30, (3, 5, 2)).sort(-1)[0]
+    made = plain(graphprune.analyze(Boxes().eval(), example), example, 48, 0)
+    boxes = torch.cat([boxes for _, boxes in made.chunks])
+    assert len(boxes) == 48 and bool((boxes[..., 1] >= boxes[..., 0]).all())
+    tokens = torch.cat([tokens for tokens, _ in made.chunks])
+    assert len(tokens.unique(dim=0)) > 40
