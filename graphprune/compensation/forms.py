@@ -5,6 +5,8 @@
 2. Numbers that are moved: transposed, or in another shape.
 3. Numbers of another type.
 4. Numbers times stored factors, none of them zero.
+5. Numbers times factors that the code knows, or moves (a learning rate that is equal for all
+   layers: Karras et al., Progressive Growing of GANs, ICLR 2018).
 
 `grid` adds those that are stored as integers.
 """
@@ -227,6 +229,45 @@ class Scaled:
     ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
         """The other, divided by the factors."""
         factor = tensor(self.factor)
+        base = numbers / factor
+        if self.held is None:
+            base = base.to(self.base.tensor.dtype)
+            return {self.base: base}, (base * factor).to(self.dtype)
+        stored, near = self.held.stored_as(base.to(self.held.dtype), cuts, tensor)
+        return stored, (near * factor).to(self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Multiplied:
+    """The numbers of another weight times factors that no step changes, none of them zero.
+
+    Attributes:
+        result: The weight.
+        base: The other weight.
+        held: What it is computed from; None where it is stored itself.
+        factor: The factors, in the weight's shape.
+        dtype: The type, in which it is solved for.
+    """
+
+    result: Value
+    base: Value
+    held: Written | None
+    factor: torch.Tensor
+    dtype: torch.dtype
+
+    def numbers(self) -> torch.Tensor:
+        """Those of the other, times the factors."""
+        held: torch.Tensor = self.base.tensor.detach() if self.held is None else self.held.numbers()
+        return (held * self.factor).to(self.dtype)
+
+    def steps(self) -> None:
+        """None: no integers are stored."""
+
+    def stored_as(
+        self, numbers: torch.Tensor, cuts: Cuts, tensor: Tensors
+    ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
+        """The other, divided by the factors."""
+        factor = cut_tensor(self.factor, cuts.kept(self.result))
         base = numbers / factor
         if self.held is None:
             base = base.to(self.base.tensor.dtype)

@@ -13,12 +13,12 @@ from math import prod
 
 import torch
 
-from graphprune.compensation.forms import Directed, Moved, Scaled, Typed, Written
+from graphprune.compensation.forms import Directed, Moved, Multiplied, Scaled, Typed, Written
 from graphprune.compensation.grid import Grid, grid
 from graphprune.core.effect import Encoding
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies
-from graphprune.rules.facts import copies, is_random, moves, multiplies
+from graphprune.rules.facts import copies, divides, is_random, moves, multiplies
 from graphprune.rules.scalings import directed
 
 
@@ -135,7 +135,36 @@ class _Finder:
                 continue  # what is zero cannot become anything else
             scaled = held.scaled(factor) if isinstance(held, Grid) else None
             return scaled or Scaled(base, None if held is True else held, factor, kind)
+        return self._multiplied(op, kind) if multiplies(op) or divides(op) else None
+
+    def _multiplied(self, op: Op, kind: torch.dtype) -> Multiplied | None:
+        """The result of an operation that multiplies a weight by what the code knows, or moves."""
+        (result,) = op.outputs
+        may = op.inputs[:1] if divides(op) else op.inputs
+        for base in [v for v in may if v is not None and v.shape == result.shape]:
+            held = self._held(base)
+            others = [None if v is base else self._fixed(v) for v in op.inputs]
+            known = all(x is not None or v is base for x, v in zip(others, op.inputs, strict=True))
+            if held is False or not known or isinstance(held, Grid):
+                continue
+            if held is not True and held.steps() is not None:
+                continue
+            ones = [torch.ones(base.shape) if x is None else x for x in others]
+            factor = self._deps.source.engine.evaluate(op, ones, {}, torch.float32)[0]
+            if factor.shape == base.shape and bool((factor.isfinite() & (factor != 0)).all()):
+                return Multiplied(result, base, None if held is True else held, factor, kind)
         return None
+
+    def _fixed(self, value: Value | None) -> torch.Tensor | None:
+        """The numbers of a value that no step changes; None of any other."""
+        if value is None:
+            return None
+        held = self.found.written.get(value)
+        if held is not None:
+            return held.numbers() if self._uses[value] == 1 else None
+        stored = value.is_weight and isinstance(value.tensor, torch.Tensor)
+        own = value.kind != "parameter" or self._uses[value] == 1
+        return value.tensor.detach() if stored and own else None
 
 
 def _pairs(op: Op) -> Iterator[tuple[Value, Value]]:
