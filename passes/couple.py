@@ -55,6 +55,7 @@ def couple(
             unknown.setdefault(op.type, []).append(op.name)
         for value, found in zip(op.outputs, results, strict=False):
             dims[value] = found
+        dims.update({held.matrix: held.dims for held in effects[op].packed.values()})
     for value in graph.outputs:
         for dim in dims[value]:
             lock(dim, f"model output {value.name}")

@@ -23,6 +23,7 @@ from graphprune.compensation.behind import (
 )
 from graphprune.compensation.forms import Written
 from graphprune.compensation.grid import Grid, numbers, whole
+from graphprune.compensation.packed import Packed, matrix
 from graphprune.compensation.written import written
 from graphprune.core.effect import Encoding
 from graphprune.core.graph import Op, Value
@@ -221,6 +222,8 @@ def find_consumers(deps: Dependencies) -> Consumers:
         layers = [_stacked(op, read, around) for read in stacked(op)]
         if (part := of_several(op)) is not None:
             layers = [_several(op, part, around)]
+        if (packed := matrix(op, deps.effects[op].packed)) is not None:
+            layers = [_packed(op, packed, around, out)]
         if any(layers):
             out.left.pop(op.name, None)
             out.by_op.setdefault(op, []).extend(layer for layer in layers if layer is not None)
@@ -263,6 +266,22 @@ def _several(op: Op, read: Reading, around: Around) -> Consumer | None:
         op, read.source, read.weight, None, None, read.channel - len(read.source.shape), read.inner,
         read.weight.shape[read.stack] if apart else 1, uses=around.uses[read.weight], written=held,
         stack=read.stack, beside=read.beside, runs=read.runs,
+    )  # fmt: skip
+
+
+def _packed(op: Op, held: Packed, around: Around, out: Consumers) -> Consumer | None:
+    """A product with a matrix of few bits as a consumer."""
+    x, weight, uses = op.inputs[0], held.how.matrix, around.uses
+    if x is None or x.is_weight or uses[held.held] != 1:
+        return None
+    read = Reading(x, held.held, None, len(x.shape) - 1, 1, -1)
+    bias = held.how.bias or added_behind(op, read, around)
+    free = bias is None or (constant(bias, around.computed) and uses[bias] == 1)
+    out.written[weight], uses[weight] = held, 1
+    step = held.how.scale
+    return Consumer(
+        op, x, weight, bias if free else None, None, read.channel, 1, computed=not free,
+        written=held, step=step if uses[step] == 1 else None,
     )  # fmt: skip
 
 

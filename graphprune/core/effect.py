@@ -48,6 +48,29 @@ class Encoding:
         return self.scales if self.zero is None else (*self.scales, self.zero)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Packing:
+    """How bytes hold a matrix of few bits, `outputs x blocks x bytes`, the first bits lowest.
+
+    Attributes:
+        matrix: The matrix, `outputs x channels`: of the analysis alone, no operation gives it.
+        dims: Its dimensions.
+        scale: The step between two integers, for each block of each output.
+        zero: The integers that stand for zero, packed alike or as numbers; None: the middle does.
+        bias: What is added to the product with the matrix, where the operation adds it.
+        bits: Of each integer.
+        block: Channels in a block.
+    """
+
+    matrix: Value
+    dims: Dims
+    scale: Value
+    zero: Value | None
+    bias: Value | None
+    bits: int
+    block: int
+
+
 @dataclass(slots=True)
 class Effect:
     """What an operation does with axes, besides passing them on.
@@ -64,6 +87,7 @@ class Effect:
             that dimension.
         encodings: How the integers of quantized operands stand for numbers, by place.
         made: How those of quantized results do, by place.
+        packed: The matrices that operands hold in few bits, by place.
         grains: Dimensions whose lengths must be multiples of a number, for the kernel's sake.
     """
 
@@ -75,4 +99,5 @@ class Effect:
     pins: dict[str, tuple[Any, Dim]] = field(default_factory=dict)
     encodings: dict[int, Encoding] = field(default_factory=dict)
     made: dict[int, Encoding] = field(default_factory=dict)
+    packed: dict[int, Packing] = field(default_factory=dict)
     grains: list[tuple[Dim, int]] = field(default_factory=list)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+
 from graphprune.core.axes import Dim, concat, length, split, unify
 from graphprune.core.effect import Dims
 from graphprune.rules.contrib import heads_of
@@ -99,36 +102,29 @@ def matmul(op: Site) -> str | list[Dims]:
     return f"... i k, ... k j, {', '.join(each)}, {added} -> ... i j"
 
 
-@axis_rule(f"{_PREFIX}MatMulNBits", f"{_PREFIX}MatMulBnb4")
+@axis_rule(f"{_PREFIX}MatMulNBits")
 def packed_matmul(op: Site) -> list[Dims]:
     """A product with a weight of few bits: `outputs x blocks x bytes`, scaled block by block.
 
-    Rows of outputs can go, and whole blocks of what is read, unless zero points of several blocks
-    stand in one byte.
+    Rows of outputs can go, and whole blocks of what is read; of blocks whose zero points stand in
+    one byte, all or none.
     """
-    x, outputs = op.dims(), op.attr("N")
-    blocks, inside = _blocks(op)
-    op.lock([inside], BLOCKS)
-    op.contract(blocks)
-    out: Dim | None = None
-    for place in (at for at in range(1, 4) if op.has(at)):
-        first, *behind = op.dims(place)
-        parts = split(first, (outputs, max(length(first) // outputs, 1)))
-        if parts is None or length(first) % outputs:
-            return op.opaque(BLOCKS)
-        if out is None:
-            out = parts[0]
-        else:
-            unify(out, parts[0], f"sizes do not divide at {op.op.name}")
-        of_blocks, *bits = [dim for dim in (parts[1], *behind) if length(dim) > 1] or [()]
-        op.lock(bits, BLOCKS)
-        if length(of_blocks) == length(blocks):
-            unify(of_blocks, blocks, f"sizes do not divide at {op.op.name}")
-        else:
-            op.lock([of_blocks, blocks], BLOCKS)
-    assert out is not None
+    x, outputs, size = op.dims(), op.attr("N"), op.attr("block_size")
+    number, rest = divmod(op.attr("K"), size)
+    each = _blocks_in_a_byte(op)
+    parts = None if rest or number % each else split(x[-1], (number // each, each, size))
+    if parts is None:
+        op.lock([x[-1]], BLOCKS)
+        parts = [(), (), ()]
+    op.lock(parts[1:], BLOCKS)
+    op.contract(parts[0])
+    out = _packed_outputs(op, outputs, parts, number)
+    if out is None:
+        return op.opaque(BLOCKS)
     if op.has(4):
-        op.lock([*op.dims(4), blocks], BLOCKS)
+        op.lock([*op.dims(4), parts[0]], BLOCKS)
+    elif not rest:
+        op.pack(1, [out, x[-1]], 2, 3, 5, op.attr("bits", default=4), size)
     if op.has(5):
         unify(out, op.dims(5)[-1])
     op.resize("N", out)
@@ -137,13 +133,49 @@ def packed_matmul(op: Site) -> list[Dims]:
     return [[*x[:-1], out]]
 
 
-def _blocks(op: Site) -> tuple[Dim, Dim]:
-    """What is read as blocks, and places within them; as one block that stays where it must."""
-    read, size = op.dims()[-1], op.attr("block_size")
-    number, rest = divmod(op.attr("K"), size)
-    apart = op.op.type.endswith("NBits") and not rest and number > 1
-    parts = split(read, (number, size)) if apart else None
-    return (parts[0], parts[1]) if parts is not None else ((), read)
+def _blocks_in_a_byte(op: Site) -> int:
+    """Of how many blocks the zero points stand in one byte."""
+    blocks = op.attr("N") * -(-op.attr("K") // op.attr("block_size"))
+    bits: int = op.attr("bits", default=4)
+    return 1 if not op.has(3) or prod(op.shape(3)) == blocks else 8 // bits
+
+
+def _packed_outputs(op: Site, outputs: int, parts: Sequence[Dim], number: int) -> Dim | None:
+    """Let the weight, its scales and its zero points hold the same outputs and blocks."""
+    out: Dim | None = None
+    for place in (at for at in range(1, 4) if op.has(at)):
+        first, *behind = op.dims(place)
+        own = split(first, (outputs, max(length(first) // outputs, 1)))
+        if own is None or length(first) % outputs:
+            return None
+        if out is None:
+            out = own[0]
+        else:
+            unify(out, own[0], f"sizes do not divide at {op.op.name}")
+        dims = [own[1], *behind[:-1]] if place == 1 else [own[1], *behind]
+        op.lock(behind[-1:] if place == 1 else [], BLOCKS)
+        blocks = next((dim for dim in dims if length(dim) > 1), ())
+        wanted = (parts[0], parts[1]) if length(blocks) == number else (parts[0], ())
+        found = split(blocks, [length(part) for part in wanted])
+        if found is None or prod(map(length, wanted)) != length(blocks):
+            op.lock([blocks, parts[0]], BLOCKS)
+        else:
+            unify(found[0], parts[0], f"sizes do not divide at {op.op.name}")
+            op.lock(found[1:], BLOCKS)
+    return out
+
+
+@axis_rule(f"{_PREFIX}MatMulBnb4")
+def normal_matmul(op: Site) -> list[Dims]:
+    """A product with a weight of four bits in a row, scaled block by block; rows of outputs go."""
+    x, outputs = op.dims(), op.attr("N")
+    op.lock([x[-1]], BLOCKS)
+    out = _packed_outputs(op, outputs, [(), (), ()], 1)
+    if out is None:
+        return op.opaque(BLOCKS)
+    op.resize("N", out)
+    op.effect.macs = [(*x, out)]
+    return [[*x[:-1], out]]
 
 
 @axis_rule(f"{_PREFIX}QAttention", activated=True)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graphprune.core.axes import Dim, atom, lock
-from graphprune.core.effect import Dims, Effect, Encoding
+from graphprune.core.axes import Dim, atom, length, lock
+from graphprune.core.effect import Dims, Effect, Encoding, Packing
 from graphprune.core.errors import AxisError
 from graphprune.core.graph import Op, Value
 from graphprune.rules.binding import Binding, Misfit, broadcast
@@ -163,6 +163,27 @@ class Site:
         elif self.has(place):
             at = dim % max(self.rank(place), 1)
             self.effect.encodings[place] = Encoding(held, point, at, block)
+
+    def pack(
+        self, place: int, dims: Dims, scale: int, zero: int, bias: int, bits: int, block: int
+    ) -> None:
+        """Declare that an operand holds a matrix in few bits (`Packing`).
+
+        Args:
+            place: The operand.
+            dims: The matrix's dimensions: outputs, and channels.
+            scale: The operand that holds the steps.
+            zero: The operand that holds the integers that stand for zero.
+            bias: The operand that is added to the product.
+            bits: Of each integer.
+            block: Channels in a block.
+        """
+        held, steps = self.op.inputs[place], self.op.inputs[scale]
+        points, added = (self.op.inputs[at] if self.has(at) else None for at in (zero, bias))
+        if held is not None and steps is not None:
+            shape = tuple(length(dim) for dim in dims)
+            matrix = Value(f"{held.name} as numbers", shape, "float32")
+            self.effect.packed[place] = Packing(matrix, dims, steps, points, added, bits, block)
 
     def lock(self, dims: Sequence[Dim], why: str) -> None:
         """Forbid removal from dimensions; the reason names the operation."""
