@@ -27,12 +27,8 @@ from dataclasses import dataclass, field
 import torch
 
 from graphprune.compensation.constants import DOUBLE_BELOW, WIDEST
-from graphprune.compensation.consumers import (
-    Consumer,
-    Unsolvable,
-    find_consumers,
-    held_beside,
-)
+from graphprune.compensation.consumer import Consumer, Unsolvable
+from graphprune.compensation.consumers import find_consumers, held_beside
 from graphprune.compensation.expect import add_expected
 from graphprune.compensation.grid import Grid
 from graphprune.compensation.layout import Place, kept_channels, layout

@@ -41,7 +41,8 @@ from graphprune.compensation.constants import (
     SENSITIVITY_FLOOR,
     WIDEST,
 )
-from graphprune.compensation.consumers import Consumer, find_consumers, held_beside
+from graphprune.compensation.consumer import Consumer
+from graphprune.compensation.consumers import find_consumers, held_beside
 from graphprune.compensation.expect import add_expected
 from graphprune.compensation.layout import Layout, layout
 from graphprune.compensation.obs import Elimination

@@ -31,7 +31,8 @@ from graphprune.compensation.constants import (
     OLDEST,
     SCARCITY_LEAST,
 )
-from graphprune.compensation.consumers import Consumer, find_consumers
+from graphprune.compensation.consumer import Consumer
+from graphprune.compensation.consumers import find_consumers
 from graphprune.compensation.flows import added, arrived, joined
 from graphprune.compensation.layout import Layout
 from graphprune.core.axes import leaves

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from graphprune.compensation.constants import ROWS_EACH, TOGETHER_LEAST, WIDEST
-from graphprune.compensation.consumers import Consumer, Unsolvable
+from graphprune.compensation.consumer import Consumer, Unsolvable
 from graphprune.compensation.rounding import Steps
 from graphprune.core.axes import Dim, leaves, length
 from graphprune.core.cuts import Cuts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from graphprune.compensation.consumers import Consumer
+from graphprune.compensation.consumer import Consumer
 from graphprune.compensation.layout import Layout
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Value

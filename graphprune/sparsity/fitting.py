@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from graphprune.compensation.consumers import Consumer, Unsolvable
+from graphprune.compensation.consumer import Consumer, Unsolvable
 from graphprune.compensation.curves import output_weights
 from graphprune.compensation.expect import add_expected
 from graphprune.compensation.layout import Layout

@@ -8,7 +8,8 @@ from math import prod
 
 import torch
 
-from graphprune.compensation.consumers import Consumer, find_consumers
+from graphprune.compensation.consumer import Consumer
+from graphprune.compensation.consumers import find_consumers
 from graphprune.core.errors import AxisError
 from graphprune.core.graph import Graph, Op, Value
 from graphprune.core.groups import Dependencies, matches

@@ -12,7 +12,7 @@ from math import prod
 
 import torch
 
-from graphprune.compensation.consumers import Consumer, Unsolvable
+from graphprune.compensation.consumer import Consumer, Unsolvable
 from graphprune.compensation.layout import Layout
 from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies

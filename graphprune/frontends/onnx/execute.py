@@ -192,16 +192,11 @@ def run_node(
     Raises:
         RuntimeError: It does not run.
     """
-    whole = any(attribute.type == AttributeProto.GRAPH for attribute in node.attribute)
-    types = tuple((name, _type(item, whole)) for name, item in feeds.items())
     try:
         found = None
         if onnxruntime is not None and dtype == torch.float32:
-            versions = tuple(opsets.items())
-            large = sum(getattr(item, "nbytes", 0) for item in feeds.values()) > _LARGE
-            made = _session.__wrapped__ if large else _session  # a session keeps its memory
             try:
-                session = made(node.SerializeToString(deterministic=True), versions, types)
+                session = _opened(node, opsets, feeds)
             except Exception:  # of any type
                 found = _by_reference(node, opsets, feeds)
                 if found is None:
@@ -213,6 +208,23 @@ def run_node(
     except Exception as error:  # neither engine has errors of a common type
         raise RuntimeError(str(error).split("\n")[0]) from error
     return list(found)
+
+
+def _opened(node: NodeProto, opsets: Mapping[str, int], feeds: Mapping[str, Any]) -> Any:
+    """A session of a node: of operands of whatever shape, or of theirs where it must know them."""
+    large = sum(getattr(item, "nbytes", 0) for item in feeds.values()) > _LARGE
+    made = _session.__wrapped__ if large else _session  # a session keeps its memory
+    whole = any(attribute.type == AttributeProto.GRAPH for attribute in node.attribute)
+    given = node.SerializeToString(deterministic=True), tuple(opsets.items())
+    open_, shaped = (
+        tuple((name, _type(item, known)) for name, item in feeds.items()) for known in (whole, True)
+    )
+    try:
+        return made(*given, open_)
+    except Exception:  # of any type
+        if whole:
+            raise
+        return made(*given, shaped)
 
 
 def _by_reference(
@@ -234,7 +246,7 @@ def _referee(node: NodeProto, opsets: Mapping[str, int], feeds: Mapping[str, Any
 
 
 def _type(item: Any, whole: bool) -> bytes:
-    """The type of an operand: of whatever shape, but where a graph inside may want to know it."""
+    """The type of an operand, of its shape or of whatever."""
     if isinstance(item, np.ndarray | np.generic):
         shape = np.shape(item) if whole else None
         type_ = helper.make_tensor_type_proto(kind_of(np.asarray(item)), shape)
