@@ -53,7 +53,23 @@ class _Turned(nn.Module):
         return self.last(F.grid_sample(x, grid, align_corners=False))
 
 
-_NETS = [_FromEnd, _Dots, _Turned]
+class _Steps(nn.Module):
+    """Rows that are written one by one, from states behind one another (Griffin, RWKV)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        state, found = torch.zeros_like(x[:, :, 0]), torch.zeros_like(x)
+        for row in range(x.shape[2]):
+            state = 0.5 * state + x[:, :, row]
+            found[:, :, row] = state
+        return self.last(found)
+
+
+_NETS = [_FromEnd, _Dots, _Turned, _Steps]
 
 
 @pytest.mark.parametrize("make", _NETS)

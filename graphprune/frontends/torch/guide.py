@@ -120,7 +120,9 @@ class _Guide(TorchFunctionMode):
             elif func is torch.tensor:
                 args = self._same_constant(op, args)
             elif self._cuts.keep and op not in self._unread:
-                args, kwargs = self._corrected(op, args, kwargs)
+                value = args[2:] if name == "__setitem__" else ()  # which is no index
+                args, kwargs = self._corrected(op, args[: len(args) - len(value)], kwargs)
+                args = (*args, *value)
         try:
             result = called(func, args, kwargs)
         except (NotImplementedError, DataDependentOutputException):  # it looks at values
