@@ -17,7 +17,7 @@ Every network is trained, then every method gets as many epochs again:
 
 `--chain` runs shrink, recover (without labels, or with `--labels`), int8 and ONNX Runtime instead,
 to files of so many times fewer bytes, and prints a table. With `--whole` it is judged by all test
-images of Fashion-MNIST.
+images of Fashion-MNIST; `--of memory` removes heads of attention before widths.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def sparse(
 
 def chained(
     name: str, kind: str, times: list[float], seeds: int, epochs: int | None, part: str,
-    labels: bool,
+    labels: bool, of: str,
 ) -> None:  # fmt: skip
     """Print what the chain to so many times fewer bytes gives, for one kind of network."""
     for wanted in times:
@@ -219,7 +219,7 @@ def chained(
             number = epochs or task.epochs.get(name, task.epochs[""])
             recover = {"epochs": number, "seed": seed, "loss": labels}
             # Bytes hardly depend on the seed.
-            asked = asked or asked_for(model, task, wanted)
+            asked = asked or asked_for(model, task, wanted, of)
             rows.append(chain(model, task, held, asked, recover))
         print(line(name, wanted, rows), flush=True)
 
@@ -230,6 +230,7 @@ def main() -> None:
     parser.add_argument("--chain", nargs="*", type=float, help="times fewer bytes, instead")
     parser.add_argument("--whole", action="store_true", help="judge the chain by all test images")
     parser.add_argument("--labels", action="store_true", help="count in the chain's recover")
+    parser.add_argument("--of", default="params", help="the cost of which the chain takes a part")
     parser.add_argument("task", choices=[name for name in TASKS if name != "words"])
     parser.add_argument("--nets", nargs="*", default=["ResNet-BN", "MobileNet", "VGG-BN", "ViT"])
     parser.add_argument("--seeds", type=int, default=1)
@@ -247,6 +248,7 @@ def main() -> None:
             chained(
                 name, arguments.task, arguments.chain or [10.0, 20.0], arguments.seeds,
                 arguments.epochs, WHOLE if arguments.whole else arguments.split, arguments.labels,
+                arguments.of,
             )  # fmt: skip
         return
     for name in arguments.nets:

@@ -35,12 +35,14 @@ class Asked:
     """What is asked of the chain.
 
     Attributes:
-        ratio: Fraction of the parameters that goes.
+        ratio: Fraction of the cost that goes.
         kind: Of int8.
+        of: The cost.
     """
 
     ratio: float
     kind: str
+    of: str
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def chain(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         done = graphprune.deploy(
-            model, asked.ratio, data=task.train, out=folder / "out.onnx", metric=judge,
+            model, asked.ratio, asked.of, data=task.train, out=folder / "out.onnx", metric=judge,
             recover=dict(recover), int8=asked.kind, folder=folder / "stages",
         )  # fmt: skip
         first, floats, last = (
@@ -143,14 +145,21 @@ def chain(
     )  # fmt: skip
 
 
-def asked_for(model: nn.Module, task: Task, times: float) -> Asked:
-    """What gives an int8 file of so many times fewer bytes, of the kind that suits this machine."""
+def asked_for(model: nn.Module, task: Task, times: float, of: str = "params") -> Asked:
+    """What gives an int8 file of so many times fewer bytes, of the kind that suits this machine.
+
+    Args:
+        model: A trained network.
+        task: What it was trained on.
+        times: How many times fewer.
+        of: The cost of which a fraction goes.
+    """
     inputs, low, high = task.inputs[:_CALIBRATED], 0.0, 1.0
     options: Any = {"compensate": False, "verify": False}
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "small.onnx"
         fraction = 1 - 4 / times
-        first = graphprune.deploy(model, fraction, data=inputs, out=path, **options)
+        first = graphprune.deploy(model, fraction, of, data=inputs, out=path, **options)
         whole, found = first.stages[0].bytes, first.stages[-1].bytes
         told = next(note for note in first.warnings if note.startswith("int8: "))
         kind = next(kind for kind in KINDS if told.startswith(f"int8: {kind}"))
@@ -162,10 +171,10 @@ def asked_for(model: nn.Module, task: Task, times: float) -> Asked:
             fraction += (found - whole / (times * (1 + _CLOSE / 2))) / (whole / 4)
             if not low < fraction < high:
                 fraction = (low + high) / 2
-            plan = graphprune.plan(model, fraction, example_inputs=inputs[:2], **options)
+            plan = graphprune.plan(model, fraction, of, example_inputs=inputs[:2], **options)
             write_module(plan.apply(), ((inputs[:2],), {}), path)
             found = graphprune.quantise(path, inputs, kind=kind, names=False).bytes[1]
-    return Asked(fraction, kind)
+    return Asked(fraction, kind, of)
 
 
 def _faster(before: onnx.ModelProto, after: onnx.ModelProto, held: Split) -> float:
