@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from graphprune.core.axes import atoms
+from graphprune.core.axes import atoms, leaves
 from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.progress import tracked
@@ -77,7 +77,8 @@ def wanda(context: Context) -> Parts:
     which number of the input meets which of the weight, is in the operation's signature.
     """
     deps = context.deps
-    meetings = [m for op in deps.source.ops for p in products(op) for m in _meetings(p)]
+    behind = _behind(deps)
+    meetings = [m for op in deps.source.ops for p in products(op) for m in _meetings(p, behind)]
     squares: dict[Feature, torch.Tensor] = {}
     watched: dict[Value, dict[Feature, None]] = {}
     for meeting in meetings:
@@ -167,20 +168,45 @@ class Meeting:
         return found.reshape(weight.shape)
 
 
-def _meetings(product: Product) -> Iterator[Meeting]:
+def _meetings(
+    product: Product, behind: Mapping[Value, tuple[Value, Sequence[int]]]
+) -> Iterator[Meeting]:
     """The ways in which a product reads a computed value through a parameter."""
     sides = (
         (product.x, product.x_letters, product.weight, product.weight_letters),
         (product.weight, product.weight_letters, product.x, product.x_letters),
     )
     for value, letters, weight, weight_letters in sides:
-        if weight.kind != "parameter" or value.is_weight:
+        if weight in behind:
+            weight, order = behind[weight]
+            weight_letters = tuple(weight_letters[at] for at in order)
+        if weight.kind != "parameter" or value.is_weight or value in behind:
             continue
         known = {name for held in weight_letters for name in held}
         sizes = product.sizes
         shared = [name for held in letters for name in held if name in known]
         feature = Feature(value, letters, tuple((name, sizes[name]) for name in shared))
         yield Meeting(weight, weight_letters, sizes, feature)
+
+
+def _behind(deps: Dependencies) -> dict[Value, tuple[Value, Sequence[int]]]:
+    """The stored weight whose numbers a value is computed from, place by place or transposed.
+
+    Returns:
+        For each such value the weight, and for each of its dimensions which of the value's it is.
+    """
+    out: dict[Value, tuple[Value, Sequence[int]]] = {}
+    for value, parts in deps.source.derived().items():
+        dims = [tuple(leaves(dim)) for dim in deps.dims[value]]
+        held = [w for w in parts if w.kind == "parameter" and prod(w.shape) == prod(value.shape)]
+        if len(held) != 1 or len(held[0].shape) != len(dims):
+            continue
+        own = [tuple(leaves(dim)) for dim in deps.dims[held[0]]]
+        if own == dims:
+            out[value] = held[0], range(len(dims))
+        elif len(set(dims)) == len(dims) and set(own) == set(dims):
+            out[value] = held[0], [dims.index(dim) for dim in own]
+    return out
 
 
 def taps(deps: Dependencies) -> list[list[Tap]]:

@@ -74,3 +74,22 @@ def test_what_stands_for_zero_is_found() -> None:
     assert np.setdiff1d(np.arange(16), plan.kept["w2q"][0]).tolist() == [2, 9]
     x = normal(5, 8)
     np.testing.assert_allclose(run(plan.apply(), x=x)[0], run(model, x=x)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_what_meets_activations_are_the_numbers(transposed: bool) -> None:
+    """Wanda's products with inputs, of weights that the file makes numbers of, or transposes."""
+    found, x = [], normal(64, 8)
+    for quantized in (True, False):
+        model = two_products(quantized)
+        if transposed and not quantized:
+            for tensor in model.graph.initializer:
+                if tensor.name == "w2":
+                    turned = onnx.numpy_helper.to_array(tensor).T.copy()
+                    tensor.CopyFrom(onnx.numpy_helper.from_array(turned, "w2t"))
+            model.graph.node.insert(0, helper.make_node("Transpose", ["w2t"], ["w2"]))
+        plan = graphprune.plan(
+            model, 0.5, "channels", importance="wanda", data=x, compensate=False, verify=False
+        )
+        found.append([group.keep for group in plan.groups])
+    np.testing.assert_array_equal(*found)
