@@ -34,10 +34,9 @@ from graphprune.compensation.polish import trial_steps
 from graphprune.core.axes import atoms
 from graphprune.core.groups import Dependencies
 from graphprune.core.program import Program
-from graphprune.engine.muon import work_of
 from graphprune.engine.run import resized
-from graphprune.statistics.constants import BACKWARD_FACTOR, SECONDS_PER_PRODUCT
-from graphprune.statistics.estimate import macs_of, seconds
+from graphprune.statistics.constants import BACKWARD_FACTOR
+from graphprune.statistics.estimate import macs_of, seconds, turning_seconds
 from graphprune.statistics.made.sample import making, numbered
 from graphprune.statistics.samples import affordable, captured, results
 
@@ -155,9 +154,7 @@ def descent_seconds(deps: Dependencies, each: int, steps: int) -> float:
     if not steps:
         return 0.0
     trial = trial_steps(steps)
-    turning = (
-        sum(work_of(value.tensor) for value in find_consumers(deps).weights) * SECONDS_PER_PRODUCT
-    )
+    turning = turning_seconds(find_consumers(deps).weights)
     runs = seconds(deps, min(each, TRIAL_SAMPLES), trial)
     runs += seconds(deps, min(each, STEP_SAMPLES), steps)
     return runs + (trial + steps) * turning

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import prod
 
 import numpy as np
 
+from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import cost_of
+from graphprune.engine.muon import work_of
 from graphprune.rules.readings import Reading, reading
 from graphprune.statistics.constants import (
     GRADIENT_LANES,
     SECONDS_PER_ELEMENT,
     SECONDS_PER_MAC,
     SECONDS_PER_OPERATION,
+    SECONDS_PER_PRODUCT,
     STEPS_TYPICAL,
 )
 from graphprune.statistics.samples import captured
@@ -48,6 +52,11 @@ def synthesis_seconds(deps: Dependencies, number: int, steps: int = STEPS_TYPICA
             macs = prod(op.outputs[0].shape) * prod(read.weight.shape[2:]) * channels
             extra += macs * max(GRADIENT_LANES / channels - 1.0, 0.0)
     return seconds(deps, number, steps) + steps * number * extra / captured(deps) * SECONDS_PER_MAC
+
+
+def turning_seconds(weights: Iterable[Value]) -> float:
+    """Estimated seconds that a step of `Muon` takes besides the gradient, on one core."""
+    return sum(work_of(value.tensor) for value in weights) * SECONDS_PER_PRODUCT
 
 
 def elements_of(deps: Dependencies) -> float:

@@ -18,12 +18,13 @@ from graphprune.core.errors import GraphPruneError, OptionError
 from graphprune.core.groups import Dependencies
 from graphprune.core.progress import interruptible, progress
 from graphprune.core.scalars import Logged, Writer, tell, writer_of
-from graphprune.engine.muon import Muon, work_of
+from graphprune.engine.muon import Muon
 from graphprune.engine.state import copied
 from graphprune.importance import Loss
 from graphprune.importance.gradients import cross_entropy
-from graphprune.statistics.constants import BACKWARD_FACTOR, SECONDS_PER_PRODUCT
+from graphprune.statistics.constants import BACKWARD_FACTOR
 from graphprune.statistics.estimate import seconds as step_seconds
+from graphprune.statistics.estimate import turning_seconds
 from graphprune.training.attached import bare
 from graphprune.training.constants import (
     BATCH,
@@ -186,8 +187,8 @@ def takes(deps: Dependencies, number: int, epochs: int = EPOCHS) -> float:
         epochs: Passes over them.
     """
     runs = step_seconds(deps, number, 1) * (1 + 1 / BACKWARD_FACTOR)
-    turning = sum(work_of(value.tensor) for value in deps.source.parameters())
-    return epochs * (runs + -(-number // BATCH) * turning * SECONDS_PER_PRODUCT)
+    steps = -(-number // BATCH)
+    return epochs * (runs + steps * turning_seconds(deps.source.parameters()))
 
 
 def _compared(small: nn.Module, teacher: nn.Module) -> list[Layer]:
