@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 
 import pytest
@@ -59,6 +60,7 @@ def test_control_flow_that_depends_on_data_is_named() -> None:
     with pytest.raises(BudgetError, match="cannot capture Branching") as error:
         graphprune.shrink(Branching(), 0.5, compensate=False)
     assert "example_inputs" in str(error.value)
+    assert re.search(r"Rewrite line \d+ of \w+\.py: .*if ", str(error.value))
 
 
 def test_sizes_that_depend_on_data_are_named() -> None:

@@ -21,16 +21,36 @@ def failing(error: Exception) -> str:
     Args:
         error: What the code raised, with its traceback.
     """
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _in(f, _OURS)]
+    frames = _frames(error)
     own = [f for f in frames if not _in(f, _TORCH)]
     forwards = [f for f in frames if f.name == "forward"]
     frame = next(iter(own[-1:] or forwards[-1:] or frames[:1]), None)
     if frame is None:
         return f"its code raises {type(error).__name__} at the new widths"
+    return f"its code fails at the new widths in {_line(frame)}"
+
+
+def located(error: Exception) -> str | None:
+    """The innermost line of the caller's code that an error comes from; None where there is none.
+
+    Args:
+        error: What the code raised, with its traceback.
+    """
+    own = [f for f in _frames(error) if not _in(f, _TORCH)]
+    return _line(own[-1]) if own else None
+
+
+def _frames(error: Exception) -> list[traceback.FrameSummary]:
+    """The calls that led to an error, but for this package's own."""
+    return [f for f in traceback.extract_tb(error.__traceback__) if not _in(f, _OURS)]
+
+
+def _line(frame: traceback.FrameSummary) -> str:
+    """A line of code, and where it stands."""
     code = frame.line or ""
     shown = code if len(code) <= _LONGEST else f"{code[:_LONGEST]}..."
     where = f"line {frame.lineno} of {Path(frame.filename).name}"
-    return f"its code fails at the new widths in {where}" + (f": {shown}" if shown else "")
+    return where + (f": {shown}" if shown else "")
 
 
 def _in(frame: traceback.FrameSummary, folder: str) -> bool:

@@ -26,6 +26,7 @@ from graphprune.engine.state import kept_tensors, preserved, quiet, same_draws
 from graphprune.frontends.torch.adapters import WHY, ranks
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.execute import TORCH
+from graphprune.frontends.torch.failing import located
 from graphprune.frontends.torch.inputs import distinct
 from graphprune.frontends.torch.known import Known
 from graphprune.frontends.torch.older import empty_last, mended
@@ -326,11 +327,13 @@ def _export(model: nn.Module, inputs: Inputs) -> Trace:
     except GraphPruneError:
         raise
     except Exception as error:
+        where = located(error) or "the operation named above"
         raise _NotTracedError(
             f"torch.export cannot capture {type(model).__name__}: {named_line(error)}\n"
-            "Rewrite the operation named above without data-dependent Python control flow, or "
-            "shrink the submodule that holds the weights: model.backbone = "
-            "graphprune.shrink(model.backbone, ratio, example_inputs=(x,))"
+            f"Rewrite {where}\n"
+            "without control flow that depends on data, or shrink the submodule that holds the "
+            "weights: model.backbone = graphprune.shrink(model.backbone, ratio, "
+            "example_inputs=(x,))"
         ) from error
 
 
