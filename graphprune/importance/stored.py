@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import torch
 
-from graphprune.core.effect import Encoding
+from graphprune.core.effect import Encoding, Packing
 from graphprune.core.graph import Value
 from graphprune.core.groups import Dependencies
-from graphprune.engine import integers
+from graphprune.engine import bits, integers
 
 _FIRST = 8  # numbers along each dimension: a slice is looked at whole only where these are zero
 
@@ -26,23 +26,39 @@ class Stored:
 
     def __init__(self, deps: Dependencies) -> None:
         self._told: dict[Value, Encoding] = {}
+        self._packed: dict[Value, Packing] = {}
         for op, effect in deps.effects.items():
             for place, how in effect.encodings.items():
                 value = op.inputs[place]
                 if value is not None and value.is_weight:
                     self._told[value] = how
+            for place, held in effect.packed.items():
+                weight = op.inputs[place]
+                if weight is not None and weight.is_weight and _known(held):
+                    self._packed[weight] = held
 
     def numbers(self, value: Value) -> torch.Tensor:
-        """What a weight stands for; the weight itself where nothing says otherwise."""
+        """What a weight stands for; the weight itself where nothing says otherwise.
+
+        Of bytes that hold several numbers each, their norms.
+        """
         tensor = torch.as_tensor(value.tensor).detach()
         if tensor.is_floating_point() or tensor.is_complex():
             return tensor
+        if value in self._packed:
+            return bits.norms(tensor, self._packed[value])
         how = self._told.get(value)
         if how is None:
             return tensor
         scales = tuple(value for value in how.scales if isinstance(value.tensor, torch.Tensor))
         zero = how.zero if how.zero and isinstance(how.zero.tensor, torch.Tensor) else None
         return integers.numbers(tensor, replace(how, scales=scales, zero=zero))  # not the computed
+
+
+def _known(how: Packing) -> bool:
+    """Whether scales and zero points are stored."""
+    held = (how.scale, how.zero)
+    return all(v is None or (v.is_weight and isinstance(v.tensor, torch.Tensor)) for v in held)
 
 
 def zeros(tensor: torch.Tensor, dim: int) -> torch.Tensor:

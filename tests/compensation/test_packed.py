@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from onnx import ModelProto, helper
+from onnx import ModelProto, helper, numpy_helper
 
 import graphprune
-from graphprune.compensation.packed import packed, unpacked
+from graphprune.engine.bits import packed, unpacked
+from graphprune.importance.score import score
 from tests.frontends.onnx.exports import Array, graph, normal, run
 
 _BLOCK, _HIDDEN, _OUTPUTS = 16, 128, 6
@@ -80,3 +81,17 @@ def test_what_stays_makes_up_for_whole_blocks(
     assert _lost(run(small, x=x)[0], run(model, x=x)[0]) < most
     plain = graphprune.shrink(model, 0.5, of="channels", compensate=False)
     assert _lost(run(plain, x=x)[0], run(model, x=x)[0]) > 10 * most
+
+
+def test_bytes_are_scored_by_the_numbers_that_they_hold() -> None:
+    """Blocks that hold what stands for zero go first; their bytes are no zeros."""
+    model = _file(4, "", biased=True)
+    for tensor in model.graph.initializer:
+        held = numpy_helper.to_array(tensor).copy()
+        if tensor.name == "q":
+            held[:, [2, 5]] = 0x88
+        elif tensor.name == "w1":
+            held[:] = 1
+        tensor.CopyFrom(numpy_helper.from_array(held, tensor.name))
+    (found,) = score(graphprune.analyze(model), "l2")
+    assert set(np.argsort(found)[:2].tolist()) == {2, 5}
