@@ -171,8 +171,8 @@ TRIAL_WORSE = 2.5
 trial is noisy and brief. On eight networks of digits, 70 % of the channels gone, no data or 32 real
 inputs, it comes to between 0.5 and 2.1 times, and every descent lowers the error on other images.
 MobileNetV2 with 24 made or 64 real pictures: 8 and 5.6 times, and a descent would leave nothing of
-it. Steps a quarter as long, of 16 of 64 real pictures each, gain nothing there either: 1.14 times in
-the trial, 1.13 times after the descent."""
+it. Steps a quarter as long, of 16 of 64 real pictures each, gain nothing there: 1.14 times in the
+trial, 1.13 times after the descent."""
 
 POLISHED_LEAST = 32
 """Samples that a descent takes at least. With 16 real inputs, half of the channels gone, it raised
