@@ -127,10 +127,15 @@ class Gradual(Attached):
             return False
         try:
             found: Plan[Any] = plan(self.model, left, self.of, **self._options)
-        except BudgetError:
-            if ratio >= self.schedule.final:
+        except BudgetError as error:
+            if ratio < self.schedule.final:
+                return False  # less than one channel's worth: the next step takes it along
+            least = error.closest
+            if least is None or least <= left:
                 raise
-            return False  # less than one channel's worth: the next step takes it along
+            if least - left >= left:
+                return False  # to stay is nearer than to go a channel further
+            found = plan(self.model, least, self.of, **self._options)
         self._take(found)
         assert found.report is not None
         self.removed = 1 - (1 - self.removed) * (1 - found.report.achieved)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune import OptionError
+from graphprune import BudgetError, OptionError
 from graphprune.core.errors import GraphPruneError
 from graphprune.training import Gradual, Schedule
 from tests.training.nets import INPUTS, LABELS, cnn, train
@@ -197,3 +197,13 @@ def test_training_with_data_goes_on_from_a_state() -> None:
     other.load_state_dict(saved[2])
     assert train(fresh, other, 3) == train(model, optimizer, 3)
     assert again.removed == gradual.removed
+
+
+def test_what_is_less_than_a_channel_at_the_end_stays() -> None:
+    gradual = Gradual(cnn(), Schedule(0, 0.6, 1, 2, 1), example_inputs=INPUTS[:2])
+    assert gradual.remove(0.58)
+    for _ in range(2):
+        gradual.remove(0.6)
+    assert gradual.removed == pytest.approx(0.6, abs=0.02)
+    with pytest.raises(BudgetError, match="cannot be reached"):
+        gradual.remove(0.9999)
