@@ -32,6 +32,7 @@ _MAKERS = {
     *(torch.linspace, torch.eye, torch.rand, torch.randn, Tensor.new_full, Tensor.new_zeros),
     *(Tensor.new_ones, Tensor.new_empty, Tensor.__getitem__, torch.split, Tensor.split),
     *(Tensor.view, Tensor.reshape, Tensor.expand, Tensor.repeat, torch.narrow, Tensor.narrow),
+    *(nn.functional.pad, torch._C._nn.pad, torch.roll, Tensor.roll),
 }
 _DRAWS = ("rand", "normal", "uniform", "bernoulli", "dropout", "multinomial", "poisson", "empty")
 

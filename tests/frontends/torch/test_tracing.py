@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations
 from torch.torch_version import TorchVersion
 from torch.utils import checkpoint
 
+import graphprune
 from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.forms import META, form
 from graphprune.frontends.torch.lift import _exported, _program, _recorded, lift
@@ -336,3 +337,29 @@ def test_forms_are_those_of_the_kernels(func: Any, args: Any) -> None:
 def test_kernels_are_asked_where_operands_do_not_fit(func: Any, args: Any) -> None:
     blank = [x.to(META) if isinstance(x, Tensor) else x for x in args]
     assert form(func, blank, {}) is None
+
+
+class _Padded(nn.Module):
+    """Padding that follows from strides kept in tensors (EnCodec: Défossez et al. 2022)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv1d(2, 24, 4, 2), nn.Conv1d(24, 3, 1)
+        self.register_buffer("stride", torch.tensor(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        frames = torch.ceil(x.shape[-1] / self.stride).to(torch.int64)
+        extra = frames * self.stride - x.shape[-1]
+        if x.shape[-1] <= extra + self.stride:
+            raise ValueError("too short")
+        x = nn.functional.pad(x, (self.stride, extra), mode="reflect")
+        return self.last(self.first(x).relu())
+
+
+def test_padding_by_numbers_that_tensors_hold_is_captured_whole() -> None:
+    net = _Padded().eval()
+    plan = graphprune.plan(net, 0.5, example_inputs=torch.randn(2, 2, 21), compensate=False)
+    small = plan.apply()
+    assert plan.report is not None and not plan.report.warnings and type(small) is _Padded
+    assert small.first.out_channels == 12
+    assert small(torch.randn(3, 2, 30)).shape == net(torch.randn(3, 2, 30)).shape
