@@ -22,8 +22,9 @@ from graphprune.core.errors import first_line
 from graphprune.core.graph import Graph, Value
 from graphprune.core.program import Inputs
 from graphprune.engine.state import preserved, quiet
+from graphprune.frontends.torch.calls import exported, recorded
 from graphprune.frontends.torch.inputs import as_inputs, find_inputs
-from graphprune.frontends.torch.lift import _exported, _program, _recorded, without_cache
+from graphprune.frontends.torch.lift import _program, without_cache
 from graphprune.frontends.torch.traced import AUTOCAST
 
 
@@ -65,13 +66,13 @@ def captured(model: nn.Module, inputs: Inputs, capture: Any) -> tuple[Graph, flo
 def compared(model: nn.Module, inputs: Inputs) -> tuple[str, str]:
     """`same`, `exported` or `DIFFERENT`, and more of it."""
     try:
-        recorded, quick = captured(model, inputs, _recorded)
+        first, quick = captured(model, inputs, recorded)
     except Exception as error:
         return "exported", first_line(error)
-    exported, slow = captured(model, inputs, _exported)
-    mine, other = described(recorded), described(exported)
+    second, slow = captured(model, inputs, exported)
+    mine, other = described(first), described(second)
     if mine == other:
-        return "same", f"{len(recorded.ops)} operations, {quick:.3f} s instead of {slow:.3f} s"
+        return "same", f"{len(first.ops)} operations, {quick:.3f} s instead of {slow:.3f} s"
     at = next((i for i, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b), -1)
     return "DIFFERENT", f"{str(mine[at])[:300]} instead of {str(other[at])[:300]}"
 

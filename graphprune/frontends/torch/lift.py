@@ -7,7 +7,6 @@ attention and lstm whole, which is the level at which rules are stated.
 from __future__ import annotations
 
 import inspect
-import logging
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -20,16 +19,20 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graphprune.core.errors import GraphPruneError, LiftError, first_line, named_line
+from graphprune.core.errors import LiftError, first_line, named_line
 from graphprune.core.program import Inputs
 from graphprune.engine.state import kept_tensors, preserved, quiet, same_draws
 from graphprune.frontends.torch.adapters import WHY, ranks
+from graphprune.frontends.torch.calls import (
+    NotTracedError,
+    calls_of,
+    calls_on_trial,
+    is_tensor,
+    known_calls,
+)
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.execute import TORCH
-from graphprune.frontends.torch.failing import located
 from graphprune.frontends.torch.inputs import distinct
-from graphprune.frontends.torch.known import Known
-from graphprune.frontends.torch.older import empty_last, mended
 from graphprune.frontends.torch.parts import (
     Seen,
     described,
@@ -38,16 +41,10 @@ from graphprune.frontends.torch.parts import (
     in_parts,
     nothing_found,
 )
-from graphprune.frontends.torch.reader import Reader, traced
-from graphprune.frontends.torch.tables import keeps_tables
+from graphprune.frontends.torch.reader import Reader
 from graphprune.frontends.torch.traced import Trace
-from graphprune.frontends.torch.tracing import trace
 from graphprune.frontends.torch.training import add_training, unreached, untouched
 
-_log = logging.getLogger("graphprune")
-
-# What code that looks at values becomes.
-_VALUES = {torch.ops.aten.item.default, torch.ops.aten._assert_scalar.default}
 # Arguments that hold a cache already.
 _CACHES = frozenset(("past_key_values", "cache_params", "past_key_value"))
 DISTRIBUTED = ("torch.distributed", "torch.nn.parallel.distributed")
@@ -82,7 +79,7 @@ def lift_guessed(model: nn.Module, inputs: Inputs) -> CapturedModule | None:
     with preserved(model):
         model.eval()
         try:
-            captured = _program(model, distinct(inputs), _traced_on_trial)
+            captured = _program(model, distinct(inputs), calls_on_trial)
         except Exception:
             return None
     return None if captured.builds else captured
@@ -106,7 +103,7 @@ def captured_again(captured: CapturedModule, inputs: Inputs, training: bool) -> 
             model.train(training)
         except NotImplementedError as error:  # an exported program has one mode
             raise LiftError(first_line(error)) from error
-        return _program(model, inputs, _export)
+        return _program(model, inputs, calls_of)
 
 
 def _with_training(captured: CapturedModule) -> CapturedModule:
@@ -115,7 +112,7 @@ def _with_training(captured: CapturedModule) -> CapturedModule:
     _refuse_vmap(captured)
     if captured.original is None and (unreached(model, graph) or untouched(model, graph)):
         model.train()
-        capture = partial(_program, model, captured.inputs, _export)
+        capture = partial(_program, model, captured.inputs, calls_of)
         add_training(model, graph, captured.warnings, capture)
     graph.fixed_dims = dict.fromkeys(ranks(graph), WHY)
     graph.outside = sum(model.get_parameter(name).numel() for name in unreached(model, graph))
@@ -149,15 +146,11 @@ def _lifted(model: nn.Module, inputs: Inputs) -> CapturedModule:
         with preserved(model), quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             seen = Seen(model, inputs)
     except Exception as eager:
-        told = RejectedError(inputs, eager) if type(failed) is _NotTracedError else failed
+        told = RejectedError(inputs, eager) if type(failed) is NotTracedError else failed
         raise told from eager
-    if type(failed) is _NotTracedError and _register(seen.results):
+    if type(failed) is NotTracedError and _register(seen.results):
         return _batched(model, inputs)
     return _in_parts(model, inputs, failed, seen)
-
-
-class _NotTracedError(LiftError):
-    """torch.export cannot trace a model, or the inputs are wrong."""
 
 
 def _register(results: Any) -> bool:
@@ -175,7 +168,7 @@ def _in_parts(model: nn.Module, inputs: Inputs, error: LiftError, seen: Seen) ->
     if not parts.calls:
         raise nothing_found(error, parts) from error
     view, arguments = in_parts(model, parts)
-    captured = _program(view, arguments, _export)
+    captured = _program(view, arguments, calls_of)
     captured.original, captured.given, captured.parts = model, inputs, parts
     captured.warnings.append(f"{described(parts)}\nreason: {error}")
     captured.graph.fixed = fixed(captured.graph, parts)
@@ -203,7 +196,7 @@ def _captured(model: nn.Module, inputs: Inputs) -> CapturedModule:
     failed: LiftError | None = None
     captured: CapturedModule | None = None
     try:
-        captured = _program(model, inputs, _export)
+        captured = _program(model, inputs, calls_of)
     except LiftError as error:
         failed = error
     if captured is not None and not captured.builds:
@@ -215,7 +208,7 @@ def _captured(model: nn.Module, inputs: Inputs) -> CapturedModule:
                 _call_once(model, inputs)
             if captured is not None and _filled_anew(model, inputs):
                 return captured
-            captured = _program(model, inputs, _export_known)
+            captured = _program(model, inputs, known_calls)
             captured.valued, captured.builds = failed is not None, failed is None or bool(kept)
             for name, value in captured.graph.weights.items():
                 if value.kind == "buffer" and name not in stored:
@@ -240,11 +233,7 @@ def _filled_anew(model: nn.Module, inputs: Inputs) -> bool:
     """Whether each pass puts other tensors into a container: a state, and no table."""
     with kept_tensors(model) as kept:
         _call_once(model, inputs)
-    return any(not _is_tensor(model, *place) for place in kept)
-
-
-def _is_tensor(model: nn.Module, path: str, name: str) -> bool:
-    return isinstance(getattr(model.get_submodule(path), name, None), torch.Tensor)
+    return any(not is_tensor(model, *place) for place in kept)
 
 
 def _program(
@@ -265,81 +254,6 @@ def _program(
         on_meta=all(x.is_cpu for x in model.parameters()),
         builds=bool(kept) or found.fills,
     )
-
-
-def _traced(model: nn.Module, inputs: Inputs) -> Trace:
-    """The calls of a module, recorded; exported, where that cannot follow its code."""
-    if keeps_tables(model):
-        _run_once(model, inputs)
-    filled, kept = False, set[tuple[str, str]]()
-    try:
-        with preserved(model):
-            try:
-                with kept_tensors(model) as kept:
-                    return _recorded(model, inputs)
-            finally:
-                filled = any(not _is_tensor(model, *place) for place in kept)
-    except Exception as error:
-        _log.debug("%s is exported: %s", type(model).__name__, first_line(error))
-    found = _exported(model, inputs)
-    found.fills = filled  # torch.export takes back what code puts into containers
-    return found
-
-
-def _run_once(model: nn.Module, inputs: Inputs) -> None:
-    """Let code fill tables outside the module with values, as no pass without values may do."""
-    try:
-        with preserved(model), torch.no_grad(), quiet():
-            model(*inputs[0], **inputs[1])
-    except Exception as error:  # told where it is captured
-        _log.debug("%s does not run: %s", type(model).__name__, first_line(error))
-
-
-def _recorded(model: nn.Module, inputs: Inputs) -> Trace:
-    with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        return trace(model, inputs)
-
-
-def _exported(model: nn.Module, inputs: Inputs) -> Trace:
-    args, kwargs = pytree.tree_map_only(torch.Tensor, _owning, inputs)
-    silent = redirect_stdout(StringIO()), redirect_stderr(StringIO())
-    with quiet(), mended(), empty_last(model), silent[0], silent[1]:
-        return traced(torch.export.export(model, args, kwargs, strict=False))
-
-
-def _owning(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor with memory of its own: of views, torch.export takes the base to be of any size."""
-    return tensor.clone() if tensor._is_view() else tensor
-
-
-def _traced_on_trial(model: nn.Module, inputs: Inputs) -> Trace:
-    """Trace, and run where the code looks at values, which may be refused: a trace has none."""
-    found = _traced(model, inputs)
-    if any(node.target in _VALUES for node in found.graph.nodes):
-        with torch.no_grad(), quiet():
-            model(*inputs[0], **inputs[1])
-    return found
-
-
-def _export(model: nn.Module, inputs: Inputs) -> Trace:
-    try:
-        return _traced(model, inputs)
-    except GraphPruneError:
-        raise
-    except Exception as error:
-        where = located(error) or "the operation named above"
-        raise _NotTracedError(
-            f"torch.export cannot capture {type(model).__name__}: {named_line(error)}\n"
-            f"Rewrite {where}\n"
-            "without control flow that depends on data, or shrink the submodule that holds the "
-            "weights: model.backbone = graphprune.shrink(model.backbone, ratio, "
-            "example_inputs=(x,))"
-        ) from error
-
-
-def _export_known(model: nn.Module, inputs: Inputs) -> Trace:
-    with Known(model, inputs).following():
-        return _exported(model, inputs)
 
 
 def without_cache(model: nn.Module, inputs: Inputs) -> Inputs:

@@ -17,8 +17,9 @@ from torch.utils import checkpoint
 
 import graphprune
 from graphprune.engine.state import preserved, quiet
+from graphprune.frontends.torch.calls import exported, recorded
 from graphprune.frontends.torch.forms import META, form
-from graphprune.frontends.torch.lift import _exported, _program, _recorded, lift
+from graphprune.frontends.torch.lift import _program, lift
 from graphprune.frontends.torch.traceable import NotFollowedError
 from tools.same_captures import described
 
@@ -174,7 +175,7 @@ def _with_bias(block: Block) -> Block:
 def both(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[list[Any], list[Any]]:
     """What a module's graph says, recorded and exported."""
     found = []
-    for capture in (_recorded, _exported):
+    for capture in (recorded, exported):
         with preserved(model), quiet():
             found.append(described(_program(model, (args, kwargs), capture).graph))
     return found[0], found[1]
@@ -182,7 +183,7 @@ def both(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[list[Any], list[A
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", FOLLOWED)
-def test_what_is_recorded_is_what_is_exported(name: str, training: bool) -> None:
+def test_what_isrecorded_is_what_isexported(name: str, training: bool) -> None:
     model = FOLLOWED[name]().train(training)
     recorded, exported = both(model, torch.randn(2, 6, 8))
     assert recorded == exported
@@ -201,11 +202,11 @@ class Named(nn.Module):
 
 def test_inputs_have_the_names_that_export_gives_them() -> None:
     x = torch.randn(2, 8)
-    recorded, exported = both(Named(), x, {"k": [x + 1, x]}, linear=x + 3)
-    assert recorded == exported
+    mine, other = both(Named(), x, {"k": [x + 1, x]}, linear=x + 3)
+    assert mine == other
     graphs = [
         _program(Named(), ((x, {"k": [x + 1]}), {"linear": x + 3}), capture).graph
-        for capture in (_recorded, _exported)
+        for capture in (recorded, exported)
     ]
     names = [[v.name for op in graph.ops for v in op.outputs] for graph in graphs]
     assert names[0] == names[1] == ["linear_1", "mul_1", "linear_2", "add"]
@@ -267,7 +268,7 @@ def test_what_cannot_be_followed_is_refused(code: Any) -> None:
     weights = {name: id(held) for name, held in model.named_parameters()}
     call = nn.Module.__call__
     with preserved(model), pytest.raises(NotFollowedError):
-        _recorded(model, ((torch.randn(2, 6, 8),), {}))
+        recorded(model, ((torch.randn(2, 6, 8),), {}))
     assert {name: id(held) for name, held in model.named_parameters()} == weights
     assert all(held is before[name] for name, held in model.named_buffers())
     assert nn.Module.__call__ is call
@@ -284,9 +285,9 @@ def test_what_cannot_be_followed_is_refused(code: Any) -> None:
         nn.Linear(8, 8, device="meta"),
     ],
 )
-def test_models_that_are_exported_at_once(model: nn.Module) -> None:
+def test_models_that_areexported_at_once(model: nn.Module) -> None:
     with pytest.raises(NotFollowedError):
-        _recorded(model, ((torch.randn(2, 8),), {}))
+        recorded(model, ((torch.randn(2, 8),), {}))
 
 
 def test_a_refusal_is_told_to_whoever_debugs(caplog: pytest.LogCaptureFixture) -> None:
