@@ -183,10 +183,10 @@ def both(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[list[Any], list[A
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", FOLLOWED)
-def test_what_isrecorded_is_what_isexported(name: str, training: bool) -> None:
+def test_what_is_recorded_is_what_is_exported(name: str, training: bool) -> None:
     model = FOLLOWED[name]().train(training)
-    recorded, exported = both(model, torch.randn(2, 6, 8))
-    assert recorded == exported
+    mine, other = both(model, torch.randn(2, 6, 8))
+    assert mine == other
 
 
 class Named(nn.Module):
@@ -285,7 +285,7 @@ def test_what_cannot_be_followed_is_refused(code: Any) -> None:
         nn.Linear(8, 8, device="meta"),
     ],
 )
-def test_models_that_areexported_at_once(model: nn.Module) -> None:
+def test_models_that_are_exported_at_once(model: nn.Module) -> None:
     with pytest.raises(NotFollowedError):
         recorded(model, ((torch.randn(2, 8),), {}))
 
