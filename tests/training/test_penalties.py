@@ -60,7 +60,7 @@ def test_the_proximal_step_makes_exact_zeros_that_go_for_nothing() -> None:
                 held.mul_(0.05)
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
     penalty = GroupLasso(
-        model, 0.01, proximal=True, target=0.2, every=5, example_inputs=INPUTS[:2]
+        model, 0.01, proximal=True, target=0.4, every=5, example_inputs=INPUTS[:2]
     ).attach(optimizer)
     train(model, optimizer, 60)
     closed = penalty.closed()
