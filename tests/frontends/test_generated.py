@@ -328,21 +328,58 @@ class Optional(nn.Module):
         return self.c(y) if more is None else self.c(y) + more
 
 
+class Scaled(Optional):
+    """The same, with an input that means something else where it is left out."""
+
+    def forward(self, x: torch.Tensor, more: torch.Tensor | None = None) -> torch.Tensor:
+        """Scales by what it is given."""
+        y = super().forward(x)
+        return y if more is None else y * more
+
+
+def cut_optional(model: nn.Module, inputs: tuple[torch.Tensor, ...], keep: str = "c") -> nn.Module:
+    """A smaller model, part of which is generated."""
+    for seed in range(12):
+        plan = graphprune.plan(
+            model.eval(), 0.5, "channels", example_inputs=inputs, compensate=False,
+            importance="random", allocation="global", keep=[keep], seed=seed,
+        )  # fmt: skip
+        small = plan.apply()
+        if plan.report.replaced:
+            return small
+    raise AssertionError("no choice of widths needs generated code")
+
+
 @pytest.mark.parametrize("given", [False, True])
 def test_inputs_that_may_be_left_out_are_refused_where_code_was_made_otherwise(given: bool) -> None:
     torch.manual_seed(0)
     inputs = (torch.randn(2, 8), torch.randn(2, 4)) if given else (torch.randn(2, 8),)
-    for seed in range(12):
-        plan = graphprune.plan(
-            Optional().eval(), 0.5, "channels", example_inputs=inputs, compensate=False,
-            importance="random", allocation="global", keep=["c"], seed=seed,
-        )  # fmt: skip
-        small = plan.apply()
-        if plan.report.replaced:
-            break
+    small = cut_optional(Scaled() if given else Optional(), inputs)
     assert small(*inputs).shape == (2, 4)
     with pytest.raises(GraphPruneError, match="its input more"):
         small(inputs[0], None if given else torch.randn(2, 4))
+
+
+class Masking(nn.Module):
+    """Leaves out a mask of no effect, unless it is captured, as models of Hugging Face do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Optional()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Tells whether it is traced."""
+        return self.inner(x, x.new_zeros(len(x), 4) if torch.compiler.is_compiling() else None)
+
+
+def test_a_mask_that_is_made_only_for_a_capture_is_left_out() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 8)
+    small = cut_optional(Masking(), (x,), "inner.c")
+    assert torch.equal(small(x), small.inner(x, torch.zeros(2, 4)))
+    assert small.double()(torch.randn(5, 8).double()).shape == (5, 4)
+    small = cut_optional(Optional(), (x, torch.randn(2, 4)))
+    assert torch.equal(small(x), small(x, torch.zeros(2, 4)))
 
 
 class Classifier(nn.Module):

@@ -38,6 +38,7 @@ from graphprune.frontends.torch.generated import (
     only_types,
 )
 from graphprune.frontends.torch.inside import Inside
+from graphprune.frontends.torch.left_out import LeftOut, is_float, kind_of, unmasked
 from graphprune.frontends.torch.needed import needed_for
 from graphprune.frontends.torch.numbers import Numbers
 from graphprune.frontends.torch.regions import Regions
@@ -107,6 +108,7 @@ class _Emitter:
         self._names = _local_names(weights, path)
         self._numbers = Numbers(self._graph, self._nodes)
         self._places: dict[Value, fx.Node] = {}
+        self._optional: list[tuple[Value, fx.Node]] = []
         self._flags: dict[str, fx.Node] = {}
         self._device: fx.Node | None = None
         self._follows = Follows()
@@ -134,6 +136,8 @@ class _Emitter:
             self._cuts,
             rigid,
         )
+        for value, node in self._optional:
+            self._lacking(value, node, LeftOut(call, needed, inner, wanted))
         self._refusals()
         done: set[str] = set()
         for op in needed:
@@ -177,8 +181,7 @@ class _Emitter:
 
     def _unpack(self, node: fx.Node, tree: Any) -> None:
         if isinstance(tree, Value) and node.op == "placeholder" and node.args:
-            whose = f"{self._whose}: its input {node.name}"
-            self._graph.call_function(only_given, (node, whose))
+            self._optional.append((tree, node))
         if isinstance(tree, Value):
             self._nodes.setdefault(tree, node)
             self._places.setdefault(tree, node)
@@ -211,6 +214,17 @@ class _Emitter:
             return result
         raise LiftError(f"generated code cannot return a {type(result).__name__}")
 
+    def _lacking(self, value: Value, node: fx.Node, without: LeftOut) -> None:
+        """What becomes of an input that may be None: one of no effect, or else a refusal."""
+        like = next((n for v, n in self._places.items() if v is not value and is_float(v)), None)
+        held = self._nodes[value] is node and like is not None
+        if held and without.allows(self._captured, self._path, node.name, value, self._follows):
+            given = (node, len(value.shape), like, kind_of(value))
+            self._nodes[value] = self._graph.call_function(unmasked, given)
+        else:
+            whose = f"{self._whose}: its input {node.name}"
+            self._graph.call_function(only_given, (node, whose))
+
     def _refusals(self) -> None:
         """Checks of what the code cannot follow."""
         follows = self._follows
@@ -219,7 +233,7 @@ class _Emitter:
                 node = self._places[value]
                 whose = f"{self._whose}: its input {node.name}"
                 self._graph.call_function(only_size, (node, dim, size, whose))
-        first = next((v for v in self._places if v.dtype.startswith(("float", "bfloat"))), None)
+        first = next(filter(is_float, self._places), None)
         if first is not None and follows.types is not None:
             node = self._places[first]
             whose = f"{self._whose}: its input {node.name}"

@@ -132,11 +132,11 @@ def _regions() -> list[Any]:
     return _entered.regions  # type: ignore[no-any-return]
 
 
-def only_size(tensor: torch.Tensor, dim: int, size: int, whose: str) -> None:
+def only_size(tensor: torch.Tensor | None, dim: int, size: int, whose: str) -> None:
     """Refuse an input of another size than the one that generated code holds for.
 
     Args:
-        tensor: The input.
+        tensor: The input; None where it is left out.
         dim: The dimension.
         size: What it must be.
         whose: The module, and the input's name.
@@ -144,7 +144,7 @@ def only_size(tensor: torch.Tensor, dim: int, size: int, whose: str) -> None:
     Raises:
         GraphPruneError: It is another one; the message tells the way out.
     """
-    if tensor.shape[dim] != size:
+    if tensor is not None and tensor.shape[dim] != size:
         raise GraphPruneError(
             f"{whose} has size {tensor.shape[dim]} in dimension {dim}; the module's code was "
             f"generated for {size}, and its numbers do not follow another size: shrink with "
@@ -178,13 +178,13 @@ def only_left_out(given: object, whose: str) -> None:
         )
 
 
-def only_types(tensor: torch.Tensor, allowed: tuple[torch.dtype, ...], whose: str) -> None:
-    """Refuse an input of a type that generated code does not follow.
+def only_types(tensor: torch.Tensor | None, allowed: tuple[torch.dtype, ...], whose: str) -> None:
+    """Refuse an input of a type that generated code does not follow; it may be left out.
 
     Raises:
         GraphPruneError: It is another one; the message tells the way out.
     """
-    if tensor.dtype not in allowed:
+    if tensor is not None and tensor.dtype not in allowed:
         raise GraphPruneError(
             f"{whose} is {tensor.dtype}; the module's code was generated for "
             f"{', '.join(map(str, allowed))}: convert the model before it is shrunk, or pass "
