@@ -135,7 +135,7 @@ def _nearest(problem: Problem, ties: Sequence[Ties]) -> Selection:
             needed = (slack, counts, step)
     assert best is not None
     slack, counts, step = best
-    if not problem.met(slack, RATIO_TOLERANCE):
+    if not problem.even and not problem.met(slack, RATIO_TOLERANCE):
         problem.ties = tied
         counts = problem.nearest(counts)
         step = problem.exact or 1

@@ -63,6 +63,7 @@ class Problem:
         self.levels = levels(deps, ordered, request.allocation, request.normalize)
         self.ladder = Ladder(self.levels)
         self.curves = request.allocation == "loss"
+        self.even = request.allocation == "uniform"
         smooth = all(isinstance(found, Smooth) for found in costs.values())
         self.prices = self.curves and smooth
         self.least, self.most = bounds(deps, request)

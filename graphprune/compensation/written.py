@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -150,10 +150,17 @@ class _Finder:
             if held is not True and held.steps() is not None:
                 continue
             ones = [torch.ones(base.shape) if x is None else x for x in others]
-            factor = self._deps.source.engine.evaluate(op, ones, {}, torch.float32)[0]
+            factor = self._result(op, ones)
             if factor.shape == base.shape and bool((factor.isfinite() & (factor != 0)).all()):
                 return Multiplied(result, base, None if held is True else held, factor, kind)
         return None
+
+    def _result(self, op: Op, operands: Sequence[torch.Tensor | None]) -> torch.Tensor:
+        """What an operation gives of other operands."""
+        found: list[torch.Tensor] = self._deps.source.engine.evaluate(
+            op, operands, {}, torch.float32
+        )
+        return found[0]
 
     def _fixed(self, value: Value | None) -> torch.Tensor | None:
         """The numbers of a value that no step changes; None of any other."""

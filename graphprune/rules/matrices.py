@@ -7,9 +7,9 @@ from graphprune.rules.registry import axis_rule
 from graphprune.rules.site import Site
 
 _FACTORS = """
-    linalg_cholesky linalg_cholesky_ex cholesky linalg_qr linalg_householder_product
-    linalg_svd _linalg_svd linalg_svdvals svd linalg_eigh _linalg_eigh linalg_eigvalsh linalg_eig
-    linalg_eigvals linalg_lu linalg_lu_factor linalg_lu_factor_ex
+    linalg_cholesky linalg_cholesky_ex cholesky linalg_qr linalg_svd _linalg_svd
+    linalg_svdvals svd linalg_eigh _linalg_eigh linalg_eigvalsh linalg_eig linalg_eigvals linalg_lu
+    linalg_lu_factor linalg_lu_factor_ex
 """
 _INVERSES = """
     inverse linalg_inv linalg_inv_ex linalg_pinv pinverse cholesky_inverse linalg_solve

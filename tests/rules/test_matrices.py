@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, linalg, nn
 from torch.nn.utils import parametrizations, parametrize
@@ -10,13 +12,33 @@ import graphprune
 from tests.rules.cases import Case, case, check, each, t
 
 _X = t(3, 4, 4)
+_DEFINITE = _X @ _X.mT + torch.eye(4)
+
+# What is called by its own name alone, with a positive definite matrix.
+_NAMED = (
+    "_linalg_det", "_linalg_eigh", "_linalg_slogdet", "_linalg_svd", "det", "linalg_cholesky",
+    "linalg_eig", "linalg_eigvals", "linalg_eigvalsh", "linalg_lu", "linalg_lu_factor_ex",
+    "linalg_matrix_exp", "linalg_svd", "logdet", "slogdet", "svd",
+)  # fmt: skip
+
+
+def _first(found: Any) -> Tensor:
+    """The first result, as real numbers."""
+    held: Tensor = found if isinstance(found, Tensor) else found[0]
+    return held.abs() if held.is_complex() else held
+
+
+def _named(name: str) -> Case:
+    function = getattr(torch.ops.aten, name)
+    return case(name, lambda x: _first(function(x)), _DEFINITE)
+
 
 CASES = [
-    case("inverse", lambda x: linalg.inv_ex(x)[0], _X),
+    case("inverse and information", lambda x: linalg.inv_ex(x)[0], _X),
     case("pinv", linalg.pinv, t(3, 4, 5), missed=True),  # it passes zeros on
     case("exponential", torch.matrix_exp, _X),
     case("determinant", linalg.det, _X),
-    case("slogdet", lambda x: linalg.slogdet(x)[1], _X),
+    case("logarithm of the determinant", lambda x: linalg.slogdet(x)[1], _X),
     case("power", lambda x: linalg.matrix_power(x, 2), _X),
     case("cholesky", lambda x: linalg.cholesky_ex(x)[0], _X @ _X.mT),
     case("qr", lambda x: linalg.qr(x)[1], t(3, 5, 4)),
@@ -25,6 +47,11 @@ CASES = [
     case("solve", lambda x, y: linalg.solve_ex(x, y)[0], _X, t(3, 4, 2)),
     case("for a vector", lambda x: linalg.solve_ex(x, torch.ones(4))[0], t(4, 4)),
     case("triangular", lambda x, y: linalg.solve_triangular(x, y, upper=True), _X, t(3, 4, 2)),
+    case("pinverse", torch.pinverse, t(3, 4, 5), missed=True),
+    case("solve, told", lambda x, y: torch.ops.aten._linalg_solve_ex(x, y)[0], _X, t(3, 4, 2)),
+    case("triangular, told", lambda x, y: torch.triangular_solve(y, x)[0], _X, t(3, 4, 2)),
+    case("behind a factor", lambda x, y: torch.cholesky_solve(y, x), _DEFINITE, t(3, 4, 2)),
+    *map(_named, _NAMED),
 ]
 
 
