@@ -72,6 +72,25 @@ def described(captured: CapturedModule, cuts: Cuts) -> dict[Place, int]:
     return edits
 
 
+def lengths_held(captured: CapturedModule, cuts: Cuts) -> dict[Place, list[int]]:
+    """Integer attributes that have a length of their module's weights which becomes another one.
+
+    Whatever they are called: what such lengths become, in the order of the weights.
+    """
+    out: dict[Place, list[int]] = {}
+    counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
+    for path, module in captured.model.named_modules():
+        if type(module).__module__.startswith("torch.nn."):
+            continue
+        dims = [*_dims(captured, cuts, f"{path}." if path else "", _NEAR)]
+        for attr, held in module.__dict__.items():
+            if type(held) is int and held > 1:
+                new = dict.fromkeys(kept_length(d, counts) for d in dims if length(d) == held)
+                if found := [n for n in new if n != held]:
+                    out[path, attr, None] = found
+    return out
+
+
 def _dims(
     captured: CapturedModule, cuts: Cuts, prefix: str, steps: int | None = None
 ) -> Iterator[Dim]:

@@ -20,12 +20,14 @@ class ExpressedModule:
         survey: What guided passes through the code found.
         fit: How well the module's config can describe the choice; None without a config.
         guessed: Whether guesses of attributes helped, now or for an earlier choice.
+        uncached: Lengths that were equal and are so no more, where a cache fails at that.
     """
 
     cuts: Cuts
     survey: Survey
     fit: Fit | None = None
     guessed: bool | None = None
+    uncached: Sequence[Mismatch] = ()
 
     @property
     def offenders(self) -> Mapping[str, str]:
@@ -34,13 +36,14 @@ class ExpressedModule:
 
     @property
     def wrong(self) -> int:
-        """Twice the modules that fail, and one for a config that does not fit."""
-        return 2 * len(self.offenders) + (self.fit is not None and not self.fit.fits)
+        """Twice the modules that fail, one for a config that does not fit, one for a cache."""
+        unfit = self.fit is not None and not self.fit.fits
+        return 2 * len(self.offenders) + unfit + bool(self.uncached)
 
     @property
     def mismatches(self) -> Sequence[Mismatch]:
-        """Lengths that the code took for others."""
-        return self.survey.mismatches
+        """Lengths that the code took for others, in a cache too."""
+        return [*self.survey.mismatches, *self.uncached]
 
     @property
     def wishes(self) -> Sequence[Mismatch]:
