@@ -127,8 +127,8 @@ def _several(op: Op, read: Reading, around: Around) -> Consumer | None:
     apart = read.beside is not None or read.runs is not None
     return Consumer(
         op, read.source, read.weight, None, None, read.channel - len(read.source.shape), read.inner,
-        read.weight.shape[read.stack] if apart else 1, uses=around.uses[read.weight], written=held,
-        stack=read.stack, beside=read.beside, runs=read.runs,
+        read.weight.shape[read.stack] if apart else 1, uses=around.uses[read.weight],
+        computed=read.joined, written=held, stack=read.stack, beside=read.beside, runs=read.runs,
     )  # fmt: skip
 
 

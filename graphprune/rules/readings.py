@@ -142,7 +142,8 @@ def stacked(op: Op) -> list[Reading]:
 def of_several(op: Op) -> Reading | None:
     """How an operation reads x through a weight that holds several matrices, as experts' do.
 
-    Each of them reads its own part of x, that beside it or its own run of rows; or all read x.
+    Each of them reads its own part of x, that beside it or its own run of rows; or all read x. What
+    is added to the product, or multiplied with it, meets it place by place.
     """
     if not stated(op).linear or stated(op).recurrent or found(op).nonlinear:
         return None
@@ -152,9 +153,11 @@ def of_several(op: Op) -> Reading | None:
     if len(held) != 1 or told.encodings or not told.products[0].whole:
         return None
     (read,), signature = held, told.products[0].signature
-    others = [v for v in op.inputs if v is not None and v not in (read.x, read.weight)]
     runs = None if told.runs is None else op.inputs[told.runs]
-    if others != ([] if runs is None else [runs]) or told.factors != (1.0, 1.0):
+    taken, bound = (read.x, read.weight, runs, None), told.products[0]
+    given = zip(bound.operands, signature.inputs, strict=False)
+    others = [pattern for value, pattern in given if value not in taken]
+    if told.factors != (1.0, 1.0) or not all(_fits(pattern, bound) for pattern in others):
         return None
     if any(len(names) != 1 for names in read.weight_letters):
         return None
@@ -170,7 +173,7 @@ def of_several(op: Op) -> Reading | None:
     at = read.x_letters.index((stacks[0],)) if (stacks[0],) in read.x_letters else None
     return Reading(
         read.x, read.weight, None, read.x_letters.index((summed,)), letters.index(summed), -1,
-        ends=False, beside=at, stack=letters.index(stacks[0]), runs=runs,
+        ends=False, joined=bool(others), beside=at, stack=letters.index(stacks[0]), runs=runs,
     )  # fmt: skip
 
 

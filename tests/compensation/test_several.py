@@ -34,13 +34,19 @@ class Beside(nn.Module):
     def __init__(self, how: str) -> None:
         super().__init__()
         self.how, self.first = how, nn.Linear(6, 96)
-        shapes = {"matmul": (4, 24, 5), "einsum": (24, 5, 4), "shared": (3, 24, 5)}
-        self.weight = nn.Parameter(torch.randn(shapes[how]))
+        shapes = {"einsum": (24, 5, 4), "shared": (3, 24, 5)}
+        self.weight = nn.Parameter(torch.randn(shapes.get(how, (4, 24, 5))))
+        self.bias, self.gate = nn.Parameter(torch.randn(4, 1, 5)), nn.Linear(6, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         parts = self.first(x).relu().view(-1, 4, 24)
         if self.how == "matmul":
             return (parts.transpose(0, 1) @ self.weight).transpose(0, 1)
+        if self.how == "biased":
+            return torch.baddbmm(self.bias, parts.transpose(0, 1), self.weight).transpose(0, 1)
+        if self.how == "gated":
+            share = self.gate(x).sigmoid()
+            return torch.einsum("bx,bxi,xio->bxo", share, parts, self.weight)
         if self.how == "einsum":
             return torch.einsum("bxi,iox->bxo", parts, self.weight)
         return (parts[:, None] @ self.weight).relu()
@@ -86,7 +92,7 @@ def test_experts_make_up_for_what_goes_each_by_its_rows() -> None:
     assert solved < 0.1 * plain
 
 
-@pytest.mark.parametrize("how", ["matmul", "einsum", "shared"])
+@pytest.mark.parametrize("how", ["matmul", "einsum", "shared", "biased", "gated"])
 def test_matrices_side_by_side_make_up_for_what_goes(how: str) -> None:
     torch.manual_seed(0)
     mix = torch.randn(2, 6)
