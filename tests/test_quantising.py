@@ -234,3 +234,14 @@ def test_deployments_of_files_and_what_is_refused(file: Path, tmp_path: Path) ->
         graphprune.deploy(file, out=out, recover=True)
     with pytest.raises(OptionError, match="metric"):
         graphprune.deploy(file, out=out, metric=3)  # type: ignore[arg-type]
+
+
+def test_a_deployment_takes_a_budget(file: Path, tmp_path: Path) -> None:
+    """A ratio that nobody gave was told to be left out."""
+    out = tmp_path / "small.onnx"
+    command = ["deploy", str(file), "-o", str(out), "--compensate", "off", "--no-int8"]
+    asked = ["--budget", "params=0.3", "--budget", "macs=0.2", "--json"]
+    result = CliRunner().invoke(app, [*command, *asked], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    original, small = json.loads(result.stdout)["stages"]
+    assert small["parameters"] <= 0.71 * original["parameters"]

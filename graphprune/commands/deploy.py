@@ -34,16 +34,12 @@ def deploy(
     """Shrink, recover, quantise and export in one go; each stage is measured."""
     import json
 
-    from graphprune.core.errors import GraphPruneError
     from graphprune.deploying.deploy import deploy as work
 
     check_new(out, force, (".onnx",))
-    if asked.ratio is None and asked.budget:
-        raise GraphPruneError("deploy takes --ratio, not --budget")
     options = {name: held for name, held in asked.options().items() if held is not None}
-    ratio = 0.5 if asked.ratio is None else asked.ratio
     done = work(
-        asked.opened(model), ratio, asked.of, out=out, recover=recover,
+        asked.opened(model), asked.ratio, asked.of, out=out, recover=recover,
         int8=kind if int8 else False, names=names, folder=folder, **options,
     )  # fmt: skip
     if as_json:

@@ -26,7 +26,7 @@ from graphprune.quantising.written import check_float
 
 def deploy(
     model: Any,
-    ratio: float = 0.5,
+    ratio: float | None = None,
     of: str | Counting = "params",
     *,
     out: str | os.PathLike[str],
@@ -42,7 +42,7 @@ def deploy(
 
     Args:
         model: A module or an ONNX model, as for `graphprune.shrink`; not modified.
-        ratio: As for `graphprune.shrink`.
+        ratio: As for `graphprune.shrink`: a half where nothing else decides.
         of: As for `graphprune.shrink`.
         out: The `.onnx` file to write; written whole or not at all.
         data: Data for statistics, recovery and calibration; inputs are made where not given. A
