@@ -151,8 +151,11 @@ def linear(op: Op, draft: Draft) -> Linear | str | None:
             return "its weights are computed"
         if value.tensor is None or not value.tensor.is_floating_point():
             return "its weights are no floating-point numbers"
-        if len(readers.get(value, ())) > 1:
-            return f"{value.name} is read in several places"
+        read_by = [None if one is None else one[0] for one in readers.get(value, ())]
+        if len(read_by) > 1:
+            trained = all(one is op or one in draft.source.training for one in read_by)
+            places = "training mode too, which does more" if trained else "several places"
+            return f"{value.name} is read in {places}"
     if read.product or (read.bias is not None and read.bias_at is None):
         return "it is no plain product with stored weights"
     return Linear(op, read)

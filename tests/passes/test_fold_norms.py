@@ -184,10 +184,23 @@ def _normed() -> nn.Module:
     return nn.Sequential(weight, nn.BatchNorm2d(8))
 
 
+class Auxiliary(nn.Module):
+    """A second head that only training has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = conv(3, 8, 3), nn.BatchNorm2d(8), conv(8, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.norm(self.conv(x)).relu()
+        return (y, self.head(y)) if self.training else y
+
+
 @pytest.mark.parametrize(
     ("make", "why"),
     [
         (Twice, "others read what"),
+        (Auxiliary, "conv.weight is read in training mode too"),
         (Shared, "conv.weight is read in several places"),
         (_hooked, "has hooks"),
         (_training, "is in training mode"),

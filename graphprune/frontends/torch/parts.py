@@ -33,7 +33,7 @@ from graphprune.core.graph import Graph, Value
 from graphprune.engine.state import same_draws
 from graphprune.frontends.torch.arguments import REWRITES
 from graphprune.frontends.torch.older import mended
-from graphprune.frontends.torch.reader import check_sizes
+from graphprune.frontends.torch.reader import check_readable
 from graphprune.frontends.torch.recorder import Call, Recorder, Stack, kind, methods
 
 _PLAIN = (torch.Tensor, int, float, bool, str, torch.dtype, torch.device, type(None))
@@ -234,7 +234,7 @@ def _tried(path: str, recorder: Recorder, model: nn.Module, parts: Parts) -> str
         with mended(), warnings.catch_warnings():
             # Other code may read what is stored, whose axes nothing would lock.
             warnings.filterwarnings("error", message=".*assigned during export")
-            check_sizes(torch.export.export(view, args, strict=False))
+            check_readable(torch.export.export(view, args, strict=False))
     except Exception as error:
         return first_line(error)
     parts.calls += trial.calls

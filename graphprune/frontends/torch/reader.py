@@ -22,6 +22,8 @@ _KINDS: dict[InputKind, Kind] = {
     InputKind.CONSTANT_TENSOR: "constant",
 }
 
+_WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")  # of code that is inlined
+
 
 def traced(exported: torch.export.ExportedProgram) -> Trace:
     """The calls of an exported program, those of its regions among the others."""
@@ -130,6 +132,7 @@ class Reader:
             self.graph.written.add(base)
 
     def _check_operands(self, node: fx.Node) -> None:
+        _check_code(node)
         if not self._scalars.isdisjoint(node.all_input_nodes):
             raise LiftError(
                 f"{type_of(node)} in {_where(node)} takes a number that depends on the data, "
@@ -172,15 +175,26 @@ def _where(node: fx.Node) -> str:
     return next(reversed(stack.values()))[0] or "the top-level module"
 
 
-def check_sizes(program: torch.export.ExportedProgram) -> None:
-    """See that every tensor of a captured program has a size that is known.
+def check_readable(program: torch.export.ExportedProgram) -> None:
+    """See that a captured program can be read: every size is known, and what is run.
 
     Raises:
-        LiftError: The size of one depends on the data; the message names the operation.
+        LiftError: The size of a tensor depends on the data, or an operation takes code; the message
+            names the operation.
     """
     for node in program.graph.nodes:
         if node.op == "call_function":
             _check_sizes(node, node.meta.get("val"))
+            if getattr(node.target, "__name__", "") not in _WRAPPERS:
+                _check_code(node)
+
+
+def _check_code(node: fx.Node) -> None:
+    if any(_is_body(node.graph.owning_module, given) for given in node.all_input_nodes):
+        raise LiftError(
+            f"{type_of(node)} in {_where(node)} takes code that it runs by itself, which cannot be "
+            "followed: shrink the submodules around it"
+        )
 
 
 def _check_sizes(node: fx.Node, fake: Any) -> None:
@@ -233,10 +247,7 @@ def inline_wrappers(module: fx.GraphModule) -> None:
     graph = module.graph
     for node in list(graph.nodes):
         name = getattr(node.target, "__name__", "")
-        if node.op != "call_function" or name not in (
-            "wrap_with_set_grad_enabled",
-            "wrap_with_autocast",
-        ):
+        if node.op != "call_function" or name not in _WRAPPERS:
             continue
         at = next(i for i, arg in enumerate(node.args) if _is_body(module, arg))
         body = getattr(module, node.args[at].target)
@@ -255,7 +266,7 @@ def inline_wrappers(module: fx.GraphModule) -> None:
             graph.erase_node(node)
 
 
-def _is_body(module: fx.GraphModule, arg: object) -> bool:
+def _is_body(module: nn.Module | None, arg: object) -> bool:
     return (
         isinstance(arg, fx.Node)
         and arg.op == "get_attr"

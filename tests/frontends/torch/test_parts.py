@@ -300,3 +300,25 @@ def test_generated_parts_take_any_batch() -> None:
     mask(model, plan)
     more = torch.randn(7, 5, 16, dtype=torch.float64)
     torch.testing.assert_close(small(more), model(more), rtol=1e-12, atol=1e-12)
+
+
+class _Code(nn.Module):
+    """An operation that takes code, between layers that could be captured by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 8))
+        self.last = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        y = torch.cond(x.sum() > 0, lambda y: y * 2, lambda y: y * 3, (y,))
+        return self.last(y)
+
+
+def test_operations_that_take_code_are_left_alone_by_name() -> None:
+    x = torch.randn(4, 6)
+    plan = graphprune.plan(_Code().eval(), 0.4, example_inputs=x, compensate=False)
+    small = plan.apply()
+    assert small.first[0].out_features < 32 and small.last[0].out_features < 32
+    assert any("cond in" in warning for warning in plan.report.warnings)
