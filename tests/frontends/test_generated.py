@@ -360,6 +360,30 @@ def test_inputs_that_may_be_left_out_are_refused_where_code_was_made_otherwise(g
         small(inputs[0], None if given else torch.randn(2, 4))
 
 
+class Tabled(Optional):
+    """The same, and a table that is made at the first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor, more: torch.Tensor | None = None) -> torch.Tensor:
+        """Adds the table."""
+        if self.table is None:
+            self.table = torch.arange(4.0)
+        return super().forward(x, more) + self.table
+
+
+def test_a_fresh_model_and_a_used_one_are_generated_alike() -> None:
+    torch.manual_seed(0)
+    x, fresh = torch.randn(2, 8), Tabled()
+    used = copy.deepcopy(fresh)
+    used(x)
+    found = [cut_optional(model, (x,)) for model in (fresh, used)]
+    x = torch.randn(5, 8)
+    assert torch.equal(found[0](x), found[1](x))
+
+
 class Masking(nn.Module):
     """Leaves out a mask of no effect, unless it is captured, as models of Hugging Face do."""
 

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from graphprune.core.axes import Axis, leaves
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
+from graphprune.core.program import Inputs
 from graphprune.engine.state import copied, preserved, quiet
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.findings import Call
@@ -66,6 +67,8 @@ class Alone:
         weights = captured.graph.weights.items()
         self._weights = [v for name, v in weights if name.startswith(prefix)]
         self._aside = tuple(f"inner.{name.removeprefix(prefix)}" for name in aside)
+        if captured.builds:  # as the model was captured
+            self._module = self._with_tables()
 
     def types(self) -> tuple[torch.dtype, ...] | None:
         """The type of the first input of floating point; None where there is none."""
@@ -89,20 +92,7 @@ class Alone:
         Those that only change the layout in memory are left out.
         """
         module = self._module
-        inputs: dict[Value, torch.Tensor] = {}
-
-        def made(value: Value) -> torch.Tensor:
-            if value.is_weight:
-                return value.tensor  # type: ignore[no-any-return]
-            if value not in inputs:
-                kind = getattr(torch, value.dtype)
-                kind = dtype if dtype is not None and kind.is_floating_point else kind
-                dims = self._dims[value]
-                shape = [_resized(d, n, sizes) for d, n in zip(dims, value.shape, strict=True)]
-                inputs[value] = torch.zeros(shape, dtype=kind, device=self._device)
-            return inputs[value]
-
-        args, kwargs = pytree.tree_map_only(Value, made, self._call.args)
+        args, kwargs = self._inputs(sizes, dtype)
         try:
             if dtype is not None:
                 module = copied(module).to(dtype)
@@ -116,6 +106,35 @@ class Alone:
             for node, grad in _nodes(exported.graph_module, True)
             if not is_layout(node.target) and not self._inside(node)
         ]
+
+    def _with_tables(self) -> nn.Module:
+        """A copy of the module that has made the tables that its code keeps on it."""
+        module = copied(self._module).eval()
+        args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, self._inputs({}, None))
+        try:
+            with torch.no_grad(), quiet():
+                module.forward(*args, **kwargs)
+        except Exception:  # it is then refused as it is
+            return self._module
+        return module
+
+    def _inputs(self, sizes: Mapping[Axis, int], dtype: torch.dtype | None) -> Inputs:
+        """Inputs of some sizes and of one type, all zeros."""
+        inputs: dict[Value, torch.Tensor] = {}
+
+        def made(value: Value) -> torch.Tensor:
+            if value.is_weight:
+                return value.tensor  # type: ignore[no-any-return]
+            if value not in inputs:
+                kind = getattr(torch, value.dtype)
+                kind = dtype if dtype is not None and kind.is_floating_point else kind
+                dims = self._dims[value]
+                shape = [_resized(d, n, sizes) for d, n in zip(dims, value.shape, strict=True)]
+                inputs[value] = torch.zeros(shape, dtype=kind, device=self._device)
+            return inputs[value]
+
+        found: Inputs = pytree.tree_map_only(Value, made, self._call.args)
+        return found
 
     def _inside(self, node: fx.Node) -> bool:
         """Whether a module makes it whose code is not its own."""

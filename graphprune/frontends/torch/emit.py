@@ -316,6 +316,8 @@ class _Emitter:
     def _constant(self, value: Value) -> str:
         """A tensor that the Python code makes of literals becomes a buffer outside the state."""
         name = value.name.replace(".", "_")
+        while vars(self._root).get(name, self) is None:  # a place that the code has yet to fill
+            name += "_"
         if getattr(self._root, name, None) is None:
             tensor = cut_tensor(value.tensor, self._cuts.weights.get(value, ()))
             self._root.register_buffer(name, tensor.clone(), persistent=False)
