@@ -17,7 +17,8 @@ Every network is trained, then every method gets as many epochs again:
 
 `--chain` runs shrink, recover (without labels, or with `--labels`), int8 and ONNX Runtime instead,
 to files of so many times fewer bytes, and prints a table. With `--whole` it is judged by all test
-images of Fashion-MNIST; `--of memory` removes heads of attention before widths.
+images of Fashion-MNIST; with `--memory 0.5` half of the memory of activations goes, too, which
+takes heads of attention.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ def sparse(
 
 def chained(
     name: str, kind: str, times: list[float], seeds: int, epochs: int | None, part: str,
-    labels: bool, of: str,
+    labels: bool, memory: float | None,
 ) -> None:  # fmt: skip
     """Print what the chain to so many times fewer bytes gives, for one kind of network."""
     for wanted in times:
@@ -221,7 +222,7 @@ def chained(
             number = epochs or task.epochs.get(name, task.epochs[""])
             recover = {"epochs": number, "seed": seed, "loss": labels}
             # Bytes hardly depend on the seed.
-            asked = asked or asked_for(model, task, wanted, of)
+            asked = asked or asked_for(model, task, wanted, memory)
             rows.append(chain(model, task, held, asked, recover))
         print(line(name, wanted, rows), flush=True)
 
@@ -232,7 +233,7 @@ def main() -> None:
     parser.add_argument("--chain", nargs="*", type=float, help="times fewer bytes, instead")
     parser.add_argument("--whole", action="store_true", help="judge the chain by all test images")
     parser.add_argument("--labels", action="store_true", help="count in the chain's recover")
-    parser.add_argument("--of", default="params", help="the cost of which the chain takes a part")
+    parser.add_argument("--memory", type=float, help="fraction that goes besides, in the chain")
     parser.add_argument("task", choices=[name for name in TASKS if name != "words"])
     parser.add_argument("--nets", nargs="*", default=["ResNet-BN", "MobileNet", "VGG-BN", "ViT"])
     parser.add_argument("--seeds", type=int, default=1)
@@ -252,7 +253,7 @@ def main() -> None:
             chained(
                 name, arguments.task, arguments.chain or [10.0, 20.0], arguments.seeds,
                 arguments.epochs, WHOLE if arguments.whole else arguments.split, arguments.labels,
-                arguments.of,
+                arguments.memory,
             )  # fmt: skip
         return
     for name in arguments.nets:

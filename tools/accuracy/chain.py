@@ -35,14 +35,12 @@ class Asked:
     """What is asked of the chain.
 
     Attributes:
-        ratio: Fraction of the cost that goes.
+        budget: Fractions of costs that go.
         kind: Of int8.
-        of: The cost.
     """
 
-    ratio: float
+    budget: Mapping[str, float]
     kind: str
-    of: str
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def chain(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         done = graphprune.deploy(
-            model, asked.ratio, asked.of, data=task.train, out=folder / "out.onnx", metric=judge,
+            model, budget=asked.budget, data=task.train, out=folder / "out.onnx", metric=judge,
             recover=dict(recover), int8=asked.kind, folder=folder / "stages",
         )  # fmt: skip
         first, floats, last = (
@@ -145,21 +143,26 @@ def chain(
     )  # fmt: skip
 
 
-def asked_for(model: nn.Module, task: Task, times: float, of: str = "params") -> Asked:
+def asked_for(model: nn.Module, task: Task, times: float, memory: float | None = None) -> Asked:
     """What gives an int8 file of so many times fewer bytes, of the kind that suits this machine.
 
     Args:
         model: A trained network.
         task: What it was trained on.
         times: How many times fewer.
-        of: The cost of which a fraction goes.
+        memory: Fraction of the memory of activations that goes besides: heads of attention go
+            first then.
     """
     inputs, low, high = task.inputs[:_CALIBRATED], 0.0, 1.0
     options: Any = {"compensate": False, "verify": False}
+
+    def budget(fraction: float) -> dict[str, float]:
+        return {"params": fraction} if memory is None else {"params": fraction, "memory": memory}
+
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "small.onnx"
         fraction = 1 - 4 / times
-        first = graphprune.deploy(model, fraction, of, data=inputs, out=path, **options)
+        first = graphprune.deploy(model, budget=budget(fraction), data=inputs, out=path, **options)
         whole, found = first.stages[0].bytes, first.stages[-1].bytes
         told = next(note for note in first.warnings if note.startswith("int8: "))
         kind = next(kind for kind in KINDS if told.startswith(f"int8: {kind}"))
@@ -171,10 +174,11 @@ def asked_for(model: nn.Module, task: Task, times: float, of: str = "params") ->
             fraction += (found - whole / (times * (1 + _CLOSE / 2))) / (whole / 4)
             if not low < fraction < high:
                 fraction = (low + high) / 2
-            plan = graphprune.plan(model, fraction, of, example_inputs=inputs[:2], **options)
+            options["budget"] = budget(fraction)
+            plan = graphprune.plan(model, example_inputs=inputs[:2], **options)
             write_module(plan.apply(), ((inputs[:2],), {}), path)
             found = graphprune.quantise(path, inputs, kind=kind, names=False).bytes[1]
-    return Asked(fraction, kind, of)
+    return Asked(budget(fraction), kind)
 
 
 def _faster(before: onnx.ModelProto, after: onnx.ModelProto, held: Split) -> float:
