@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -99,25 +100,42 @@ class Directed:
 
 
 @dataclass(frozen=True, eq=False)
-class Moved:
+class _Over:
+    """A weight that is computed from another.
+
+    Attributes:
+        base: The other weight.
+        held: What that is computed from; None where it is stored itself.
+    """
+
+    base: Value
+    held: Written | None
+
+    def _base_numbers(self) -> torch.Tensor:
+        held: torch.Tensor = self.base.tensor.detach() if self.held is None else self.held.numbers()
+        return held
+
+    def _base_stored(
+        self, numbers: torch.Tensor, cuts: Cuts, tensor: Tensors
+    ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
+        """`stored_as` of the other."""
+        if self.held is None:
+            own = numbers.to(self.base.tensor.dtype)
+            return {self.base: own}, own
+        return self.held.stored_as(numbers.to(self.held.dtype), cuts, tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class Moved(_Over):
     """The numbers of another weight in other places: transposed, or in another shape.
 
     Attributes:
         op: What moves them.
-        held: What the other is computed from; None where it is stored itself.
         evaluate: Runs an operation.
     """
 
     op: Op
-    held: Written | None
     evaluate: Callable[..., list[torch.Tensor]]
-
-    @property
-    def base(self) -> Value:
-        """The other weight."""
-        (base, *_) = self.op.inputs
-        assert base is not None
-        return base
 
     @property
     def source(self) -> Value:
@@ -132,8 +150,7 @@ class Moved:
 
     def numbers(self) -> torch.Tensor:
         """Those of the other."""
-        held = self.base.tensor.detach() if self.held is None else self.held.numbers()
-        return self._moved(held)
+        return self._moved(self._base_numbers())
 
     def steps(self) -> Steps | None:
         """Those of the other."""
@@ -154,10 +171,7 @@ class Moved:
         back = cut_tensor(places, cuts.kept(self.base))
         at = torch.searchsorted(back.flatten(), came)  # which are in order
         base = numbers.new_zeros(back.numel()).index_copy(0, at, numbers.flatten())
-        base = base.reshape(back.shape)
-        if self.held is None:
-            return {self.base: base}, numbers
-        stored, found = self.held.stored_as(base, cuts, tensor)
+        stored, found = self._base_stored(base.reshape(back.shape), cuts, tensor)
         return stored, found.flatten()[at].reshape(numbers.shape)
 
     def _moved(self, x: torch.Tensor) -> torch.Tensor:
@@ -166,23 +180,18 @@ class Moved:
 
 
 @dataclass(frozen=True, eq=False)
-class Typed:
+class Typed(_Over):
     """The numbers of another weight in another type.
 
     Attributes:
-        base: The other weight.
-        held: What it is computed from; None where it is stored itself.
         dtype: The type, in which it is solved for.
     """
 
-    base: Value
-    held: Written | None
     dtype: torch.dtype
 
     def numbers(self) -> torch.Tensor:
         """Those of the other."""
-        held: torch.Tensor = self.base.tensor.detach() if self.held is None else self.held.numbers()
-        return held.to(self.dtype)
+        return self._base_numbers().to(self.dtype)
 
     def steps(self) -> Steps | None:
         """Those of the other."""
@@ -192,85 +201,79 @@ class Typed:
         self, numbers: torch.Tensor, cuts: Cuts, tensor: Tensors
     ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
         """The other, in its own type."""
-        if self.held is not None:
-            stored, near = self.held.stored_as(numbers.to(self.held.dtype), cuts, tensor)
-            return stored, near.to(self.dtype)
-        own = numbers.to(self.base.tensor.dtype)
-        return {self.base: own}, own.to(self.dtype)
+        stored, near = self._base_stored(numbers, cuts, tensor)
+        return stored, near.to(self.dtype)
 
 
 @dataclass(frozen=True, eq=False)
-class Scaled:
-    """The numbers of another weight times stored factors, none of them zero.
+class _Multiplied(_Over, ABC):
+    """The numbers of another weight times factors, none of them zero.
 
     Attributes:
-        base: The other weight.
-        held: What it is computed from; None where it is stored itself.
-        factor: The factors, which broadcast against it.
         dtype: The type, in which it is solved for.
     """
 
-    base: Value
-    held: Written | None
-    factor: Value
     dtype: torch.dtype
+
+    @property
+    @abstractmethod
+    def _factors(self) -> torch.Tensor:
+        """The factors, which broadcast against it."""
+
+    @abstractmethod
+    def _left(self, cuts: Cuts, tensor: Tensors) -> torch.Tensor:
+        """The factors of the narrowed graph."""
 
     def numbers(self) -> torch.Tensor:
         """Those of the other, times the factors."""
-        held: torch.Tensor = self.base.tensor.detach() if self.held is None else self.held.numbers()
-        found: torch.Tensor = held * self.factor.tensor.detach()
-        return found.to(self.dtype)
+        return (self._base_numbers() * self._factors).to(self.dtype)
 
     def steps(self) -> None:
-        """None: they are those of the other times several factors."""
+        """None: integers that may be below stand for other numbers at each place."""
 
     def stored_as(
         self, numbers: torch.Tensor, cuts: Cuts, tensor: Tensors
     ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
         """The other, divided by the factors."""
-        factor = tensor(self.factor)
-        base = numbers / factor
-        if self.held is None:
-            base = base.to(self.base.tensor.dtype)
-            return {self.base: base}, (base * factor).to(self.dtype)
-        stored, near = self.held.stored_as(base.to(self.held.dtype), cuts, tensor)
+        factor = self._left(cuts, tensor)
+        stored, near = self._base_stored(numbers / factor, cuts, tensor)
         return stored, (near * factor).to(self.dtype)
 
 
 @dataclass(frozen=True, eq=False)
-class Multiplied:
-    """The numbers of another weight times factors that no step changes, none of them zero.
+class Scaled(_Multiplied):
+    """The numbers of another weight times stored factors.
+
+    Attributes:
+        factor: The factors.
+    """
+
+    factor: Value
+
+    @property
+    def _factors(self) -> torch.Tensor:
+        held: torch.Tensor = self.factor.tensor.detach()
+        return held
+
+    def _left(self, cuts: Cuts, tensor: Tensors) -> torch.Tensor:
+        return tensor(self.factor)
+
+
+@dataclass(frozen=True, eq=False)
+class Factored(_Multiplied):
+    """The numbers of another weight times factors that no step changes.
 
     Attributes:
         result: The weight.
-        base: The other weight.
-        held: What it is computed from; None where it is stored itself.
-        factor: The factors, in the weight's shape.
-        dtype: The type, in which it is solved for.
+        factor: The factors, in its shape.
     """
 
     result: Value
-    base: Value
-    held: Written | None
     factor: torch.Tensor
-    dtype: torch.dtype
 
-    def numbers(self) -> torch.Tensor:
-        """Those of the other, times the factors."""
-        held: torch.Tensor = self.base.tensor.detach() if self.held is None else self.held.numbers()
-        return (held * self.factor).to(self.dtype)
+    @property
+    def _factors(self) -> torch.Tensor:
+        return self.factor
 
-    def steps(self) -> None:
-        """None: no integers are stored."""
-
-    def stored_as(
-        self, numbers: torch.Tensor, cuts: Cuts, tensor: Tensors
-    ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
-        """The other, divided by the factors."""
-        factor = cut_tensor(self.factor, cuts.kept(self.result))
-        base = numbers / factor
-        if self.held is None:
-            base = base.to(self.base.tensor.dtype)
-            return {self.base: base}, (base * factor).to(self.dtype)
-        stored, near = self.held.stored_as(base.to(self.held.dtype), cuts, tensor)
-        return stored, (near * factor).to(self.dtype)
+    def _left(self, cuts: Cuts, tensor: Tensors) -> torch.Tensor:
+        return cut_tensor(self.factor, cuts.kept(self.result))

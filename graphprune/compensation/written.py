@@ -13,7 +13,7 @@ from math import prod
 
 import torch
 
-from graphprune.compensation.forms import Directed, Moved, Multiplied, Scaled, Typed, Written
+from graphprune.compensation.forms import Directed, Factored, Moved, Scaled, Typed, Written
 from graphprune.compensation.grid import Grid, grid
 from graphprune.core.effect import Encoding
 from graphprune.core.graph import Graph, Op, Value
@@ -106,10 +106,10 @@ class _Finder:
         before = self.found.moved.get(base)
         if self._own(base, integers=True) or (before is not None and self._uses[base] == 1):
             if base not in outputs:
-                self.found.moved[result] = Moved(op, before, evaluate)
+                self.found.moved[result] = Moved(base, before, op, evaluate)
             return None
         held = self._held(base)
-        return None if held is False else Moved(op, None if held is True else held, evaluate)
+        return None if held is False else Moved(base, None if held is True else held, op, evaluate)
 
     def _typed(self, op: Op) -> Written | None:
         """The result of an operation that gives a weight another type."""
@@ -134,10 +134,10 @@ class _Finder:
             if not factor.tensor.is_floating_point() or bool((factor.tensor == 0).any()):
                 continue  # what is zero cannot become anything else
             scaled = held.scaled(factor) if isinstance(held, Grid) else None
-            return scaled or Scaled(base, None if held is True else held, factor, kind)
+            return scaled or Scaled(base, None if held is True else held, kind, factor)
         return self._multiplied(op, kind) if multiplies(op) or divides(op) else None
 
-    def _multiplied(self, op: Op, kind: torch.dtype) -> Multiplied | None:
+    def _multiplied(self, op: Op, kind: torch.dtype) -> Factored | None:
         """The result of an operation that multiplies a weight by what the code knows, or moves."""
         (result,) = op.outputs
         may = op.inputs[:1] if divides(op) else op.inputs
@@ -152,7 +152,7 @@ class _Finder:
             ones = [torch.ones(base.shape) if x is None else x for x in others]
             factor = self._result(op, ones)
             if factor.shape == base.shape and bool((factor.isfinite() & (factor != 0)).all()):
-                return Multiplied(result, base, None if held is True else held, factor, kind)
+                return Factored(base, None if held is True else held, kind, result, factor)
         return None
 
     def _result(self, op: Op, operands: Sequence[torch.Tensor | None]) -> torch.Tensor:
