@@ -8,23 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-import graphprune
 from graphprune import OptionError
 from graphprune.core.batch import Batch
 from graphprune.core.errors import GraphPruneError
 from graphprune.training import distillation, recover
 from graphprune.training.distil import feature_loss, layer_map
 from graphprune.training.shuffled import Shuffled
-from tests.training.nets import INPUTS, LABELS, cnn, train
-
-
-@pytest.fixture(scope="module")
-def pair() -> tuple[Any, Any]:
-    """A trained network, and what is left of it without compensation."""
-    model = cnn()
-    train(model, torch.optim.Adam(model.parameters(), 1e-2), 60)
-    model.eval()
-    return model, graphprune.shrink(model, 0.6, example_inputs=INPUTS[:2], compensate=False)
+from tests.training.nets import INPUTS, LABELS, cnn
 
 
 def test_outputs_come_nearer_and_nothing_given_changes(pair: tuple[Any, Any]) -> None:

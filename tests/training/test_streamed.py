@@ -16,7 +16,7 @@ from graphprune import recover
 from graphprune.core.errors import GraphPruneError
 from graphprune.training import streamed
 from graphprune.training.streamed import Streamed, is_read_again
-from tests.training.nets import INPUTS, LABELS, cnn, train
+from tests.training.nets import INPUTS, LABELS, cnn
 
 NUMBERS = torch.arange(32)
 
@@ -43,15 +43,6 @@ class Batches:
 
     def __iter__(self) -> Iterator[list[torch.Tensor]]:
         return iter(DataLoader(Noisy(), batch_size=3))
-
-
-@pytest.fixture(scope="module")
-def pair() -> tuple[Any, Any]:
-    """A trained network, and what is left of it without compensation."""
-    model = cnn()
-    train(model, torch.optim.Adam(model.parameters(), 1e-2), 60)
-    model.eval()
-    return model, graphprune.shrink(model, 0.6, example_inputs=INPUTS[:2], compensate=False)
 
 
 LOADERS = {
