@@ -69,6 +69,7 @@ def _same(one: nn.Module, other: nn.Module) -> None:
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_a_trainer_goes_on_from_its_checkpoint(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
     from transformers import Trainer, TrainingArguments
 
     def trainer(steps: int, resume: str | None) -> Any:

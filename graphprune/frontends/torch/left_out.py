@@ -17,10 +17,11 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graphprune.core.graph import Op, Value
+from graphprune.core.graph import Graph, Op, Value
+from graphprune.engine.run import Run
 from graphprune.engine.state import copied, quiet, same_draws
 from graphprune.frontends.torch.captured import CapturedModule
-from graphprune.frontends.torch.execute import evaluate, writes
+from graphprune.frontends.torch.execute import writes
 from graphprune.frontends.torch.findings import Call
 from graphprune.frontends.torch.follow import Follows
 from graphprune.frontends.torch.laws import flat
@@ -85,27 +86,35 @@ class LeftOut:
         """
         return (
             not _is_measured(value, follows)
-            and self._spreads(value)
+            and self._spreads(captured.graph, value)
             and self._is_neutral(captured.model.get_submodule(path), name, value)
         )
 
-    def _spreads(self, value: Value) -> bool:
+    def _spreads(self, graph: Graph, value: Value) -> bool:
         """Whether the operations make the same of an input whose lengths are all one."""
-        thin = {value: _empty(value, [1] * len(value.shape))}
+        behind, reached = list[Op](), {value}
         for op in self.ops:
-            if thin.keys().isdisjoint(op.inputs):
-                continue
-            if op in self.inner or writes(op):
-                return False
-            operands = [None if v is None else thin.get(v, _empty(v, v.shape)) for v in op.inputs]
-            try:
-                made = evaluate(op, operands, {})
-            except Exception:  # it names a length that is not there
-                return False
-            for result, tensor in zip(op.outputs, made, strict=False):
-                if tuple(tensor.shape) != tuple(result.shape):
-                    thin[result] = tensor
-        return thin.keys().isdisjoint(self.wanted)
+            if not reached.isdisjoint(op.inputs):
+                behind.append(op)
+                reached.update(op.outputs)
+        read = {v for op in behind for v in op.inputs if v is not None}
+        given = {v: _empty(v, v.shape) for v in read - reached}
+        given[value] = _empty(value, [1] * len(value.shape))
+        run = Run(graph, lambda weight: _empty(weight, weight.shape), [given], ops=behind)
+
+        def is_thin(held: Value | None) -> bool:
+            found = None if held is None or held.is_weight else run.known(held)
+            return found is not None and held is not None and found.shape != held.shape
+
+        try:
+            for op in run.steps():
+                if any(map(is_thin, op.inputs)) and (op in self.inner or writes(op)):
+                    return False
+                if any(is_thin(result) for result in op.outputs if result in self.wanted):
+                    return False
+        except Exception:  # it names a length that is not there
+            return False
+        return True
 
     def _is_neutral(self, module: nn.Module, name: str, value: Value) -> bool:
         """Whether the module's own code computes the same without the input.
