@@ -44,8 +44,10 @@ def by_default(model: nn.Module, inputs: Inputs) -> Inputs | None:
 def fails_cached(model: nn.Module, small: nn.Module, inputs: Inputs) -> str | None:
     """Why a smaller model does not run with its cache, where the original does."""
     given = by_default(model, inputs)
-    why = None if given is None else rejects(small, given)
-    return why if why and given and rejects(model, given) is None else None
+    if given is None:
+        return None
+    why = rejects(small, given)
+    return why if why and rejects(model, given) is None else None
 
 
 def unequal(captured: CapturedModule, found: Survey, values: Values) -> list[Mismatch] | None:
@@ -103,9 +105,11 @@ def cache_edits(
 ) -> Mapping[Place, int] | None:
     """Set the attributes of a smaller model that its cache takes sizes from, if they are found."""
     given = by_default(captured.model, captured.inputs)
-    for edits in _tried(captured, cuts) if given is not None else ():
+    if given is None:
+        return None
+    for edits in _tried(captured, cuts):
         before = _set(small, edits)
-        if given is not None and _same(small, captured.inputs, given):
+        if _same(small, captured.inputs, given):
             return edits
         apply_edits(small, before)
     return None
