@@ -126,6 +126,30 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | N
     return _made((*x.shape[:-1], weight.shape[0]), x)
 
 
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Tensor | None:
+    if x.dim() != weight.dim() or weight.dtype is not x.dtype or not weight.is_contiguous():
+        return None
+    made, taken, *kernel = weight.shape
+    fits = x.shape[1] == taken * groups and made % groups == 0 and _same((made,), bias)
+    if not fits or (bias is not None and bias.dtype is not x.dtype):
+        return None
+    each = [(*given, *given[:1] * (len(kernel) - 1))[: len(kernel)] for given in
+            (tuple(stride), tuple(padding), tuple(dilation))]  # fmt: skip
+    sizes = [
+        (length + 2 * before - apart * (taps - 1) - 1) // step + 1
+        for length, taps, step, before, apart in zip(x.shape[2:], kernel, *each, strict=True)
+    ]
+    return _made((x.shape[0], made, *sizes), x) if min(sizes) > 0 else None
+
+
 def _same(shape: Sequence[int], *weights: Tensor | None) -> bool:
     """Whether weights, where they are given, have a shape."""
     return all(w is None or tuple(w.shape) == tuple(shape) for w in weights)
@@ -179,6 +203,7 @@ _FORMS: dict[Any, Callable[..., Tensor | None]] = {
     _ATEN.mul.Tensor: _both,
     _ATEN.div.Tensor: _both,
     _ATEN.linear.default: _linear,
+    **{getattr(_ATEN, f"conv{dims}d").default: _convolution for dims in (1, 2, 3)},
     _ATEN.batch_norm.default: _batch_norm,
     _ATEN.layer_norm.default: _layer_norm,
     _ATEN.group_norm.default: _group_norm,
