@@ -116,6 +116,19 @@ def _both(x: Tensor, y: Any, alpha: Any = 1) -> Tensor | None:
     return _made(wide.shape, x) if fits else None
 
 
+def _into(x: Tensor, y: Any, alpha: Any = 1) -> Tensor | None:
+    """What is written into the first of two operands."""
+    made = _both(x, y, alpha)
+    return x if made is not None and made.shape == x.shape else None
+
+
+def _pooled(x: Tensor, sizes: Sequence[int]) -> Tensor | None:
+    """Means over so many windows along the last dimensions."""
+    if x.dim() != len(sizes) + 2 or not x.numel() or min(sizes) < 1:
+        return None
+    return _made((*x.shape[:2], *sizes), x)
+
+
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     if not x.dim() or weight.dim() != 2 or weight.dtype is not x.dtype:
         return None
@@ -202,6 +215,9 @@ _FORMS: dict[Any, Callable[..., Tensor | None]] = {
     _ATEN.sub.Tensor: _both,
     _ATEN.mul.Tensor: _both,
     _ATEN.div.Tensor: _both,
+    _ATEN.add_.Tensor: _into,
+    _ATEN.mul_.Tensor: _into,
+    **{getattr(_ATEN, f"adaptive_avg_pool{dims}d").default: _pooled for dims in (2, 3)},
     _ATEN.linear.default: _linear,
     **{getattr(_ATEN, f"conv{dims}d").default: _convolution for dims in (1, 2, 3)},
     _ATEN.batch_norm.default: _batch_norm,
