@@ -24,6 +24,7 @@ from graphprune.core.within import Rank
 from graphprune.costs import counted
 from graphprune.costs.counted import Polynomial, monomials
 from graphprune.costs.either import Alternative, Either
+from graphprune.costs.registry import cost_of
 from graphprune.importance import Scores
 from graphprune.importance.constants import NEEDED
 from graphprune.lowrank.factoring import Factoring, Spectrum, alone, spectrum
@@ -132,8 +133,8 @@ def ranks_of(edits: Iterable[Edit]) -> dict[str, int]:
     return {edit.weight: edit.rank for edit in edits if isinstance(edit, Rank)}
 
 
-def added(deps: Dependencies, counts: Counts, ranks: Mapping[Offer, int], name: str) -> float:
-    """By how much the cost of a choice changes where layers become two.
+def spent(deps: Dependencies, counts: Counts, ranks: Mapping[Offer, int], name: str) -> float:
+    """What a choice costs.
 
     Args:
         deps: The analysis.
@@ -141,7 +142,7 @@ def added(deps: Dependencies, counts: Counts, ranks: Mapping[Offer, int], name: 
         ranks: Channels between the two layers that stand for one.
         name: The cost.
     """
-    total = 0.0
+    total = cost_of(deps, name)(counts)
     for offer, rank in ranks.items() if name in COUNTED else ():
         group = offer.group(len(deps.groups))
         both = replace(deps, groups=[*deps.groups, group])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +15,7 @@ from graphprune.core.axes import Axis, leaves
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.core.program import Inputs
-from graphprune.engine.copying import copied
-from graphprune.engine.state import preserved, quiet
+from graphprune.engine.state import copied, preserved, quiet
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.findings import Call
 from graphprune.frontends.torch.reader import bound_arguments
@@ -97,7 +98,8 @@ class Alone:
         try:
             if dtype is not None:
                 module = copied(module).to(dtype)
-            with preserved(module), quiet():
+            silent = redirect_stdout(StringIO()), redirect_stderr(StringIO())
+            with preserved(module), quiet(), silent[0], silent[1]:
                 module.train(training)
                 exported = torch.export.export(_Inner(module), tuple(args), kwargs, strict=False)
         except Exception:  # whatever the caller's code raises for inputs that it does not take

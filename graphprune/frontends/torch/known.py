@@ -1,8 +1,9 @@
 """Numbers that code takes from tensors whose values do not depend on the inputs.
 
 A trace has tensors without values: strides that a detector keeps in a tensor, switches of a fake
-quantizer, lengths of packed sequences. Beside the trace, what is made of small stored tensors alone
-is computed, and code that asks for a number gets it.
+quantizer, lengths of packed sequences, masks that code makes of a shape. Beside the trace, what is
+made of small stored tensors and of shapes alone is computed, and code that asks for a number gets
+it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,25 @@ _MAKERS = {
     *(Tensor.view, Tensor.reshape, Tensor.expand, Tensor.repeat, torch.narrow, Tensor.narrow),
     *(nn.functional.pad, torch._C._nn.pad, torch.roll, Tensor.roll),
 }
+# Functions that take nothing from their first argument but shape and type.
+_OF_SHAPES = {
+    *(torch.zeros_like, torch.ones_like, torch.full_like),
+    *(Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_tensor),
+}
+# Functions whose results have as many elements as the values say: they are constants of the trace.
+_SIZED = {
+    torch.nonzero,
+    Tensor.nonzero,
+    torch.argwhere,
+    Tensor.argwhere,
+    torch.unique,
+    Tensor.unique,
+}
+_IN_PLACE = {f"__i{name}__" for name in (
+    "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift"
+)}  # fmt: skip
+Held = dict[int, tuple[Tensor, Tensor | None]]
+"""Traced tensors by identity with their values, None where they were lost."""
 _DRAWS = ("rand", "normal", "uniform", "bernoulli", "dropout", "multinomial", "poisson", "empty")
 
 
@@ -62,8 +82,8 @@ class Known(TorchFunctionMode):
         }
         self._traced: dict[int, str] = {}
         # The tensors are held, so that no other one gets their identity.
-        self._values: dict[int, tuple[Tensor, Tensor]] = {}
-        self._examples: dict[int, tuple[Tensor, Tensor]] = {}
+        self._values: Held = {}
+        self._examples: Held = {}
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -90,6 +110,10 @@ class Known(TorchFunctionMode):
             values = self._all((args, kwargs), self._value)
             if values is not None:
                 return _really(func, *values)
+        if func in _SIZED:
+            values = self._all((args, kwargs), self._value)
+            if values is not None:
+                return pytree.tree_map_only(Tensor, self._constant, _really(func, *values))
         if func in _MAKERS:
             args, kwargs = pytree.tree_map_only(Tensor, self._number, (args, kwargs))
         taken = packed.traced(func, args, kwargs, self.example)
@@ -98,39 +122,47 @@ class Known(TorchFunctionMode):
             for tensor, value in known:
                 self._values[id(tensor)] = tensor, value
             return result
-        values = self._all((args, kwargs), self._value)
-        examples = self._all((args, kwargs), self.example) if values is None else None
+        given = _shaped(args, kwargs) if func in _OF_SHAPES else (args, kwargs)
+        values = self._all(given, self._value)
+        examples = self._all(given, self.example) if values is None else None
         result = func(*args, **kwargs)
-        self._follow(func, args, result, values, self._values)
-        self._follow(func, args, result, examples, self._examples)
+        written = _written(func, args, kwargs)
+        self._follow(func, written, result, values, self._values)
+        self._follow(func, written, result, examples, self._examples)
         return result
 
     def _follow(
         self,
         func: Callable[..., Any],
-        args: Any,
+        written: Tensor | None,
         result: Any,
         values: tuple[Any, Any] | None,
-        held: dict[int, tuple[Tensor, Tensor]],
+        held: Held,
     ) -> None:
-        name = getattr(func, "__name__", "")
-        if values is None:
-            writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
-            if writes and args:
-                held.pop(id(args[0]), None)
-            return
+        """Compute what a function made, or wrote to, where that is known."""
         made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-        if name == "__setitem__" or any(x.numel() > _MOST for x in made):
-            return
-        if any(draw in name for draw in _DRAWS) or not made:
-            return
-        try:
-            again = _really(func, *values)
-        except Exception:  # what a trace allows and numbers do not
-            return
-        real = [leaf for leaf in pytree.tree_leaves(again) if isinstance(leaf, Tensor)]
-        for tensor, value in zip(made, real, strict=False):
-            held[id(tensor)] = tensor, value
+        sizes = [x.numel() for x in made]
+        drawn = any(draw in getattr(func, "__name__", "") for draw in _DRAWS)
+        if values is not None and not drawn and all(size <= _MOST for size in sizes):
+            try:
+                again = _really(func, *values)
+            except Exception:  # what a trace allows and numbers do not
+                again = None
+            else:
+                written = None
+            real = [leaf for leaf in pytree.tree_leaves(again) if isinstance(leaf, Tensor)]
+            for tensor, value in zip(made, real, strict=False):
+                held[id(tensor)] = tensor, value
+        if written is not None:
+            self._lose(written, held)
+
+    def _lose(self, written: Tensor, held: Held) -> None:
+        """Forget the values of a tensor, and of all views of the same memory."""
+        _, real = held.get(id(written), (None, None))
+        for key, (tensor, value) in held.items():
+            if real is not None and value is not None and _shares(real, value):
+                held[key] = tensor, None
+        held[id(written)] = written, None
 
     def _all(self, tree: Any, value: Callable[[Tensor], Tensor | None]) -> Any:
         """Arguments with the values of all tensors, or None where one is not known."""
@@ -156,8 +188,14 @@ class Known(TorchFunctionMode):
 
     def example(self, tensor: Tensor) -> Tensor | None:
         """The values of a tensor for the example inputs, where they are known."""
-        held = self._examples.get(id(tensor))
-        return held[1] if held is not None else self._value(tensor)
+        found = self._examples.get(id(tensor), (tensor, None))[1]
+        return self._value(tensor) if found is None else found
+
+    def _constant(self, value: Tensor) -> Tensor:
+        """A tensor of known values, in the trace."""
+        traced = torch.tensor(value.tolist(), dtype=value.dtype, device=value.device)
+        self._values[id(traced)] = traced, value
+        return traced
 
     def _number(self, tensor: Tensor) -> Any:
         if tensor.dim() or tensor.dtype is torch.bool:
@@ -170,3 +208,29 @@ def _really(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """What a function makes of tensors with values, unseen by the trace."""
     with _disable_current_modes(), torch.no_grad():
         return func(*args, **kwargs)
+
+
+def _shaped(args: Any, kwargs: Any) -> Any:
+    """Arguments whose first one, of which a function takes shape and type alone, has values."""
+    first, *others = args
+    if not isinstance(first, Tensor) or not all(type(size) is int for size in first.shape):
+        return args, kwargs
+    made = _really(torch.empty, tuple(first.shape), {"dtype": first.dtype, "device": first.device})
+    return (made, *others), kwargs
+
+
+def _written(func: Callable[..., Any], args: Any, kwargs: Any) -> Tensor | None:
+    """The tensor that a function writes to, if any."""
+    name = getattr(func, "__name__", "")
+    out = kwargs.get("out")
+    if isinstance(out, Tensor):
+        return out
+    inside = name.endswith("_") and not name.endswith("__")
+    if inside or kwargs.get("inplace") or name == "__setitem__" or name in _IN_PLACE:
+        return args[0] if args and isinstance(args[0], Tensor) else None
+    return None
+
+
+def _shares(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors lie in the same memory."""
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()

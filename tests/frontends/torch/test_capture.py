@@ -180,6 +180,70 @@ def test_switches_that_buffers_hold() -> None:
     _shrunk(net, x)
 
 
+class Marked(nn.Module):
+    """Asks a mask that it makes of the shape of its input."""
+
+    def __init__(self, mark: Any) -> None:
+        super().__init__()
+        self.a, self.b, self.mark = nn.Linear(8, 32), nn.Linear(32, 8), mark
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mask = self.mark(x)
+        y = self.a(x)
+        if mask.any().item():
+            y = 3 * y.relu()
+        return self.b(y) + len(mask.nonzero()) * mask.long().sum()
+
+
+def _written(x: torch.Tensor) -> torch.Tensor:
+    mask = torch.zeros(x.shape[1], dtype=torch.bool)
+    mask[0] = True
+    return mask
+
+
+def _like(x: torch.Tensor) -> torch.Tensor:
+    mask = torch.zeros_like(x[0])
+    mask[1:3] = 1
+    return mask > 0
+
+
+def _added(x: torch.Tensor) -> torch.Tensor:
+    mask = x.new_zeros(x.shape[1])
+    mask += 1
+    first = mask[:4]
+    first -= 1
+    return mask > 0
+
+
+@pytest.mark.parametrize("mark", [_written, _like, _added])
+def test_masks_made_of_a_shape_are_known_after_they_are_written_to(mark: Any) -> None:
+    net, x = Marked(mark).eval(), torch.randn(2, 8)
+    small = _shrunk(net, x)
+    for weight in (small.a.weight, small.a.bias):
+        weight.data.zero_()
+    small.a.bias.data.fill_(-1)  # nothing of it passes the ReLU
+    rest = len(mark(x).nonzero()) ** 2
+    torch.testing.assert_close(small(x), (small.b.bias + rest).expand(2, 8))
+
+
+@pytest.mark.parametrize("write", ["__setitem__", "__iadd__", "copy_", "view"])
+def test_a_tensor_that_inputs_are_written_to_is_not_known(write: str) -> None:
+    class Net(Marked):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            mask = torch.zeros(8)
+            if write == "view":
+                part = mask[:4]
+                part.copy_(x[0, :4])
+            elif write == "__setitem__":
+                mask[0] = x[0, 0]
+            else:
+                mask = getattr(mask, write)(x[0])
+            return self.b(self.a(x).relu() if (mask != 0).any().item() else self.a(x))
+
+    with pytest.raises(graphprune.GraphPruneError, match="cannot capture Net"):
+        graphprune.shrink(Net(None), 0.5, example_inputs=torch.randn(2, 8), compensate=False)
+
+
 def test_named_tuples_are_saved_with_a_plan(tmp_path: Path) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -73,7 +73,7 @@ def test_type_and_device_are_the_models() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["bert", "vit", "t5"])
+@pytest.mark.parametrize("kind", ["bert", "vit", "t5", "switch"])
 def test_hugging_face_models_tell_theirs(kind: str) -> None:
     import transformers as hf
 
@@ -86,15 +86,17 @@ def test_hugging_face_models_tell_theirs(kind: str) -> None:
     elif kind == "vit":
         model = hf.ViTModel(hf.ViTConfig(image_size=32, patch_size=8, **small))
     else:
-        model = hf.T5Model(
-            hf.T5Config(vocab_size=60, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
-        )
+        sizes = {"vocab_size": 60, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4}
+        name = {"t5": "T5", "switch": "SwitchTransformers"}[kind]
+        config = getattr(hf, f"{name}Config")(num_layers=1, num_experts=2, **sizes)
+        model = getattr(hf, f"{name}Model")(config)
     args, kwargs = find_inputs(model)
     assert args == ()
     with torch.no_grad():
         model.eval()(**kwargs)
     wanted = {"bert": {"input_ids"}, "vit": {"pixel_values"},
-              "t5": {"input_ids", "decoder_input_ids"}}  # fmt: skip
+              "t5": {"input_ids", "decoder_input_ids"},
+              "switch": {"input_ids", "decoder_input_ids", "attention_mask"}}  # fmt: skip
     assert kwargs.pop("use_cache", False) is False
     assert set(kwargs) == wanted[kind]
 
