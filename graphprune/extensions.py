@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
+from functools import lru_cache
 from importlib import metadata
 
 from graphprune.core.errors import GraphPruneError, named_line
@@ -28,7 +29,7 @@ def load_installed() -> None:
 
     One that fails is named in a warning: what does not need it goes on working.
     """
-    for point in metadata.entry_points(group=GROUP):
+    for point in _points(tuple(sys.path)):
         if point.value in _seen:
             continue
         _seen.add(point.value)
@@ -41,6 +42,12 @@ def load_installed() -> None:
                 f"{named_line(error)}",
                 stacklevel=2,
             )
+
+
+@lru_cache(maxsize=1)
+def _points(_: tuple[str, ...]) -> tuple[metadata.EntryPoint, ...]:
+    """The entry points of the packages on a path; they are looked for once."""
+    return tuple(metadata.entry_points(group=GROUP))
 
 
 def load_extension(name: str) -> None:

@@ -4,12 +4,13 @@
 2. The rule of each operation, in execution order, unifies dimensions and makes the results'.
 3. The outputs' axes are locked, and so are the weights that the caller wants kept.
 4. Means that put their own operand right, as a norm written by hand has them, mix.
-5. Every unlocked atom that a parameter holds becomes a coupled group.
+5. Rows of a table that nothing read are locked where those that were read are (`lock_unread`).
+6. Every unlocked atom that a parameter holds becomes a coupled group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from math import gcd, lcm
 
@@ -21,6 +22,7 @@ from graphprune.core.groups import Dependencies, Group, Lock, Member, matches
 from graphprune.core.spec import check_spec
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules import infer, is_known
+from graphprune.rules.facts import moves
 from graphprune.rules.statistic import settle_means
 
 
@@ -74,9 +76,37 @@ def couple(
     for pattern in keep:
         _keep(graph, dims, pattern)
     settle_means(graph, dims, effects)
+    lock_unread(graph, dims, effects)
     deps = Dependencies(graph, dims, effects, infer, unknown=unknown)
     _collect(deps)
     return deps
+
+
+def lock_unread(graph: Graph, dims: Mapping[Value, Dims], effects: Mapping[Op, Effect]) -> None:
+    """Lock the rows of a table that nothing read: inputs of another size may read them.
+
+    Code cuts a table of positions to the length of its input, `table[:length]`. The rows that it
+    left would go for nothing, and be missing where an input is longer.
+
+    Args:
+        graph: The lifted model.
+        dims: The dimensions of every value.
+        effects: What every operation does with axes.
+    """
+    tables = graph.derived()
+    read = {axis for value in graph.outputs for dim in dims[value] for axis in atoms(dim)}
+    for op, effect in effects.items():
+        if moves(op):
+            continue
+        taken = {a for v in op.inputs if v is not None for dim in dims[v] for a in atoms(dim)}
+        if not tables.keys().isdisjoint(op.outputs):  # a table still, but for what it loses here
+            held = {axis for value in op.outputs for dim in dims[value] for axis in atoms(dim)}
+            held -= {a for dim in (*effect.contracts, *effect.mixes) for a in atoms(dim)}
+            taken -= held
+        read |= taken
+    for value in graph.weights.values():
+        for dim in dims[value]:
+            lock(tuple(a for a in atoms(dim) if a not in read), "a table's rows beyond those read")
 
 
 def releases(graph: Graph, patterns: Collection[str]) -> bool:

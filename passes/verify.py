@@ -75,7 +75,6 @@ def verify(
     small = Run(graph, narrowed, [given], cuts.attrs, dtype, engine=engine, granted=taken)
     for op in _original(masked):
         if engine.lacks(op) and op.outputs:
-            outcome.exact = False
             outcome.granted.append(f"{op.type} at {op.name}")
         try:
             small.step(op)
@@ -87,6 +86,9 @@ def verify(
             if value in read:  # nobody reads the first numbers of weights that code replaces
                 _held_against(op, value, cuts, masked, small, engine, outcome)
         small.release(op)
+    idle = {op.name for op in graph.idle()}
+    outcome.mixing = [name for name in dict.fromkeys(outcome.mixing) if name not in idle]
+    outcome.exact = not (outcome.mixing or outcome.granted)
     return outcome
 
 
@@ -110,7 +112,6 @@ def _held_against(
     expected = cut_tensor(full, kept)
     gap = difference(expected, cut)
     if _mixes(op, cuts) or (gap > engine.tolerance and _inexact(op, cuts, masked)):
-        outcome.exact = False
         outcome.mixing.append(op.name)
         masked.replace(value, _scattered(full, cut, kept))
     elif gap > engine.tolerance and expected.shape == cut.shape and _draws(op, masked, engine):

@@ -157,3 +157,13 @@ class Graph:
                 parts = [w for v in read for w in ((v,) if v.is_weight else out[v])]
                 out.update(dict.fromkeys(op.outputs, tuple(dict.fromkeys(parts))))
         return out
+
+    def idle(self) -> set[Op]:
+        """Operations that nothing depends on: code drops what they make (attention weights)."""
+        read, found = set(self.outputs), set()
+        for op in reversed(self.ops):
+            if read.isdisjoint(op.outputs) and not self.engine.writes(op):
+                found.add(op)
+            else:
+                read.update(value for value in op.inputs if value is not None)
+        return found

@@ -27,7 +27,7 @@ from graphprune.core.files import write_whole
 from graphprune.costs.registry import cost_name
 from graphprune.deploying.deployed import Stage
 from graphprune.deploying.estimate import besides
-from graphprune.engine.state import copied
+from graphprune.engine.copying import copied
 from graphprune.engine.tensors import shapes_of
 from graphprune.exporting import write_module
 from graphprune.frontends.opening import open_model

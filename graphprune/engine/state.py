@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import random
 import types
@@ -12,17 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from operator import is_
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 _OPAQUE = (nn.Module, torch.Tensor, type, types.FunctionType, types.MethodType, types.ModuleType)
+_CONTAINERS = frozenset((dict, OrderedDict, list))
 _KINDS_REMEMBERED = 1024  # classes of attributes; a model has a few dozen
 
-_Module = TypeVar("_Module", bound=nn.Module)
-
+_MAY_HOLD = (torch.Tensor, list, tuple, dict)  # tensors
 _LARGEST = 1 << 20  # elements of a buffer that code may write to; masks and tables are larger
 
 
@@ -40,7 +39,7 @@ def holders(module: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def is_config(held: Any) -> bool:
     """Whether an attribute is an object with attributes of its own, written in Python."""
-    if callable(held) or not _may_be_config(type(held)):  # type: ignore[arg-type]  # hashable
+    if not _may_be_config(type(held)) or callable(held):  # type: ignore[arg-type]  # hashable
         return False
     return isinstance(getattr(held, "__dict__", None), dict)
 
@@ -76,8 +75,24 @@ def preserved(model: nn.Module, fused: bool = False) -> Iterator[None]:
                     held.copy_(before)
         for restore in saved:
             for holder, content in restore:
-                holder.clear()
-                holder.update(content) if isinstance(holder, dict) else holder.extend(content)
+                if holder or content:
+                    holder.clear()
+                    holder.update(content) if isinstance(holder, dict) else holder.extend(content)
+
+
+@contextmanager
+def modes_preserved(model: nn.Module) -> Iterator[None]:
+    """Undo changes of the mode of a module and of those inside it.
+
+    Args:
+        model: The module.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _written(model: nn.Module) -> Iterator[torch.Tensor]:
@@ -124,46 +139,20 @@ def kept_tensors(model: nn.Module) -> Iterator[set[tuple[str, str]]]:
 
 def _tensors_of(module: nn.Module) -> dict[str, list[torch.Tensor]]:
     """Attributes that are tensors, or containers that hold some, weights and buffers apart."""
-    kept = {n: h for n, h in module.__dict__.items() if not n.startswith("_")}
-    found = {name: list(_tensors_in(held)) for name, held in kept.items()}
-    return {name: tensors for name, tensors in found.items() if tensors}
+    found = {}
+    for name, held in module.__dict__.items():
+        if isinstance(held, _MAY_HOLD) and not name.startswith("_"):
+            tensors = _tensors_in(held)
+            if tensors:
+                found[name] = tensors
+    return found
 
 
-def _tensors_in(held: Any) -> Iterator[torch.Tensor]:
+def _tensors_in(held: Any) -> list[torch.Tensor]:
     if isinstance(held, torch.Tensor):
-        yield held
-    elif isinstance(held, list | tuple | dict):
-        items = held.values() if isinstance(held, dict) else held
-        yield from (item for item in items if isinstance(item, torch.Tensor))
-
-
-def copied(module: _Module, memo: dict[int, Any] | None = None) -> _Module:
-    """A deep copy of a module, in whatever state an earlier pass left it.
-
-    Code may keep what it computed of weights: tables in dictionaries and lists, tensors that a hook
-    or `weight_norm` leaves behind. PyTorch does not copy these; their copies know no gradient.
-
-    Args:
-        module: The module.
-        memo: What stands for certain objects, by identity, as in `copy.deepcopy`.
-    """
-    made: dict[int, Any] = {}
-    for inner in module.modules():
-        for name, held in inner.__dict__.items():
-            if name not in ("_modules", "_parameters"):
-                for tensor in _all_tensors_in(held):
-                    if tensor.grad_fn is not None:
-                        made[id(tensor)] = tensor.detach().clone()
-    return copy.deepcopy(module, made | (memo or {}))
-
-
-def _all_tensors_in(held: Any) -> Iterator[torch.Tensor]:
-    """Tensors in containers, and in containers that these hold."""
-    if isinstance(held, torch.Tensor):
-        yield held
-    elif isinstance(held, list | tuple | dict):
-        for item in held.values() if isinstance(held, dict) else held:
-            yield from _all_tensors_in(item)
+        return [held]
+    items = held.values() if isinstance(held, dict) else held
+    return [item for item in items if isinstance(item, torch.Tensor)]
 
 
 def _same(held: list[torch.Tensor], known: list[torch.Tensor]) -> bool:
@@ -172,9 +161,9 @@ def _same(held: list[torch.Tensor], known: list[torch.Tensor]) -> bool:
 
 def _state(module: nn.Module) -> list[tuple[Any, Any]]:
     """The mutable containers of a module, with copies of what they hold."""
-    plain = [v for v in module.__dict__.values() if type(v) in (dict, OrderedDict, list)]
-    held = [*(holder for _, holder in holders(module)), *plain]
-    return [(holder, holder.copy()) for holder in held]
+    held = [holder for _, holder in holders(module)]
+    held += [v for v in module.__dict__.values() if type(v) in _CONTAINERS]
+    return [(holder, holder.copy() if holder else ()) for holder in held]
 
 
 @contextmanager

@@ -21,7 +21,8 @@ from graphprune.core.graph import Op
 from graphprune.core.program import Inputs
 from graphprune.costs.latency.backend import Backend, Operands
 from graphprune.costs.latency.timing import Call
-from graphprune.engine.state import copied, preserved, quiet
+from graphprune.engine.copying import copied
+from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.execute import rewritten
 
 

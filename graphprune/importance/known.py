@@ -154,7 +154,8 @@ class Known:
         tensor = self._masked(value, self._stored.numbers(value)) if dims else value.tensor
         for number in dims:
             dead = zeros(tensor, number)
-            self._note(value, number, dead, torch.zeros(dead.shape, dtype=self.dtype))
+            if bool(dead.any()):
+                self._note(value, number, dead, torch.zeros(dead.shape, dtype=self.dtype))
 
     def _masked(self, value: Value, tensor: torch.Tensor) -> torch.Tensor:
         """Numbers of a weight without the slices that are taken for zeros."""
@@ -172,6 +173,10 @@ class Known:
 
     def _follow(self, op: Op) -> None:
         """Find out which slices of an operation's results are one number."""
+        given = [value for value in op.inputs if value is not None]
+        nothing = not any(v in self._held or v in self._bounds for v in given)
+        if nothing and not self.made.issuperset(given):
+            return
         read = reading(op)
         if isinstance(read, Reading) and self._linear(op, read):
             return

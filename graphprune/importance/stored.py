@@ -64,10 +64,15 @@ def _known(how: Packing) -> bool:
 def zeros(tensor: torch.Tensor, dim: int) -> torch.Tensor:
     """Which slices of a dimension hold nothing but zeros."""
     rows = tensor.movedim(dim, 0)
+    if rows.dim() == 1:
+        return rows == 0
     first = rows
     for at in range(1, rows.dim()):
         first = first.narrow(at, 0, min(_FIRST, rows.shape[at]))
-    dead = (first == 0).reshape(len(rows), -1).all(1)
+    none = first == 0
+    if not bool(none.any()):
+        return torch.zeros(len(rows), dtype=torch.bool, device=tensor.device)
+    dead = none.reshape(len(rows), -1).all(1)
     left = dead.nonzero().flatten()
     if len(left) and first.shape != rows.shape:
         dead[left] = (rows[left] == 0).reshape(len(left), -1).all(1)

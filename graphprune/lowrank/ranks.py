@@ -24,7 +24,6 @@ from graphprune.core.within import Rank
 from graphprune.costs import counted
 from graphprune.costs.counted import Polynomial, monomials
 from graphprune.costs.either import Alternative, Either
-from graphprune.costs.registry import cost_of
 from graphprune.importance import Scores
 from graphprune.importance.constants import NEEDED
 from graphprune.lowrank.factoring import Factoring, Spectrum, alone, spectrum
@@ -133,8 +132,8 @@ def ranks_of(edits: Iterable[Edit]) -> dict[str, int]:
     return {edit.weight: edit.rank for edit in edits if isinstance(edit, Rank)}
 
 
-def spent(deps: Dependencies, counts: Counts, ranks: Mapping[Offer, int], name: str) -> float:
-    """What a choice costs.
+def added(deps: Dependencies, counts: Counts, ranks: Mapping[Offer, int], name: str) -> float:
+    """By how much the cost of a choice changes where layers become two.
 
     Args:
         deps: The analysis.
@@ -142,7 +141,7 @@ def spent(deps: Dependencies, counts: Counts, ranks: Mapping[Offer, int], name: 
         ranks: Channels between the two layers that stand for one.
         name: The cost.
     """
-    total = cost_of(deps, name)(counts)
+    total = 0.0
     for offer, rank in ranks.items() if name in COUNTED else ():
         group = offer.group(len(deps.groups))
         both = replace(deps, groups=[*deps.groups, group])

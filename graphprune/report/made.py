@@ -13,9 +13,9 @@ from graphprune.core.axes import atoms
 from graphprune.core.graph import Value
 from graphprune.core.indices import kept_indices
 from graphprune.core.within import Mask
-from graphprune.costs.registry import cost_of
+from graphprune.costs.registry import MEASURED, cost_of
 from graphprune.engine.tensors import cut_tensor
-from graphprune.lowrank.ranks import ranked, ranks_of, spent
+from graphprune.lowrank.ranks import added, ranked, ranks_of
 from graphprune.passes.couple import couple
 from graphprune.pipeline import Work
 from graphprune.report.report import Report
@@ -65,21 +65,24 @@ def reported(work: Work) -> Report:
     edits = ranks_of(work.edits)
     ranks = ranked(deps, {name: edits[name] for name in edits if name not in whole_still})
 
-    def after(name: str) -> float:
-        return spent(deps, kept, ranks, name)
+    asked = {of, *work.asked.request.asked()}
+    names = ({"params", "macs", of} | (asked & {"memory"})) - {MEASURED}
+    costs = {name: cost_of(deps, name) for name in names}
 
-    whole = (cost_of(deps, "params")(full), cost_of(deps, "macs")(full))
+    def after(name: str) -> float:
+        return costs[name](kept) + added(deps, kept, ranks, name)
+
+    whole = (costs["params"](full), costs["macs"](full))
     if work.opened is not work.program:  # passes made it smaller before anything was removed
         before = couple(work.opened.graph)
         sizes = before.sizes()
         whole = (cost_of(before, "params")(sizes), cost_of(before, "macs")(sizes))
     batch = max(work.program.batch(), 1)
     achieved = work.selection.achieved
-    if of != "latency":  # which only a measurement tells
-        before_all = cost_of(deps, of)(full)
+    if of != MEASURED:  # which only a measurement tells
+        before_all = costs[of](full)
         achieved = 1 - after(of) / before_all if before_all else 0.0
-    asked = {of, *work.asked.request.asked()}
-    others = [cost_of(deps, name) for name in sorted(asked & {"memory"})]
+    memory = costs.get("memory")
     statistics = work.statistics()
     out = Report(
         model=work.program.name,
@@ -88,7 +91,7 @@ def reported(work: Work) -> Report:
         achieved=achieved,
         params=(round(whole[0]), round(after("params"))),
         macs=(round(whole[1] / batch), round(after("macs") / batch)),
-        memory=next(((round(c(full)), round(c(kept))) for c in others), None),
+        memory=None if memory is None else (round(memory(full)), round(memory(kept))),
         agreement=work.agreement,
         latency=work.latency,
         predicted=work.predicted,

@@ -43,7 +43,7 @@ def stack(op: Site) -> list[Dims]:
     return [[*dims[:at], concat([()] * len(op.op.inputs)), *dims[at:]]]
 
 
-@axis_rule("aten.split_with_sizes_copy", "Split")
+@axis_rule("aten.split_with_sizes_copy", "Split", does="cut")
 @axis_rule(
     "aten.split",
     "aten.chunk",
@@ -53,6 +53,7 @@ def stack(op: Site) -> list[Dims]:
     "aten.unsafe_split",
     "aten.unsafe_split_with_sizes",
     view=True,
+    does="cut",
 )
 def split_into(op: Site) -> list[Dims]:
     """The dimension becomes the sum of the results'."""
@@ -80,7 +81,7 @@ def _segment(dim: Dim, start: int, stop: int) -> tuple[Dim, Dim]:
     return before, inside
 
 
-@axis_rule("aten.select", view=True)
+@axis_rule("aten.select", view=True, does="cut")
 def select(op: Site) -> list[Dims]:
     """One index of a dimension: it must stay."""
     dims = list(op.dims())
@@ -103,7 +104,7 @@ def _chosen(op: Site, dim: Dim) -> None:
     op.resize("index", FromEnd(concat([(), after])) if index < 0 else before)
 
 
-@axis_rule("aten.slice", "aten.narrow", view=True)
+@axis_rule("aten.slice", "aten.narrow", view=True, does="cut")
 def sliced(op: Site) -> list[Dims]:
     """A segment of a dimension, or every s-th index of it."""
     at = op.axis(default=0)
@@ -195,7 +196,7 @@ def _padded(op: Site, dim: Dim, before: int, after: int) -> tuple[Dim, list[Dim 
     return concat([d for d in (ends[0], kept, ends[1]) if d is not None]), ends
 
 
-@axis_rule("Slice")
+@axis_rule("Slice", does="cut")
 def onnx_slice(op: Site) -> list[Dims]:
     """ONNX: segments of several dimensions at once."""
     dims = list(op.dims())

@@ -118,7 +118,12 @@ def copies(op: Op) -> bool:
 
 def moves(op: Op) -> bool:
     """Whether an operation's results are the first operand's elements, if at other places."""
-    return stated(op).view or stated(op).does == "move"
+    return stated(op).view or stated(op).does in ("move", "cut")
+
+
+def cuts_off(op: Op) -> bool:
+    """Whether an operation takes a part of a dimension: its numbers tell the place."""
+    return stated(op).does == "cut"
 
 
 def looked_up(op: Op) -> tuple[Value, Value] | None:

@@ -15,8 +15,9 @@ from graphprune.rules.site import Site, said, shapes
 
 RuleFunction: TypeAlias = "Callable[[Site], str | list[Dims]]"
 Does: TypeAlias = Literal[
-    "add", "subtract", "multiply", "divide", "join", "stack", "copy", "move", "look up", "direct"
-]
+    "add", "subtract", "multiply", "divide", "join", "stack", "copy", "move", "cut", "look up",
+    "direct",
+]  # fmt: skip
 F = TypeVar("F", bound=RuleFunction)
 
 _OURS = "graphprune."
@@ -36,8 +37,9 @@ class Stated:
         does: What it does with its operands, if it is one of these: `"add"`, `"subtract"`,
             `"multiply"` or `"divide"` them, `"join"` them along a dimension, `"stack"` them along
             a new one, `"copy"` the first (its type may change), `"move"` the first's elements to
-            other places, `"look up"` the rows of the first that the second names, `"direct"` the
-            lengths that are the second along the first (weight normalisation).
+            other places, `"cut"` a part of a dimension off the first, `"look up"` the rows of the
+            first that the second names, `"direct"` the lengths that are the second along the first
+            (weight normalisation).
         norm: Whether it normalises, and then multiplies by a gain that it is given.
         statistics: Operands of a norm that hold the stored mean and variance.
         random: Whether its results are drawn, or can be: two runs differ.

@@ -173,8 +173,45 @@ def strided(op: Site) -> list[Dims]:
 @axis_rule("aten.diagonal", view=True)
 def diagonal(op: Site) -> list[Dims]:
     """Two dimensions give way to one along their diagonal."""
-    gone = [op.axis("dim1", default=0), op.axis("dim2", default=1)]
-    dims = op.dims()
-    op.lock([dims[i] for i in gone], "a diagonal")
-    rest = [dim for i, dim in enumerate(dims) if i not in gone]
+    return _diagonal(op, op.axis("dim1", default=0), op.axis("dim2", default=1), "offset")
+
+
+@axis_rule("aten.diag")
+def diag(op: Site) -> list[Dims]:
+    """A vector becomes the diagonal of a matrix, or the diagonal of a matrix is taken."""
+    if op.rank() == 1:
+        return _diagonal_of(op, 0, 1, "diagonal")
+    return _diagonal(op, 0, 1, "diagonal")
+
+
+@axis_rule("aten.diag_embed")
+def diag_embed(op: Site) -> list[Dims]:
+    """The last dimension becomes the diagonal of two."""
+    rank = op.rank() + 1
+    first = op.axis("dim1", default=-2, rank=rank)
+    return _diagonal_of(op, first, op.axis("dim2", default=-1, rank=rank), "offset")
+
+
+def _diagonal(op: Site, first: int, second: int, beside: str) -> list[Dims]:
+    """Take a diagonal: of a square, the same index goes from both sides."""
+    dims, shape = op.dims(), op.shape()
+    rest = [dim for i, dim in enumerate(dims) if i not in (first, second)]
+    if shape[first] == shape[second] and not op.attr(beside, default=0):
+        return [[*rest, *op.broadcast([[dims[first]], [dims[second]]])]]
+    op.lock([dims[first], dims[second]], "a diagonal")
     return [[*rest, op.fresh(why="a diagonal")[-1]]]
+
+
+def _diagonal_of(op: Site, first: int, second: int, beside: str) -> list[Dims]:
+    """Lay the last dimension along a diagonal."""
+    *rest, side = op.dims()
+    if op.attr(beside, default=0):
+        op.lock([side], "a diagonal")
+        made = op.fresh(why="a diagonal")
+        sides = (made[first], made[second])
+    else:
+        sides = (side, side)
+    out = list(rest)
+    for at, dim in sorted([(first, sides[0]), (second, sides[1])], key=lambda pair: pair[0]):
+        out.insert(at, dim)
+    return [out]

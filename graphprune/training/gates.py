@@ -23,7 +23,7 @@ from graphprune.core.axes import atoms
 from graphprune.core.errors import GraphPruneError, OptionError, nearest
 from graphprune.core.groups import Dependencies
 from graphprune.costs.registry import Counting
-from graphprune.engine.state import copied
+from graphprune.engine.copying import copied
 from graphprune.plans import Plan
 from graphprune.rules.readings import reading
 from graphprune.training.attached import Attached

@@ -18,8 +18,8 @@ from graphprune.core.errors import GraphPruneError, OptionError
 from graphprune.core.groups import Dependencies
 from graphprune.core.progress import interruptible, progress
 from graphprune.core.scalars import Logged, Writer, tell, writer_of
+from graphprune.engine.copying import copied
 from graphprune.engine.muon import Muon
-from graphprune.engine.state import copied
 from graphprune.importance import Loss
 from graphprune.importance.gradients import cross_entropy
 from graphprune.statistics.constants import BACKWARD_FACTOR

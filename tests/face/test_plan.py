@@ -170,6 +170,26 @@ def test_a_plan_travels_as_json(net: nn.Module, tmp_path: Path) -> None:
     assert [p.shape for p in small.parameters()] == [p.shape for p in plan.apply().parameters()]
 
 
+class _Bags(nn.Module):
+    """Bags of words that lie behind one another: the first starts at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bags, self.head = nn.EmbeddingBag(20, 32), nn.Linear(32, 8)
+
+    def forward(self, words: torch.Tensor, starts: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return self.head(self.bags(words, starts)) * z.abs()
+
+
+def test_integers_and_complex_numbers_travel_with_a_plan(tmp_path: Path) -> None:
+    model = _Bags()
+    example = torch.randint(20, (12,)), torch.tensor([0, 4, 9]), torch.randn(3, 8) * 1j
+    plan = graphprune.plan(model, 0.5, example_inputs=example, compensate=False)
+    plan.save(tmp_path / "plan.json")
+    small = graphprune.load_plan(tmp_path / "plan.json").apply(model)
+    torch.testing.assert_close(small(*example), plan.apply()(*example))
+
+
 def test_a_plan_for_another_model_is_refused(net: nn.Module, tmp_path: Path) -> None:
     graphprune.plan(net, 0.5, example_inputs=X, compensate=False).save(tmp_path / "plan.json")
     with pytest.raises(GraphPruneError, match="another model"):

@@ -482,3 +482,53 @@ def test_what_a_model_tells_of_its_widths_is_told_anew() -> None:
     assert told == [small.stem.out_channels, small.stage[0].out_channels] != [16, 24]
     assert [entry["reduction"] for entry in small.feature_info] == [2, 4]
     assert model.feature_info[0]["num_chs"] == 16
+
+
+class Attended(nn.Module):
+    """Attention to one position more than there are: keys grow by one beside the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 32), nn.Linear(32, 3)
+        self.attention = nn.MultiheadAttention(32, 4, add_zero_attn=True)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.a(x)
+        y, weights = self.attention(x, x, x)
+        return self.b(y), weights
+
+
+def test_a_length_beside_a_narrowed_one_grows_by_steps() -> None:
+    torch.manual_seed(0)
+    net = Attended().double().eval()
+    plan = graphprune.plan(net, 0.5, example_inputs=torch.randn(8, 2, 6).double(), compensate=False)
+    small, longer = plan.apply(), torch.randn(13, 3, 6).double()
+    assert "attention" in plan.report.replaced
+    torch.testing.assert_close(small(longer)[0], masked(net, plan)(longer)[0])
+
+
+class Mixing(nn.Module):
+    """A table of pairs of positions cut to the length of the input, and a mean over its rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.table = nn.Parameter(torch.randn(40, 40))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        length = x.shape[1]
+        return self.b((self.table[:length, :length] @ self.a(x)).relu().mean(1))
+
+
+def test_where_rows_went_a_cut_follows_no_other_length() -> None:
+    """Generated code cut at as many rows in proportion, and took others."""
+    torch.manual_seed(0)
+    plan = graphprune.plan(
+        Mixing(), 0.1, example_inputs=torch.randn(2, 16, 6), compensate=False,
+        allocation="uniform",
+    )  # fmt: skip
+    small = plan.apply()
+    assert small.table.shape[0] < 40
+    assert small(torch.randn(5, 16, 6)).shape == (5, 3)
+    with pytest.raises(GraphPruneError, match="size 20"):
+        small(torch.randn(2, 20, 6))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import graphprune
 from tests.blocks import BLOCKS
@@ -73,3 +76,38 @@ def test_order_is_the_same_from_run_to_run() -> None:
 def _example(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     build, example = BLOCKS[name]
     return build(), example()
+
+
+class Positions(nn.Module):
+    """A table of positions, or of pairs of them, cut to the length of the input."""
+
+    def __init__(self, pairs: bool) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 32), nn.Linear(32, 3)
+        self.table = nn.Parameter(torch.randn(40, 40) if pairs else torch.randn(40, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        length, y = x.shape[1], self.a(x)
+        if self.table.shape[0] == self.table.shape[1]:
+            return self.b((self.table[:length, :length] @ y).relu())
+        return self.b((y + self.table[:length]).relu())
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_rows_that_the_example_was_too_short_for_stay(pairs: bool) -> None:
+    """They went for nothing, in no order, and longer inputs read what had moved up."""
+    torch.manual_seed(0)
+    net, longer = Positions(pairs).double(), torch.randn(2, 17, 6).double()
+    example = torch.randn(2, 8, 6).double()
+    plan = graphprune.plan(net, 0.1, example_inputs=example, compensate=False)
+    masked = copy.deepcopy(net)
+    for name, kept in plan.kept.items():
+        for dim, indices in enumerate(kept):
+            if indices is not None:
+                gone = sorted(
+                    set(range(net.get_parameter(name).shape[dim])) - set(indices.tolist())
+                )
+                masked.get_parameter(name).data.index_fill_(dim, torch.tensor(gone), 0)
+    small = plan.apply()
+    assert small.table.shape[0] == 40
+    torch.testing.assert_close(small(longer), masked(longer))

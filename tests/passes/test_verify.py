@@ -79,6 +79,28 @@ def test_rounding_does_not_add_up_in_deep_networks() -> None:
     assert small.first.out_features == 300
 
 
+class _Attending(nn.Module):
+    """Attention whose mean over heads is made, and dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 32), nn.Linear(32, 3)
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        found: Tensor = self.b(self.attention(x, x, x)[0])
+        return found
+
+
+def test_what_nothing_depends_on_makes_nothing_inexact() -> None:
+    example = torch.randn(2, 5, 6)
+    plan = graphprune.plan(_Attending(), 0.5, example_inputs=example, compensate=False)
+    plan.apply()
+    assert any(row.size == 4 and row.kept < 4 for row in plan.report.groups)
+    assert plan.report.verification.exact and not plan.report.verification.mixing
+
+
 class _Remade(nn.Module):
     """Makes a layer at its call, and gives it weights that it has already."""
 

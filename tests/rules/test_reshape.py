@@ -94,6 +94,15 @@ CASES = [
     case("unfold overlapping", lambda x: x.unfold(-1, 3, 1), _X),
     case("as_strided", lambda x: x.as_strided([2, 11, 5], [60, 5, 1]), _X),
     case("diagonal", lambda x: x.diagonal(0, 1, 2), t(3, 4, 6)),
+    case("diagonal of a square", lambda x: x.diagonal(0, 1, 2), t(3, 4, 4)),
+    case("diagonal beside", lambda x: x.diagonal(1, 1, 2), t(3, 4, 4)),
+    case("diag of a vector", lambda x: torch.diag(x), t(4)),
+    case("diag of a vector, beside", lambda x: torch.diag(x, -1), t(4)),
+    case("diag of a matrix", lambda x: torch.diag(x), t(4, 6)),
+    case("diag of a square", lambda x: torch.diag(x), t(4, 4)),
+    case("diag_embed", lambda x: torch.diag_embed(x), t(3, 4)),
+    case("diag_embed apart", lambda x: torch.diag_embed(x, 0, 0, -1), t(2, 3, 4)),
+    case("diag_embed beside", lambda x: torch.diag_embed(x, 2), t(3, 4)),
     case("view_as_complex", lambda x: torch.view_as_real(torch.view_as_complex(x)), t(3, 4, 2)),
 ]
 

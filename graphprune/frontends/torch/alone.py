@@ -15,7 +15,8 @@ from graphprune.core.axes import Axis, leaves
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
 from graphprune.core.program import Inputs
-from graphprune.engine.state import copied, preserved, quiet
+from graphprune.engine.copying import copied
+from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.findings import Call
 from graphprune.frontends.torch.reader import bound_arguments

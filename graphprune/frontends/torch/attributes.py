@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from graphprune.core.axes import Axis, Dim, leaves, length
 from graphprune.core.cuts import Cuts
-from graphprune.core.graph import Op
+from graphprune.core.graph import Op, Value
 from graphprune.core.indices import kept_length
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.tagged import Place, container, put
@@ -41,6 +42,7 @@ def described(captured: CapturedModule, cuts: Cuts) -> dict[Place, int]:
     edits: dict[Place, int] = {}
     counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
     convolutions = list(_convolutions(captured))
+    weights = _below(captured)
     for path, module in captured.model.named_modules():
         if type(module).__module__.startswith("torch.nn."):
             continue
@@ -53,8 +55,8 @@ def described(captured: CapturedModule, cuts: Cuts) -> dict[Place, int]:
             continue
         prefix = f"{path}." if path else ""
         below = [op for op in convolutions if f"{op.module}.".startswith(prefix)]
-        near = list(_dims(captured, cuts, prefix, _NEAR))
-        far = [*_dims(captured, cuts, prefix), *_channels(cuts, below)]
+        near = list(_dims(weights, cuts, prefix, _NEAR))
+        far = [*_dims(weights, cuts, prefix), *_channels(cuts, below)]
         for attr, held in names:
             factors = bool(_COUNT.search(attr)) and not attr.endswith(("dim", "size"))
             found = _regrouped(cuts, below, held) if factors and "group" in attr else set()
@@ -79,10 +81,11 @@ def lengths_held(captured: CapturedModule, cuts: Cuts) -> dict[Place, list[int]]
     """
     out: dict[Place, list[int]] = {}
     counts = {axis: len(kept) for axis, kept in cuts.keep.items()}
+    weights = _below(captured)
     for path, module in captured.model.named_modules():
         if type(module).__module__.startswith("torch.nn."):
             continue
-        dims = [*_dims(captured, cuts, f"{path}." if path else "", _NEAR)]
+        dims = [*_dims(weights, cuts, f"{path}." if path else "", _NEAR)]
         for attr, held in module.__dict__.items():
             if type(held) is int and held > 1:
                 new = dict.fromkeys(kept_length(d, counts) for d in dims if length(d) == held)
@@ -91,13 +94,26 @@ def lengths_held(captured: CapturedModule, cuts: Cuts) -> dict[Place, list[int]]
     return out
 
 
-def _dims(
-    captured: CapturedModule, cuts: Cuts, prefix: str, steps: int | None = None
-) -> Iterator[Dim]:
-    """Dimensions of the weights below a module, or of those that are so many steps below."""
+def _below(captured: CapturedModule) -> dict[str, list[tuple[int, Value]]]:
+    """For what the names of weights begin with: the weights, and how many steps below they are."""
+    out: dict[str, list[tuple[int, Value]]] = defaultdict(list)
     for name, value in captured.graph.weights.items():
-        below = name.startswith(prefix)
-        if below and (steps is None or name[len(prefix) :].count(".") <= steps):
+        path, steps = "", name.count(".")
+        for part in name.split("."):
+            out[path].append((steps, value))
+            path, steps = f"{path}{part}.", steps - 1
+    return out
+
+
+def _dims(
+    weights: Mapping[str, Sequence[tuple[int, Value]]],
+    cuts: Cuts,
+    prefix: str,
+    most: int | None = None,
+) -> Iterator[Dim]:
+    """Dimensions of the weights below a module, or of those that are that many steps below."""
+    for steps, value in weights.get(prefix, ()):
+        if most is None or steps <= most:
             yield from cuts.deps.dims[value]
 
 

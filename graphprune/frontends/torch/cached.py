@@ -22,8 +22,8 @@ from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.attributes import apply_edits, lengths_held
 from graphprune.frontends.torch.blank import without_values
 from graphprune.frontends.torch.captured import CapturedModule
-from graphprune.frontends.torch.inputs import rejects
 from graphprune.frontends.torch.rebuild import rebuild
+from graphprune.frontends.torch.rejects import rejects
 from graphprune.frontends.torch.survey import Survey
 from graphprune.frontends.torch.tables import tables_preserved
 from graphprune.frontends.torch.tagged import Place, container, get

@@ -64,7 +64,7 @@ def calls_on_trial(model: nn.Module, inputs: Inputs) -> Trace:
     """As `calls_of`, with inputs that may be wrong: code that looks at values is run with them."""
     found = _traced(model, inputs)
     if any(node.target in _VALUES for node in found.graph.nodes):
-        with torch.no_grad(), quiet():
+        with preserved(model), torch.no_grad(), quiet():
             model(*inputs[0], **inputs[1])
     return found
 
@@ -84,13 +84,14 @@ def _traced(model: nn.Module, inputs: Inputs) -> Trace:
         with preserved(model):
             try:
                 with kept_tensors(model) as kept:
-                    return recorded(model, inputs)
+                    found = recorded(model, inputs)
             finally:
                 filled = any(not is_tensor(model, *place) for place in kept)
+        found.keeps = bool(kept)
     except Exception as error:
         _log.debug("%s is exported: %s", type(model).__name__, first_line(error))
-    found = exported(model, inputs)
-    found.fills = filled  # torch.export takes back what code puts into containers
+        found = exported(model, inputs)
+        found.keeps |= filled  # torch.export takes back what code puts into containers
     return found
 
 
@@ -104,7 +105,7 @@ def _run_once(model: nn.Module, inputs: Inputs) -> None:
 
 
 def recorded(model: nn.Module, inputs: Inputs) -> Trace:
-    """The calls as they are made on tensors without values."""
+    """The calls as they are made on tensors without values; the caller undoes what they leave."""
     with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         return trace(model, inputs)
 
@@ -113,8 +114,18 @@ def exported(model: nn.Module, inputs: Inputs) -> Trace:
     """The calls that torch.export finds."""
     args, kwargs = pytree.tree_map_only(torch.Tensor, _owning, inputs)
     silent = redirect_stdout(StringIO()), redirect_stderr(StringIO())
-    with quiet(), mended(), empty_last(model), silent[0], silent[1]:
-        return traced(torch.export.export(model, args, kwargs, strict=False))
+    with (
+        preserved(model),
+        kept_tensors(model) as kept,
+        quiet(),
+        mended(),
+        empty_last(model),
+        silent[0],
+        silent[1],
+    ):
+        found = traced(torch.export.export(model, args, kwargs, strict=False))
+    found.keeps = bool(kept)
+    return found
 
 
 def _owning(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """Example inputs as plain data: they travel with a plan.
 
-Tensors become their shape and type, other values stay as they are. Tuples, lists, dicts and named
-tuples are written out; what else PyTorch's pytrees know (caches, data classes that are registered)
-is written in its own notation.
+Tensors become their shape and type, and integers their values where they are few: lengths,
+offsets and masks are no numbers that could be drawn. Other values stay as they are. Tuples, lists,
+dicts and named tuples are written out; what else PyTorch's pytrees know (caches, data classes that
+are registered) is written in its own notation.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch.utils import _pytree as pytree
 
 from graphprune.core.errors import GraphPruneError
 from graphprune.core.program import Inputs
+
+_FEW = 4096  # integers that are written out; a file of more would be mostly these
 
 
 def describe(inputs: Inputs) -> Any:
@@ -36,9 +39,7 @@ def restore(data: Any) -> Inputs:
 
 def _written(x: Any) -> Any:
     if isinstance(x, torch.Tensor):
-        high = None if x.is_floating_point() or not x.numel() else int(x.max()) + 1
-        kind = str(x.dtype).removeprefix("torch.")
-        return {"shape": list(x.shape), "dtype": kind, "high": high}
+        return _described(x)
     if x is None or isinstance(x, int | float | str | bool):
         return {"value": x}
     if isinstance(x, tuple) and hasattr(x, "_fields"):
@@ -60,6 +61,15 @@ def _written(x: Any) -> Any:
     )
 
 
+def _described(x: torch.Tensor) -> dict[str, Any]:
+    counted = not (x.is_floating_point() or x.is_complex())
+    node: dict[str, Any] = {"shape": list(x.shape), "dtype": str(x.dtype).removeprefix("torch.")}
+    node["high"] = int(x.max()) + 1 if counted and x.numel() else None
+    if counted and x.numel() <= _FEW:
+        node["values"] = x.flatten().tolist()
+    return node
+
+
 def _read(node: Mapping[str, Any], generator: torch.Generator) -> Any:
     def several(items: Any) -> list[Any]:
         return [_read(item, generator) for item in items]
@@ -77,8 +87,10 @@ def _read(node: Mapping[str, Any], generator: torch.Generator) -> Any:
     if "spec" in node:
         return pytree.tree_unflatten(several(node["leaves"]), pytree.treespec_loads(node["spec"]))
     dtype: torch.dtype = getattr(torch, node["dtype"])
-    if dtype.is_floating_point:
+    if dtype.is_floating_point or dtype.is_complex:
         return torch.randn(node["shape"], generator=generator).to(dtype)
+    if "values" in node:
+        return torch.tensor(node["values"], dtype=dtype).reshape(node["shape"])
     high = max(node["high"] or 2, 1)
     return torch.randint(0, high, node["shape"], generator=generator).to(dtype)
 

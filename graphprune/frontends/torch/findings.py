@@ -79,18 +79,6 @@ def constants(ops: Sequence[Op]) -> dict[Op, float]:
     }
 
 
-def unread(graph: Graph) -> set[Op]:
-    """Operations that nothing depends on: the code drops what they make (attention weights)."""
-    read, found = set(graph.outputs), set()
-    for op in reversed(graph.ops):
-        schema = getattr(op.source.target, "_schema", None)
-        if read.isdisjoint(op.outputs) and schema is not None and not schema.is_mutable:
-            found.add(op)
-        else:
-            read.update(value for value in op.inputs if value is not None)
-    return found
-
-
 def weights_by_id(graph: Graph, model: nn.Module) -> dict[int, Value]:
     """The graph's values of a model's tensors."""
     live = {

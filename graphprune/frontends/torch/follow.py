@@ -31,6 +31,7 @@ from graphprune.frontends.torch.laws import (
     near,
     sizes_of,
 )
+from graphprune.rules.facts import cuts_off
 
 _TYPES = (torch.float64, torch.float16, torch.bfloat16)
 _DROPOUT = torch.ops.aten.dropout.default
@@ -147,21 +148,15 @@ class _Search:
                     continue
                 law = law_of(size, number, others)
                 known = self._found.lengths.get(op, {}).get(attr)
-                if law is None or not self._holds(op, attr, law, known):
+                narrowed = self._cuts.attrs.get(op, {}).get(attr, number)
+                moved = cuts_off(op) and not near(number, narrowed)  # rows beside it went
+                if law is None or moved or not _holds(number, narrowed, law, known or []):
                     return self._fix(size)
                 laws[op, attr] = joined(known, law)
         for (op, attr), law in laws.items():
             self._found.lengths.setdefault(op, {})[attr] = law
         self._followed.append(size)
         return None
-
-    def _holds(self, op: Op, attr: str, law: Lengths, known: Lengths | None) -> bool:
-        """Whether a law holds of a narrowed number too, and beside the laws of other sizes."""
-        steps = [one.step is not None for one in flat(law)]
-        others = [one.step is not None for one in flat(known or [])]
-        return not any(steps) or (
-            attr not in self._cuts.attrs.get(op, {}) and all(steps) and all(others)
-        )
 
     def _fix(self, size: Size) -> None:
         self._found.fixed.append((size.value, size.dim, size.axis.size * size.rest))
@@ -244,3 +239,17 @@ class _Search:
 
     def _places(self) -> list[tuple[int, Op]]:
         return [(at, op) for at, op in enumerate(self._ops) if op in self._needed]
+
+
+def _holds(number: Any, narrowed: Any, law: Lengths, known: Lengths) -> bool:
+    """Whether a law holds of a narrowed number too, and beside the laws of other sizes.
+
+    What grows by a multiple of a size must be the captured number still, and follow nothing else.
+    """
+    if isinstance(number, list):
+        return len(narrowed) == len(number) and all(
+            _holds(n, narrowed[i], flat(law[i : i + 1]), flat(known[i : i + 1]))
+            for i, n in enumerate(number)
+        )
+    steps = [one.step is not None for one in (*flat(law), *flat(known))]
+    return not any(steps) or (all(steps) and near(number, narrowed))

@@ -116,6 +116,19 @@ def _both(x: Tensor, y: Any, alpha: Any = 1) -> Tensor | None:
     return _made(wide.shape, x) if fits else None
 
 
+def _into(x: Tensor, y: Any, alpha: Any = 1) -> Tensor | None:
+    """What is written into the first of two operands."""
+    made = _both(x, y, alpha)
+    return x if made is not None and made.shape == x.shape else None
+
+
+def _pooled(x: Tensor, sizes: Sequence[int]) -> Tensor | None:
+    """Means over so many windows along the last dimensions."""
+    if x.dim() != len(sizes) + 2 or not x.numel() or min(sizes) < 1:
+        return None
+    return _made((*x.shape[:2], *sizes), x)
+
+
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     if not x.dim() or weight.dim() != 2 or weight.dtype is not x.dtype:
         return None
@@ -124,6 +137,30 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | N
     if bias is not None and (bias.dtype is not x.dtype or bias.shape != weight.shape[:1]):
         return None
     return _made((*x.shape[:-1], weight.shape[0]), x)
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Tensor | None:
+    if x.dim() != weight.dim() or weight.dtype is not x.dtype or not weight.is_contiguous():
+        return None
+    made, taken, *kernel = weight.shape
+    fits = x.shape[1] == taken * groups and made % groups == 0 and _same((made,), bias)
+    if not fits or (bias is not None and bias.dtype is not x.dtype):
+        return None
+    each = [(*given, *given[:1] * (len(kernel) - 1))[: len(kernel)] for given in
+            (tuple(stride), tuple(padding), tuple(dilation))]  # fmt: skip
+    sizes = [
+        (length + 2 * before - apart * (taps - 1) - 1) // step + 1
+        for length, taps, step, before, apart in zip(x.shape[2:], kernel, *each, strict=True)
+    ]
+    return _made((x.shape[0], made, *sizes), x) if min(sizes) > 0 else None
 
 
 def _same(shape: Sequence[int], *weights: Tensor | None) -> bool:
@@ -178,7 +215,11 @@ _FORMS: dict[Any, Callable[..., Tensor | None]] = {
     _ATEN.sub.Tensor: _both,
     _ATEN.mul.Tensor: _both,
     _ATEN.div.Tensor: _both,
+    _ATEN.add_.Tensor: _into,
+    _ATEN.mul_.Tensor: _into,
+    **{getattr(_ATEN, f"adaptive_avg_pool{dims}d").default: _pooled for dims in (2, 3)},
     _ATEN.linear.default: _linear,
+    **{getattr(_ATEN, f"conv{dims}d").default: _convolution for dims in (1, 2, 3)},
     _ATEN.batch_norm.default: _batch_norm,
     _ATEN.layer_norm.default: _layer_norm,
     _ATEN.group_norm.default: _group_norm,

@@ -39,7 +39,6 @@ from graphprune.frontends.torch.findings import (
     Findings,
     calls,
     constants,
-    unread,
 )
 from graphprune.frontends.torch.known import Known
 from graphprune.frontends.torch.labels import Labels
@@ -104,7 +103,7 @@ class _Guide(TorchFunctionMode):
         self._unequal: Unequal = []
         self._ops = calls(captured.graph.ops)
         self._constants = constants(captured.graph.ops)
-        self._unread = unread(captured.graph)
+        self._idle = captured.graph.idle()
 
     # --- torch functions --------------------------------------------------------------------
 
@@ -119,7 +118,7 @@ class _Guide(TorchFunctionMode):
                 self._pinned(op, {})
             elif func is torch.tensor:
                 args = self._same_constant(op, args)
-            elif self._cuts.keep and op not in self._unread:
+            elif self._cuts.keep and op not in self._idle:
                 value = args[2:] if name == "__setitem__" else ()  # which is no index
                 args, kwargs = self._corrected(op, args[: len(args) - len(value)], kwargs)
                 args = (*args, *value)

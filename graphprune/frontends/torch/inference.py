@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from graphprune.engine.state import copied, same_draws
+from graphprune.engine.copying import copied
+from graphprune.engine.state import same_draws
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -15,16 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
-from graphprune.core.errors import LiftError, named_line
+from graphprune.core.errors import LiftError
 from graphprune.core.program import Inputs
-from graphprune.engine.state import preserved, quiet
-from graphprune.frontends.torch.older import exporting
+from graphprune.frontends.torch.rejects import rejects
 from graphprune.frontends.torch.sizes import images, positions
-from graphprune.frontends.torch.tables import tables_preserved
 from graphprune.statistics.batches import check_finite
 
 BATCH = 2  # a batch of one could not be told from other dimensions of length one
@@ -95,34 +92,6 @@ def trained(model: nn.Module, found: Inputs, others: Iterable[Inputs]) -> Inputs
 
 def _elements(inputs: Inputs) -> int:
     return sum(x.numel() for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor))
-
-
-def rejects(model: nn.Module, inputs: Inputs, training: bool = False) -> str | None:
-    """Why a model does not run on inputs, in eval or training mode, or None if it does."""
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    args, kwargs = pytree.tree_map_only(torch.Tensor, fake.from_tensor, inputs)
-    with preserved(model), tables_preserved(model), torch.no_grad(), quiet():
-        model.train(training)
-        try:
-            with exporting(), fake:
-                model(*args, **kwargs)
-        except Exception as error:
-            if not _needs_values(error):
-                return named_line(error)
-            if training:
-                return None  # it reads values, which fake tensors lack; its shapes were accepted
-        else:
-            return None
-        try:
-            model(*inputs[0], **inputs[1])
-        except Exception as error:
-            return named_line(error)
-    return None
-
-
-def _needs_values(error: Exception) -> bool:
-    name = type(error).__name__
-    return "DataDependent" in name or "DynamicOutput" in name or "data-dependent" in str(error)
 
 
 def candidates(model: nn.Module) -> Iterator[Inputs]:

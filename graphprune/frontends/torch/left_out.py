@@ -18,8 +18,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.core.graph import Graph, Op, Value
+from graphprune.engine.copying import copied
 from graphprune.engine.run import Run
-from graphprune.engine.state import copied, quiet, same_draws
+from graphprune.engine.state import quiet, same_draws
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.execute import writes
 from graphprune.frontends.torch.findings import Call

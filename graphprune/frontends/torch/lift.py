@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.core.errors import LiftError, first_line, named_line
 from graphprune.core.program import Inputs
-from graphprune.engine.state import kept_tensors, preserved, quiet, same_draws
+from graphprune.engine.state import kept_tensors, modes_preserved, preserved, quiet, same_draws
 from graphprune.frontends.torch.adapters import WHY, ranks
 from graphprune.frontends.torch.calls import (
     NotTracedError,
@@ -60,7 +60,7 @@ def lift(model: nn.Module, inputs: Inputs) -> CapturedModule:
     Raises:
         LiftError: The module cannot be captured; the message names the cause and the way out.
     """
-    with preserved(model):
+    with modes_preserved(model):
         model.eval()
         return _with_training(_lifted(model, distinct(without_cache(model, inputs))))
 
@@ -76,7 +76,7 @@ def lift_guessed(model: nn.Module, inputs: Inputs) -> CapturedModule | None:
         The module captured in eval mode, to be completed; None where it cannot be captured whole,
         or with these inputs.
     """
-    with preserved(model):
+    with modes_preserved(model):
         model.eval()
         try:
             captured = _program(model, distinct(inputs), calls_on_trial)
@@ -87,7 +87,7 @@ def lift_guessed(model: nn.Module, inputs: Inputs) -> CapturedModule | None:
 
 def completed(captured: CapturedModule) -> CapturedModule:
     """Add what only training mode reaches to a guessed capture, whose inputs it accepts."""
-    with preserved(captured.model):
+    with modes_preserved(captured.model):
         return _with_training(captured)
 
 
@@ -98,7 +98,7 @@ def captured_again(captured: CapturedModule, inputs: Inputs, training: bool) -> 
         LiftError: It cannot be captured so.
     """
     model = captured.model
-    with preserved(model):
+    with modes_preserved(model):
         try:
             model.train(training)
         except NotImplementedError as error:  # an exported program has one mode
@@ -240,8 +240,7 @@ def _program(
     model: nn.Module, inputs: Inputs, capture: Callable[[nn.Module, Inputs], Trace]
 ) -> CapturedModule:
     start = time.perf_counter()
-    with preserved(model), kept_tensors(model) as kept:
-        found = capture(model, inputs)
+    found = capture(model, inputs)
     seconds = time.perf_counter() - start
     reader = Reader(model, found, TORCH)
     for node in found.graph.nodes:
@@ -252,7 +251,7 @@ def _program(
         graph=reader.graph,
         seconds=seconds,
         on_meta=all(x.is_cpu for x in model.parameters()),
-        builds=bool(kept) or found.fills,
+        builds=found.keeps,
     )
 
 

@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 
 from graphprune.core.errors import LiftError, first_line
 from graphprune.core.program import Inputs
-from graphprune.engine.state import copied, preserved, same_draws
+from graphprune.engine.copying import copied
+from graphprune.engine.state import preserved, same_draws
 
 _EQUAL = 1e-6  # relative difference of two masks that rounding explains
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from graphprune.core.errors import VerifyError
 from graphprune.core.program import Inputs
-from graphprune.frontends.torch.inputs import rejects
+from graphprune.frontends.torch.rejects import rejects
 from graphprune.frontends.torch.tables import own_code
 
 _MODE = "training"  # the attribute that code asks

@@ -16,7 +16,7 @@ from graphprune.core.axes import leaves
 from graphprune.core.cuts import Cuts, Kept
 from graphprune.core.errors import LiftError
 from graphprune.core.indices import kept_length
-from graphprune.engine.state import copied
+from graphprune.engine.copying import copied
 from graphprune.engine.tensors import cut_tensor
 from graphprune.frontends.torch.captured import CapturedModule
 

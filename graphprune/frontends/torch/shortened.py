@@ -17,7 +17,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.core.graph import Value
-from graphprune.engine.state import copied, preserved, quiet
+from graphprune.engine.copying import copied
+from graphprune.engine.state import preserved, quiet
 from graphprune.engine.tensors import difference
 from graphprune.frontends.torch.findings import Call
 

@@ -21,7 +21,8 @@ from torch.utils import _pytree as pytree
 from graphprune.core.factors import Pair
 from graphprune.core.graph import Op, Value
 from graphprune.core.program import Inputs
-from graphprune.engine.state import copied, preserved, quiet, same_draws
+from graphprune.engine.copying import copied
+from graphprune.engine.state import preserved, quiet, same_draws
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.rebuild import laid_out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.frontends.torch.forms import META
+
+_CONTAINERS = (dict, list, tuple)
 
 
 class StandIns:
@@ -61,8 +63,13 @@ class StandIns:
         """What the code keeps of what it makes, and where; nothing, where it keeps none."""
         for module, path in self._paths.items():
             for name, held in module.__dict__.items():
-                items = held.values() if isinstance(held, dict) else held
-                for item in items if isinstance(held, dict | list | tuple) else [held]:
+                if isinstance(held, Tensor):
+                    items: Iterable[Any] = [held]
+                elif isinstance(held, _CONTAINERS):
+                    items = held.values() if isinstance(held, dict) else held
+                else:
+                    continue
+                for item in items:
                     if isinstance(item, Tensor) and item.is_meta and not self.has(item):
                         return f"{path or 'the model'} keeps {name}"
         return ""

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 _CACHED = type(lru_cache(lambda: None))
 _KEEPS = (dict, list, set, _CACHED)
 _OF_PYTORCH = "torch"
+_KINDS_REMEMBERED = 1024  # classes of attributes; a model has a few dozen
 
 
 def keeps_tables(model: nn.Module) -> bool:
@@ -136,6 +137,7 @@ def _functions(model: nn.Module) -> Iterator[FunctionType]:
     seen: set[int] = set()
     own = [vars(kind) for kind in _own_kinds(model)]
     held = [item for names in [*own, *map(vars, model.modules())] for item in names.values()]
+    held = [item for item in held if _may_be_function(type(item))]  # type: ignore[arg-type]
     left = [function for item in held if isinstance(function := _function(item), FunctionType)]
     while left:
         function = left.pop()
@@ -156,6 +158,12 @@ def _function(item: Any) -> Any:
     """The function of a method, of whatever kind, of a property, or behind a cache."""
     item = getattr(item, "__func__", None) or getattr(item, "fget", None) or item
     return item.__wrapped__ if isinstance(item, _CACHED) else item
+
+
+@lru_cache(maxsize=_KINDS_REMEMBERED)
+def _may_be_function(kind: type) -> bool:
+    """Whether there may be a function in objects of a class. Most attributes are of few classes."""
+    return kind in (FunctionType, _CACHED) or hasattr(kind, "__func__") or hasattr(kind, "fget")
 
 
 def _reached(function: FunctionType) -> Iterator[Any]:

@@ -79,7 +79,10 @@ class Tape:
     def noted(self, func: Any, args: Any, kwargs: Any) -> fx.Node:
         """Note a call, with nodes for operands."""
         name = self._graph._target_to_str(func.overloadpacket.__name__)
-        node = self._graph.create_node("call_function", func, args, kwargs, name)
+        node = self._graph.create_node("call_function", func, name=name)
+        node.args = args  # given at once, they would be searched for symbolic numbers
+        if kwargs:
+            node.kwargs = kwargs
         self._with[node] = (
             torch.is_grad_enabled()
             and func is not DETACH

@@ -32,13 +32,13 @@ class Trace:
         graph: Placeholders of the weights and the inputs, calls, and what is returned.
         places: For each placeholder of a stored tensor what kind it is of, and its name.
         tensors: Stored tensors by name, beside those of the module.
-        fills: Whether code puts tensors into lists or dictionaries that modules hold.
+        keeps: Whether code leaves tensors on modules: as attributes, in lists or dictionaries.
     """
 
     graph: fx.Graph
     places: dict[str, tuple[Kind, str]] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    fills: bool = False
+    keeps: bool = False
 
 
 def rename(

@@ -119,16 +119,30 @@ def _accepted(
     made: Sequence[torch.Tensor],
     highs: Sequence[int | None],
 ) -> bool:
-    """Whether the model runs on integers that are no rows of a table, such as corners of boxes."""
+    """Whether the model runs on integers that are no rows of a table, such as corners of boxes.
+
+    The smallest and the largest numbers stand for all that were drawn: where the model takes them,
+    it takes what lies between, such as lengths.
+    """
     pairs = zip(likes, highs, strict=True)
     if all(like.is_floating_point() or high is not None for like, high in pairs):
         return True
-    first = tuple(x[: len(like)] if like.dim() else x for x, like in zip(made, likes, strict=True))
+    triples = list(zip(made, likes, highs, strict=True))
+    first = tuple(_outermost(*held) if held[1].dim() else held[0] for held in triples)
     try:
         results(deps, first, resized(deps, {}, captured(deps)))
     except (RuntimeError, IndexError, ValueError):
         return False
     return True
+
+
+def _outermost(made: torch.Tensor, like: torch.Tensor, high: int | None) -> torch.Tensor:
+    """As many samples as the example has: the first, and those of the extremes among integers."""
+    if like.is_floating_point() or high is not None or made.dtype is torch.bool:
+        return made[: len(like)]
+    each = made.reshape(len(made), -1)
+    ends = torch.stack([each.amin(1).argmin(), each.amax(1).argmax()])
+    return made[torch.cat([ends, torch.arange(len(made), device=made.device)])[: len(like)]]
 
 
 def _drawn(like: torch.Tensor, made: torch.Tensor, seed: int) -> torch.Tensor:

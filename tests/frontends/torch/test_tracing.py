@@ -303,11 +303,19 @@ FORMS = [
     *((func, (X,)) for func in (A.hardsigmoid.default, A.leaky_relu_.default, A.mish.default)),
     *((A.add.Tensor, (X, y)) for y in (X, B, C[:4], 2, 1.5)),
     (A.mul.Tensor, (B, X)),
+    *((A.add_.Tensor, (X, y)) for y in (X, B, C[:4], 2, 1.5)),
+    *((A.adaptive_avg_pool2d.default, (X, sizes)) for sizes in ([1, 1], [2, 3])),
+    (A.adaptive_avg_pool3d.default, (X[None], [1, 2, 1])),
     (A.mul.Tensor, (C[:4], X)),
     *((A.linear.default, (X, torch.randn(3, 4), b)) for b in (None, C[:3])),
     (A.batch_norm.default, (X, C, C, C, C, False, 0.1, 1e-5, False)),
     (A.layer_norm.default, (X, [4, 4], X[0, 0], X[0, 0])),
     (A.group_norm.default, (X, 4, C, C)),
+    (A.conv2d.default, (X, torch.randn(6, 8, 3, 3))),
+    (A.conv2d.default, (X, torch.randn(6, 4, 3, 1), C[:6], [2, 1], [1, 0], [1, 2], 2)),
+    (A.conv2d.default, (X, torch.randn(8, 1, 3, 3), None, [2], [1], [1], 8)),
+    (A.conv1d.default, (X[0], torch.randn(6, 4, 2), C[:6], [3])),
+    (A.conv3d.default, (X[None], torch.randn(6, 2, 1, 2, 2), C[:6], [1, 2, 1], [1])),
 ]
 
 
@@ -329,10 +337,16 @@ def test_forms_are_those_of_the_kernels(func: Any, args: Any) -> None:
         (A.add.Tensor, (X[:, :1], X[..., :1])),
         (A.add.Tensor, (X, torch.randn(3, 4, 4))),
         (A.linear.default, (X, torch.randn(3, 5))),
+        (A.add_.Tensor, (X[:1], X)),
+        (A.adaptive_avg_pool2d.default, (X[0], [1, 1])),
         (A.batch_norm.default, (X, C[:4], C, C, C, False, 0.1, 1e-5, False)),
         (A.batch_norm.default, (X, C, C, C, C, True, 0.1, 1e-5, False)),
         (A.layer_norm.default, (X, [5])),
         (A.group_norm.default, (X, 3, C, C)),
+        (A.conv2d.default, (X, torch.randn(6, 4, 3, 3))),
+        (A.conv2d.default, (X, torch.randn(6, 8, 5, 5))),
+        (A.conv2d.default, (X[0], torch.randn(6, 8, 3, 3))),
+        (A.conv2d.default, (X, torch.randn(6, 3, 3, 8).permute(0, 3, 1, 2))),
     ],
 )
 def test_kernels_are_asked_where_operands_do_not_fit(func: Any, args: Any) -> None:

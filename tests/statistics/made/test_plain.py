@@ -63,3 +63,27 @@ def test_integers_that_the_model_does_not_take_are_those_of_the_example() -> Non
     assert len(boxes) == 48 and bool((boxes[..., 1] >= boxes[..., 0]).all())
     tokens = torch.cat([tokens for tokens, _ in made.chunks])
     assert len(tokens.unique(dim=0)) > 40
+
+
+class Lengths(nn.Module):
+    """Texts of several lengths, none of them empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.lstm = nn.Embedding(20, 16), nn.LSTM(16, 24, batch_first=True)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.words(tokens), lengths, batch_first=True, enforce_sorted=False
+        )
+        found: Tensor = self.head(self.lstm(packed)[1][0][-1])
+        return found
+
+
+def test_the_smallest_number_drawn_is_tried_too() -> None:
+    """Two lengths at random were accepted; a later zero cost all compensation."""
+    example = torch.randint(20, (2, 9)), torch.tensor([9, 8])
+    deps = graphprune.analyze(Lengths().eval(), example)
+    lengths = torch.cat([chunk[1] for chunk in plain(deps, example, 64, 0).chunks])
+    assert set(lengths.tolist()) == {8, 9}
