@@ -131,6 +131,7 @@ def _from_config(model: Any, device: torch.device, dtype: torch.dtype) -> Iterat
         "pixel_values": [_floats_like(s, device, dtype) for s in _pixels(config)],
         "input_features": [_floats_like(s, device, dtype) for s in _features(config)],
         "input_values": [_floats_like(s, device, dtype) for s in _samples(config)],
+        "past_values": [_floats_like(s, device, dtype) for s in _series(config)],
     }
     if not getattr(config, "is_encoder_decoder", False):
         del known["decoder_input_ids"]
@@ -185,6 +186,13 @@ def _samples(config: Any) -> list[tuple[int, ...]]:
     bins, length = _within(config, "num_mel_bins"), _within(config, "max_length")
     fixed = [(BATCH, length, bins)] if isinstance(bins, int) and isinstance(length, int) else []
     return [*fixed, (BATCH, 4000), (BATCH, 16000)]
+
+
+def _series(config: Any) -> list[tuple[int, ...]]:
+    """Series of as many numbers a step as a config tells."""
+    steps = _within(config, "context_length")
+    channels = _within(config, "num_input_channels", default=1)
+    return [(BATCH, steps, channels)] if isinstance(steps, int) else []
 
 
 def _tokens(config: Any, device: torch.device) -> torch.Tensor:

@@ -73,7 +73,7 @@ def test_type_and_device_are_the_models() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["bert", "vit", "t5", "switch"])
+@pytest.mark.parametrize("kind", ["bert", "vit", "t5", "switch", "series"])
 def test_hugging_face_models_tell_theirs(kind: str) -> None:
     import transformers as hf
 
@@ -83,6 +83,11 @@ def test_hugging_face_models_tell_theirs(kind: str) -> None:
     }  # fmt: skip
     if kind == "bert":
         model: nn.Module = hf.BertModel(hf.BertConfig(vocab_size=60, **small))
+    elif kind == "series":
+        options = {"d_model": 32, "ffn_dim": 64, "num_attention_heads": 4, "num_hidden_layers": 1}
+        model = hf.PatchTSTModel(
+            hf.PatchTSTConfig(num_input_channels=3, context_length=16, patch_length=4, **options)
+        )
     elif kind == "vit":
         model = hf.ViTModel(hf.ViTConfig(image_size=32, patch_size=8, **small))
     else:
@@ -94,7 +99,7 @@ def test_hugging_face_models_tell_theirs(kind: str) -> None:
     assert args == ()
     with torch.no_grad():
         model.eval()(**kwargs)
-    wanted = {"bert": {"input_ids"}, "vit": {"pixel_values"},
+    wanted = {"bert": {"input_ids"}, "series": {"past_values"}, "vit": {"pixel_values"},
               "t5": {"input_ids", "decoder_input_ids"},
               "switch": {"input_ids", "decoder_input_ids", "attention_mask"}}  # fmt: skip
     assert kwargs.pop("use_cache", False) is False
