@@ -180,8 +180,8 @@ def plan(
             - `budget`: Several costs at once with the fraction to remove of each, at least.
             - `round_to`: Every kept width is a multiple of this, or stays whole; `"auto"` takes the
               largest of 8, 4, 2, 1 that meets the budget, for groups at least four times as wide.
-            - `keep`: What to leave as it is: name patterns of layers or weights, modules of the
-              model, or types of modules.
+            - `keep`: What to leave as it is: name patterns of layers or weights, modules or
+              weights of the model, or types of modules.
             - `backend`: For `"latency"`: `"eager"` or `"compiled"` PyTorch, or `"onnxruntime"`;
               `"auto"` is eager, and ONNX Runtime for ONNX models.
 

@@ -55,7 +55,9 @@ def copied(module: _Module, memo: dict[int, Any] | None = None) -> _Module:
     plain = [m for m in modules if id(m) not in made and _is_plain(type(m))]  # type: ignore[arg-type]
     made |= {id(inner): type(inner).__new__(type(inner)) for inner in plain}
     for inner in reversed(plain):
-        state = {name: _copied(held, made) for name, held in inner.__dict__.items()}
+        # What `Module.compile` made calls the original: `__getstate__` leaves it out.
+        kept = inner.__getstate__()  # type: ignore[no-untyped-call]
+        state = {name: _copied(held, made) for name, held in kept.items()}
         made[id(inner)].__setstate__(state)
     return copy.deepcopy(module, made)
 

@@ -89,6 +89,14 @@ def test_keep_by_name_by_wildcard_and_by_type(net: nn.Module) -> None:
         graphprune.shrink(net, 0.4, keep=[nn.Conv2d], example_inputs=X, compensate=False)
 
 
+def test_keep_takes_weights_of_the_model(net: nn.Module) -> None:
+    weight = next(net.parameters())
+    small = graphprune.shrink(net, 0.2, keep=[weight], example_inputs=X, compensate=False)
+    assert next(small.parameters()).shape == weight.shape
+    with pytest.raises(GraphPruneError, match="no part of the model"):
+        graphprune.plan(net, 0.2, keep=nn.Parameter(torch.ones(3)), example_inputs=X)
+
+
 def test_keep_that_matches_nothing_is_an_error(net: nn.Module) -> None:
     with pytest.raises(GraphPruneError, match="'layer9'"):
         graphprune.plan(net, 0.4, keep=["layer9"], example_inputs=X, compensate=False)

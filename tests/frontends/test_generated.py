@@ -484,6 +484,32 @@ def test_what_a_model_tells_of_its_widths_is_told_anew() -> None:
     assert model.feature_info[0]["num_chs"] == 16
 
 
+class Heads(nn.Module):
+    """Attention whose code fixes the number of heads and their width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.qkv, self.b = nn.Linear(6, 32), nn.Linear(32, 96), nn.Linear(32, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, n, _ = x.shape
+        q, k, v = self.qkv(self.a(x)).reshape(b, n, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.b(y.transpose(1, 2).reshape(b, n, 32))
+
+
+def heads_narrowed(dtype: torch.dtype) -> nn.Module:
+    torch.manual_seed(0)
+    model = Heads().to(dtype).eval()
+    plan = graphprune.plan(
+        model, 0.4, example_inputs=torch.randn(2, 5, 6, dtype=dtype), compensate=False,
+        allocation="uniform",
+    )  # fmt: skip
+    small = plan.apply()
+    assert plan.report.replaced
+    return small
+
+
 class Attended(nn.Module):
     """Attention to one position more than there are: keys grow by one beside the input."""
 
@@ -505,6 +531,19 @@ def test_a_length_beside_a_narrowed_one_grows_by_steps() -> None:
     small, longer = plan.apply(), torch.randn(13, 3, 6).double()
     assert "attention" in plan.report.replaced
     torch.testing.assert_close(small(longer)[0], masked(net, plan)(longer)[0])
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing is deprecated
+def test_older_exporters_see_sizes_follow() -> None:
+    """`torch.jit.trace`, on which the ONNX exporter without dynamo builds, wrote them down."""
+    small = heads_narrowed(torch.float32)
+    traced, x = torch.jit.trace(small, torch.randn(2, 5, 6)), torch.randn(3, 9, 6)
+    torch.testing.assert_close(traced(x), small(x))
+
+
+def test_code_made_in_half_precision_runs_in_single() -> None:
+    small = heads_narrowed(torch.bfloat16)
+    assert small.float()(torch.randn(3, 9, 6)).dtype is torch.float32
 
 
 class Mixing(nn.Module):

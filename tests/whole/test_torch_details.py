@@ -270,3 +270,12 @@ def test_a_batch_of_one_gives_a_model_for_any_batch() -> None:
     small = plan.apply()
     assert plan.report.replaced
     assert small(torch.randn(3, 5, 32)).shape == (3, 5, 32)
+
+
+def test_a_submodule_that_was_compiled_in_place() -> None:
+    """A copy went on calling what was compiled: the original."""
+    model = Residual().eval()
+    model.conv1.compile(backend="eager")
+    small = graphprune.shrink(model, 0.5, example_inputs=images(), compensate=False)
+    assert small(*images()).shape == (2, 5)
+    assert type(small) is Residual

@@ -291,7 +291,7 @@ class _Emitter:
             changed[attr] = self._graph.call_function(getattr, (self._node(value), "dtype"))
         self._regions.autocast(op.source.meta.get(AUTOCAST))
         target, args, kwargs = rewritten(op, changed, operands)
-        node = self._graph.call_function(target, args, kwargs)
+        node = self._numbers.call(target, args, kwargs)
         if SHARE in changed:
             node = self._graph.call_function(torch.ops.aten.mul.Tensor, (node, changed[SHARE]))
         if op in follows.dropouts:

@@ -33,7 +33,7 @@ from graphprune.frontends.torch.laws import (
 )
 from graphprune.rules.facts import cuts_off
 
-_TYPES = (torch.float64, torch.float16, torch.bfloat16)
+_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _DROPOUT = torch.ops.aten.dropout.default
 
 
@@ -204,7 +204,7 @@ class _Search:
                 allowed.append(dtype)
                 for op, attr, _, _ in changed:
                     self._found.dtypes.setdefault(op, {})[attr] = first
-        if len(allowed) <= len(_TYPES) and not first.is_weight:
+        if len(allowed) < len(_TYPES) and not first.is_weight:
             self._found.types = tuple(allowed)
 
     def modes(self) -> None:

@@ -317,6 +317,9 @@ def as_inputs(example: Any) -> Inputs | None:
         )
     inputs = {**{f"argument {number}": x for number, x in enumerate(args, 1)}, **kwargs}
     for name, x in inputs.items():
+        for held in pytree.tree_leaves(x):
+            if isinstance(held, torch.Tensor):
+                check_dense(f"example_inputs: {name!r}", held)
         if isinstance(x, torch.Tensor | np.ndarray) and x.ndim and not len(x):
             raise LiftError(
                 f"example_inputs holds no sample: {name!r} is of shape {tuple(x.shape)}; pass two "
@@ -324,3 +327,17 @@ def as_inputs(example: Any) -> Inputs | None:
             )
     check_finite("example_inputs", inputs)
     return args, kwargs
+
+
+def check_dense(name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor in a layout that cannot be cut.
+
+    Raises:
+        LiftError: The tensor is sparse or nested; names it.
+    """
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise LiftError(
+            f"{name} is a {kind} tensor, which cannot be captured: shrink the model with a dense "
+            "or padded one in its place"
+        )

@@ -12,6 +12,14 @@ from torch import fx
 from graphprune.core.graph import Value
 from graphprune.frontends.torch.laws import Length
 
+_SHAPED = {
+    torch.ops.aten.view.default: "view",
+    torch.ops.aten.reshape.default: "reshape",
+    torch.ops.aten.expand.default: "expand",
+    torch.ops.aten.repeat.default: "repeat",
+}
+"""Operations that are given sizes, as methods: only these does `torch.jit.trace` see follow."""
+
 
 class Numbers:
     """Numbers that follow sizes.
@@ -24,6 +32,13 @@ class Numbers:
     def __init__(self, graph: fx.Graph, nodes: Mapping[Value, fx.Node]) -> None:
         self._graph, self._nodes = graph, nodes
         self._lengths: dict[tuple[Value, int], fx.Node] = {}
+
+    def call(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
+        """The call of an operation; as a method where it is given sizes that others follow."""
+        method = _SHAPED.get(target)
+        if method is None or kwargs or not any(isinstance(size, fx.Node) for size in args[1]):
+            return self._graph.call_function(target, args, kwargs)
+        return self._graph.call_method(method, (args[0], *args[1]))
 
     def lengthened(self, number: Any, lengths: Any) -> Any:
         """A number, or several, with the factors that follow sizes of the inputs."""
@@ -52,6 +67,5 @@ class Numbers:
 
     def _length(self, value: Value, dim: int) -> fx.Node:
         if (value, dim) not in self._lengths:
-            size = torch.ops.aten.sym_size.int
-            self._lengths[value, dim] = self._graph.call_function(size, (self._nodes[value], dim))
+            self._lengths[value, dim] = self._graph.call_method("size", (self._nodes[value], dim))
         return self._lengths[value, dim]

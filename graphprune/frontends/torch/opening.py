@@ -145,21 +145,22 @@ def _captured(model: nn.Module, inputs: Inputs | None, seconds: dict[str, float]
 
 
 def module_patterns(model: nn.Module, given: Any, option: str = "keep") -> list[str]:
-    """Name patterns: types of modules, and modules themselves, replaced by names.
+    """Name patterns: types of modules, modules themselves and weights, replaced by names.
 
     Args:
         model: The module whose parts are meant.
-        given: A name pattern, a type of module, a module of the model, or several of these.
+        given: A name pattern, a type of module, a module or a weight of the model, or several of
+            these.
         option: The option that names them, for errors.
 
     Raises:
         GraphPruneError: The model has no such module, or one without parameters.
     """
-    alone = isinstance(given, str | type | nn.Module)
+    alone = isinstance(given, str | type | nn.Module | nn.Parameter)
     if not alone and given is not None and not isinstance(given, Collection):
         raise OptionError(
             f"{option}: a name pattern, a module or a type of module, or a list of them, is "
-            f"needed, not {given!r}"
+            f"needed, not {_short(given)}"
         )
     items: Collection[Any] = [given] if alone else given or ()
     out: list[str] = []
@@ -170,11 +171,19 @@ def module_patterns(model: nn.Module, given: Any, option: str = "keep") -> list[
             out += _of_type(model, item, option)
         elif isinstance(item, nn.Module):
             out.append(_name_of(model, item, option))
+        elif isinstance(item, nn.Parameter):
+            out.append(_name_of_weight(model, item, option))
         else:
             raise OptionError(
-                f"{option}: a name pattern, a module or a type of module is needed, not {item!r}"
+                f"{option}: a name pattern, a module or a type of module is needed, not "
+                f"{_short(item)}"
             )
     return out
+
+
+def _short(given: Any) -> str:
+    """What was given, in few words: not all numbers of a tensor."""
+    return f"a {type(given).__name__}" if isinstance(given, torch.Tensor) else repr(given)
 
 
 def _of_type(model: nn.Module, kind: type[Any], option: str) -> list[str]:
@@ -200,4 +209,14 @@ def _name_of(model: nn.Module, wanted: nn.Module, option: str) -> str:
     raise GraphPruneError(
         f"{option}: this {type(wanted).__name__} is no part of the model: pass a module of the "
         "model itself (not of a copy), or its name"
+    )
+
+
+def _name_of_weight(model: nn.Module, wanted: nn.Parameter, option: str) -> str:
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        if weight is wanted:
+            return name
+    raise GraphPruneError(
+        f"{option}: this Parameter is no part of the model: pass one of the model itself (not of "
+        "a copy), or its name"
     )

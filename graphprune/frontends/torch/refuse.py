@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from graphprune.core.errors import LiftError
+from graphprune.frontends.torch.inputs import check_dense
 from graphprune.frontends.torch.lift import DISTRIBUTED
 
 
@@ -46,6 +47,7 @@ def check(model: nn.Module) -> None:
             raise LiftError(
                 f"{name} is on the meta device: load the weights first (model.to_empty)"
             )
+        check_dense(name, tensor)
         if is_traceable_wrapper_subclass(tensor):
             raise LiftError(
                 f"{name} is a {type(tensor).__name__}, which packs its values in a form that "

@@ -230,3 +230,20 @@ def test_one_tensor_given_twice_is_two_inputs() -> None:
     deps = graphprune.analyze(_Two(), {"source": tokens, "target": tokens})
     read = {value for op in deps.source.ops for value in op.inputs}
     assert read.issuperset(deps.source.inputs)
+
+
+def _nested(*rows: int) -> torch.Tensor:
+    return torch.nested.nested_tensor([torch.randn(n, 4) for n in rows], layout=torch.jagged)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"), [(torch.eye(4).to_sparse(), "sparse_coo"), (_nested(2, 3), "nested")]
+)
+def test_what_is_not_dense_is_refused_by_name(given: torch.Tensor, kind: str) -> None:
+    net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+    with pytest.raises(graphprune.LiftError, match=f"'argument 1' is a {kind} tensor"):
+        graphprune.shrink(net, 0.5, example_inputs=given)
+    if kind != "nested":
+        net.register_buffer("adjacency", given)
+        with pytest.raises(graphprune.LiftError, match=f"adjacency is a {kind} tensor"):
+            graphprune.shrink(net, 0.5, example_inputs=torch.randn(2, 4))
