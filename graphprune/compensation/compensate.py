@@ -214,14 +214,21 @@ class _Compensator:
             contracts = self._deps.effects[op].contracts
             if all(v is None or v.is_weight for v in op.inputs):  # told where its result is read
                 return
-            if op.outputs and len(op.inputs) > 1 and any(map(self._cuts.touches, contracts)):
-                why = self._consumers.left.get(op.name, "both of its operands are computed")
+            several = sum(v is not None for v in op.inputs) > 1
+            if op.outputs and several and any(map(self._cuts.touches, contracts)):
+                why = self._consumers.left.get(op.name, self._unread(op))
                 self._out.left[op.name] = why
             return
         for consumer in consumers:
             if consumer.uses == 1:
                 with self._reporting(op):
                     self._solve(consumer)
+
+    def _unread(self, op: Op) -> str:
+        """Why an operation that sums over channels has no consumer that reads them."""
+        derived = self._deps.source.derived()
+        weights = [v for v in op.inputs if v is not None and (v.is_weight or v in derived)]
+        return "its weight is no matrix" if weights else "both of its operands are computed"
 
     @contextmanager
     def _reporting(self, op: Op) -> Iterator[None]:

@@ -48,7 +48,7 @@ from graphprune.compensation.layout import Layout, layout
 from graphprune.compensation.obs import Elimination
 from graphprune.compensation.sensitivity import Sensitivity, sensitivities
 from graphprune.compensation.systems import Systems
-from graphprune.compensation.unsolved import Unsolved, find_unsolved
+from graphprune.compensation.unsolved import Unsolved, between, find_unsolved
 from graphprune.core.allowance import UNLIMITED, Allowance
 from graphprune.core.axes import Axis, atoms
 from graphprune.core.graph import Op
@@ -114,7 +114,8 @@ def loss_curves(
             held = systems.pop(axis)
             scarcity[axis], found[axis] = held.scarcity, _finite(held.eliminated())
         advance((number + 1) / len(graph.ops))
-    needed = _products(deps)
+    fixed = deps.source.derived()
+    needed = {axis for op in graph.ops for axis in between(deps, op, fixed)}
     most = max((one.losses.sum() for one in found.values() if one is not None), default=1.0)
     most = max(float(most), LOSS_FLOOR)
     levels = [
@@ -122,26 +123,6 @@ def loss_curves(
         for axis, one in found.items()
     ]
     return Curves(levels, most)
-
-
-def _products(deps: Dependencies) -> set[Axis]:
-    """Axes that some operation sums over without a weight that holds them: q kᵀ, scores times v.
-
-    What is computed from weights alone counts as a weight: integers that become numbers.
-    """
-    out: set[Axis] = set()
-    derived = deps.source.derived()
-    for op in deps.source.ops:
-        held = {
-            axis
-            for value in op.inputs
-            if value is not None and (value.is_weight or value in derived)
-            for dim in deps.dims[value]
-            for axis in atoms(dim)
-        }
-        contracted = (axis for dim in deps.effects[op].contracts for axis in atoms(dim))
-        out.update(axis for axis in contracted if axis not in held)
-    return out
 
 
 def _last_readers(

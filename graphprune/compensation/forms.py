@@ -30,6 +30,14 @@ Tensors = Callable[[Value], torch.Tensor]
 """Gives weights of the narrowed graph, as they are then."""
 
 
+def within(numbers: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Numbers in another type: the largest that it has, where they are beyond."""
+    if not dtype.is_floating_point:
+        return numbers.to(dtype)
+    ends = torch.finfo(dtype)
+    return numbers.clamp(ends.min, ends.max).to(dtype)
+
+
 class Written(Protocol):
     """A weight that is computed from stored ones."""
 
@@ -120,7 +128,7 @@ class _Over:
     ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
         """`stored_as` of the other."""
         if self.held is None:
-            own = numbers.to(self.base.tensor.dtype)
+            own = within(numbers, self.base.tensor.dtype)
             return {self.base: own}, own
         return self.held.stored_as(numbers.to(self.held.dtype), cuts, tensor)
 

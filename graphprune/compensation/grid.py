@@ -1,5 +1,7 @@
 """grid: weights that are stored as integers, and what they stand for: `(q - zero point) * scale`.
 
+Numbers of eight bits of floating point are multiplied by a scale alike, and are no whole numbers.
+
 Such a weight is solved for as the numbers that it stands for, one layer at a time, and goes back to
 integers, with the zero point that it has. `rounding` says which integers are taken, and by which
 step. Numbers beyond the last integer become that one.
@@ -20,7 +22,7 @@ from math import prod
 
 import torch
 
-from graphprune.compensation.forms import Moved
+from graphprune.compensation.forms import Moved, within
 from graphprune.compensation.rounding import Steps, wholes
 from graphprune.core.cuts import Cuts
 from graphprune.core.effect import Encoding
@@ -31,7 +33,8 @@ from graphprune.engine.integers import Held
 from graphprune.engine.run import Run
 from graphprune.rules.registry import stated
 
-_ENDS = {"int4": (-8, 7), "uint4": (0, 15)}  # of types that stand in a wider one
+_ENDS = {"int4": (-8, 7), "uint4": (0, 15), "int2": (-2, 1), "uint2": (0, 3)}
+"""Of types that stand in a wider one."""
 _KINDS = ("int8", "uint8", "int16", "uint16", "int32")
 
 
@@ -89,20 +92,26 @@ class Grid:
     ) -> tuple[dict[Value, torch.Tensor], torch.Tensor]:
         """The integers nearest to the numbers of a narrowed weight, and what they stand for."""
         scale, zero = self._laid(tensor, numbers.shape)
-        found = (wholes(numbers.double(), scale.double()) + zero).clamp(*self._ends)
+        if self._floats:
+            found = within(numbers / scale + zero, self.stored.tensor.dtype).float()
+        else:
+            found = (wholes(numbers.double(), scale.double()) + zero).clamp(*self._ends)
         near = (found.float() - zero) * scale
         if self.moved is not None:
             back, _ = self.moved.stored_as(found, cuts, tensor)
             return {value: x.to(value.tensor.dtype) for value, x in back.items()}, near
-        held = near if self.stored.tensor.is_floating_point() else found
+        rounds = self.stored.tensor.is_floating_point() and not self._floats
+        held = near if rounds else found
         return {self.stored: held.to(self.stored.tensor.dtype)}, near
 
-    def steps(self) -> Steps:
-        """What its integers can stand for, in the weight's shape.
+    def steps(self) -> Steps | None:
+        """What its integers can stand for, in the weight's shape; None where it holds others.
 
         None is farther from zero than those that it has: where these are of seven bits, kernels
         may add up products of eight without room for more.
         """
+        if self._floats:
+            return None
         shape = self.stored.shape
         _, zero = self._laid()
         apart = self._apart()
@@ -117,10 +126,15 @@ class Grid:
         """By how many steps each integer is apart from what stands for zero."""
         scale, zero = self._laid()
         held = self.stored.tensor.detach() if self.moved is None else self.moved.numbers()
-        rounds, held = held.is_floating_point(), held.float()
+        rounds, held = held.is_floating_point() and not self._floats, held.float()
         if rounds:
             held = (wholes(held, scale) + zero).clamp(*self._ends)
         return held - zero
+
+    @property
+    def _floats(self) -> bool:
+        """Whether numbers of eight bits of floating point stand where integers do."""
+        return self.kind.startswith("float8")
 
     @property
     def _ends(self) -> tuple[int, int]:
@@ -220,5 +234,6 @@ def whole(stored: Value, how: Encoding, moved: Mapping[Value, Moved]) -> Grid | 
     if stored in moved:
         return Grid(stored, how, stored.dtype, moved=moved[stored])
     kind = stored.tensor.dtype
-    integers = not kind.is_floating_point and not kind.is_complex
+    few = kind.itemsize == 1  # eight bits of floating point
+    integers = (few or not kind.is_floating_point) and not kind.is_complex
     return Grid(stored, how, stored.dtype) if integers and stored.kind == "parameter" else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphprune.core.axes import length, split
+from graphprune.core.axes import Dim, atom, length, split
 from graphprune.core.effect import Dims
 from graphprune.rules.notation import parse
 from graphprune.rules.registry import axis_rule
@@ -37,10 +37,9 @@ def attention(op: Site) -> list[Dims]:
 def onnx_attention(op: Site) -> list[Dims]:
     """ONNX, opset 23: heads as a dimension of their own, or packed with head_dim.
 
-    A scale that is not given follows from head_dim, and is pinned as above.
+    A scale that is not given follows from head_dim, and is pinned as above. Keys and values of the
+    past stand ahead of the present ones, and both come back, by heads.
     """
-    if op.has(4) or len(op.op.outputs) > 1 or not op.op.outputs:
-        return op.opaque("keys and values carried over")
     packed = op.rank() == 3
     q, k, v = (op.dims(i) for i in range(3))
     heads = op.attr("kv_num_heads") if packed else op.shape(1)[1]
@@ -66,15 +65,39 @@ def onnx_attention(op: Site) -> list[Dims]:
     op.broadcast([[h], [hv]])
     s, t = q[-2], k[-2]
     op.broadcast([[q[0], t], [k[0], v[-2]], [v[0], t]])
+    if op.has(4) or op.has(5):
+        t = _with_past(op, [q[0], h, d], [q[0], h, dv], t)
     op.mix(t)
     op.contract(d)
     op.pin("scale", length(d) ** -0.5, d)
-    if op.attr("is_causal", default=0):
+    if op.attr("is_causal", default=0) or op.has(6):
         op.lock([s, t], "positions compared")
+    if op.has(6):
+        op.broadcast([[q[0]], op.dims(6)])
     out_heads = h + r
     op.resize("q_num_heads", out_heads)
     op.resize("kv_num_heads", h)
     if op.has(3):
         op.broadcast([[q[0], out_heads, s, t], op.dims(3)])
     op.effect.macs = [(q[0], h, r, s, t, d), (q[0], h, r, s, t, dv)]
-    return [[q[0], s, out_heads + dv] if packed else [q[0], out_heads, s, dv]]
+    out = [q[0], s, out_heads + dv] if packed else [q[0], out_heads, s, dv]
+    more = [[q[0], h, t, d], [q[0], h, t, dv], [q[0], out_heads, s, t]]
+    return [out, *more][: len(op.op.outputs)]
+
+
+def _with_past(op: Site, key: Dims, value: Dims, t: Dim) -> Dim:
+    """Let keys and values of the past go with the present ones; the positions of both.
+
+    Args:
+        op: The operation.
+        key: Samples, heads and head_dim of the keys.
+        value: Those of the values.
+        t: Positions of the present.
+    """
+    for place, held in ((4, key), (5, value)):
+        if op.has(place):
+            past = op.dims(place)
+            op.broadcast([held, [past[0], past[1], past[3]]])
+            op.lock([past[2], t], "positions carried over")
+    before = op.shape(4 if op.has(4) else 5)[2]
+    return atom(before + length(t), f"positions carried over at {op.op.name}")

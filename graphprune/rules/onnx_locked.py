@@ -39,7 +39,7 @@ locked(
 locked("a picture in a file's bytes", "ImageDecoder")
 locked("made of numbers alone, which are worked out ahead", *_named("Constant Shape Size"))
 locked("a table whose entries belong to positions", *_named("EyeLike MelWeightMatrix AffineGrid"))
-locked("frequencies, each of them a sum over all positions", *_named("DFT STFT"))
+locked("frequencies, each of them a sum over all positions", "STFT")
 locked("frequencies, each of them a sum over all positions", *_named("Rfft Irfft", _PREFIX))
 locked("the determinant or the inverse of a whole matrix", "Det", f"{_PREFIX}Inverse")
 locked("positions counted over the whole tensor", *_named("MaxUnpool"))

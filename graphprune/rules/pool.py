@@ -66,10 +66,12 @@ def resize(op: Site) -> list[Dims]:
     """Resampling of the dimensions whose length changes; the others pass."""
     new = op.fresh(why="resampled")
     same = [a == b for a, b in zip(op.shape(), op.out_shape(), strict=True)]
-    scales = op.attr("scales", default=[1.0] * op.rank())
-    kept = [s and (len(scales) != op.rank() or scales[i] == 1) for i, s in enumerate(same)]
+    axes = [at % op.rank() for at in op.attr("axes", default=range(op.rank()))]
+    given = op.attr("scales", default=[])
+    scales = dict(zip(axes, given, strict=True)) if len(given) == len(axes) else {}
+    kept = [s and scales.get(i, 1) == 1 for i, s in enumerate(same)]
     op.lock([dim for dim, keep in zip(op.dims(), kept, strict=True) if not keep], "resampled")
-    op.resize("sizes", [d if k else None for d, k in zip(op.dims(), kept, strict=True)])
+    op.resize("sizes", [op.dims()[at] if kept[at] else None for at in axes])
     return [[a if k else b for a, b, k in zip(op.dims(), new, kept, strict=True)]]
 
 

@@ -167,8 +167,8 @@ def of_several(op: Op) -> Reading | None:
         stacks = [letter for letter in letters if letter in signature.contracted - {summed}]
     else:
         beside = [letter for letter in letters if letter in shared and letter != summed]
-        stacks = beside or letters[:1]
-    if len(stacks) != 1 or stacks[0] == summed or (summed,) not in read.x_letters:
+        stacks = beside or [letter for letter in letters if letter != summed][:1]
+    if len(stacks) != 1 or (summed,) not in read.x_letters:
         return None
     at = read.x_letters.index((stacks[0],)) if (stacks[0],) in read.x_letters else None
     return Reading(

@@ -31,6 +31,16 @@ def transform(op: Site) -> list[Dims]:
     return [dims]
 
 
+@axis_rule("DFT")
+def parts_behind(op: Site) -> list[Dims]:
+    """ONNX: along one dimension; real and imaginary parts stand along the last."""
+    dims, made = list(op.dims()), op.fresh(why="frequencies")
+    for at in (op.axis("axis", default=-2), -1):
+        op.lock([dims[at]], "transformed")
+        dims[at] = made[at]
+    return [dims]
+
+
 @axis_rule("aten.fft_fftshift", "aten.fft_ifftshift")
 def shift(op: Site) -> list[Dims]:
     """Rolls the middle to the front or back, along all dimensions where none is named."""

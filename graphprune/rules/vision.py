@@ -5,32 +5,38 @@ from __future__ import annotations
 from graphprune.core.effect import Dims
 from graphprune.rules.notation import parse
 from graphprune.rules.registry import axis_rule, locked
-from graphprune.rules.site import Site
+from graphprune.rules.site import Bound, Site
 
 
 @axis_rule("torchvision.deform_conv2d")
 def deform_conv2d(op: Site) -> list[Dims]:
     """Deformable convolution: input, weight, offsets, mask, bias."""
-    return _deformed(op, "groups", "offset_groups", "n *, n *, {kept}")
+    mask = 3 if op.attr("use_mask", default=True) else None
+    return _deformed(op, "groups", "offset_groups", "n *, n *, {kept}", 4, mask)
 
 
 @axis_rule("DeformConv")
 def deform_conv(op: Site) -> list[Dims]:
     """Deformable convolution as ONNX has it: input, weight, offsets, bias, mask."""
-    return _deformed(op, "group", "offset_group", "n *, {kept}, n *")
+    return _deformed(op, "group", "offset_group", "n *, {kept}, n *", 3, 4 if op.has(4) else None)
 
 
-def _deformed(op: Site, groups_name: str, offsets_name: str, behind: str) -> list[Dims]:
+def _deformed(
+    op: Site, groups_name: str, offsets_name: str, behind: str, bias: int, mask: int | None
+) -> list[Dims]:
     """Deformable convolution (Dai et al. 2017; with a mask, Zhu et al. 2019).
 
     Offsets and mask hold a place for each tap of each offset group, of which none can go; input
-    channels come in groups of both kinds.
+    channels come in groups of both kinds. Offsets say where channels are read, and are no part of
+    the product: it is that of a convolution, and a mask meets it place by place.
 
     Args:
         op: The operation.
         groups_name: The attribute that holds the groups of the channels.
         offsets_name: The attribute that holds the groups of the offsets.
         behind: Patterns of the operands behind the weight; `{kept}` stands for the outputs.
+        bias: The place of the bias.
+        mask: The place of the mask, where there is one.
     """
     groups, offsets = op.attr(groups_name, default=1), op.attr(offsets_name, default=1)
     fixed = ""
@@ -46,7 +52,12 @@ def _deformed(op: Site, groups_name: str, offsets_name: str, behind: str) -> lis
     else:
         return op.opaque("groups of channels and of offsets do not divide")
     text = f"n {x} *, {kept} {taken} *k, {behind.format(kept=kept)} -> n {kept} *s"
-    return op.apply(parse(text), locks=fixed)
+    found = op.apply(parse(text), locks=fixed)
+    product = f"n {x} *, {kept} {taken} *k, {kept}, n -> n {kept} *s"
+    operands = [op.op.inputs[at] if at is not None and op.has(at) else None for at in (bias, mask)]
+    sizes = op.products.pop().sizes
+    op.products.append(Bound(parse(product), (*op.op.inputs[:2], *operands), sizes))
+    return found
 
 
 @axis_rule("torchvision.roi_align", "torchvision.roi_pool", locks="n")

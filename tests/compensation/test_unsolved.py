@@ -41,6 +41,34 @@ def test_channels_that_something_loses_for_good_stay_for_longer(seed: int) -> No
     assert (found - wanted).norm() < 0.7 * (wanted - wanted.mean(0)).norm()
 
 
+class Summed(nn.Module):
+    """Channels that are divided by their own norm, or weighed by their mean, at each place."""
+
+    def __init__(self, mean: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 24, 1), nn.Conv2d(24, 5, 1)
+        self.mean = mean
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        h = h * h.mean(1, keepdim=True).sigmoid() if self.mean else nn.functional.normalize(h)
+        out: Tensor = self.c(self.b(h).relu())
+        return out
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_sums_over_channels_leave_these_free_to_go(mean: bool) -> None:
+    torch.manual_seed(0)
+    net, data, unseen = Summed(mean).eval(), torch.randn(64, 3, 10, 10), torch.randn(32, 3, 10, 10)
+    plan = graphprune.plan(net, 0.5, example_inputs=data[:2], data=data, effort="fast")
+    small = plan.apply()
+    kept = {edit.name: len(edit.keep) for edit in plan.groups if edit.keep is not None}
+    assert kept["a.weight[0]"] < 16  # and not all of the other group in its place
+    with torch.no_grad():
+        wanted, found = net(unseen), small(unseen)
+    assert (found - wanted).norm() < 0.5 * (wanted - wanted.mean((0, 2, 3), True)).norm()
+
+
 def test_operands_without_weights_are_another_matter() -> None:
     """Attention's products go last as it is (`NEEDED`), and what is refitted is no part of it."""
     net = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()

@@ -23,6 +23,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "ConstantOfShape": ("input",),
     "CumProd": ("axis",),
     "CumSum": ("axis",),
+    "DFT": ("dft_length", "axis"),
     "Expand": ("shape",),
     "MaxUnpool": ("output_shape",),
     "OneHot": ("depth",),

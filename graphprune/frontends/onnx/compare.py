@@ -69,11 +69,11 @@ def compare(lifted: LiftedFile, cuts: Cuts, lowered: Lowered, seed: int = 0) -> 
     given = inputs_for(first, lifted.examples, seed)
     found = run_model(model, given, known)
     expected = _run(lifted, cuts, values, lifted.flat_inputs(seed), wanted)
-    worst = 0.0
+    worst, tolerance = 0.0, _tolerance(lifted)
     _same_numbers(told, lifted.traces.first, found[len(wanted) :])
     for value, item in zip(wanted, found, strict=False):
         gap = apart(as_fed(expected[value]), item)
-        if gap > _TOLERANCES.get(value.dtype, _SINGLE):
+        if gap > tolerance:
             rounding = _rounding(lifted, cuts, values, value, seed)
             if _beyond(as_fed(expected[value]), item, rounding):
                 raise VerifyError(
@@ -87,6 +87,12 @@ def compare(lifted: LiftedFile, cuts: Cuts, lowered: Lowered, seed: int = 0) -> 
     if first != second:
         _other_sizes(lifted, cuts, model, told, seed)
     return worst
+
+
+def _tolerance(lifted: LiftedFile) -> float:
+    """The largest relative difference that rounding to the coarsest type of a result makes."""
+    kinds = {value.dtype for op in lifted.graph.ops for value in op.outputs}
+    return max(_TOLERANCES.get(kind, _SINGLE) for kind in kinds)
 
 
 def _results(lifted: LiftedFile, model: onnx.ModelProto, known: Collection[str]) -> list[Value]:

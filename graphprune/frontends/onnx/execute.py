@@ -20,13 +20,15 @@ from onnx.reference import ReferenceEvaluator
 from graphprune.core.errors import EvaluationError
 from graphprune.core.graph import Op
 from graphprune.engine.engine import Engine, sharing
+from graphprune.frontends.onnx import narrow
 from graphprune.frontends.onnx.arguments import as_operand
 from graphprune.frontends.onnx.model import captured
+from graphprune.frontends.onnx.narrow import widened
 from graphprune.frontends.onnx.objects import as_fed, as_value, kind_of, type_of
 from graphprune.frontends.onnx.own import evaluator, lacking, type_name
 from graphprune.frontends.onnx.own import results as own_results
 from graphprune.frontends.onnx.reference import REPAIRED
-from graphprune.frontends.onnx.tensors import FLOATS
+from graphprune.frontends.onnx.tensors import FLOATS, narrowed, wider
 from graphprune.frontends.onnx.trace import schema
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def evaluate(
         raise EvaluationError(why)
     node, feeds = prepared(op, operands, changed, dtype)
     found = run_node(node, op.source.source.opsets, feeds, dtype)
-    return [as_value(item) for item in found]
+    return [as_value(widened(item)) for item in found]
 
 
 def reference_engine() -> Engine:
@@ -164,6 +166,9 @@ def prepared(
             origin = source.operands.get(place, "") if tensor is None else ""
             stored = source.source.array(origin) if origin in source.source.origins else None
             array = stored if tensor is None else as_fed(tensor)
+            operand = op.inputs[place] if place < len(op.inputs) else None
+            if operand is not None and isinstance(array, np.ndarray) and wider(operand.dtype):
+                array = narrowed(array, operand.dtype)
         given = f"operand {place}" if place < places else inner[place - places]
         names.append("" if array is None else given)
         if array is not None:
@@ -196,13 +201,14 @@ def run_node(
         found = None
         if onnxruntime is not None and dtype == torch.float32:
             try:
-                session = _opened(node, opsets, feeds)
+                opened, kinds = _opened(node, opsets, feeds)
             except Exception:  # of any type
                 found = _by_reference(node, opsets, feeds)
                 if found is None:
                     raise
             else:
-                found = session.run(None, dict(feeds))
+                given = {name: widened(item) for name, item in feeds.items()}
+                found = narrow.results(opened.run(None, given), kinds)
         else:
             found = _referee(node, opsets, feeds)
     except Exception as error:  # neither engine has errors of a common type
@@ -262,13 +268,15 @@ def forget() -> None:
 
 @lru_cache(maxsize=4096)
 def _session(node: bytes, opsets: tuple[tuple[str, int], ...], types: tuple[Any, ...]) -> Any:
-    proto = NodeProto.FromString(node)
-    inputs = [helper.make_value_info(name, TypeProto.FromString(kind)) for name, kind in types]
-    outputs = [helper.make_value_info(name, TypeProto()) for name in proto.output if name]
-    graph = helper.make_graph([proto], "node", inputs, outputs)
-    imports = [helper.make_opsetid(domain, version) for domain, version in opsets]
-    model = helper.make_model(graph, opset_imports=imports, ir_version=10)
-    return session(model.SerializeToString())
+    """A session of a node, and the types of its results that come out in others."""
+
+    def model(made: Sequence[str | None] = ()) -> bytes:
+        given = {name: TypeProto.FromString(kind) for name, kind in types}
+        return narrow.model_of(NodeProto.FromString(node), dict(opsets), given, made)
+
+    found = session(model())
+    kinds = narrow.kinds(found)
+    return (found if kinds.count(None) == len(kinds) else session(model(kinds))), kinds
 
 
 def session(model: bytes, optimized: bool = False) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, helper
 
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Op, Value
@@ -22,6 +22,9 @@ from graphprune.frontends.onnx.names import renamed, renamed_inside
 from graphprune.frontends.onnx.stored import Lowered, Stored
 from graphprune.frontends.onnx.tensors import Array
 
+Dimension = TensorShapeProto.Dimension
+_NAME = "main"  # of a graph that has none, which runtimes take and the checker does not
+
 
 class Frame:
     """The smaller model's file.
@@ -36,6 +39,7 @@ class Frame:
         self._source: Source = lifted.source
         self.out = Lowered(without_initializers(self._source.model))
         graph = self.out.frame.graph
+        graph.name = graph.name or _NAME
         self._nodes = {name: n for n in graph.node for name in n.output if name}
         self._taken = {name for n in graph.node for name in (*n.input, *n.output)}
         self._taken |= self._source.constants.keys()
@@ -187,6 +191,10 @@ class Frame:
     def _shapes(self) -> None:
         graph = self.out.frame.graph
         self._cut.update((tensor.name, tensor.shape) for tensor in self.out.tensors)
+        for item in graph.output:  # what the checker asks for, of any length
+            value, tensor = self._lifted.values.get(item.name), item.type.HasField("tensor_type")
+            if value is not None and tensor and not item.type.tensor_type.HasField("shape"):
+                item.type.tensor_type.shape.dim.extend(Dimension() for _ in value.shape)
         for item in (*graph.input, *graph.output, *graph.value_info):
             if not item.type.tensor_type.HasField("shape"):
                 continue
@@ -199,10 +207,13 @@ class Frame:
 
     def _reshape(self, item: ValueInfoProto, value: Value) -> None:
         dims = item.type.tensor_type.shape.dim
-        if len(dims) != len(value.shape):
-            return
-        for dim, kept in zip(dims, self._cuts.kept(value), strict=True):
-            if kept is not None and dim.HasField("dim_value"):
+        if len(dims) != len(value.shape):  # stated wrongly
+            del dims[:]
+            dims.extend(Dimension() for _ in value.shape)
+        for dim, kept, size in zip(dims, self._cuts.kept(value), value.shape, strict=True):
+            if dim.HasField("dim_value") and dim.dim_value != size:  # stated wrongly
+                dim.Clear()
+            elif kept is not None and dim.HasField("dim_value"):
                 dim.dim_value = len(kept)
             elif kept is not None:  # it follows from the inputs' sizes, as heads times samples do
                 dim.Clear()

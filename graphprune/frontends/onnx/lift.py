@@ -4,7 +4,7 @@
 2. Operands that are arguments rather than data (a Reshape's shape, a Slice's bounds, axes) become
    attributes, under the names of the operator's schema; so do attributes left at their default.
 3. Each use of a constant gets its own copy, unless it is truly one weight used twice.
-4. Sequences and optionals of known elements are opened first.
+4. Branches that are always taken, and sequences and optionals of known elements, are opened first.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from graphprune.core.batch import Batch
 from graphprune.core.errors import LiftError
 from graphprune.core.graph import Graph, Value
+from graphprune.frontends.onnx.branches import taken
 from graphprune.frontends.onnx.model import Source
 from graphprune.frontends.onnx.own import untyped
 from graphprune.frontends.onnx.reader import Reader
@@ -112,7 +113,7 @@ def lift(source: Source, examples: Mapping[str, Array]) -> LiftedFile:
         return observe(source, inputs_for(sizes, examples, 0), names)
 
     traces = choose(source, examples, observed)
-    if (plain := unpacked(source, traces)) is not None:
+    if (plain := taken(source, traces) or unpacked(source, traces)) is not None:
         return lift(plain, examples)
     for node in source.nodes:
         if why := untyped(node, traces.first.types):

@@ -198,6 +198,11 @@ def _check(source: Source) -> None:
     for item in graph.input:
         if item.type.WhichOneof("value") != "tensor_type":
             raise LiftError(f"{label}: input {item.name} is not a tensor, which is not supported")
+        if not item.type.tensor_type.HasField("shape"):
+            raise LiftError(
+                f"{label}: input {item.name} states no shape: state it in the file (graph.input); "
+                "lengths may stay open"
+            )
         kind = item.type.tensor_type.elem_type
         if kind not in TensorProto.DataType.values():
             raise LiftError(f"{label}: input {item.name} has elements of an unknown type, {kind}")
@@ -225,6 +230,10 @@ def _skeleton(model: ModelProto) -> ModelProto:
     out = without_initializers(model)
     told_apart(out)
     del out.graph.value_info[:]
+    out.graph.name = out.graph.name or "graph"
+    for item in out.graph.output:
+        if item.type.HasField("tensor_type"):
+            item.type.tensor_type.shape.SetInParent()
     given = {item.name for item in out.graph.input}
     names = Counter(tensor.name for tensor in model.graph.initializer)
     twice = [name for name, times in names.items() if times > 1]

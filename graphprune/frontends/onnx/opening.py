@@ -39,6 +39,8 @@ def open_file(
     """
     seconds: dict[str, float] = {}
     source = timed(seconds, "read", read_model, model)
+    if not source.inputs:
+        raise LiftError(f"{source.label} takes no inputs: it always returns the same")
     batches = [] if data is None else read_data(source, data, samples)
     for number, batch in enumerate(batches):
         positional = zip([item.name for item in source.inputs], batch.args, strict=False)

@@ -21,7 +21,7 @@ from graphprune.frontends.onnx.execute import engine
 from graphprune.frontends.onnx.model import Source, captured
 from graphprune.frontends.onnx.own import type_name
 from graphprune.frontends.onnx.sizes import Traces
-from graphprune.frontends.onnx.tensors import INTEGERS, NIBBLES, as_torch, dtype_name
+from graphprune.frontends.onnx.tensors import INTEGERS, as_torch, dtype_name
 from graphprune.rules.concat import VARYING
 from graphprune.rules.facts import found
 from graphprune.rules.registry import is_partial
@@ -189,10 +189,6 @@ class Reader:
             shared.aliases = (*shared.aliases, alias)
             return shared
         value = self._stored(origin if first else f"{origin}@{op}.{place}", origin)
-        kind = NIBBLES.get(self._source.constants[origin].data_type)
-        if kind is not None and node.op_type == "DequantizeLinear":  # reads a wider type alike
-            held = as_torch(self._source.array(origin).astype(kind))
-            value = Value(value.name, value.shape, value.dtype, tensor=held)
         value.kind = self._kind(node, place, self._source.constants[origin])
         if value.tensor is None:  # of a type that torch lacks: nothing is cut, nor scored
             value.kind = "constant"

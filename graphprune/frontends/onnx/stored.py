@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from graphprune.core.cuts import Kept
 from graphprune.core.errors import LiftError
 from graphprune.core.graph import Value
-from graphprune.frontends.onnx.tensors import PACKED, Array, to_proto
+from graphprune.frontends.onnx.tensors import PACKED, Array, packed_size, to_proto
 
 LARGEST = 2**31 - 2**20  # bytes of a protobuf, with some room for names
 
@@ -43,7 +43,7 @@ class Stored:
         """Its bytes."""
         kind = helper.tensor_dtype_to_np_dtype(self.elem_type)
         if self.elem_type in PACKED:
-            return (prod(self.shape) + 1) // 2
+            return packed_size(self.elem_type, prod(self.shape))
         return prod(self.shape) * max(int(np.dtype(kind).itemsize), 1)
 
     def weight(self) -> int:

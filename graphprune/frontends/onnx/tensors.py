@@ -25,10 +25,39 @@ FLOATS = {
     TensorProto.BFLOAT16: torch.bfloat16,
 }
 INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL)
-PACKED = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)  # two to a byte
-NIBBLES: dict[int, Any] = {TensorProto.INT4: np.int8, TensorProto.UINT4: np.uint8}
-"""Integers of four bits, each with the type that stands for it where torch has none so small."""
+_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+PACKED = {n: _BITS[name] for name, n in TensorProto.DataType.items() if name in _BITS}
+"""Types of which several numbers share a byte, and their bits."""
+_EIGHT = {
+    "float8_e4m3fn": torch.float8_e4m3fn,
+    "float8_e4m3fnuz": torch.float8_e4m3fnuz,
+    "float8_e5m2": torch.float8_e5m2,
+    "float8_e5m2fnuz": torch.float8_e5m2fnuz,
+}
+_WIDER: dict[str, Any] = {
+    "int4": np.int8, "uint4": np.uint8, "int2": np.int8, "uint2": np.uint8,
+    **dict.fromkeys(_EIGHT, np.float32),
+}  # fmt: skip
 _EXTERNAL = TensorProto.EXTERNAL
+
+
+def wider(kind: str) -> Any:
+    """The type that stands for a type that no runtime takes from NumPy; None for any other.
+
+    Args:
+        kind: The type, by its name.
+    """
+    return _WIDER.get(kind)
+
+
+def narrowed(array: Array, kind: str) -> Array:
+    """Numbers in a type that NumPy lacks."""
+    return array.astype(getattr(ml_dtypes, kind))
+
+
+def packed_size(elem_type: int, count: int) -> int:
+    """Bytes of so many elements of a type of which several share a byte."""
+    return -(-count * PACKED[elem_type] // 8)
 
 
 def is_float(elem_type: int) -> bool:
@@ -74,7 +103,7 @@ def _mapped(proto: TensorProto, folder: Path | None) -> Array:
         inline = TensorProto(data_type=proto.data_type, dims=proto.dims)
         with where.open("rb") as file:
             file.seek(offset)
-            inline.raw_data = file.read((count + 1) // 2)
+            inline.raw_data = file.read(packed_size(proto.data_type, count))
         return onnx.numpy_helper.to_array(inline)
     # Copy on write: torch takes only writable memory, and nothing here writes.
     return np.memmap(where, dtype, "c", offset, tuple(proto.dims))
@@ -109,6 +138,10 @@ def as_torch(array: Array) -> torch.Tensor | None:
         array = np.ascontiguousarray(array)
     if array.dtype == ml_dtypes.bfloat16:
         return _shared(array.view(np.int16)).view(torch.bfloat16)
+    if array.dtype.name in _EIGHT:
+        return _shared(array.view(np.uint8)).view(_EIGHT[array.dtype.name])
+    if (kind := wider(array.dtype.name)) is not None:
+        array = array.astype(kind)
     try:
         return _shared(array)
     except TypeError:
@@ -126,6 +159,9 @@ def as_array(tensor: torch.Tensor) -> Array:
     tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:
         return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    eight = next((name for name, kind in _EIGHT.items() if kind == tensor.dtype), None)
+    if eight is not None:
+        return tensor.contiguous().view(torch.uint8).numpy().view(getattr(ml_dtypes, eight))
     return tensor.numpy()
 
 

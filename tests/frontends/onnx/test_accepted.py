@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -124,3 +125,45 @@ def test_compact_leaves_what_is_stated_of_results() -> None:
     small = graphprune.compact(model)
     assert shapes(small)["w1"] == (8, 12)
     assert list(small.graph.output) == list(model.graph.output)
+
+
+def _no_shape(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+
+
+def _no_name(model: onnx.ModelProto) -> None:
+    model.graph.name = ""
+
+
+def _wrong_width(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 4
+
+
+def _wrong_between(model: onnx.ModelProto) -> None:
+    for name, shape in (("h", [7, 99]), ("r", [1, 1, 16])):
+        model.graph.value_info.append(helper.make_tensor_value_info(name, 1, shape))
+
+
+@pytest.mark.parametrize("change", [_no_shape, _no_name, _wrong_width, _wrong_between])
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_what_is_stated_wrongly_or_not_at_all(change: Any, ratio: float) -> None:
+    """Runtimes take it; the smaller file is right."""
+    model = two_layers()
+    change(model)
+    small = graphprune.shrink(model, ratio, compensate=False)
+    onnx.checker.check_model(small, full_check=True)
+    assert run(small, x=normal(5, 8))[0].shape == (5, 3)
+
+
+def test_what_is_computed_in_few_bits_is_compared_so() -> None:
+    nodes = [
+        node("Cast", ["x"], "x16", to=TensorProto.BFLOAT16),
+        *(onnx.NodeProto.FromString(n.SerializeToString()) for n in two_layers().graph.node),
+        node("Cast", ["y"], "z", to=TensorProto.FLOAT),
+    ]
+    nodes[1].input[0] = "x16"
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in two_layers().graph.initializer}
+    weights = {name: x.astype(ml_dtypes.bfloat16) for name, x in weights.items()}
+    model = graph(nodes, weights, {"x": ["n", 8]}, {"z": ["n", 3]})
+    for seed in range(3):
+        graphprune.shrink(model, 0.5, compensate=False, seed=seed)

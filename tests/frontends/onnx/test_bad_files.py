@@ -86,6 +86,14 @@ def _sequence_input(model: ModelProto) -> None:
     model.graph.input.append(helper.make_value_info("s", kind))
 
 
+def _no_input(model: ModelProto) -> None:
+    model.graph.initializer.append(onnx.numpy_helper.from_array(normal(2, 8), "x"))
+
+
+def _no_shape(model: ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+
+
 def _unknown_type(model: ModelProto) -> None:
     model.graph.input[0].type.tensor_type.elem_type = 29
 
@@ -113,6 +121,8 @@ def _four_bits(model: ModelProto) -> None:
         (_outside, "outside the model's folder|missing|should be"),
         (_sequence_input, "input s is not a tensor"),
         (_four_bits, "no group of channels can be removed|tensor w1"),
+        (_no_input, "takes no inputs"),
+        (_no_shape, "input x states no shape"),
         (_unknown_type, "elements of an unknown type, 29"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -15,7 +15,7 @@ from torch import nn
 import graphprune
 from graphprune.core.errors import GraphPruneError
 from graphprune.frontends.onnx import execute
-from tests.frontends.onnx.exports import Array, export, graph, normal, run, two_layers
+from tests.frontends.onnx.exports import Array, export, graph, normal, run, shapes, two_layers
 
 RNG = np.random.default_rng(0)
 
@@ -249,3 +249,39 @@ def test_signals_are_not_made_up(given: int | str, result: int | str) -> None:
     assert brought.report is not None and brought.report.left == {}
     insisted = graphprune.plan(model, 0.4, compensate=True)
     assert insisted.report is not None and "noise" in insisted.report.compensation
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_deformable_convolutions_make_up_for_what_goes(mask: bool) -> None:
+    w1 = np.einsum("oj,jikl->oikl", normal(16, 4), normal(4, 3, 3, 3)) / 5
+    weights = {"w1": w1, "wo": normal(18, 16, 3, 3) / 60, "wm": normal(9, 16, 3, 3) / 20,
+               "wd": normal(8, 16, 3, 3) / 12, "b": normal(8)}  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["h"], pads=[1] * 4),
+        helper.make_node("Conv", ["h", "wo"], ["at"], pads=[1] * 4),
+        helper.make_node("Conv", ["h", "wm"], ["m0"], pads=[1] * 4),
+        helper.make_node("Sigmoid", ["m0"], ["m"]),
+        helper.make_node(
+            "DeformConv", ["h", "wd", "at", "b", *(["m"] if mask else [])], ["y"], pads=[1] * 4
+        ),
+    ]
+    model = graph(nodes, weights, {"x": ["n", 3, 9, 9]}, {"y": ["n", 8, 9, 9]}, opset=19)
+    data, unseen = normal(33, 3, 9, 9), normal(17, 3, 9, 9)
+    plan = graphprune.plan(model, 0.5, data=data, effort="fast")
+    assert plan.report is not None
+    small = plan.apply()
+    assert not plan.report.left and shapes(small)["w1"][0] < 16
+    assert error(model, small, unseen) < 0.1  # 4 of 16 channels tell the others
+
+
+def test_einsums_that_read_through_several_heads_make_up_for_what_goes() -> None:
+    w1 = np.einsum("ij,jo->io", normal(8, 4), normal(4, 32))
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"]),
+        helper.make_node("Einsum", ["h", "wq"], ["y"], equation="btd,dhk->bthk"),
+    ]
+    weights = {"w1": w1, "wq": normal(32, 2, 3)}
+    model = graph(nodes, weights, {"x": ["n", 5, 8]}, {"y": ["n", 5, 2, 3]})
+    plan = graphprune.plan(model, 0.5, data=normal(64, 5, 8), effort="fast")
+    assert plan.report is not None and not plan.report.left
+    assert error(model, plan.apply(), normal(17, 5, 8)) < 0.05
