@@ -10,7 +10,7 @@ from graphprune.rules.conv import conv
 from graphprune.rules.matmul import scaled
 from graphprune.rules.notation import parse
 from graphprune.rules.registry import axis_rule
-from graphprune.rules.site import Site
+from graphprune.rules.site import Bound, Site
 
 _PREFIX = "com.microsoft::"
 
@@ -40,8 +40,29 @@ def fused_matmul(op: Site) -> list[Dims]:
 @axis_rule(f"{_PREFIX}FusedConv", activated=True)
 def fused_conv(op: Site) -> list[Dims]:
     """A convolution, what is added to it, and an activation."""
-    found = op.apply(parse(conv(op)))
-    return [op.broadcast([found[0], op.dims(3)])] if op.has(3) else found
+    text = conv(op)
+    found = op.apply(parse(text))
+    if not op.has(3):
+        return found
+    operands, _, result = text.partition("->")
+    product = parse(f"{operands}, n -> {result}")  # it meets the result place by place
+    op.products.append(Bound(product, tuple(op.op.inputs[:4]), op.products.pop().sizes))
+    return [op.broadcast([found[0], op.dims(3)])]
+
+
+@axis_rule(f"{_PREFIX}MoE", linear=False)
+def experts(op: Site) -> list[Dims]:
+    """Experts that each token chooses: two layers each, or three where a gate has its own.
+
+    Gates within the first layer stand beside their values (`swiglu_fusion` 1), or ahead of all.
+    """
+    inner, fixed = {1: ("(i p=2)", "e p"), 2: ("(p=2 i)", "e p")}.get(
+        op.attr("swiglu_fusion", default=0), ("i", "e")
+    )
+    layers = f"e {inner} h, e {inner}, e h i, e h, e i h, e i"
+    found = op.apply(parse(f"... h, * e, {layers} -> ... h"), locks=fixed)
+    op.contract(op.dims()[-1])
+    return found
 
 
 @axis_rule(

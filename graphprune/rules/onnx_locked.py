@@ -90,7 +90,7 @@ locked(
     *_named("PackedMultiHeadAttention RestorePadding", _PREFIX),
 )
 locked("attention within windows of a fixed width", f"{_PREFIX}LongformerAttention")
-locked("experts that each token chooses", *_named("MoE MoEGroupRouter RouterGateUpProj", _PREFIX))
+locked("experts that each token chooses", *_named("MoEGroupRouter RouterGateUpProj", _PREFIX))
 locked(
     "numbers packed in blocks",
     *_named("DequantizeBFP GatherBlockQuantized GemmFloat8 MatMulFpQ4 QMoE QuantizeBFP", _PREFIX),

@@ -188,6 +188,52 @@ def test_fused_convolutions_are_cut_and_compensated() -> None:
     assert error(data=x, effort="fast") < 0.7 * error(compensate=False)
 
 
+@pytest.mark.parametrize("gated", [0, 1])
+def test_experts_lose_hidden_units(gated: int) -> None:
+    inner = 24 * (1 + gated)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"], name="first"),
+        helper.make_node("MatMul", ["h", "wr"], ["r"], name="router"),
+        fused("MoE", ["h", "r", "f1", "b1", "f2", "b2"], k=2, swiglu_fusion=gated,
+              activation_type="swiglu" if gated else "relu"),
+        helper.make_node("MatMul", ["m", "w2"], ["y"], name="second"),
+    ]  # fmt: skip
+    weights = {"w1": normal(8, 16), "wr": normal(16, 4), "f1": normal(4, inner, 16),
+               "b1": normal(4, inner), "f2": normal(4, 16, 24), "b2": normal(4, 16),
+               "w2": normal(16, 3)}  # fmt: skip
+    model = graph(nodes, weights, {"x": ["n", 8]}, {"y": ["n", 3]}, opset=17)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    plan = graphprune.plan(model, 0.6, compensate=False)
+    small = plan.apply()
+    assert plan.report is not None and plan.report.unknown == {}
+    kept = shapes(small)
+    assert kept["f1"][1] == kept["b1"][1] == kept["f2"][2] * (1 + gated) < inner
+    assert run(small, x=normal(5, 8))[0].shape == (5, 3)
+
+
+def test_a_skip_inside_a_convolution_does_not_keep_it_from_being_compensated() -> None:
+    w1 = np.einsum("oj,jikl->oikl", normal(16, 4), normal(4, 3, 3, 3)) / 5
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["h"]),
+        helper.make_node("Conv", ["x", "ws"], ["s"]),
+        fused("FusedConv", ["h", "w2", "b2", "s"], ["m"], activation="Relu"),
+        helper.make_node("Conv", ["m", "w3"], ["y"]),
+    ]
+    weights = {
+        "w1": w1, "ws": normal(8, 3, 3, 3) / 3, "w2": normal(8, 16, 1, 1), "b2": normal(8),
+        "w3": normal(2, 8, 1, 1),
+    }  # fmt: skip
+    model = graph(nodes, weights, {"x": ["n", 3, 8, 8]}, {"y": ["n", 2, 6, 6]}, opset=17)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    x = normal(64, 3, 8, 8)
+    plan = graphprune.plan(model, 0.4, data=x, effort="fast", limits={"w3*": 8})
+    assert plan.report is not None
+    small = plan.apply()
+    assert not plan.report.left and shapes(small)["w1"][0] < 16
+    (a,), (b,) = run(model, x=x), run(small, x=x)
+    assert np.linalg.norm(a - b) < 0.1 * np.linalg.norm(a)
+
+
 class Images(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self) -> None:
         self.left = iter([{"x": normal(2, 3, 8, 8)} for _ in range(3)])
