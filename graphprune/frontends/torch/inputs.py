@@ -58,10 +58,13 @@ def find_inputs(model: nn.Module) -> Inputs:
     ]
     names, each = ", ".join(needed), "torch.randn(2, 3, 224, 224)"
     line = ", ".join([each] * len(needed)) if len(needed) > 1 else f"{each},"
+    example = f"({line})"
+    if hasattr(model, "config") and isinstance(getattr(model, "main_input_name", None), str):
+        example = f'{{"{model.main_input_name}": ..., and what else it needs}}'
     raise LiftError(
         f"no example inputs could be found for {type(model).__name__}.forward({names}); the last "
         f"ones tried failed with: {last}\nPass them: "
-        f"graphprune.shrink(model, ratio=0.5, example_inputs=({line}))"
+        f"graphprune.shrink(model, ratio=0.5, example_inputs={example})"
     )
 
 

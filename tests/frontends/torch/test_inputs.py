@@ -247,3 +247,14 @@ def test_what_is_not_dense_is_refused_by_name(given: torch.Tensor, kind: str) ->
         net.register_buffer("adjacency", given)
         with pytest.raises(graphprune.LiftError, match=f"adjacency is a {kind} tensor"):
             graphprune.shrink(net, 0.5, example_inputs=torch.randn(2, 4))
+
+
+def test_a_model_that_names_its_inputs_is_asked_for_them_by_name() -> None:
+    class Named(nn.Linear):
+        config, main_input_name = SimpleNamespace(), "input_ids"
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            raise ValueError("never enough")
+
+    with pytest.raises(graphprune.LiftError, match=r'example_inputs=\{"input_ids": \.\.\.'):
+        find_inputs(Named(2, 2))
