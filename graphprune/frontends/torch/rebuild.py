@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,8 +18,6 @@ from graphprune.core.indices import kept_length
 from graphprune.engine.copying import copied
 from graphprune.engine.tensors import cut_tensor
 from graphprune.frontends.torch.captured import CapturedModule
-
-_CONTAINERS = (dict, OrderedDict, list, set)
 
 
 def rebuild(captured: CapturedModule, cuts: Cuts, blank: bool = False) -> nn.Module:
@@ -51,10 +48,6 @@ def rebuild(captured: CapturedModule, cuts: Cuts, blank: bool = False) -> nn.Mod
             if isinstance(old, nn.Parameter)
             else new
         )
-    for module in captured.model.modules():
-        for held in module.__dict__.values():
-            if type(held) in _CONTAINERS and not held:  # hooks, most of all: copied at once
-                memo.setdefault(id(held), type(held)())
     try:
         model = copied(captured.model, memo)
     except Exception as error:
