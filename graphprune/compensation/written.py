@@ -85,11 +85,11 @@ class _Finder:
             return False
         return bool(value.tensor.is_floating_point()) is not integers
 
-    def _held(self, value: Value | None) -> Written | bool:
-        """What a value is computed from; True where it is stored itself, False of any other."""
+    def _found(self, value: Value | None) -> bool:
+        """Whether any numbers can be written to a value: it is stored, or computed from what is."""
         if value is None or self._uses[value] != 1 or value in self._deps.source.outputs:
             return False
-        return self.found.written.get(value) or self._own(value)
+        return value in self.found.written or self._own(value)
 
     def _moved(self, op: Op) -> Moved | None:
         """The result of an operation that moves the numbers of a weight, each to one place.
@@ -108,8 +108,8 @@ class _Finder:
             if base not in outputs:
                 self.found.moved[result] = Moved(base, before, op, evaluate)
             return None
-        held = self._held(base)
-        return None if held is False else Moved(base, None if held is True else held, op, evaluate)
+        found = self._found(base)
+        return Moved(base, self.found.written.get(base), op, evaluate) if found else None
 
     def _typed(self, op: Op) -> Written | None:
         """The result of an operation that gives a weight another type."""
@@ -119,8 +119,8 @@ class _Finder:
             return None
         if base not in self._deps.source.outputs and self._own(base, integers=True):
             return Grid(base, Encoding(), base.dtype)
-        held = self._held(base)
-        return None if held is False else Typed(base, None if held is True else held, kind)
+        found = self._found(base)
+        return Typed(base, self.found.written.get(base), kind) if found else None
 
     def _scaled(self, op: Op) -> Written | None:
         """The result of an operation that multiplies a weight by stored factors."""
@@ -128,13 +128,15 @@ class _Finder:
         if not isinstance(kind, torch.dtype):
             return None
         for base, factor in _pairs(op):
-            held = self._held(base) if base.shape == op.outputs[0].shape else False
-            if held is False or not factor.is_weight or not isinstance(factor.tensor, torch.Tensor):
+            if base.shape != op.outputs[0].shape or not self._found(base):
+                continue
+            if not factor.is_weight or not isinstance(factor.tensor, torch.Tensor):
                 continue
             if not factor.tensor.is_floating_point() or bool((factor.tensor == 0).any()):
                 continue  # what is zero cannot become anything else
+            held = self.found.written.get(base)
             scaled = held.scaled(factor) if isinstance(held, Grid) else None
-            return scaled or Scaled(base, None if held is True else held, kind, factor)
+            return scaled or Scaled(base, held, kind, factor)
         return self._multiplied(op, kind) if multiplies(op) or divides(op) else None
 
     def _multiplied(self, op: Op, kind: torch.dtype) -> Factored | None:
@@ -142,17 +144,17 @@ class _Finder:
         (result,) = op.outputs
         may = op.inputs[:1] if divides(op) else op.inputs
         for base in [v for v in may if v is not None and v.shape == result.shape]:
-            held = self._held(base)
+            held = self.found.written.get(base)
             others = [None if v is base else self._fixed(v) for v in op.inputs]
             known = all(x is not None or v is base for x, v in zip(others, op.inputs, strict=True))
-            if held is False or not known or isinstance(held, Grid):
+            if not self._found(base) or not known or isinstance(held, Grid):
                 continue
-            if held is not True and held.steps() is not None:
+            if held is not None and held.steps() is not None:
                 continue
             ones = [torch.ones(base.shape) if x is None else x for x in others]
             factor = self._result(op, ones)
             if factor.shape == base.shape and bool((factor.isfinite() & (factor != 0)).all()):
-                return Factored(base, None if held is True else held, kind, result, factor)
+                return Factored(base, held, kind, result, factor)
         return None
 
     def _result(self, op: Op, operands: Sequence[torch.Tensor | None]) -> torch.Tensor:

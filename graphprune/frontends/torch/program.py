@@ -24,10 +24,10 @@ from graphprune.core.rewrites import Draft, Rewrite
 from graphprune.costs.latency.backend import Backend
 from graphprune.engine.state import preserved, quiet, same_draws
 from graphprune.frontends.backends import backend
-from graphprune.frontends.torch.cached import cache_edits, fails_cached, unequal
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.compare import check_runs, compare
-from graphprune.frontends.torch.config import UNTOLD, Fit, describe, fit_config, has_config
+from graphprune.frontends.torch.config import has_config
+from graphprune.frontends.torch.configured import Described
 from graphprune.frontends.torch.elsewhere import compare_elsewhere
 from graphprune.frontends.torch.expressed import ExpressedModule
 from graphprune.frontends.torch.findings import Findings
@@ -62,9 +62,7 @@ class ModuleProgram:
     back: Callable[[Any, Inputs], Any] = lambda model, _: model
     warnings: list[str] = field(default_factory=list)
     assumed: str = ""
-    _fit: Fit | None = None  # of the last choice; what it learned of the class serves the next
     _calls: Findings | None = None  # every call of the original, once it was needed
-    _caches: bool = False  # whether a cache was seen to take lengths that are equal no more
 
     is_file = False
     doubt = ""
@@ -106,6 +104,10 @@ class ModuleProgram:
     def alike(self) -> bool:
         """Whether a config describes the module, so that its blocks share their widths."""
         return has_config(self.model)
+
+    @cached_property
+    def _described(self) -> Described:
+        return Described(self.captured, self.warnings)
 
     def batch(self) -> int:
         """How many samples the example inputs hold."""
@@ -158,10 +160,7 @@ class ModuleProgram:
         self._calls = found.original
         out = ExpressedModule(cuts, found, guessed=found.guessing if guessed is None else guessed)
         if self.alike:
-            out.fit = self._fit = fit_config(self.model, cuts, found.edits, self._fit)
-            if not self._caches:
-                asked = unequal(self.captured, found, out.fit.values)
-                out.uncached, self._caches = asked or (), asked == []
+            self._described.ask(out)
         return out
 
     def lower(self, found: Expressed) -> LoweredModule:
@@ -273,34 +272,9 @@ class ModuleProgram:
             made.model = whole(made.model, self.original)
             if check:
                 check_runs(made.model, cast(Inputs, self.given))
-        self._describe(_module(found), made)
-        self._try_cache(_module(found), made)
+        if self.alike:
+            self._described.tell(_module(found), made)
         return self.back(made.model, self.given or self.inputs)
-
-    def _describe(self, found: ExpressedModule, made: LoweredModule) -> None:
-        """Give a config its new sizes, or say that it cannot tell them."""
-        fit = found.fit
-        if fit is None:
-            return
-        inputs = self.given or self.inputs
-        if not made.replaced and fit.shaped and describe(made.model, fit.values, inputs):
-            return
-        if UNTOLD not in self.warnings:  # a plan may be applied again
-            self.warnings.append(UNTOLD)
-
-    def _try_cache(self, found: ExpressedModule, made: LoweredModule) -> None:
-        """Let the smaller model make the cache that the original makes, or say why not."""
-        if not self.alike or self.original is not None:
-            return
-        why = fails_cached(self.model, made.model, self.inputs)
-        if why is None or cache_edits(self.captured, found.cuts, made.model) is not None:
-            return
-        told = (
-            f"with the cache that it makes by default the smaller model does not run: {why}; call "
-            "it with use_cache=False, or pass keep=[...] with the layers that the cache serves"
-        )
-        if told not in self.warnings:  # a plan may be applied again
-            self.warnings.append(told)
 
     def save(self, found: Expressed, lowered: Lowered, path: Path, check: bool) -> None:
         """Write the smaller module: `.pt`, `.pt2` or `.onnx`."""
