@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from graphprune.compensation.options import Options
 from graphprune.core.edits import edit_of
 from graphprune.core.errors import GraphPruneError, PlanError
+from graphprune.core.files import as_path
 from graphprune.costs.registry import cost_name
 from graphprune.extensions import load_installed
 from graphprune.frontends.onnx import is_onnx
@@ -42,10 +42,9 @@ def load_plan(path: Any) -> Plan[Any]:
 
         return plan_of(note_of(path, "plan")[0])
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or "a path is needed"
-        raise GraphPruneError(f"cannot read {path!s}: {reason}") from error
+        data = json.loads(as_path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GraphPruneError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise PlanError(f"{path} is not a graphprune plan: {error}") from error
     try:

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.core.errors import GraphPruneError, named_line
+from graphprune.core.files import as_path
 from graphprune.core.program import Inputs
 from graphprune.frontends.onnx import is_onnx
 from graphprune.frontends.opening import readable
@@ -35,13 +36,15 @@ def given(model: Any) -> Any:
     Raises:
         GraphPruneError: There is no such model or file.
     """
-    if isinstance(model, str | os.PathLike) and not readable(model):
+    if not isinstance(model, str | os.PathLike):
+        return model
+    path = as_path(model)
+    if not readable(model):
         return load_model(os.fspath(model))
-    if isinstance(model, str | os.PathLike) and not Path(model).is_file():
-        name = os.fspath(model)
-        if Path(model).is_dir():
-            raise GraphPruneError(_FOLDER.format(name))
-        raise GraphPruneError(f"cannot read {name}: there is no file {name}")
+    if path.is_dir():
+        raise GraphPruneError(_FOLDER.format(path))
+    if not path.is_file():
+        raise GraphPruneError(f"cannot read {path}: there is no file {path}")
     return model
 
 
@@ -59,7 +62,8 @@ def given_data(data: Any, model: Any, inputs: Inputs | None = None, most: int = 
     """
     if not isinstance(data, str | os.PathLike):
         return data
-    if not Path(data).is_dir():
+    path = as_path(data)
+    if not path.is_dir():
         return load_data(os.fspath(data), is_onnx(model))
     held = [x for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor) and x.dim() == 4]
     size, last = None, False
@@ -70,7 +74,7 @@ def given_data(data: Any, model: Any, inputs: Inputs | None = None, most: int = 
     if held:
         height, width = held[0].shape[1:3] if last else held[0].shape[2:]
         size = (height, width)
-    found = read_pictures(Path(data), model, most, size)
+    found = read_pictures(path, model, most, size)
     return found.movedim(1, -1) if last else found
 
 
@@ -88,13 +92,13 @@ def load_model(name: str, weights: str | Path | None = None) -> Any:
     Raises:
         GraphPruneError: There is no such model or file, or the weights do not fit.
     """
-    if is_onnx(name) or Path(name).suffix == ".pt2":
+    if is_onnx(name) or as_path(name).suffix == ".pt2":
         return _whole(name, weights)
     model = _resolve(name)
     if not isinstance(model, nn.Module):
         raise GraphPruneError(f"{name} is a {type(model).__name__}, not a torch.nn.Module")
     if weights is not None:
-        _load_weights(model, Path(weights))
+        _load_weights(model, as_path(weights))
     return model.eval()
 
 
@@ -111,7 +115,7 @@ def load_data(name: str, named: bool = False) -> Any:
     Raises:
         GraphPruneError: There is no such file or object, or it cannot be read.
     """
-    path = Path(name)
+    path = as_path(name)
     if path.suffix not in (".npy", ".npz", ".pt"):
         module, colon, attribute = name.partition(":")
         if not colon:

@@ -124,7 +124,7 @@ class Planning:
             "keep": self.keep or (),
             "round_to": whole(self.round_to),
             "compensate": switched(self.compensate),
-            "effort": float(effort) if effort.replace(".", "", 1).isdigit() else effort,
+            "effort": float(effort) if effort.replace(".", "", 1).isdecimal() else effort,
             "backend": self.backend,
             "ratios": numbers(self.ratios, "--ratios", "layer=0.3"),
             "limits": numbers(self.limits, "--limits", "layer=16"),
@@ -204,7 +204,7 @@ def switched(compensate: str) -> bool | str:
 
 def whole(text: str) -> int | str:
     """A whole number, or the word that stands for one."""
-    return int(text) if text.isdigit() else text
+    return int(text) if text.isdecimal() else text
 
 
 def numbers(given: list[str] | None, option: str, example: str) -> dict[str, Any]:

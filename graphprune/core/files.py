@@ -11,6 +11,29 @@ from typing import BinaryIO
 
 from graphprune.core.errors import GraphPruneError
 
+_BESIDE = ".graphprune-"
+"""How a file is called while it is written: a longer name than its own could be too long."""
+
+
+def as_path(path: object) -> Path:
+    """The path that a caller names, of a file that is there or not.
+
+    Raises:
+        GraphPruneError: It is no path, or nothing can be called so.
+    """
+    name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(name, str) or not name:
+        raise GraphPruneError(f"a path is needed, not {path!r}")
+    try:
+        os.stat(name)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise GraphPruneError(f"cannot use {name}: {error.strerror}") from error
+    except ValueError as error:  # a null character, or what is no text
+        raise GraphPruneError(f"cannot use {name!r}: {error}") from error
+    return Path(name)
+
 
 def check_target(path: object, suffixes: Sequence[str] = ()) -> Path:
     """Refuse a place that could not be written, before the work whose result goes there.
@@ -22,9 +45,7 @@ def check_target(path: object, suffixes: Sequence[str] = ()) -> Path:
     Raises:
         GraphPruneError: It is no path, ends otherwise, is a folder, or cannot be written.
     """
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-        raise GraphPruneError(f"a path is needed, not {path!r}")
-    target = Path(path)
+    target = as_path(path)
     if suffixes and target.suffix not in suffixes:
         *others, last = suffixes
         names = f"{', '.join(others)} or {last}" if others else last
@@ -47,7 +68,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_BESIDE)
     except OSError as error:
         raise GraphPruneError(f"cannot write {path}: {error.strerror}") from error
     try:

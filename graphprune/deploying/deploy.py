@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import tempfile
 from collections.abc import Mapping
@@ -12,16 +13,20 @@ from typing import Any
 from torch import nn
 
 from graphprune.core.callers import check_function
-from graphprune.core.errors import GraphPruneError, OptionError
-from graphprune.core.files import check_target, write_whole
+from graphprune.core.errors import GraphPruneError, OptionError, nearest
+from graphprune.core.files import as_path, check_target, write_whole
 from graphprune.core.progress import interruptible
 from graphprune.costs.registry import Counting
 from graphprune.deploying.deployed import STEEP, Deployed, low, steep
 from graphprune.deploying.stages import Metric, Stages
 from graphprune.frontends.torch.inputs import as_inputs
+from graphprune.frontends.torch.wrapped import loaded
 from graphprune.models import given, given_data
+from graphprune.options import PlanOptions, check_options
 from graphprune.quantising.quantise import AUTO, KINDS
 from graphprune.quantising.written import check_float
+from graphprune.training.recover import recover as recovered
+from graphprune.training.tried import check_numbers
 
 
 def deploy(
@@ -41,7 +46,8 @@ def deploy(
     """Shrink a model, recover its accuracy, quantise it, and write it as an ONNX file.
 
     Args:
-        model: A module or an ONNX model, as for `graphprune.shrink`; not modified.
+        model: A module, an exported program or an ONNX model, as for `graphprune.shrink`; not
+            modified.
         ratio: As for `graphprune.shrink`: a half where nothing else decides.
         of: As for `graphprune.shrink`.
         out: The `.onnx` file to write; written whole or not at all.
@@ -73,12 +79,15 @@ def deploy(
     target = check_target(out, (".onnx",))
     if not isinstance(recover, bool | Mapping):
         raise OptionError("recover is True or False, or a dict of options for recover")
+    if isinstance(recover, Mapping):
+        _check_recovery(recover)
     if not isinstance(int8, bool) and int8 not in (*KINDS, AUTO):
         raise OptionError(f"int8 is True, False or one of {', '.join(KINDS)}, not {int8!r}")
     if not isinstance(names, bool):
         raise OptionError(f"names is True or False, not {names!r}")
     check_function("metric", metric, "predict")
-    model = given(model)
+    check_options(options, PlanOptions, "deploy")
+    model = loaded(given(model))
     if recover is not False and not isinstance(model, nn.Module):
         raise OptionError("recover= trains a module: pass the module rather than a file of it")
     made = options.pop("verify", True)
@@ -108,12 +117,30 @@ def deploy(
     return done
 
 
+def _check_recovery(asked: Mapping[str, Any]) -> None:
+    """Refuse options of `recover` before the work.
+
+    Raises:
+        OptionError: There is no such option, or a number is none that could be meant.
+    """
+    parameters = inspect.signature(recovered).parameters.values()
+    known = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+    for name in asked:
+        if name not in known:
+            raise OptionError(f"recover has no option {name!r}: {nearest(name, known)}")
+    numbers = ("epochs", "batch_size", "rate", "temperature", "seconds")
+    check_numbers(*({**known, **asked}[name] for name in numbers))
+
+
 def _place(folder: str | os.PathLike[str] | None) -> Any:
     """The folder of the stages: the caller's, or one that goes afterwards."""
     if folder is None:
         return tempfile.TemporaryDirectory()
-    path = Path(folder)
+    path = as_path(folder)
     if path.exists() and not path.is_dir():
         raise GraphPruneError(f"folder={path} is a file")
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GraphPruneError(f"folder={path} cannot be made: {error.strerror}") from error
     return nullcontext(str(path))

@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from graphprune.compensation.calibration import inputs_for
 from graphprune.core.agreement import compared
 from graphprune.core.batch import Batch
 from graphprune.core.callers import judged
-from graphprune.core.errors import GraphPruneError
+from graphprune.core.errors import GraphPruneError, first_line
 from graphprune.core.files import write_whole
 from graphprune.costs.registry import cost_name
 from graphprune.deploying.deployed import Stage
 from graphprune.deploying.estimate import besides
+from graphprune.deploying.kept import TORCH, digest, kept
 from graphprune.engine.copying import copied
 from graphprune.engine.tensors import shapes_of
 from graphprune.exporting import write_module
@@ -37,12 +39,13 @@ from graphprune.passes.couple import couple
 from graphprune.pipeline import Work
 from graphprune.planning import planned
 from graphprune.plans import Plan, made
-from graphprune.quantising.files import answers
+from graphprune.quantising.files import answers, is_fixed
 from graphprune.quantising.quantise import quantise
 from graphprune.quantising.quantised import Quantised
 from graphprune.quantising.written import named
 from graphprune.statistics.answers import scored
 from graphprune.statistics.batches import read_batches
+from graphprune.statistics.samples import captured, recut
 from graphprune.training import recover as recovered
 from graphprune.training.constants import EPOCHS, MEMORY, SAMPLES
 from graphprune.training.streamed import Window, is_read_again, source_of
@@ -134,31 +137,25 @@ class Stages:
         self._epochs = recover.get("epochs", EPOCHS) if isinstance(recover, Mapping) else EPOCHS
         given = (ratio, cost_name(of), recover, int8, self._names)
         asked = repr((*given, sorted(options.items(), key=str)))
-        self._key = hashlib.sha256(asked.encode() + _digest(self._model)).hexdigest()
+        self._key = hashlib.sha256(asked.encode() + digest(self._model)).hexdigest()
         state = self._place / _STATE
         if not state.is_file():
             return
-        try:
-            self._known = json.loads(state.read_text())
-        except ValueError as error:
-            raise GraphPruneError(f"{state} holds no state of a deployment: {error}") from error
-        if self._known.get("key") != self._key:
+        self._known = kept(state)
+        if self._known["key"] != self._key:
             raise GraphPruneError(
                 f"{self._place} holds another deployment (another model or other options): name "
                 "another folder, or delete it"
             )
-        if self._known.get("macs"):
-            before, after = self._known["macs"]
-            self.macs = before, after
-        self.notes = list(self._known.get("notes", ()))
+        self.macs, self.notes = self._known["macs"], self._known["notes"]
 
     def stage(self, name: str, work: Callable[[], None]) -> None:
         """Do a stage, unless an earlier call did it, and measure it."""
         target = self._place / f"{name}.onnx"
         known = self._known.get("stages", {}).get(name)
         self.last = target
-        if known is not None and target.is_file():
-            self.stages.append(Stage(**known))
+        if known is not None and target.is_file() and target.stat().st_size == known.bytes:
+            self.stages.append(known)
             return
         start = time.perf_counter()
         work()
@@ -172,7 +169,7 @@ class Stages:
 
     def export(self) -> None:
         """The original as an ONNX file, as PyTorch exports it."""
-        if isinstance(self._model, nn.Module):
+        if isinstance(self._model, TORCH):
             self._write(self._model, save_model)
         elif isinstance(self._model, str | os.PathLike):
             write_whole(self.last, _read(self._model).SerializeToString())
@@ -181,7 +178,7 @@ class Stages:
 
     def shrink(self) -> None:
         """The smaller model as an ONNX file."""
-        if isinstance(self._model, nn.Module):
+        if isinstance(self._model, TORCH):
             self._small = self.plan.apply()
             self._write(self._small)
         else:
@@ -208,10 +205,13 @@ class Stages:
             self._feeds, self._scores = _inputs(_read(first), named(first, self._judges))
         return self._feeds
 
-    def _write(self, module: nn.Module, how: Callable[..., None] = write_module) -> None:
+    def _write(
+        self, module: nn.Module | ExportedProgram, how: Callable[..., None] = write_module
+    ) -> None:
         program = self.plan.live().program
-        evaluated = copied(module).eval() if module.training else module
-        how(evaluated, program.given or program.inputs, self.last)
+        if isinstance(module, nn.Module) and module.training:
+            module = copied(module).eval()
+        how(module, program.given or program.inputs, self.last)
 
     def _measured(self, name: str, path: Path, took: float) -> Stage:
         """Measure a stage beside the original."""
@@ -288,25 +288,17 @@ def _tensors(batch: Batch) -> list[torch.Tensor]:
 
 
 def _read(path: str | os.PathLike[str]) -> ModelProto:
-    """An ONNX file."""
+    """An ONNX file.
+
+    Raises:
+        GraphPruneError: It cannot be read.
+    """
     import onnx
 
-    return onnx.load(path)
-
-
-def _digest(model: Any) -> bytes:
-    """What tells one model from another."""
-    found = hashlib.sha256()
-    if isinstance(model, nn.Module):
-        for name, tensor in model.state_dict().items():
-            found.update(name.encode() + str(tuple(tensor.shape)).encode())
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    elif isinstance(model, str | os.PathLike):
-        found.update(Path(model).read_bytes())
-    else:
-        found.update(str(type(model)).encode())
-        found.update(getattr(model, "SerializeToString", bytes)())
-    return found.digest()
+    try:
+        return onnx.load(path)
+    except Exception as error:
+        raise GraphPruneError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def _inputs(model: ModelProto, data: Any) -> tuple[list[dict[str, Any]], list[bool]]:
@@ -317,7 +309,8 @@ def _inputs(model: ModelProto, data: Any) -> tuple[list[dict[str, Any]], list[bo
     if found is None:
         raise GraphPruneError("no inputs can be made to compare the stages on: pass data=")
     names = [value.name for value in deps.source.inputs]
-    chunks = found.chunks[: max(1, JUDGED_BY // found.size)]
+    size = captured(deps) if is_fixed(model, deps) else found.size
+    chunks = list(recut(deps, found, size))[: max(1, JUDGED_BY // size)]
     feeds = [{n: x.cpu().numpy() for n, x in zip(names, c, strict=True)} for c in chunks]
     return feeds, scored(deps)
 

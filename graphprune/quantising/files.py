@@ -98,6 +98,13 @@ def feed(deps: Dependencies, chunk: Sequence[torch.Tensor]) -> dict[str, Any]:
     return {name: x.detach().cpu().numpy() for name, x in zip(names, chunk, strict=True)}
 
 
+def is_fixed(model: ModelProto, deps: Dependencies) -> bool:
+    """Whether a model takes inputs of one batch size only."""
+    names = {value.name for value in deps.source.inputs}
+    shapes = [x.type.tensor_type.shape.dim for x in model.graph.input if x.name in names]
+    return any(shape and shape[0].HasField("dim_value") for shape in shapes)
+
+
 def answers(model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> list[list[torch.Tensor]]:
     """Results of a model in ONNX Runtime."""
     import onnxruntime as ort

@@ -25,6 +25,7 @@ from graphprune.frontends.torch.inputs import as_inputs
 from graphprune.models import given, given_data
 from graphprune.passes.couple import couple
 from graphprune.quantising.best import best
+from graphprune.quantising.files import is_fixed
 from graphprune.quantising.modules import quantised_module
 from graphprune.quantising.quantised import Quantised
 from graphprune.statistics.samples import captured, recut
@@ -126,7 +127,11 @@ def quantise(
     found = inputs_for(program, deps, opened.batches, seed)
     if found is None:
         raise GraphPruneError("no calibration inputs can be made for this model: pass data=")
-    size = found.size if len(found.chunks) > 1 else max(captured(deps), found.size // JUDGED)
+    proto = None if is_module else _whole(model, program)
+    if proto is not None and is_fixed(proto, deps):
+        size = captured(deps)
+    else:
+        size = found.size if len(found.chunks) > 1 else max(captured(deps), found.size // JUDGED)
     chunks = list(recut(deps, found, size))[: max(2, -(-samples // size))]
     if len(chunks) < 2:
         raise GraphPruneError(
@@ -134,11 +139,11 @@ def quantise(
         )
     held = chunks[::JUDGED]
     seen = [chunk for number, chunk in enumerate(chunks) if number % JUDGED]
-    if is_module:
+    if proto is None:
         done = quantised_module(program, deps, seen, held)
     else:
         kinds = KINDS if kind == AUTO else (kind,)
-        done = best(_whole(model, program), deps, seen, held, names, kinds)
+        done = best(proto, deps, seen, held, names, kinds)
     done.inputs, done.source = size * len(held), found.origin
     if target is not None:
         write_whole(target, done.model.SerializeToString())

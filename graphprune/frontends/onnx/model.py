@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from graphprune.core.errors import LiftError
+from graphprune.core.files import as_path
 from graphprune.frontends.onnx.copies import without_initializers
 from graphprune.frontends.onnx.kernels import told_apart
 from graphprune.frontends.onnx.slim import OwnFile, is_inside
@@ -115,7 +116,7 @@ def read_model(model: Any) -> Source:
         LiftError: There is no such file, it is not an ONNX file, or the graph is not sound.
     """
     if isinstance(model, str | Path):
-        path = Path(model)
+        path = as_path(model)
         file = OwnFile(path)
         source = Source(_parsed(file), path.parent, path.name, "file", file=file)
     elif isinstance(model, ModelProto):

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from onnx import ModelProto, TensorProto
 
-from graphprune.core.files import replacing, write_whole
+from graphprune.core.files import check_target, replacing, write_whole
 from graphprune.frontends.onnx.stored import LARGEST, Lowered, Stored
 from graphprune.frontends.onnx.tensors import PACKED
 
@@ -36,7 +36,7 @@ def write(lowered: Lowered, path: Path) -> int:
         return len(data)
     out = ModelProto()
     out.CopyFrom(lowered.frame)
-    beside = path.with_name(f"{path.name}.data")
+    beside = check_target(path.with_name(f"{path.name}.data"))
     with replacing(beside) as file:
         for tensor in lowered.tensors:
             if tensor.size < _SMALL or tensor.elem_type == TensorProto.STRING:

@@ -23,6 +23,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from graphprune.core.errors import GraphPruneError, LiftError, first_line
+from graphprune.core.files import as_path
 from graphprune.core.program import Inputs
 from graphprune.engine.state import quiet
 from graphprune.frontends.torch.inference import ordinary
@@ -51,8 +52,7 @@ def unwrapped(model: Any) -> Wrapped:
         GraphPruneError: The file is not an exported program.
         LiftError: The wrapper cannot be put back on, or the program is not a plain one.
     """
-    if isinstance(model, str | os.PathLike) and Path(model).suffix == ".pt2":
-        model = _loaded(Path(model))
+    model = loaded(model)
     if isinstance(model, ExportedProgram):
         if model.example_inputs is None:
             raise LiftError("the exported program holds no example inputs: export it again")
@@ -68,7 +68,15 @@ def unwrapped(model: Any) -> Wrapped:
     return Wrapped(ordinary(model) if isinstance(model, nn.Module) else model)
 
 
-def _loaded(path: Path) -> ExportedProgram:
+def loaded(model: Any) -> Any:
+    """The exported program of a `.pt2` file; another model as it is.
+
+    Raises:
+        GraphPruneError: The file is not an exported program.
+    """
+    if not isinstance(model, str | os.PathLike) or Path(model).suffix != ".pt2":
+        return model
+    path = as_path(model)
     try:
         with quiet():
             return torch.export.load(path)
@@ -88,9 +96,10 @@ def _opened(program: ExportedProgram) -> nn.Module:
     return fx.GraphModule(module, graph, "ExportedProgram")
 
 
-def _exported(program: ExportedProgram, model: nn.Module, inputs: Inputs) -> ExportedProgram:
-    """Export a smaller module; what was dynamic in the program is dynamic again."""
-    args, kwargs = inputs
+def _exported(program: ExportedProgram, model: nn.Module, _: Inputs) -> ExportedProgram:
+    """Export a smaller module; what was fixed or dynamic in the program is so again."""
+    assert program.example_inputs is not None
+    args, kwargs = program.example_inputs
     names = [
         spec.arg.name
         for spec in program.graph_signature.input_specs

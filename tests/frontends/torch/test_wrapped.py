@@ -47,6 +47,13 @@ def test_a_program_gives_a_program_with_the_same_dynamic_dimensions(dynamic: boo
     assert {name: tensor.shape for name, tensor in program.state_dict.items()} == before
 
 
+def test_the_size_that_a_program_takes_stays_whatever_the_data() -> None:
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    program = torch.export.export(net, (torch.randn(6, 8),))
+    small = graphprune.shrink(program, 0.5, data=torch.randn(16, 8), compensate=False)
+    assert small.module()(torch.randn(6, 8)).shape == (6, 4)
+
+
 def test_code_that_fixes_its_widths_is_generated_anew() -> None:
     batch = Dim("batch")
     program = torch.export.export(
