@@ -38,6 +38,9 @@ M = TypeVar("M")
 
 _log = logging.getLogger("graphprune")
 
+SUFFIXES = (".pt", ".pt2", ".onnx")
+"""How files of models end."""
+
 _FORMAT = 2
 
 
@@ -142,7 +145,7 @@ class Plan(Generic[M]):
         Raises:
             GraphPruneError: The file cannot be written, or the format cannot hold the model.
         """
-        suffixes = (".onnx",) if self.live().program.is_file else (".pt", ".pt2", ".onnx")
+        suffixes = (".onnx",) if self.live().program.is_file else SUFFIXES
         target = check_target(path, suffixes)
         work = self._made(None, None)
         self._annotate(work)
@@ -221,9 +224,11 @@ class Plan(Generic[M]):
 
         Raises:
             PlanError: It was changed to what cannot be.
-            GraphPruneError: The file cannot be written.
+            GraphPruneError: The file cannot be written, or is called as a model is.
         """
         target = check_target(path)
+        if target.suffix in SUFFIXES:
+            raise GraphPruneError(f"{target}: a plan is a .json file; write(path) writes a model")
         if self.work is not None:
             cut_by(self.edits, self.work.deps)
         write_whole(target, json.dumps(self.as_dict(), indent=1).encode())

@@ -43,11 +43,14 @@ def check_model(
     """
     from graphprune.core.errors import GraphPruneError
     from graphprune.frontends.onnx import is_onnx
+    from graphprune.plans import SUFFIXES
 
     if is_onnx(model) and not is_onnx(out):
         raise GraphPruneError(f"{out}: an ONNX model is written as an .onnx file")
-    if out.suffix not in (".pt", ".pt2", ".onnx"):
+    if out.suffix not in SUFFIXES:
         raise GraphPruneError(f"{out}: the output is a .pt, .pt2 or .onnx file")
+    if plan is not None and plan.suffix in SUFFIXES:
+        raise GraphPruneError(f"{plan}: a plan is a .json file")
     given = {Path(name).resolve() for name in (model, weights) if name is not None}
     for target in (out, plan):
         own = target == out and is_onnx(model)  # read whole before it is replaced

@@ -63,6 +63,14 @@ def test_a_place_that_cannot_be_written_is_refused_first(
         plan.write(name)
 
 
+def test_a_plan_is_not_called_as_a_model_is(tmp_path: Path) -> None:
+    plan = graphprune.plan(dense(), 0.5, **OPTIONS)
+    for suffix in (".onnx", ".pt", ".pt2"):
+        with pytest.raises(GraphPruneError, match=r"a plan is a \.json file"):
+            plan.save(tmp_path / f"small{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_data_that_is_not_finite_is_named_before_the_work(bad: float) -> None:
     x = torch.randn(64, 8)
