@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from math import gcd, lcm
 
@@ -22,7 +22,7 @@ from graphprune.core.groups import Dependencies, Group, Lock, Member, matches
 from graphprune.core.spec import check_spec
 from graphprune.pipeline import Outcome, Pass, Work
 from graphprune.rules import infer, is_known
-from graphprune.rules.facts import moves
+from graphprune.rules.facts import cuts_off, moves
 from graphprune.rules.statistic import settle_means
 
 
@@ -94,19 +94,25 @@ def lock_unread(graph: Graph, dims: Mapping[Value, Dims], effects: Mapping[Op, E
         effects: What every operation does with axes.
     """
     tables = graph.derived()
-    read = {axis for value in graph.outputs for dim in dims[value] for axis in atoms(dim)}
+    read = _axes(graph.outputs, dims)
+    left: set[Axis] = set()
     for op, effect in effects.items():
+        taken, made = _axes(op.inputs, dims), _axes(op.outputs, dims)
+        of_weights = not tables.keys().isdisjoint(op.outputs)
+        if of_weights and cuts_off(op):
+            left |= taken - made
         if moves(op):
             continue
-        taken = {a for v in op.inputs if v is not None for dim in dims[v] for a in atoms(dim)}
-        if not tables.keys().isdisjoint(op.outputs):  # a table still, but for what it loses here
-            held = {axis for value in op.outputs for dim in dims[value] for axis in atoms(dim)}
-            held -= {a for dim in (*effect.contracts, *effect.mixes) for a in atoms(dim)}
-            taken -= held
+        if of_weights:  # a table still, but for what it loses here
+            taken -= made - {a for dim in (*effect.contracts, *effect.mixes) for a in atoms(dim)}
         read |= taken
-    for value in graph.weights.values():
-        for dim in dims[value]:
-            lock(tuple(a for a in atoms(dim) if a not in read), "a table's rows beyond those read")
+    for axis in left - read:
+        lock((axis,), "a table's rows beyond those read")
+
+
+def _axes(values: Iterable[Value | None], dims: Mapping[Value, Dims]) -> set[Axis]:
+    """The axes of values."""
+    return {a for v in values if v is not None for dim in dims[v] for a in atoms(dim)}
 
 
 def releases(graph: Graph, patterns: Collection[str]) -> bool:

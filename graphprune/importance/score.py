@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from graphprune.core.errors import GraphPruneError
-from graphprune.core.groups import Dependencies
+from graphprune.core.groups import Dependencies, Group
 from graphprune.importance import Context, Criterion, Scores, find
 from graphprune.importance.context import checked
 from graphprune.importance.reduce import reduced
@@ -50,6 +52,25 @@ def score(
         )
     out = []
     for group, held in zip(deps.groups, parts, strict=True):
-        sized = [checked(group.name, group.size, part, name) for part in held]
-        out.append(checked(group.name, group.size, reduced(sized, group.size, reduction), name))
+        try:
+            sized = [checked(group.name, group.size, part, name) for part in held]
+            found = reduced(sized, group.size, reduction)
+            out.append(checked(group.name, group.size, found, name))
+        except GraphPruneError:
+            _blame(group)
+            raise
     return out
+
+
+def _blame(group: Group) -> None:
+    """Name the weight that spoils a group's scores, where one does.
+
+    Raises:
+        GraphPruneError: It holds NaN or infinity.
+    """
+    for member in group.members:
+        held = member.weight.tensor
+        if isinstance(held, torch.Tensor) and not bool(torch.isfinite(held).all()):
+            raise GraphPruneError(
+                f"{member.weight.name} holds NaN or infinite values: repair the weights first"
+            )

@@ -18,7 +18,7 @@ from onnx import NodeProto
 from graphprune.core.graph import Graph, Kind, Op, Value
 from graphprune.frontends.onnx.arguments import Node, arguments_of, attributes, operand_name
 from graphprune.frontends.onnx.execute import engine
-from graphprune.frontends.onnx.model import Source, captured
+from graphprune.frontends.onnx.model import Source, captured, subgraphs
 from graphprune.frontends.onnx.own import type_name
 from graphprune.frontends.onnx.sizes import Traces
 from graphprune.frontends.onnx.tensors import INTEGERS, as_torch, dtype_name
@@ -244,6 +244,24 @@ class Reader:
                 self.read(self._makers[item.name])
             if item.name in self.values:
                 self.graph.outputs.append(self.values[item.name])
+        self.graph.outside = sum(map(self._inside, self._source.nodes))
+
+    def _inside(self, node: NodeProto) -> int:
+        """Elements of the parameters that the graphs inside a node hold."""
+        total = 0
+        for graph in subgraphs(node):
+            held = {tensor.name: tensor for tensor in graph.initializer}
+            for inner in graph.node:
+                if inner.op_type == "Constant":
+                    value = next((a.t for a in inner.attribute if a.name == "value"), None)
+                    if value is not None:
+                        held[inner.output[0]] = value
+                for place, name in enumerate(inner.input):
+                    proto = held.get(name)
+                    if proto is not None and self._kind(inner, place, proto) == "parameter":
+                        total += prod(held.pop(name).dims)
+                total += self._inside(inner)
+        return total
 
 
 def _mark_steps(op: Op) -> None:

@@ -224,3 +224,16 @@ def test_mutated_files(edits: list[tuple[int, int]], cut: int, cuts: bool, tmp_p
     path.write_bytes(data[:cut] if cuts else data)
     with suppress(GraphPruneError):
         graphprune.shrink(path, 0.5, compensate=False)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["w1", "w2"])
+def test_a_weight_that_is_not_finite_is_named(name: str, number: float) -> None:
+    model = two_layers()
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            held = onnx.numpy_helper.to_array(tensor).copy()
+            held.flat[5] = number
+            tensor.CopyFrom(onnx.numpy_helper.from_array(held, name))
+    with pytest.raises(GraphPruneError, match=f"^{name} holds NaN or infinite values"):
+        graphprune.shrink(model, 0.5, compensate=False)
