@@ -51,6 +51,9 @@ def _may_be_config(kind: type) -> bool:
     return foreign and not issubclass(kind, (*_OPAQUE, int))
 
 
+_COMPILED = "_compiled_call_impl"  # where `nn.Module.compile` leaves what it makes
+
+
 @contextmanager
 def preserved(model: nn.Module, fused: bool = False) -> Iterator[None]:
     """Undo whatever a forward pass leaves on a module: modes, attributes, buffers, caches.
@@ -59,11 +62,16 @@ def preserved(model: nn.Module, fused: bool = False) -> Iterator[None]:
         model: The module.
         fused: Whether `nn.TransformerEncoder` may use its fused kernel inside, which hides the
             roles of its weights.
+
+    Inside, modules that were compiled in place run their own code: compiled code is not captured.
     """
     saved = [_state(module) for module in model.modules()]
     buffers = [(held, held.detach().clone(), held._version) for held in _written(model)]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(fast and fused)
+    for module in model.modules():
+        if module.__dict__.get(_COMPILED) is not None:
+            module.__dict__[_COMPILED] = None
     try:
         yield
     finally:
