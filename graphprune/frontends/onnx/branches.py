@@ -13,7 +13,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from graphprune.frontends.onnx.copies import without_initializers
 from graphprune.frontends.onnx.model import APART, Source, indexed
-from graphprune.frontends.onnx.names import renamed
+from graphprune.frontends.onnx.names import fresh, renamed
 from graphprune.frontends.onnx.sizes import Traces, is_open
 from graphprune.frontends.onnx.tensors import Array
 
@@ -97,8 +97,8 @@ class _Opened:
         """
         computed = [name for inner in branch.node for name in inner.output if name]
         self._names.update(computed)
-        names = {tensor.name: self._fresh(tensor.name) for tensor in branch.initializer}
-        names |= {name: self._fresh(name) for name in computed}
+        names = {tensor.name: fresh(tensor.name, self._names) for tensor in branch.initializer}
+        names |= {name: fresh(name, self._names) for name in computed}
         given: list[NodeProto] = []
         for item, result in zip(branch.output, node.output, strict=True):
             if item.name in computed and names[item.name] not in node.output:
@@ -112,11 +112,3 @@ class _Opened:
             tensor.name = names[tensor.name]
         self.tensors.extend(branch.initializer)
         return [*branch.node, *given]
-
-    def _fresh(self, base: str) -> str:
-        name, number = base, 0
-        while name in self._names:
-            number += 1
-            name = f"{base}_{number}"
-        self._names.add(name)
-        return name

@@ -26,3 +26,18 @@ def renamed_inside(node: NodeProto, old: str, new: str) -> None:
             renamed(body, old, new)
             for item in body.output:
                 item.name = new if item.name == old else item.name
+
+
+def fresh(base: str, taken: set[str]) -> str:
+    """A name that is not taken, and is so from now on: the base, with a number where it must be.
+
+    Args:
+        base: What it begins with.
+        taken: Names that are taken; the new one is added.
+    """
+    name, number = base, 0
+    while name in taken:
+        number += 1
+        name = f"{base}_{number}"
+    taken.add(name)
+    return name

@@ -25,6 +25,7 @@ from graphprune.frontends.onnx.model import (
     indexed,
     used_names,
 )
+from graphprune.frontends.onnx.names import fresh
 from graphprune.frontends.onnx.sizes import Traces, is_open
 from graphprune.frontends.onnx.tensors import Array
 
@@ -136,7 +137,7 @@ class _Opened:
         if not attrs.get("new_axis", 0):
             return [helper.make_node("Concat", held, out, node.name, axis=axis)]
         place = self._constant(f"{out[0]}_axis", np.asarray([axis]))
-        apart = [self._fresh(f"{name}_apart") for name in held]
+        apart = [fresh(f"{name}_apart", self._taken) for name in held]
         made = [
             helper.make_node("Unsqueeze", [name, place], [new], f"{new}/Unsqueeze")
             for name, new in zip(held, apart, strict=True)
@@ -182,7 +183,7 @@ class _Opened:
         if parts is None or len(parts) > _MOST:
             return None
         base, whole = node.output[0], given or bool(attrs.get("keepdims", 1))
-        names = [self._fresh(f"{base}_part") for _ in parts]
+        names = [fresh(f"{base}_part", self._taken) for _ in parts]
         sizes = self._constant(f"{base}_sizes", np.asarray(parts))
         more.append(
             helper.make_node("Split", [node.input[0], sizes], names, f"{base}/Split", axis=axis)
@@ -190,7 +191,7 @@ class _Opened:
         if whole:
             return names
         place = self._constant(f"{base}_axis", np.asarray([axis]))
-        bare = [self._fresh(f"{base}_bare") for _ in parts]
+        bare = [fresh(f"{base}_bare", self._taken) for _ in parts]
         more += (
             helper.make_node("Squeeze", [name, place], [new], f"{new}/Squeeze")
             for name, new in zip(names, bare, strict=True)
@@ -223,16 +224,8 @@ class _Opened:
         return int(self._source.array(name)) if name in self._source.origins else None
 
     def _constant(self, base: str, values: Array) -> str:
-        name = self._fresh(base)
+        name = fresh(base, self._taken)
         self._new.append(numpy_helper.from_array(values, name))
-        return name
-
-    def _fresh(self, base: str) -> str:
-        name, number = base, 0
-        while name in self._taken:
-            number += 1
-            name = f"{base}_{number}"
-        self._taken.add(name)
         return name
 
 
