@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import torch
 
 from graphprune.core.axes import Axis
-from graphprune.core.graph import Value
+from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.core.indices import Indices
-from graphprune.engine.engine import Engine
+from graphprune.engine.engine import Engine, Evaluate
 from graphprune.engine.gradients import with_gradients
 from graphprune.engine.run import Attrs, LastUses, Run, Watch, resized
 from graphprune.engine.tensors import as_dtype
+
+
+Instead: TypeAlias = "Callable[[Sequence[torch.Tensor | None]], torch.Tensor]"
+"""The one result of an operation, of its operands."""
 
 
 class Trial:
@@ -24,6 +30,7 @@ class Trial:
         batch: Number of samples.
         keep: Indices that stay, for each axis that loses some.
         weights: Tensors of all weights in place of the original's.
+        instead: What runs some operations of one result, in place of the graph's engine.
 
     Attributes:
         outputs: The results of a run: the graph's outputs, but for weights.
@@ -37,12 +44,13 @@ class Trial:
         batch: int,
         keep: Mapping[Axis, Indices] | None = None,
         weights: Mapping[Value, torch.Tensor] | None = None,
+        instead: Mapping[Op, Instead] = MappingProxyType({}),
     ) -> None:
         self._graph = deps.source
         engine = self._graph.engine
         self.writes = engine.writes
         self._engine = Engine(
-            with_gradients(engine.evaluate),
+            _replaced(with_gradients(engine.evaluate), instead),
             differentiable=True,
             random=engine.random,
             writes=engine.writes,
@@ -72,3 +80,20 @@ class Trial:
         for _ in run.steps(watch):
             pass
         return [run.values(value)[0] for value in self.outputs]
+
+
+def _replaced(evaluate: Evaluate, instead: Mapping[Op, Instead]) -> Evaluate:
+    """What runs operations, but for some that are run otherwise."""
+    if not instead:
+        return evaluate
+
+    def run(
+        op: Op,
+        operands: Sequence[torch.Tensor | None],
+        changed: Mapping[str, Any],
+        dtype: torch.dtype | None = None,
+    ) -> list[torch.Tensor]:
+        own = instead.get(op)
+        return evaluate(op, operands, changed, dtype) if own is None else [own(operands)]
+
+    return run

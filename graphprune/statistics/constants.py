@@ -87,16 +87,17 @@ LONGEST_SECONDS = 90.0
 made in a quicker way. A matter of patience: 120 gave MobileNetV2 70.3 in place of 69.5 (10 % of its
 MACs gone, no data)."""
 
-STEPS, STEPS_BEST = 200, 1000
-"""Most steps of the gradient descent that matches batch-norm statistics, and with `effort="best"`.
-It ends by itself once `MATCHED` is reached."""
+STEPS, STEPS_BEST = 100, 500
+"""Most runs of the gradient descent that matches batch-norm statistics, and with `effort="best"`.
+It ends by itself once `MATCHED` is reached, on small networks after 15 to 25."""
 
 STEPS_INVERTING = 60
 """Steps of the descent that inverts a classifier. A longer one makes the images of a class
 alike."""
 
-STEPS_TYPICAL = 100
-"""Steps that a descent usually takes before it ends by itself; for estimates of time only."""
+STEPS_TYPICAL = 30
+"""Runs that a descent on batch-norm statistics takes before it ends by itself; for estimates of
+time only."""
 
 PARTS_SYNTHESISED = (1, 1 / 2, 1 / 4)
 """How many inputs are synthesised, as multiples of the number of real ones that would be read: the
@@ -177,20 +178,22 @@ MATCHED = 0.02
 """Loss, summed over all batch norms, at which inputs match the stored statistics. On small networks
 with 70 % of the channels removed, a descent that ended at 0.9 lost half of the accuracy."""
 
-MATCHED_NEARLY = 10
-"""The descent also ends within so many times `MATCHED` where it is slow. Not measured."""
-
-PATIENCE = 30
-"""Steps in which the loss must fall by a tenth (`PROGRESS`), else the descent counts as slow. Not
+PATIENCE, PROGRESS = 12, 0.9
+"""Runs in which the least loss must fall by a tenth, else the descent is at its end. Not
 measured."""
 
-PROGRESS = 0.9
-"""Share of its value `PATIENCE` steps ago below which a loss has fallen enough. Not measured."""
+FIRST_MOVE = 0.2
+"""How far the first step moves an input's numbers on average, in standard deviations. Tried: 0.1
+and 0.4 take as many runs, give or take two, and PyTorch's own first step takes four to six
+more."""
 
-SYNTHESIS_RATE = 0.1
-SYNTHESIS_BETAS = 0.5, 0.9
-"""Adam's learning rate and decay rates for inputs of variance 1: those with which the published
-figures of this pipeline were taken. Not swept on record."""
+HISTORY = 10
+"""Steps that L-BFGS remembers, each by two tensors of the inputs' size. Tried: 5 takes up to two runs
+more."""
+
+INVERSION_RATE, INVERSION_BETAS = 0.1, (0.5, 0.9)
+"""Adam's learning rate and decay rates for inputs of variance 1, where classes are inverted. Not
+swept on record."""
 
 SMOOTHNESS = 0.1
 """Weight of the total variation in the loss. More gives smoother images that match less well. Not

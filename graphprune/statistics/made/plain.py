@@ -13,14 +13,11 @@ from graphprune.statistics.constants import (
     SECONDS_PER_PICTURE,
     SECONDS_PER_PIXEL,
 )
+from graphprune.statistics.made.descend import half_smooth, noise
 from graphprune.statistics.made.generate import table_rows
 from graphprune.statistics.made.imitate import imitate
 from graphprune.statistics.made.paint import paintable, painted
-from graphprune.statistics.made.synthesize import (
-    half_smooth,
-    noise,
-    norms,
-)
+from graphprune.statistics.made.synthesize import norms
 from graphprune.statistics.samples import Samples, captured, results, split
 from graphprune.statistics.supplied import of_parts
 

@@ -7,7 +7,7 @@
 | causal language models | text that they write themselves | `generate` |
 | other models of tokens | random tokens | `plain` |
 | other models of images | pictures of random shapes | `paint` |
-| any other | noise, half of it smooth | `synthesize.noise` |
+| any other | noise, half of it smooth | `descend.noise` |
 | captured in parts | what the parts read while the whole runs on the last three | `imitate` |
 
 The first three take time. Where the estimate exceeds `LONGEST_SECONDS`, `effort="auto"` makes
@@ -52,21 +52,17 @@ from graphprune.statistics.constants import (
     WRITING_ROUNDS,
 )
 from graphprune.statistics.estimate import elements_of, macs_of, seconds, synthesis_seconds
+from graphprune.statistics.made.descend import Descent
 from graphprune.statistics.made.generate import Writer, find_writer, generate
 from graphprune.statistics.made.imitate import imitate
 from graphprune.statistics.made.paint import paintable
 from graphprune.statistics.made.plain import painting, plain, unshaped
-from graphprune.statistics.made.synthesize import (
-    Matching,
-    invert_classes,
-    match_norms,
-    norms,
-)
+from graphprune.statistics.made.synthesize import invert_classes, match_norms, norms
 from graphprune.statistics.samples import Samples, affordable, captured, split
 from graphprune.statistics.supplied import of_parts
 
 Synthesis: TypeAlias = Callable[
-    [Dependencies, Sequence[torch.Tensor], int, Matching, Callable[[float], None]],
+    [Dependencies, Sequence[torch.Tensor], int, Descent, Callable[[float], None]],
     tuple[Chunk, float],
 ]
 """`match_norms` or `invert_classes`."""
@@ -134,8 +130,8 @@ def making(
     longest = LONGEST_SECONDS if granted is None else granted
     found = _descent(deps, likes, wanted, effort, 0, granted)
     if found is not None:
-        _, number, how = found
-        steps = min(how.steps, STEPS_TYPICAL)
+        make, number, how = found
+        steps = how.steps if make is invert_classes else min(how.steps, STEPS_TYPICAL)
         return number, min(synthesis_seconds(deps, number, steps), granted or math.inf)
     written = _writing(deps, wanted, effort, longest)
     if written is not None:
@@ -152,20 +148,21 @@ def _descent(
     effort: str,
     seed: int,
     granted: float | None,
-) -> tuple[Synthesis, int, Matching] | None:
+) -> tuple[Synthesis, int, Descent] | None:
     """How to make inputs by a descent, and how many; None where no way applies, or none in time."""
     longest = LONGEST_SECONDS if granted is None else granted
     make = _synthesis(deps, likes)
     if make is None or effort == "fast":
         return None
     steps = STEPS_BEST if effort == "best" else STEPS
+    usual = min(steps, STEPS_TYPICAL)
     if make is invert_classes:
-        steps = STEPS_INVERTING
-    number = _synthesised(deps, wanted, steps, effort, longest)
-    how = Matching(steps, seed)
+        steps = usual = STEPS_INVERTING
+    number = _synthesised(deps, wanted, usual, effort, longest)
+    how = Descent(steps, seed)
     if not number and make is match_norms and paintable(likes[0].shape[1:]):
         number, steps = _briefly(deps, wanted, longest)
-        how = Matching(steps, seed, from_pictures=True)
+        how = Descent(steps, seed, from_pictures=True)
     return (make, number, how) if number else None
 
 
@@ -194,7 +191,7 @@ def _optimised(
     likes: Sequence[torch.Tensor],
     make: Synthesis,
     number: int,
-    how: Matching,
+    how: Descent,
     advance: Callable[[float], None],
     allowed: Allowance,
 ) -> Samples:
@@ -222,10 +219,17 @@ def _within(advance: Callable[[float], None], at: int, of: int) -> Callable[[flo
     return lambda share: advance((at + share) / of)
 
 
-def _synthesised(deps: Dependencies, wanted: int, steps: int, effort: str, longest: float) -> int:
-    """How many inputs to synthesise: the largest of `PARTS_SYNTHESISED` that time allows, or 0."""
+def _synthesised(deps: Dependencies, wanted: int, usual: int, effort: str, longest: float) -> int:
+    """How many inputs to synthesise: the largest of `PARTS_SYNTHESISED` that time allows, or 0.
+
+    Args:
+        deps: The analysis.
+        wanted: Number of real samples that would be read.
+        usual: Runs that a descent usually takes.
+        effort: As for `sample`.
+        longest: Seconds that it may take by estimate.
+    """
     for number in (affordable(deps, round(part * wanted)) for part in PARTS_SYNTHESISED):
-        usual = min(steps, STEPS_TYPICAL)
         if effort != "auto" or synthesis_seconds(deps, number, usual) <= longest:
             return number
     return 0
