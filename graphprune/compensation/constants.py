@@ -162,9 +162,17 @@ STEP_SAMPLES = 64
 Adam, half and 70 % of the channels gone, no data: 128 changes the accuracy of six networks by 0.3
 on average, either way; 32 loses 0.5 at 70 %."""
 
-TRIAL_SAMPLES, TRIAL_STEPS = 32, 0.5
-"""Most samples of a step of the trial, and its steps as a share of the descent's. The trial only
-has to show whether a descent does harm."""
+TRIAL_STEPS = 0.25
+"""Steps of the trial as a share of the descent's. The trial only has to show whether a descent does
+harm."""
+
+ROUNDS, ROUNDS_LEAST = 6, 3
+"""Passes over the samples after which the ways come again in which they are augmented, and the
+fewest, one of each kind. The original runs once for each way."""
+
+TARGET_BYTES = 1 << 29
+"""Bytes that what the original computes may take for all ways. Where fewer than `ROUNDS_LEAST` fit,
+it is computed anew in each step. Not measured."""
 
 TRIAL_WORSE = 2.5
 """How many times the error before a trial the one after it may be for the descent to be done: a

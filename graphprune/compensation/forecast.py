@@ -27,7 +27,6 @@ from graphprune.compensation.constants import (
     SENSED_MOST,
     STEP_SAMPLES,
     SYSTEMS,
-    TRIAL_SAMPLES,
 )
 from graphprune.compensation.consumers import find_consumers
 from graphprune.compensation.polish import trial_steps
@@ -155,8 +154,7 @@ def descent_seconds(deps: Dependencies, each: int, steps: int) -> float:
         return 0.0
     trial = trial_steps(steps)
     turning = turning_seconds(find_consumers(deps).weights)
-    runs = seconds(deps, min(each, TRIAL_SAMPLES), trial)
-    runs += seconds(deps, min(each, STEP_SAMPLES), steps)
+    runs = seconds(deps, min(each, STEP_SAMPLES), trial + steps)
     return runs + (trial + steps) * turning
 
 
