@@ -166,9 +166,11 @@ TRIAL_STEPS = 0.25
 """Steps of the trial as a share of the descent's. The trial only has to show whether a descent does
 harm."""
 
-ROUNDS, ROUNDS_LEAST = 6, 3
-"""Passes over the samples after which the ways come again in which they are augmented, and the
-fewest, one of each kind. The original runs once for each way."""
+REUSED, ROUNDS_LEAST = 4, 3
+"""How often a descent meets samples that are augmented in the same way, and the fewest passes
+between two such times: one for each kind of augmentation. The original runs once for each way.
+Tried on 27 networks of digits, 70 % of the channels gone, no data: 4 times, twice and once give 95.8,
+95.8 and 96.0, which the trainings do not tell apart."""
 
 TARGET_BYTES = 1 << 29
 """Bytes that what the original computes may take for all ways. Where fewer than `ROUNDS_LEAST` fit,

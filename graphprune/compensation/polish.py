@@ -89,7 +89,7 @@ def polish(
     held = max(len(every) // PARTS, 1)
     seen, unseen = every[:-held], every[-held:]
     fitted = compensate(cuts, replace(ours, chunks=ours.chunks[:-held]), free)
-    targets = Targets(cuts, ours)
+    targets = Targets(cuts, ours, steps)
     trial = _Polisher(cuts, ours.size, fitted, targets)
     before = trial.off(unseen)
     if trial.settled(unseen, before, enough):

@@ -1,12 +1,14 @@
 """targets: what the original network computes for the samples of a descent.
 
-A descent passes over the same samples many times, augmented in another way each time. After
-`ROUNDS` passes the same ways come again, so that the original runs once for each of them. What is
-kept of it is small: of the values that linear operations read, the channels that stay.
+A descent passes over the same samples many times, augmented in another way each time. After some
+passes the same ways come again, each `REUSED` times in all, so that the original runs once for each
+of them. What is kept of it is small: of the values that linear operations read, the channels that
+stay.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +16,7 @@ import torch
 
 from graphprune.compensation.constants import (
     OUTPUT_VARIANCE_FLOOR,
-    ROUNDS,
+    REUSED,
     ROUNDS_LEAST,
     TARGET_BYTES,
 )
@@ -59,9 +61,10 @@ class Targets:
     Args:
         cuts: The narrowed graph.
         samples: The samples, in chunks of one size.
+        steps: Steps of the descent, of one chunk each.
     """
 
-    def __init__(self, cuts: Cuts, samples: Samples) -> None:
+    def __init__(self, cuts: Cuts, samples: Samples, steps: int) -> None:
         self._cuts = cuts
         self._sampled = sampled(cuts.deps)
         self._chunks = samples.chunks
@@ -73,6 +76,7 @@ class Targets:
         self._held: dict[tuple[int, int], Target] = {}
         self._answers: dict[int, list[torch.Tensor]] = {}
         self._rounds: int | None = None
+        self._wanted = max(math.ceil(steps / (REUSED * len(samples.chunks))), ROUNDS_LEAST)
 
     def at(self, number: int, round_: int) -> Target:
         """Of a chunk, augmented in the way of one pass over all chunks.
@@ -88,7 +92,7 @@ class Targets:
         target = self._made(*key)
         if rounds is None:
             each = max(sum(x.nbytes for x in [*target.inside.values(), *target.ends]), 1)
-            most = min(ROUNDS, TARGET_BYTES // (each * len(self._chunks)))
+            most = min(self._wanted, TARGET_BYTES // (each * len(self._chunks)))
             self._rounds = most if most >= ROUNDS_LEAST else 0
         if self._rounds:
             self._held[key] = target

@@ -211,6 +211,12 @@ BLENDED_MOST = 0.5
 BOX_LEAST, BOX_MOST = 0.15, 0.85
 """Least and most of a dimension that a pasted box covers: neither sample vanishes. Not measured."""
 
+MIXED_PARTS = 4
+"""Of inputs whose classes are inverted, half come from a descent and half are mixed of these, inside
+each of so many parts: a part that is held out to judge others shares nothing with them. Tried on
+ViT, Mixer and LSTM on digits, three trainings, 70 % of the channels gone: 94.4, where 256 of a
+descent gave 93.9, and half as many steps 93.4."""
+
 # Pictures like an example
 
 PICTURE_RANGES = (1.0, 255.0)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import lcm
 from typing import TypeAlias
 
@@ -36,6 +36,7 @@ from graphprune.statistics.constants import (
     DESCENT_BYTES,
     FEWEST_MADE,
     LONGEST_SECONDS,
+    MIXED_PARTS,
     PARTS_SYNTHESISED,
     PASSES,
     PICTURES_STEPPED,
@@ -52,6 +53,7 @@ from graphprune.statistics.constants import (
     WRITING_ROUNDS,
 )
 from graphprune.statistics.estimate import elements_of, macs_of, seconds, synthesis_seconds
+from graphprune.statistics.made.augment import with_pasted
 from graphprune.statistics.made.descend import Descent
 from graphprune.statistics.made.generate import Writer, find_writer, generate
 from graphprune.statistics.made.imitate import imitate
@@ -66,6 +68,33 @@ Synthesis: TypeAlias = Callable[
     tuple[Chunk, float],
 ]
 """`match_norms` or `invert_classes`."""
+
+_MIXED_LEAST = 2
+"""Dimensions of an input up to which no box of another can be pasted in."""
+
+
+@dataclass(frozen=True)
+class _Making:
+    """How inputs are made by a descent.
+
+    Attributes:
+        by: What descends.
+        number: Inputs that descend.
+        how: Start and end of the descent.
+        steps: Runs that it usually takes.
+        mixed: Whether as many more are made of these by pasting boxes of one into another.
+    """
+
+    by: Synthesis
+    number: int
+    how: Descent
+    steps: int
+    mixed: bool = False
+
+    @property
+    def all(self) -> int:
+        """Number of inputs made."""
+        return (1 + self.mixed) * self.number
 
 
 def sample(
@@ -99,9 +128,8 @@ def sample(
     longest = LONGEST_SECONDS if granted is None else granted
     found = _descent(deps, likes, wanted, effort, seed, granted)
     if found is not None:
-        make, number, how = found
         try:
-            return _optimised(deps, likes, make, number, how, advance, allowed)
+            return _optimised(deps, likes, found, advance, allowed)
         except RuntimeError:  # no gradient reaches the inputs, or this batch size fails
             pass
     written = _writing(deps, wanted, effort, longest)
@@ -130,9 +158,8 @@ def making(
     longest = LONGEST_SECONDS if granted is None else granted
     found = _descent(deps, likes, wanted, effort, 0, granted)
     if found is not None:
-        make, number, how = found
-        steps = how.steps if make is invert_classes else min(how.steps, STEPS_TYPICAL)
-        return number, min(synthesis_seconds(deps, number, steps), granted or math.inf)
+        taken = synthesis_seconds(deps, found.number, found.steps)
+        return found.all, min(taken, granted or math.inf)
     written = _writing(deps, wanted, effort, longest)
     if written is not None:
         _, number, rounds = written
@@ -148,22 +175,26 @@ def _descent(
     effort: str,
     seed: int,
     granted: float | None,
-) -> tuple[Synthesis, int, Descent] | None:
-    """How to make inputs by a descent, and how many; None where no way applies, or none in time."""
+) -> _Making | None:
+    """How to make inputs by a descent; None where no way applies, or none in time."""
     longest = LONGEST_SECONDS if granted is None else granted
     make = _synthesis(deps, likes)
     if make is None or effort == "fast":
         return None
-    steps = STEPS_BEST if effort == "best" else STEPS
-    usual = min(steps, STEPS_TYPICAL)
     if make is invert_classes:
-        steps = usual = STEPS_INVERTING
-    number = _synthesised(deps, wanted, usual, effort, longest)
-    how = Descent(steps, seed)
-    if not number and make is match_norms and paintable(likes[0].shape[1:]):
-        number, steps = _briefly(deps, wanted, longest)
-        how = Descent(steps, seed, from_pictures=True)
-    return (make, number, how) if number else None
+        mixed = likes[0].dim() > _MIXED_LEAST and captured(deps) * 2 <= wanted
+        number = _synthesised(deps, wanted // (1 + mixed), STEPS_INVERTING, effort, longest)
+        how = Descent(STEPS_INVERTING, seed)
+        return _Making(make, number, how, STEPS_INVERTING, mixed) if number else None
+    steps = STEPS_BEST if effort == "best" else STEPS
+    number = _synthesised(deps, wanted, STEPS_TYPICAL, effort, longest)
+    if number:
+        return _Making(make, number, Descent(steps, seed), STEPS_TYPICAL)
+    if not paintable(likes[0].shape[1:]):
+        return None
+    number, steps = _briefly(deps, wanted, longest)
+    how = Descent(steps, seed, from_pictures=True)
+    return _Making(make, number, how, min(steps, STEPS_TYPICAL)) if number else None
 
 
 def _writing(
@@ -189,13 +220,12 @@ def _writing(
 def _optimised(
     deps: Dependencies,
     likes: Sequence[torch.Tensor],
-    make: Synthesis,
-    number: int,
-    how: Descent,
+    making: _Making,
     advance: Callable[[float], None],
     allowed: Allowance,
 ) -> Samples:
     """Synthesised inputs, in as many descents as their gradients need memory for."""
+    number, how = making.number, making.how
     most = max(int(DESCENT_BYTES / (4 * elements_of(deps))), 1)
     times = -(-number // most)
     made: list[torch.Tensor] = []
@@ -203,12 +233,15 @@ def _optimised(
     for done in range(times):
         each = number // times + (done < number % times)
         part = replace(how, seed=how.seed + done, seconds=allowed.left / (times - done))
-        found, left = make(deps, likes, each, part, _within(advance, done, times))
+        found, left = making.by(deps, likes, each, part, _within(advance, done, times))
         made.extend(found)
         losses.append(left)
-    kind = "class labels" if make is invert_classes else "batch-norm statistics"
-    origin = f"{number} inputs synthesised from {kind} (loss {np.mean(losses):.2g})"
-    out = split(deps, [torch.cat(made)], origin)
+    inputs = torch.cat(made)
+    if making.mixed:
+        inputs = with_pasted(inputs, MIXED_PARTS, how.seed)
+    kind = "class labels" if making.by is invert_classes else "batch-norm statistics"
+    origin = f"{making.all} inputs synthesised from {kind} (loss {np.mean(losses):.2g})"
+    out = split(deps, [inputs], origin)
     if how.from_pictures:
         out.worth = WORTH_STEPPED
     return out
