@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from graphprune.compensation import forecast
-from graphprune.statistics.made import imitate, plain, sample, synthesize
+from graphprune.statistics.made import descend, imitate, plain, sample
 
 # On tensors this small, more threads only wait for each other.
 torch.set_num_threads(1)
@@ -51,7 +51,7 @@ def little_time() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forecast, "POLISH_SECONDS", _DESCENT)
         patch.setattr(sample, "LONGEST_SECONDS", _MAKING)
-        for module in (plain, imitate, synthesize):
+        for module in (plain, imitate, descend):
             patch.setattr(module, "painted", painted)
         yield
 

@@ -169,8 +169,8 @@ harm."""
 REUSED, ROUNDS_LEAST = 4, 3
 """How often a descent meets samples that are augmented in the same way, and the fewest passes
 between two such times: one for each kind of augmentation. The original runs once for each way.
-Tried on 27 networks of digits, 70 % of the channels gone, no data: 4 times, twice and once give 95.8,
-95.8 and 96.0, which the trainings do not tell apart."""
+Tried on 27 networks of digits, 70 % of the channels gone, no data: 4 times, twice and once give
+95.8, 95.8 and 96.0, which the trainings do not tell apart."""
 
 TARGET_BYTES = 1 << 29
 """Bytes that what the original computes may take for all ways. Where fewer than `ROUNDS_LEAST` fit,

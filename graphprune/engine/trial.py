@@ -17,7 +17,6 @@ from graphprune.engine.gradients import with_gradients
 from graphprune.engine.run import Attrs, LastUses, Run, Watch, resized
 from graphprune.engine.tensors import as_dtype
 
-
 Instead: TypeAlias = "Callable[[Sequence[torch.Tensor | None]], torch.Tensor]"
 """The one result of an operation, of its operands."""
 

@@ -15,6 +15,7 @@ from graphprune.compensation import polish as module
 from graphprune.compensation.compensate import Compensation, compensate
 from graphprune.compensation.options import Options
 from graphprune.compensation.polish import parts, polish
+from graphprune.compensation.targets import Targets
 from graphprune.core.allowance import Allowance
 from graphprune.core.cuts import Cuts, narrow
 from graphprune.statistics.samples import Samples, split
@@ -46,8 +47,11 @@ def _solved(number: int = 128) -> tuple[Cuts, Samples, Compensation]:
 
 
 def _off(cuts: Cuts, samples: Samples, found: Compensation) -> float:
-    size = samples.size
-    return module._Polisher(cuts, size, found).off(samples.chunks)
+    return _descent(cuts, samples, found).off(range(len(samples.chunks)))
+
+
+def _descent(cuts: Cuts, samples: Samples, found: Compensation) -> module._Polisher:
+    return module._Polisher(cuts, samples.size, found, Targets(cuts, samples, FEW))
 
 
 def test_results_come_nearer_on_other_inputs() -> None:
@@ -190,12 +194,13 @@ def test_no_descent_is_begun_where_all_answers_are_the_same_already() -> None:
     assert better is not solved, "outputs differ by more"
     exact = Compensation()
     whole = narrow(cuts.deps, {})
-    descent = module._Polisher(whole, samples.size, exact)
-    assert descent.settled(samples.chunks, 0.0, 0.0)
-    assert descent.settled(samples.chunks, 0.005, 0.01)
-    assert not descent.settled(samples.chunks, 0.02, 0.01)
-    noisy = module._Polisher(cuts, samples.size, exact)
-    assert not noisy.settled(samples.chunks, 0.005, 0.01), "answers differ"
+    every = range(len(samples.chunks))
+    descent = _descent(whole, samples, exact)
+    assert descent.settled(every, 0.0, 0.0)
+    assert descent.settled(every, 0.005, 0.01)
+    assert not descent.settled(every, 0.02, 0.01)
+    noisy = _descent(cuts, samples, exact)
+    assert not noisy.settled(every, 0.005, 0.01), "answers differ"
 
 
 def test_without_time_the_weights_stay_as_they_were_solved_for() -> None:

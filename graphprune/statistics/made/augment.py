@@ -15,9 +15,6 @@ import torch
 from graphprune.engine.run import Chunk
 from graphprune.statistics.constants import BLENDED_MOST, BOX_LEAST, BOX_MOST, ROLLED_PART
 
-_PASTED = 2
-"""The pass in which boxes are pasted."""
-
 
 def augmented(chunk: Chunk, which: Sequence[bool], round_: int, seed: int) -> Chunk:
     """Change the samples of a chunk at random.
@@ -36,28 +33,9 @@ def augmented(chunk: Chunk, which: Sequence[bool], round_: int, seed: int) -> Ch
     if not own or not all(x.is_floating_point() for x in own):
         return chunk
     generator = torch.Generator().manual_seed(seed)
-    kinds = lambda x: x, _blend(len(own[0]), generator), _paste(own, generator)
-    change = kinds[round_ % len(kinds)]
+    change = (lambda x: x, _blend(len(own[0]), generator), _paste(own, generator))[round_ % 3]
     roll = _roll(own, generator)
     return tuple(roll(change(x)) if cut else x for x, cut in zip(chunk, which, strict=True))
-
-
-def with_pasted(samples: torch.Tensor, parts: int, seed: int) -> torch.Tensor:
-    """Samples, and as many more, of which each has a box of another pasted in.
-
-    Args:
-        samples: `n c ...`.
-        parts: The samples are divided into so many parts, and only samples of one part are mixed:
-            who holds out a part of the result holds out all that it is made of.
-        seed: The same seed gives the same result.
-
-    Returns:
-        `2n c ...`: part by part, the samples and then the mixed ones.
-    """
-    mixed = []
-    for number, part in enumerate(samples.tensor_split(parts)):
-        mixed += [part, *augmented((part,), [True], _PASTED, seed + number)]
-    return torch.cat(mixed)
 
 
 def _blend(number: int, generator: torch.Generator) -> Callable[[torch.Tensor], torch.Tensor]:

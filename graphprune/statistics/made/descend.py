@@ -10,6 +10,7 @@ Both add the total variation, as images are smoother than noise.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -112,10 +113,9 @@ def to_minimum(
         advance(len(losses) / how.steps)
         return float(total.detach())
 
-    try:
-        optimizer.step(asked)
-    except _EndError:
-        pass
+    descend: Callable[[Callable[[], float]], object] = optimizer.step
+    with contextlib.suppress(_EndError):
+        descend(asked)
     return (found,), least
 
 

@@ -16,8 +16,8 @@ from torch.utils import _pytree as pytree
 from graphprune.core.batch import Batch
 from graphprune.statistics.batches import counted
 from graphprune.statistics.constants import PICTURE_MIDDLE, PICTURE_RANGES, PICTURE_SPREAD
-from graphprune.statistics.made.paint import paintable, painted
 from graphprune.statistics.made.descend import half_smooth, noise
+from graphprune.statistics.made.paint import paintable, painted
 
 _COLOURS = (1, 3, 4)
 """Channels of a single picture without a batch dimension: grey, RGB, RGBA."""

@@ -33,12 +33,12 @@ def normalised(
     spread = stored_variance + eps
     scale = spread.rsqrt() if gain is None else gain * spread.rsqrt()
     shift = -stored_mean * scale if offset is None else offset - stored_mean * scale
-    out, mean, variance = Affine.apply(x.to(scale.dtype), scale, shift)
+    out, mean, variance = _Affine.apply(x.to(scale.dtype), scale, shift)
     off = (mean - stored_mean).square() + ((variance + eps).sqrt() - spread.sqrt()).square()
     return out.to(x.dtype), (off / spread).mean()
 
 
-class Affine(torch.autograd.Function):
+class _Affine(torch.autograd.Function):
     """`a x + b` for each channel, with mean and variance of x; gradients for x alone."""
 
     @staticmethod

@@ -36,7 +36,6 @@ from graphprune.statistics.constants import (
     DESCENT_BYTES,
     FEWEST_MADE,
     LONGEST_SECONDS,
-    MIXED_PARTS,
     PARTS_SYNTHESISED,
     PASSES,
     PICTURES_STEPPED,
@@ -53,7 +52,6 @@ from graphprune.statistics.constants import (
     WRITING_ROUNDS,
 )
 from graphprune.statistics.estimate import elements_of, macs_of, seconds, synthesis_seconds
-from graphprune.statistics.made.augment import with_pasted
 from graphprune.statistics.made.descend import Descent
 from graphprune.statistics.made.generate import Writer, find_writer, generate
 from graphprune.statistics.made.imitate import imitate
@@ -69,9 +67,6 @@ Synthesis: TypeAlias = Callable[
 ]
 """`match_norms` or `invert_classes`."""
 
-_MIXED_LEAST = 2
-"""Dimensions of an input up to which no box of another can be pasted in."""
-
 
 @dataclass(frozen=True)
 class _Making:
@@ -79,22 +74,15 @@ class _Making:
 
     Attributes:
         by: What descends.
-        number: Inputs that descend.
+        number: Inputs that are made.
         how: Start and end of the descent.
         steps: Runs that it usually takes.
-        mixed: Whether as many more are made of these by pasting boxes of one into another.
     """
 
     by: Synthesis
     number: int
     how: Descent
     steps: int
-    mixed: bool = False
-
-    @property
-    def all(self) -> int:
-        """Number of inputs made."""
-        return (1 + self.mixed) * self.number
 
 
 def sample(
@@ -159,7 +147,7 @@ def making(
     found = _descent(deps, likes, wanted, effort, 0, granted)
     if found is not None:
         taken = synthesis_seconds(deps, found.number, found.steps)
-        return found.all, min(taken, granted or math.inf)
+        return found.number, min(taken, granted or math.inf)
     written = _writing(deps, wanted, effort, longest)
     if written is not None:
         _, number, rounds = written
@@ -182,10 +170,9 @@ def _descent(
     if make is None or effort == "fast":
         return None
     if make is invert_classes:
-        mixed = likes[0].dim() > _MIXED_LEAST and captured(deps) * 2 <= wanted
-        number = _synthesised(deps, wanted // (1 + mixed), STEPS_INVERTING, effort, longest)
+        number = _synthesised(deps, wanted, STEPS_INVERTING, effort, longest)
         how = Descent(STEPS_INVERTING, seed)
-        return _Making(make, number, how, STEPS_INVERTING, mixed) if number else None
+        return _Making(make, number, how, STEPS_INVERTING) if number else None
     steps = STEPS_BEST if effort == "best" else STEPS
     number = _synthesised(deps, wanted, STEPS_TYPICAL, effort, longest)
     if number:
@@ -236,12 +223,9 @@ def _optimised(
         found, left = making.by(deps, likes, each, part, _within(advance, done, times))
         made.extend(found)
         losses.append(left)
-    inputs = torch.cat(made)
-    if making.mixed:
-        inputs = with_pasted(inputs, MIXED_PARTS, how.seed)
     kind = "class labels" if making.by is invert_classes else "batch-norm statistics"
-    origin = f"{making.all} inputs synthesised from {kind} (loss {np.mean(losses):.2g})"
-    out = split(deps, [inputs], origin)
+    origin = f"{number} inputs synthesised from {kind} (loss {np.mean(losses):.2g})"
+    out = split(deps, [torch.cat(made)], origin)
     if how.from_pictures:
         out.worth = WORTH_STEPPED
     return out

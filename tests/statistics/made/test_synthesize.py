@@ -12,11 +12,10 @@ from graphprune.core.allowance import Allowance
 from graphprune.statistics.constants import LONGEST_SECONDS, MATCHED
 from graphprune.statistics.estimate import elements_of, seconds, synthesis_seconds
 from graphprune.statistics.made import sample as module
+from graphprune.statistics.made.descend import Descent, half_smooth
+from graphprune.statistics.made.normalise import _Affine, normalised
 from graphprune.statistics.made.sample import sample
 from graphprune.statistics.made.synthesize import (
-    Matching,
-    _Spread,
-    half_smooth,
     invert_classes,
     match_norms,
     norms,
@@ -46,7 +45,7 @@ def test_images_have_the_statistics_that_the_norms_remember() -> None:
     model = _trained()
     like = torch.randn(2, 2, 10, 10)
     deps = graphprune.analyze(model, like)
-    (images,), left = match_norms(deps, [like], 64, Matching(200))
+    (images,), left = match_norms(deps, [like], 64, Descent(200))
     assert left <= MATCHED
     before = {name: b.clone() for name, b in model.named_buffers()}
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -58,17 +57,40 @@ def test_images_have_the_statistics_that_the_norms_remember() -> None:
             assert float(((found - before[name]) / spread).abs().max()) < 0.3
 
 
-def test_spread_is_mean_and_variance_with_their_gradients() -> None:
+def test_a_watched_norm_gives_its_result_and_statistics_with_their_gradients() -> None:
     x = (3 + torch.randn(5, 4, 3, 2, dtype=torch.float64)).requires_grad_()
-    mean, variance = _Spread.apply(x)
+    scale, shift = torch.rand(4, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    out, mean, variance = _Affine.apply(x, scale, shift)
+    torch.testing.assert_close(out, x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1))
     torch.testing.assert_close(mean, x.mean((0, 2, 3)))
     torch.testing.assert_close(variance, x.var((0, 2, 3), unbiased=False))
-    assert torch.autograd.gradcheck(_Spread.apply, x)
+    assert torch.autograd.gradcheck(_Affine.apply, (x, scale, shift))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 5), (6, 4, 3, 2)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_watched_norm_is_the_norm(shape: tuple[int, ...], affine: bool) -> None:
+    x, mean, variance = torch.randn(shape), torch.randn(4), torch.rand(4) + 0.1
+    gain, offset = (torch.randn(4), torch.randn(4)) if affine else (None, None)
+    out, off = normalised([x, gain, offset, mean, variance], 1e-3)
+    torch.testing.assert_close(out, F.batch_norm(x, mean, variance, gain, offset, eps=1e-3))
+    dims = [0, *range(2, x.dim())]
+    spread = (variance + 1e-3).sqrt()
+    found = (x.var(dims, unbiased=False) + 1e-3).sqrt()
+    wanted = ((x.mean(dims) - mean).square() + (found - spread).square()) / spread.square()
+    torch.testing.assert_close(off, wanted.mean())
+
+
+def test_a_norm_after_half_precision_keeps_its_type() -> None:
+    x = torch.randn(6, 4, 3, dtype=torch.bfloat16)
+    out, off = normalised([x, None, None, torch.zeros(4), torch.ones(4)], 1e-5)
+    assert out.dtype == torch.bfloat16
+    assert off.dtype == torch.float32
 
 
 def test_noise_is_not_enough_for_that() -> None:
     like = torch.randn(2, 2, 10, 10)
-    _, left = match_norms(graphprune.analyze(_trained(), like), [like], 64, Matching(1))
+    _, left = match_norms(graphprune.analyze(_trained(), like), [like], 64, Descent(1))
     assert left > 10 * MATCHED
 
 
@@ -77,8 +99,8 @@ def test_a_classifier_is_inverted() -> None:
     model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 5)).eval()
     like = torch.randn(2, 10)
     deps = graphprune.analyze(model, like)
-    (inputs,), left = invert_classes(deps, [like], 50, Matching(60))
-    _, start = invert_classes(deps, [like], 50, Matching(1))
+    (inputs,), left = invert_classes(deps, [like], 50, Descent(60))
+    _, start = invert_classes(deps, [like], 50, Descent(1))
     assert left < 0.5 * start
     assert len(model(inputs).argmax(1).unique()) == 5
 
@@ -153,8 +175,8 @@ def test_a_descent_on_inputs_ends_when_its_time_is_over() -> None:
 def test_pictures_take_a_few_steps_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     like = torch.randn(2, 2, 10, 10)
     deps = graphprune.analyze(_trained(), like)
-    made, near = match_norms(deps, [like], 32, Matching(20, from_pictures=True))
-    _, far = match_norms(deps, [like], 32, Matching(1, from_pictures=True))
+    made, near = match_norms(deps, [like], 32, Descent(20, from_pictures=True))
+    _, far = match_norms(deps, [like], 32, Descent(1, from_pictures=True))
     assert near < 0.5 * far
     assert len(made[0]) == 32
     monkeypatch.setattr(module, "LONGEST_SECONDS", synthesis_seconds(deps, 16, 20))
