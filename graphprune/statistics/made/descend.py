@@ -3,7 +3,7 @@
 1. `to_minimum`: L-BFGS (Nocedal, Updating Quasi-Newton Matrices with Limited Storage, 1980) with a
    line search under the strong Wolfe conditions. A loss over all inputs at once is smooth, so this
    takes half of Adam's runs. No step depends on the clock, except the last.
-2. `few_steps`: Adam, for losses whose minimum is not wanted.
+2. `few_steps`: Adam at a rate that falls to zero, where the minimum is not wanted or out of reach.
 
 Both add the total variation, as images are smoother than noise.
 """
@@ -23,12 +23,11 @@ from graphprune.engine.run import Chunk
 from graphprune.statistics.constants import (
     FIRST_MOVE,
     HISTORY,
-    INVERSION_BETAS,
-    INVERSION_RATE,
     PATIENCE,
     PROGRESS,
     SMOOTHNESS,
     STEPS,
+    SYNTHESIS_BETAS,
 )
 from graphprune.statistics.made.paint import painted
 
@@ -120,7 +119,12 @@ def to_minimum(
 
 
 def few_steps(
-    loss: Loss, like: torch.Tensor, batch: int, how: Descent, advance: Advance
+    loss: Loss,
+    like: torch.Tensor,
+    batch: int,
+    how: Descent,
+    rate: float,
+    advance: Advance,
 ) -> tuple[Chunk, float]:
     """Take a number of steps, at a learning rate that falls to zero as a cosine.
 
@@ -129,20 +133,21 @@ def few_steps(
         like: The example input.
         batch: Number of inputs.
         how: Start and end.
+        rate: The learning rate of the first step.
         advance: Called with the share of the work that is done.
 
     Returns:
         The inputs, and the loss before the last step.
     """
     x = _start(like, batch, how).requires_grad_()
-    optimizer = torch.optim.Adam([x], INVERSION_RATE, INVERSION_BETAS)
+    optimizer = torch.optim.Adam([x], rate, SYNTHESIS_BETAS)
     left = math.inf
     allowed = Allowance(how.seconds)
     for done in range(how.steps):
         share = max(done / how.steps, allowed.spent)
         if share >= 1:
             break
-        optimizer.param_groups[0]["lr"] = INVERSION_RATE * (1 + math.cos(math.pi * share)) / 2
+        optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * share)) / 2
         with torch.enable_grad():
             off = loss([x * 1.0])
             (gradient,) = torch.autograd.grad(off + SMOOTHNESS * _variation(x), x)

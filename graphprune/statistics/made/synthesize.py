@@ -22,7 +22,7 @@ from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk
 from graphprune.engine.trial import Instead, Trial
 from graphprune.rules.scalings import epsilon, is_batch_norm
-from graphprune.statistics.constants import MATCHED
+from graphprune.statistics.constants import INVERSION_RATE, MATCHED, PICTURES_RATE
 from graphprune.statistics.made.descend import Advance, Descent, few_steps, to_minimum
 from graphprune.statistics.made.normalise import normalised
 
@@ -74,6 +74,8 @@ def match_norms(
         trial.run(inputs)
         return torch.stack(found).sum()
 
+    if how.from_pictures:
+        return few_steps(loss, like[0], batch, how, PICTURES_RATE, advance)
     return to_minimum(loss, like[0], batch, how, MATCHED, advance)
 
 
@@ -97,4 +99,4 @@ def invert_classes(
         logits, *_ = trial.run(inputs)
         return F.cross_entropy(logits, labels.to(logits.device))
 
-    return few_steps(loss, like[0], batch, how, advance)
+    return few_steps(loss, like[0], batch, how, INVERSION_RATE, advance)
