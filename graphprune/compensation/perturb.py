@@ -27,16 +27,13 @@ from graphprune.statistics.order import Arranged
 from graphprune.statistics.samples import Samples
 
 
-def perturb(
-    deps: Dependencies, samples: Samples, chunks: Sequence[Chunk], size: int, ops: Sequence[Op]
-) -> dict[Op, float] | None:
+def perturb(deps: Dependencies, samples: Samples, ops: Sequence[Op]) -> dict[Op, float] | None:
     """Measure the sensitivity of the results to each operation.
 
     Args:
         deps: The analysis.
-        samples: The weights to run with: `Samples.weight`, its statistics filled.
-        chunks: Inputs, each for runs of its own; all values of a run must fit into memory.
-        size: Number of samples in each.
+        samples: Inputs, each chunk for runs of its own, whose values must all fit into memory; and
+            the weights to run with: `Samples.weight`, its statistics filled.
         ops: The linear operations.
 
     Returns:
@@ -45,21 +42,21 @@ def perturb(
     """
     # On average, half of the graph comes after an operation.
     runs = len(ops) / 2
-    by_macs = runs * macs_of(deps) * size / PERTURBED_MACS
+    by_macs = runs * macs_of(deps) * samples.size / PERTURBED_MACS
     by_calls = runs * len(deps.source.ops) / PERTURBED_CALLS
-    number = min(int(1 / max(by_macs, by_calls, VARIANCE_FLOOR)), len(chunks))
-    found = [_Perturbed(deps, samples, chunk, size).of(ops) for chunk in chunks[:number]]
+    number = min(int(1 / max(by_macs, by_calls, VARIANCE_FLOOR)), len(samples.chunks))
+    found = [_Perturbed(deps, samples, chunk).of(ops) for chunk in samples.chunks[:number]]
     return {op: sum(one[op] for one in found) / number for op in ops} if number else None
 
 
 class _Perturbed:
     """One chunk's values in the original, and runs in which one of them is changed."""
 
-    def __init__(self, deps: Dependencies, samples: Samples, chunk: Chunk, size: int) -> None:
+    def __init__(self, deps: Dependencies, samples: Samples, chunk: Chunk) -> None:
         self._graph = deps.source
         self._samples = samples
-        self._deps, self._size = deps, size
-        self._attrs = resized(deps, {}, size)
+        self._deps, self._size = deps, samples.size
+        self._attrs = resized(deps, {}, samples.size)
         self._number = {op: number for number, op in enumerate(self._graph.ops)}
         self._known = given_inputs(self._graph, chunk, torch.float32)
         for op, run in self._run(self._known, self._graph.ops):

@@ -20,7 +20,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -77,18 +77,22 @@ def sensitivities(
     size = _fitting(deps, samples.size)
     if size is None:
         return None
-    if samples.norms:
-        for _ in walk(deps, samples):  # fills the statistics of the batch norms
+    traced = deps.source.engine.differentiable
+    number = SENSED_LEAST
+    if traced:
+        number = int(SENSED_MACS / max(macs_of(deps), 1.0))
+        number = min(max(number, SENSED_LEAST), SENSED_MOST)
+    chunks = list(islice(recut(deps, samples, size), max(number // size, 1)))
+    few = replace(samples, chunks=chunks, size=size, statistics=dict(samples.statistics))
+    if few.norms:
+        for _ in walk(deps, few):  # fills the statistics of the batch norms
             pass
-    if not deps.source.engine.differentiable:
-        return _perturbed(deps, samples, size, ops)
-    weights = {value: _weight(samples, value) for value in deps.source.weights.values()}
+    if not traced:
+        return _perturbed(deps, few, ops)
+    weights = {value: _weight(few, value) for value in deps.source.weights.values()}
     trial = Trial(deps, size, weights=weights)
     wanted = {op.outputs[0]: _arranged(deps, op, size) for op in ops}
     found: dict[Value, list[torch.Tensor]] = {}
-    number = int(SENSED_MACS / max(macs_of(deps), 1.0))
-    number = min(max(number, SENSED_LEAST), SENSED_MOST)
-    chunks = list(islice(recut(deps, samples, size), max(number // size, 1)))
     try:
         for number, chunk in enumerate(chunks):
             if number and allowed.spent >= 1:
@@ -100,17 +104,14 @@ def sensitivities(
     return {op: _mean(found[op.outputs[0]]) for op in ops if op.outputs[0] in found}
 
 
-def _perturbed(
-    deps: Dependencies, samples: Samples, size: int, ops: Sequence[Op]
-) -> dict[Op, Sensitivity] | None:
+def _perturbed(deps: Dependencies, few: Samples, ops: Sequence[Op]) -> dict[Op, Sensitivity] | None:
     """Sensitivities by perturbation: of whole operations, not of their channels.
 
     Few samples and a single random direction give a rough estimate. Its power `PERTURBED_POWER` < 1
     lies between this estimate and equal sensitivities.
     """
-    chunks = list(islice(recut(deps, samples, size), max(SENSED_LEAST // size, 1)))
     try:
-        found = perturb(deps, samples, chunks, size, ops)
+        found = perturb(deps, few, ops)
     except (RuntimeError, IndexError, TypeError, ValueError):  # it does not run at this batch size
         return None
     if found is None:

@@ -135,7 +135,7 @@ def test_perturbations_tell_what_gradients_do() -> None:
     samples = split(deps, [x], "test")
     ops = [op for op in deps.source.ops if op.type in ("aten.linear", "aten.conv2d")]
     felt = sensitivities(deps, samples, ops)
-    seen = perturb(deps, samples, samples.chunks, samples.size, ops)
+    seen = perturb(deps, samples, ops)
     assert felt is not None
     assert seen is not None
     for op in ops:
@@ -146,15 +146,14 @@ def test_runs_that_would_take_long_are_not_begun(monkeypatch: pytest.MonkeyPatch
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     x = torch.randn(64, 6)
     deps = graphprune.analyze(model, x[:2])
-    samples = split(deps, [x], "test")
+    several = Samples(list(chunked([x], 16)), 16, "test")
     ops = [op for op in deps.source.ops if op.type == "aten.linear"]
-    several = list(chunked([x], 16))
-    whole = perturb(deps, samples, several, 16, ops)
+    whole = perturb(deps, several, ops)
     monkeypatch.setattr("graphprune.compensation.perturb.PERTURBED_CALLS", 2 * len(deps.source.ops))
-    fewer = perturb(deps, samples, several, 16, ops)
+    fewer = perturb(deps, several, ops)
     assert whole != fewer, "of fewer samples"
     monkeypatch.setattr("graphprune.compensation.perturb.PERTURBED_CALLS", 1)
-    assert perturb(deps, samples, several, 16, ops) is None
+    assert perturb(deps, several, ops) is None
 
 
 class Steps(nn.Module):
@@ -188,7 +187,7 @@ def test_it_does_not_matter_where_samples_lie(order: str, way: str) -> None:
         ops = [op for op in deps.source.ops if op.type == "aten.linear"]
         samples = split(deps, [x], "test")
         if way == "perturbed":
-            found = perturb(deps, samples, samples.chunks, samples.size, ops)
+            found = perturb(deps, samples, ops)
             assert found is not None
             return torch.tensor([found[op] for op in ops])
         exact = sensitivities(deps, samples, ops)
