@@ -22,12 +22,13 @@ class Quarter(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels // 4, channels // 4, 3, padding=1)
         self.norm = nn.BatchNorm2d(channels)
+        self.offset = nn.Parameter(torch.ones(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Numbers of the batch, of the image and of the type; a stretch without gradients."""
         share = x.shape[1] // 4
         with torch.no_grad():
-            mean = x.mean((1, 2, 3), keepdim=True) * 0
+            mean = x.mean((1, 2, 3), keepdim=True) * 0 + self.offset
         y = torch.cat([self.conv(x[:, :share]), x[:, share:]], 1)
         y = (
             nn.functional.dropout(self.norm(y), 0.5, self.training)
@@ -117,6 +118,7 @@ def test_hooks_attributes_gradients_and_memory_format_stay() -> None:
     assert seen == ["inner", "outer"]
     assert small[0].weight.no_decay and not small[0].weight.grad.any()
     assert not small[2].bias.requires_grad
+    assert small[1].offset.grad is None, "code without gradients"
     assert small[1].conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -20,6 +20,9 @@ from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.findings import Call
 from graphprune.frontends.torch.reader import bound_arguments
+from graphprune.frontends.torch.tables import tables_preserved
+from graphprune.frontends.torch.traced import GRADIENTS
+from graphprune.frontends.torch.tracing import trace
 
 _WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 
@@ -100,14 +103,14 @@ class Alone:
             if dtype is not None:
                 module = copied(module).to(dtype)
             silent = redirect_stdout(StringIO()), redirect_stderr(StringIO())
-            with preserved(module), quiet(), silent[0], silent[1]:
+            with preserved(module), tables_preserved(module), quiet(), silent[0], silent[1]:
                 module.train(training)
-                exported = torch.export.export(_Inner(module), tuple(args), kwargs, strict=False)
+                nodes = list(_calls(_Inner(module), (tuple(args), kwargs)))
         except Exception:  # whatever the caller's code raises for inputs that it does not take
             return None
         return [
             Step(node.target, dict(_given(node)), grad, node)
-            for node, grad in _nodes(exported.graph_module, True)
+            for node, grad in nodes
             if not is_layout(node.target) and not self._inside(node)
         ]
 
@@ -167,22 +170,38 @@ def _resized(dim: Any, size: int, sizes: Mapping[Axis, int]) -> int:
     return size
 
 
+def _calls(module: nn.Module, inputs: Inputs) -> Iterator[tuple[fx.Node, bool]]:
+    """The operations of a module, recorded or else exported, and whether they take gradients."""
+    try:
+        with preserved(module), torch.enable_grad():
+            found = trace(module, inputs)
+    except Exception:  # whatever it raises on tensors without values: export tells
+        with torch.enable_grad():
+            exported = torch.export.export(module, *inputs, strict=False)
+        return _nodes(exported.graph_module, True)
+    return ((node, node.meta[GRADIENTS]) for node in _operations(found.graph))
+
+
 def _nodes(module: fx.GraphModule, grad: bool) -> Iterator[tuple[fx.Node, bool]]:
     """The operations of a capture, those of its regions too, and whether they take gradients."""
-    for node in module.graph.nodes:
+    for node in _operations(module.graph):
+        if getattr(node.target, "__name__", "") in _WRAPPERS:
+            at = next(a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr")
+            switched = "grad" in str(node.target)
+            inner = getattr(module, str(at.target))
+            yield from _nodes(inner, bool(node.args[0]) if switched else grad)
+            continue
+        yield node, grad
+
+
+def _operations(graph: fx.Graph) -> Iterator[fx.Node]:
+    """The operations of a graph, and regions."""
+    for node in graph.nodes:
         if node.op != "call_function" or getattr(node.target, "__name__", "") == "getitem":
             continue
         schema = getattr(node.target, "_schema", None)
-        if schema is not None and not schema.returns:
-            continue  # what export asserts of a conversion, which the graph does not hold
-        if getattr(node.target, "__name__", "") in _WRAPPERS:
-            at = next(a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr")
-            switched = "grad" in node.target.__name__
-            yield from _nodes(
-                getattr(module, str(at.target)), bool(node.args[0]) if switched else grad
-            )
-            continue
-        yield node, grad
+        if schema is None or schema.returns:  # else what export asserts of a conversion
+            yield node
 
 
 def _given(node: fx.Node) -> Iterator[tuple[str, Any]]:

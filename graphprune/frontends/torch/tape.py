@@ -18,7 +18,14 @@ from graphprune.frontends.torch.traceable import (
     is_placed,
     is_plain,
 )
-from graphprune.frontends.torch.traced import AUTOCAST, Trace, input_names, rename, spelled
+from graphprune.frontends.torch.traced import (
+    AUTOCAST,
+    GRADIENTS,
+    Trace,
+    input_names,
+    rename,
+    spelled,
+)
 
 DETACH = torch.ops.aten.detach.default
 """What ends the way of gradients."""
@@ -89,6 +96,7 @@ class Tape:
             and any(self._with.get(x) or _trains(x) for x in node.all_input_nodes)
         )
         node.meta["nn_module_stack"] = {self.path: (self.path, "")}
+        node.meta[GRADIENTS] = torch.is_grad_enabled()
         if self.regions:
             node.meta[AUTOCAST] = self.regions[-1]
         if self.function is not None:

@@ -18,6 +18,8 @@ from graphprune.core.program import Inputs
 
 AUTOCAST = "autocast"
 """Where a node's `meta` holds the arguments of the `torch.autocast` that it runs in."""
+GRADIENTS = "gradients"
+"""Where a recorded node's `meta` holds whether it ran with gradients switched on."""
 AUTOCAST_ARGUMENTS = ("device_type", "dtype", "enabled", "cache_enabled")
 
 _NUMBERED = re.compile(r"(.*)_(\d+)")
