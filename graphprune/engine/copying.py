@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from graphprune.engine.state import KINDS_REMEMBERED, MAY_HOLD
+
 _Module = TypeVar("_Module", bound=nn.Module)
 
 _CONTAINERS = frozenset((dict, OrderedDict, list, set))
 _ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, type))
-_MAY_HOLD = (torch.Tensor, list, tuple, dict)  # tensors
-_KINDS_REMEMBERED = 1024  # classes of modules; a model has a few dozen
 # How a class may say for itself how objects are copied; `__setstate__` is asked in any case.
 _OWN_WAYS = (
     "__deepcopy__",
@@ -47,7 +47,7 @@ def copied(module: _Module, memo: dict[int, Any] | None = None) -> _Module:
     modules = list(module.modules())
     for inner in modules:
         for name, held in inner.__dict__.items():
-            if isinstance(held, _MAY_HOLD) and name not in ("_modules", "_parameters"):
+            if isinstance(held, MAY_HOLD) and name not in ("_modules", "_parameters"):
                 for tensor in _all_tensors_in(held):
                     if tensor.grad_fn is not None:
                         made[id(tensor)] = tensor.detach().clone()
@@ -62,7 +62,7 @@ def copied(module: _Module, memo: dict[int, Any] | None = None) -> _Module:
     return copy.deepcopy(module, made)
 
 
-@lru_cache(maxsize=_KINDS_REMEMBERED)
+@lru_cache(maxsize=KINDS_REMEMBERED)
 def _is_plain(kind: type[nn.Module]) -> bool:
     """Whether modules of a class are copied attribute by attribute."""
     return all(getattr(kind, way, None) is getattr(nn.Module, way, None) for way in _OWN_WAYS)
@@ -81,6 +81,6 @@ def _all_tensors_in(held: Any) -> Iterator[torch.Tensor]:
     """Tensors in containers, and in containers that these hold."""
     if isinstance(held, torch.Tensor):
         yield held
-    elif isinstance(held, _MAY_HOLD):
+    elif isinstance(held, MAY_HOLD):
         for item in held.values() if isinstance(held, dict) else held:
             yield from _all_tensors_in(item)

@@ -19,9 +19,9 @@ from torch import nn
 
 _OPAQUE = (nn.Module, torch.Tensor, type, types.FunctionType, types.MethodType, types.ModuleType)
 _CONTAINERS = frozenset((dict, OrderedDict, list))
-_KINDS_REMEMBERED = 1024  # classes of attributes; a model has a few dozen
+KINDS_REMEMBERED = 1024  # classes of attributes and modules; a model has a few dozen
 
-_MAY_HOLD = (torch.Tensor, list, tuple, dict)  # tensors
+MAY_HOLD = (torch.Tensor, list, tuple, dict)  # tensors
 _LARGEST = 1 << 20  # elements of a buffer that code may write to; masks and tables are larger
 
 
@@ -44,7 +44,7 @@ def is_config(held: Any) -> bool:
     return isinstance(getattr(held, "__dict__", None), dict)
 
 
-@lru_cache(maxsize=_KINDS_REMEMBERED)
+@lru_cache(maxsize=KINDS_REMEMBERED)
 def _may_be_config(kind: type) -> bool:
     """Whether objects of a class can be such. Most attributes are of few classes."""
     foreign = not kind.__module__.startswith(("torch.", "builtins"))
@@ -149,7 +149,7 @@ def _tensors_of(module: nn.Module) -> dict[str, list[torch.Tensor]]:
     """Attributes that are tensors, or containers that hold some, weights and buffers apart."""
     found = {}
     for name, held in module.__dict__.items():
-        if isinstance(held, _MAY_HOLD) and not name.startswith("_"):
+        if isinstance(held, MAY_HOLD) and not name.startswith("_"):
             tensors = _tensors_in(held)
             if tensors:
                 found[name] = tensors

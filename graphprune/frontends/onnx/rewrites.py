@@ -26,6 +26,7 @@ from graphprune.frontends.onnx.model import (
     indexed,
     used_names,
 )
+from graphprune.frontends.onnx.names import fresh
 from graphprune.frontends.onnx.tensors import as_array, to_proto
 from graphprune.frontends.onnx.trace import schema
 
@@ -178,13 +179,7 @@ class _Copy:
         old = node.input[place]
         if old in self._kept and self._uses[old] == 1:
             return str(old)
-        base = old or f"{node.name or node.output[0]}.bias"
-        name, number = base, 0
-        while name in self._taken:
-            number += 1
-            name = f"{base}_{number}"
-        self._taken.add(name)
-        return str(name)
+        return fresh(str(old or f"{node.name or node.output[0]}.bias"), self._taken)
 
     # --- nodes ------------------------------------------------------------------------------
 

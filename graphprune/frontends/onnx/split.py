@@ -16,6 +16,7 @@ from graphprune.core.factors import Pair
 from graphprune.core.graph import Op, Value
 from graphprune.frontends.onnx.lift import LiftedFile
 from graphprune.frontends.onnx.model import APART, captured, used_names
+from graphprune.frontends.onnx.names import fresh
 from graphprune.frontends.onnx.stored import Lowered, Stored
 from graphprune.frontends.onnx.tensors import as_array
 
@@ -76,9 +77,9 @@ def split(lifted: LiftedFile, lowered: Lowered, pairs: Sequence[Pair]) -> Lowere
             replaced.append(node)
             continue
         elem_type = lifted.source.constants[pair.op.source.operands[1]].data_type
-        names = [_fresh(f"{node.input[1]}_{number}", taken) for number in (0, 1)]
-        between = _fresh(f"{node.output[0]}_between", taken)
-        labels = [_fresh(f"{node.name or node.output[0]}_{n}", called) for n in (0, 1)]
+        names = [fresh(f"{node.input[1]}_{number}", taken) for number in (0, 1)]
+        between = fresh(f"{node.output[0]}_between", taken)
+        labels = [fresh(f"{node.name or node.output[0]}_{n}", called) for n in (0, 1)]
         replaced += _two(node, pair, names, labels, between)
         for name, array in zip(names, _arrays(node, pair), strict=True):
             out.tensors.append(Stored(name, elem_type, array.shape, lambda x=array: x))  # type: ignore[misc]
@@ -93,16 +94,6 @@ def split(lifted: LiftedFile, lowered: Lowered, pairs: Sequence[Pair]) -> Lowere
 
 def _result(op: Op) -> str:
     return next(str(name) for name in op.source.proto.output if name)
-
-
-def _fresh(base: str, taken: set[str]) -> str:
-    """A name that nothing has yet."""
-    name, number = base, 0
-    while name in taken:
-        number += 1
-        name = f"{base}_{number}"
-    taken.add(name)
-    return name
 
 
 def _arrays(node: NodeProto, pair: Pair) -> Iterator[Any]:

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch._C import DisableTorchFunction
 from torch.utils._python_dispatch import _disable_current_modes
 
+from graphprune.engine.state import KINDS_REMEMBERED
+
 _CACHED = type(lru_cache(lambda: None))
 _KEEPS = (dict, list, set, _CACHED)
 _OF_PYTORCH = "torch"
-_KINDS_REMEMBERED = 1024  # classes of attributes; a model has a few dozen
 
 
 def keeps_tables(model: nn.Module) -> bool:
@@ -160,7 +161,7 @@ def _function(item: Any) -> Any:
     return item.__wrapped__ if isinstance(item, _CACHED) else item
 
 
-@lru_cache(maxsize=_KINDS_REMEMBERED)
+@lru_cache(maxsize=KINDS_REMEMBERED)
 def _may_be_function(kind: type) -> bool:
     """Whether there may be a function in objects of a class. Most attributes are of few classes."""
     return kind in (FunctionType, _CACHED) or hasattr(kind, "__func__") or hasattr(kind, "fget")
