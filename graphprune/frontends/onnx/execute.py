@@ -291,6 +291,8 @@ def session(model: bytes, optimized: bool = False) -> Any:
     options.log_severity_level = 4
     options.intra_op_num_threads = torch.get_num_threads()
     if not optimized:
+        # Every node has a session: threads that wait by spinning would take all of the processor.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False  # a session runs a node or two: nothing is reused
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
