@@ -11,11 +11,11 @@ operations read:
 same: Li et al., BRECQ, ICLR 2021). Steps are `Muon`'s: of the same share of each weight's norm, and
 the shorter the less there is to make up for.
 
-A few samples can be overfitted. So refit and a shorter descent are first
-done without one part of the samples in `PARTS`. Where this trial raises the error of the outputs on
-that part by more than `TRIAL_WORSE`, the weights of the refit stay; otherwise the descent follows
-with all samples. With `effort="auto"` no descent is begun where both networks give the same answers
-on that part and their outputs hardly differ: little is left to gain.
+A few samples can be overfitted. So refit and a shorter descent are first done without one part of
+the samples in `PARTS`. Where this trial raises the error of the outputs on that part by more than
+`TRIAL_WORSE`, the weights of the refit stay; otherwise the descent follows with all samples. With
+`effort="auto"` no descent is begun where both networks give the same answers on that part and their
+outputs hardly differ: little is left to gain.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from graphprune.compensation.compensate import Compensation, compensate
 from graphprune.compensation.constants import (
     ERROR_NEGLIGIBLE,
     FINAL_TIME,
-    OUTPUT_VARIANCE_FLOOR,
     PARTS,
     POLISH_RATE,
     POLISH_STEPS,
@@ -42,7 +41,7 @@ from graphprune.compensation.constants import (
     TRIAL_WORSE,
 )
 from graphprune.compensation.consumers import find_consumers
-from graphprune.compensation.targets import Target, Targets
+from graphprune.compensation.targets import Target, Targets, variance
 from graphprune.core.allowance import UNLIMITED, Allowance
 from graphprune.core.cuts import Cuts
 from graphprune.core.graph import Value
@@ -220,7 +219,7 @@ class _Polisher:
     def off(self, chunks: Sequence[int]) -> float:
         """The relative squared error of the outputs, summed over outputs, mean over chunks."""
         total = sum(
-            float(F.mse_loss(found, wanted) / (wanted.var(unbiased=False) + OUTPUT_VARIANCE_FLOOR))
+            float(F.mse_loss(found, wanted) / variance(wanted))
             for number in chunks
             for found, wanted in self._answers(number)
             if wanted.is_floating_point()

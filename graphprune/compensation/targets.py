@@ -55,6 +55,11 @@ class Target:
     weights: torch.Tensor
 
 
+def variance(x: torch.Tensor) -> torch.Tensor:
+    """What squared errors are divided by."""
+    return x.var(unbiased=False) + OUTPUT_VARIANCE_FLOOR
+
+
 class Targets:
     """What the original computes for chunks of samples.
 
@@ -116,7 +121,7 @@ class Targets:
             seen = self.seen(self._dense, chunk)
             inside = {value: self._cut(value, x) for value, x in seen.inside.items()}
             several = [*inside.values(), *seen.ends]
-            spread = torch.stack([x.var(unbiased=False) for x in several]) + OUTPUT_VARIANCE_FLOOR
+            spread = torch.stack([variance(x) for x in several])
             share = torch.full_like(spread, 1 / len(several))
             share[len(inside) :] += 1 / max(len(seen.ends), 1)
             return Target(chunk, inside, seen.ends, share / spread)

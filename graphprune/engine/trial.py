@@ -86,13 +86,8 @@ def _replaced(evaluate: Evaluate, instead: Mapping[Op, Instead]) -> Evaluate:
     if not instead:
         return evaluate
 
-    def run(
-        op: Op,
-        operands: Sequence[torch.Tensor | None],
-        changed: Mapping[str, Any],
-        dtype: torch.dtype | None = None,
-    ) -> list[torch.Tensor]:
+    def run(op: Op, operands: Sequence[torch.Tensor | None], *rest: Any) -> list[torch.Tensor]:
         own = instead.get(op)
-        return evaluate(op, operands, changed, dtype) if own is None else [own(operands)]
+        return evaluate(op, operands, *rest) if own is None else [own(operands)]
 
     return run
