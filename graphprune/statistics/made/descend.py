@@ -98,7 +98,7 @@ def to_minimum(
             raise _EndError
         with torch.enable_grad():
             x = unit * scaled
-            off = loss([x])
+            off = loss([x * 1.0])  # code may write to its input
             total = off + SMOOTHNESS * _variation(x)
             (gradient,) = torch.autograd.grad(total, scaled)
         left = float(off.detach())
@@ -124,6 +124,7 @@ def few_steps(
     batch: int,
     how: Descent,
     rate: float,
+    enough: float,
     advance: Advance,
 ) -> tuple[Chunk, float]:
     """Take a number of steps, at a learning rate that falls to zero as a cosine.
@@ -134,6 +135,7 @@ def few_steps(
         batch: Number of inputs.
         how: Start and end.
         rate: The learning rate of the first step.
+        enough: The loss at which the descent ends before.
         advance: Called with the share of the work that is done.
 
     Returns:
@@ -152,6 +154,8 @@ def few_steps(
             off = loss([x * 1.0])
             (gradient,) = torch.autograd.grad(off + SMOOTHNESS * _variation(x), x)
         left = float(off.detach())
+        if left <= enough:
+            break
         x.grad = torch.nan_to_num(gradient)
         optimizer.step()
         advance((done + 1) / how.steps)

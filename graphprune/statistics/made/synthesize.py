@@ -75,7 +75,7 @@ def match_norms(
         return torch.stack(found).sum()
 
     if how.from_pictures:
-        return few_steps(loss, like[0], batch, how, PICTURES_RATE, advance)
+        return few_steps(loss, like[0], batch, how, PICTURES_RATE, MATCHED, advance)
     return to_minimum(loss, like[0], batch, how, MATCHED, advance)
 
 
@@ -99,4 +99,4 @@ def invert_classes(
         logits, *_ = trial.run(inputs)
         return F.cross_entropy(logits, labels.to(logits.device))
 
-    return few_steps(loss, like[0], batch, how, INVERSION_RATE, advance)
+    return few_steps(loss, like[0], batch, how, INVERSION_RATE, 0.0, advance)

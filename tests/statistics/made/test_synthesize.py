@@ -88,6 +88,14 @@ def test_a_norm_after_half_precision_keeps_its_type() -> None:
     assert off.dtype == torch.float32
 
 
+def test_code_that_writes_to_its_input_is_given_a_copy() -> None:
+    model = _trained()
+    like = torch.randn(2, 2, 10, 10)
+    writing = nn.Sequential(nn.ReLU(inplace=True), *model).eval()
+    (images,), _ = match_norms(graphprune.analyze(writing, like), [like], 64, Descent(20))
+    assert (images < 0).any(), "what came out of the descent, not what the code left of it"
+
+
 def test_noise_is_not_enough_for_that() -> None:
     like = torch.randn(2, 2, 10, 10)
     _, left = match_norms(graphprune.analyze(_trained(), like), [like], 64, Descent(1))
