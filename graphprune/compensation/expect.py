@@ -201,7 +201,7 @@ class _Followed:
     def _number(self, value: Value) -> torch.Tensor | None:
         """The tensor of a weight, or of a value computed from weights alone; None otherwise."""
         if value.is_weight:
-            return None if value.tensor is None else _tensor(value)
+            return _tensor(value) if value.is_readable else None
         return self._constants.get(value)
 
     def _alike(self, op: Op, values: Sequence[Value]) -> bool:

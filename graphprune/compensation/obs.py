@@ -14,6 +14,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -22,10 +23,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from graphprune.compensation.constants import BLOCK_ROWS, BLOCK_STEPS, DAMPING, RIDGE_FLOOR
+from graphprune.compensation.constants import (
+    BLOCK_ROWS,
+    BLOCK_STEPS,
+    DAMPING,
+    DOUBLE_BELOW,
+    LIVE_LEAST,
+    RIDGE_FLOOR,
+)
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 Vector: TypeAlias = npt.NDArray[np.float64]
+Blocks: TypeAlias = npt.NDArray[np.floating[Any]]
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 
@@ -59,14 +68,15 @@ def eliminate(inverse: Matrix, weight: Matrix, count: int) -> Elimination:
     Raises:
         ValueError: The shapes do not agree, or `count` is not in [0, n].
     """
-    inverse, weight = (np.atleast_3d(m.T).T for m in (inverse, weight))
+    inverse, weight = (m[None] if m.ndim == 2 else m for m in (inverse, weight))
     if inverse.shape != weight.shape or inverse.shape[1] != inverse.shape[2]:
         raise ValueError(f"H⁻¹ is {inverse.shape}, A is {weight.shape}: not square and alike")
     if not 0 <= count <= inverse.shape[1]:
         raise ValueError(f"{count} of {inverse.shape[1]} inputs cannot go")
     # Both are updated in place: these are copies.
-    h = np.array(inverse, dtype=np.float64, order="C")
-    a = np.array(weight, dtype=np.float64, order="C")
+    h, a = (
+        np.array(m, dtype=_precision(inverse.shape[1]), order="C") for m in (inverse, weight)
+    )
     return _eliminate(h, a, count)
 
 
@@ -80,11 +90,11 @@ def _eliminate(h: Matrix, a: Matrix, count: int) -> Elimination:
     layers, n = h.shape[:2]
     name = np.arange(n)
     order, losses = np.empty(count, dtype=np.int64), np.empty(count)
-    diagonals = np.stack([m.diagonal(axis1=1, axis2=2) for m in (h, a)], axis=1).copy()
-    pivots = np.empty((layers, BLOCK_STEPS))
+    diagonals = np.stack([m.diagonal(axis1=1, axis2=2) for m in (h, a)], axis=1).astype(np.float64)
+    pivots = np.empty((layers, BLOCK_STEPS), h.dtype)
     for done in range(0, count, BLOCK_STEPS):
         live, steps = n - done, min(BLOCK_STEPS, count - done)
-        pending = np.empty((layers, 2, steps, live))
+        pending = np.empty((layers, 2, steps, live), h.dtype)
         found = order[done : done + steps], losses[done : done + steps]
         gaps = _steps(h, a, diagonals, name, pending, pivots, *found)
         if done + steps < count:
@@ -215,8 +225,8 @@ def damped_inverse(covariance: Matrix, damping: float = DAMPING) -> Matrix:
     """
     n = len(covariance)
     mean = float(np.trace(covariance)) / max(n, 1)
-    ridge = max(damping * mean, RIDGE_FLOOR)
-    raised = torch.from_numpy(covariance + ridge * np.eye(n))
+    raised = torch.from_numpy(covariance.copy())
+    raised.diagonal().add_(max(damping * mean, RIDGE_FLOOR))
     factor, failed = torch.linalg.cholesky_ex(raised)
     if failed:  # rounding has made it indefinite: a general inverse
         inverse = np.linalg.inv(raised.numpy())
@@ -225,7 +235,7 @@ def damped_inverse(covariance: Matrix, damping: float = DAMPING) -> Matrix:
 
 
 def eliminate_blocks(
-    systems: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]], count: int
+    systems: Sequence[tuple[Blocks, Blocks]], count: int
 ) -> Elimination:
     """As `eliminate`, for indices that own several inputs each: heads, flattened channels.
 
@@ -239,27 +249,33 @@ def eliminate_blocks(
         The order and the losses.
     """
     n = len(systems[0][0])
-    pairs = [(h.copy(), a.copy()) for h, a in systems]
+    pairs = [
+        tuple(np.array(m, dtype=_precision(n * m.shape[1]), order="C") for m in pair)
+        for pair in systems
+    ]
+    held = np.arange(n)  # the indices whose inputs the matrices still have
     live = np.ones(n, dtype=bool)
     order = np.empty(count, dtype=np.int64)
     losses = np.empty(count)
-    every = np.arange(n)
     for done in range(count):
-        cost = np.zeros(n)
-        for h, a in pairs:
-            own_h, own_a = h[every, :, every], a[every, :, every]
-            own_h[~live] = np.eye(h.shape[1])
-            cost += np.einsum("nij,nji->n", np.linalg.inv(own_h), own_a)
-        cost[~live] = np.inf
+        if live.sum() <= LIVE_LEAST * len(held):
+            pairs = [tuple(m[live][:, :, live].copy() for m in pair) for pair in pairs]
+            held, live = held[live], live[live]
+        every = np.flatnonzero(live)
+        cost = np.full(len(held), np.inf)
+        cost[live] = sum(
+            np.einsum("nij,nji->n", np.linalg.inv(h[every, :, every]), a[every, :, every])
+            for h, a in pairs
+        )
         best = int(np.argmin(cost))
-        order[done], losses[done] = best, cost[best]
+        order[done], losses[done] = held[best], cost[best]
         live[best] = False
         for h, a in pairs:
             _downdate_block(h, a, best)
     return Elimination(order, losses)
 
 
-def _downdate_block(h: npt.NDArray[np.float64], a: npt.NDArray[np.float64], gone: int) -> None:
+def _downdate_block(h: Blocks, a: Blocks, gone: int) -> None:
     """Remove the inputs of one index from H⁻¹ and A, in place."""
     n, size = h.shape[:2]
     flat_h, flat_a = h.reshape(n * size, n * size), a.reshape(n * size, n * size)
@@ -267,5 +283,13 @@ def _downdate_block(h: npt.NDArray[np.float64], a: npt.NDArray[np.float64], gone
     rows = flat_h[block].copy()
     steps = np.linalg.solve(rows[:, block], rows)  # size x (n * size)
     cross = flat_a[block] - 0.5 * flat_a[block, block] @ steps
-    flat_a -= steps.T @ cross + cross.T @ steps
-    flat_h -= rows.T @ steps
+    # One product each, of twice the depth: these take most of the time.
+    both, swapped = np.concatenate([steps, cross]), np.concatenate([cross, steps])
+    to_a, to_h = torch.from_numpy(flat_a), torch.from_numpy(flat_h)
+    to_a.addmm_(torch.from_numpy(both).t(), torch.from_numpy(swapped), alpha=-1)
+    to_h.addmm_(torch.from_numpy(rows).t(), torch.from_numpy(steps), alpha=-1)
+
+
+def _precision(width: int) -> type[np.floating[Any]]:
+    """The type that inputs are eliminated in: `DAMPING` bounds the condition of wide systems."""
+    return np.float64 if width < DOUBLE_BELOW else np.float32

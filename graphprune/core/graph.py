@@ -34,6 +34,11 @@ class Value:
         """Whether the value is stored in the model rather than computed or given."""
         return self.kind in ("parameter", "buffer", "constant")
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether the elements of a weight can be read: PyTorch has their type."""
+        return self.tensor is not None
+
     def __repr__(self) -> str:
         return f"{self.name}{list(self.shape)}"
 

@@ -208,7 +208,7 @@ class Run:
     def _weight(self, value: Value) -> torch.Tensor | None:
         if value in self._own:
             return self._own[value]
-        found = None if value.tensor is None else self._weights(value)
+        found = self._weights(value) if value.is_readable else None
         if found is not None and self._dtype is not None:
             found = as_dtype(found, self._dtype)
         if found is not None and value in self._written:

@@ -49,7 +49,7 @@ class Scale:
         at = others[0]
         held = op.inputs[at]
         assert held is not None
-        if not held.is_weight or held.tensor is None:
+        if not held.is_weight or not held.is_readable:
             return None
         if multiplies(op) and not bool(shift.any()):
             return (Weigh(op.name, at, self._laid(scale, held)),)

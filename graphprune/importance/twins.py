@@ -82,7 +82,7 @@ class Twins:
             read.ends
             and not read.product
             and len(op.outputs) == 1
-            and all(v is None or (v.is_weight and v.tensor is not None) for v in weights)
+            and all(v is None or (v.is_weight and v.is_readable) for v in weights)
             and bool(read.weight.tensor.is_floating_point())
         )
 

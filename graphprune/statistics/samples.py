@@ -165,8 +165,8 @@ def affordable(deps: Dependencies, wanted: int) -> int:
         wanted: The most that are needed.
     """
     batch = captured(deps)
-    tensors = (value.tensor for value in deps.source.weights.values())
-    devices = {tensor.device for tensor in tensors if tensor is not None}
+    weights = deps.source.weights.values()
+    devices = {value.tensor.device for value in weights if value.is_readable}
     granted = min(map(_granted, devices), default=MEMORY_LEAST)
     most = int(granted / max(2 * live_bytes(deps), 1.0))
     return max(min(wanted, most) // batch, 1) * batch

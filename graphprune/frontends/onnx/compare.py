@@ -54,7 +54,7 @@ def compare(lifted: LiftedFile, cuts: Cuts, lowered: Lowered, seed: int = 0) -> 
             cuts.weights.get(value, ()),
         )
         for value in lifted.graph.weights.values()
-        if value.tensor is not None
+        if value.is_readable
     }
     replaced = {
         value: as_array(tensor.to(value.tensor.dtype))

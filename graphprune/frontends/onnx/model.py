@@ -29,6 +29,7 @@ from graphprune.frontends.onnx.sparse import dense
 from graphprune.frontends.onnx.tensors import Array, external_path, read
 
 APART = 4  # the first version of the format in which initializers are not inputs as well
+HELD = 1 << 26  # bytes of large weights that stay in memory once they were read from the file
 OLDEST = 7  # the first opset with today's broadcasting, and with shape inference for its operators
 
 
@@ -62,20 +63,30 @@ class Source:
     file: OwnFile | None = None
     bytes: int = 0
     _arrays: dict[str, Array] = field(default_factory=dict)
+    _held: int = 0
 
     def array(self, name: str) -> Array:
         """The elements of a constant."""
         origin = self.origins[name]
-        if self.is_external(origin):  # read anew each time: what was read before can go
-            proto = self.constants[origin]
-            return (
-                self.file.read(proto)
-                if self.file and is_inside(proto)
-                else read(proto, self.folder)
-            )
+        if self.is_external(origin):
+            return self._from_file(origin)
         if origin not in self._arrays:
             self._arrays[origin] = read(self.constants[origin], self.folder)
         return self._arrays[origin]
+
+    def _from_file(self, origin: str) -> Array:
+        """Read anew each time, so that what was read before can go, but for the first few."""
+        proto = self.constants[origin]
+        if self.file is None or not is_inside(proto):
+            return read(proto, self.folder)
+        self.file.check()
+        if origin in self._arrays:
+            return self._arrays[origin]
+        found = self.file.read(proto)
+        if self._held + found.nbytes <= HELD:
+            self._held += found.nbytes
+            self._arrays[origin] = found
+        return found
 
     def is_external(self, name: str) -> bool:
         """Whether a constant's data was left in a file, and is read when it is used."""
@@ -90,7 +101,7 @@ class Source:
         own = self.own_bytes()
         apart = (proto for proto in self.model.graph.initializer if self.is_apart(proto.name))
         for proto in apart:
-            own += prod(proto.dims) * int(np.dtype(_stored_as(proto)).itemsize)
+            own += prod(proto.dims) * int(np.dtype(stored_as(proto)).itemsize)
         return own
 
     def own_bytes(self) -> int:
@@ -105,7 +116,8 @@ class Source:
         return [i for i in self.model.graph.input if i.name not in self.constants]
 
 
-def _stored_as(proto: TensorProto) -> Any:
+def stored_as(proto: TensorProto) -> Any:
+    """The element type of a constant, as numpy has it."""
     return helper.tensor_dtype_to_np_dtype(proto.data_type)
 
 

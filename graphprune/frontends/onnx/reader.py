@@ -18,7 +18,7 @@ from onnx import NodeProto
 from graphprune.core.graph import Graph, Kind, Op, Value
 from graphprune.frontends.onnx.arguments import Node, arguments_of, attributes, operand_name
 from graphprune.frontends.onnx.execute import engine
-from graphprune.frontends.onnx.model import Source, captured, subgraphs
+from graphprune.frontends.onnx.model import Source, captured, stored_as, subgraphs
 from graphprune.frontends.onnx.own import type_name
 from graphprune.frontends.onnx.sizes import Traces
 from graphprune.frontends.onnx.tensors import INTEGERS, as_torch, dtype_name
@@ -38,13 +38,19 @@ _STATISTICS = (3, 4)  # operands of a BatchNormalization that training does not 
 class Mapped(Value):
     """A weight in a file of its own: mapped while it is used, and no longer."""
 
-    __slots__ = ("_origin", "_source")
+    __slots__ = ("_origin", "_readable", "_source")
 
     def __init__(
         self, name: str, shape: tuple[int, ...], dtype: str, source: Source, origin: str
     ) -> None:
         self._source, self._origin = source, origin
+        self._readable = as_torch(np.empty(0, stored_as(source.constants[origin]))) is not None
         super().__init__(name, shape, dtype)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether PyTorch has the type of the elements: the file need not be read for it."""
+        return self._readable
 
     @property
     def tensor(self) -> torch.Tensor | None:
@@ -104,7 +110,7 @@ class Reader:
             value = self._operand(node, name, place, given, places)
             if value is None:
                 missing, unknown = missing or f"{given} is of unknown shape", True
-            elif value.is_weight and value.tensor is None and value.dtype != "string":
+            elif value.is_weight and not value.is_readable and value.dtype != "string":
                 missing = missing or f"{given} is of type {value.dtype}"
             inputs.append(value)
         outputs = [self._result(given) for given in node.output if given]
@@ -190,7 +196,7 @@ class Reader:
             return shared
         value = self._stored(origin if first else f"{origin}@{op}.{place}", origin)
         value.kind = self._kind(node, place, self._source.constants[origin])
-        if value.tensor is None:  # of a type that torch lacks: nothing is cut, nor scored
+        if not value.is_readable:  # of a type that torch lacks: nothing is cut, nor scored
             value.kind = "constant"
         value.aliases = (alias,)
         self.graph.weights[value.name] = value

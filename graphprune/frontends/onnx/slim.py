@@ -69,14 +69,17 @@ class OwnFile:
         except OSError as error:
             raise LiftError(f"cannot read {self.path}: {error.strerror}") from error
 
-    def read(self, proto: TensorProto) -> Array:
-        """The elements of a tensor whose data stayed here.
+    def check(self) -> None:
+        """See that it is the file that was read.
 
         Raises:
-            LiftError: The file is another one now.
+            LiftError: It is another one now.
         """
         if self._look() != self._state:
             raise LiftError(f"{self.path} has changed since it was read")
+
+    def read(self, proto: TensorProto) -> Array:
+        """The elements of a tensor whose data stayed here; see `check`."""
         where = {e.key: int(e.value) for e in proto.external_data if e.value != ITSELF}
         if proto.data_type in FLOATS or proto.data_type in INTEGERS:
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(proto.data_type))

@@ -24,7 +24,7 @@ def ranks(graph: Graph) -> Iterator[tuple[Value, int]]:
     Yields:
         A weight and its dimension.
     """
-    parameters = [v for v in graph.parameters() if v.tensor is not None]
+    parameters = [v for v in graph.parameters() if v.is_readable]
     if all(v.tensor.requires_grad for v in parameters):
         return
     makers = {value: op for op in graph.ops for value in op.outputs}

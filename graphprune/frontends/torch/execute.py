@@ -27,6 +27,9 @@ _VIEW, _RESHAPE = torch.ops.aten.view.default, torch.ops.aten.reshape.default
 _SPLITS = ("split", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split")
 # What kernels of fake quantization say of numbers in double precision.
 _ONE_PRECISION = re.compile(r"must be Float|expected scalar type Float")
+# Products of rows with one matrix: of rows that are not contiguous, PyTorch makes as many products
+# as there are samples, which take four times as long, where no gradients are asked for.
+_ROWS = (torch.ops.aten.linear.default, torch.ops.aten.matmul.default)
 _DRAWS = ("train", "p", "dropout", "dropout_p")  # arguments of which 0 or False is to draw nothing
 
 
@@ -126,6 +129,8 @@ def evaluate(
 def _called(target: Any, args: Any, kwargs: Any, dtype: torch.dtype | None) -> Any:
     """What an operation returns; in single precision where its kernel has no other."""
     target = EAGER.get(target, target)
+    if target in _ROWS and args[1].dim() == 2:
+        args = (args[0].contiguous(), *args[1:])
     try:
         return target(*args, **kwargs)
     except RuntimeError as error:
