@@ -74,9 +74,7 @@ def eliminate(inverse: Matrix, weight: Matrix, count: int) -> Elimination:
     if not 0 <= count <= inverse.shape[1]:
         raise ValueError(f"{count} of {inverse.shape[1]} inputs cannot go")
     # Both are updated in place: these are copies.
-    h, a = (
-        np.array(m, dtype=_precision(inverse.shape[1]), order="C") for m in (inverse, weight)
-    )
+    h, a = (np.array(m, dtype=_precision(inverse.shape[1]), order="C") for m in (inverse, weight))
     return _eliminate(h, a, count)
 
 
@@ -234,9 +232,7 @@ def damped_inverse(covariance: Matrix, damping: float = DAMPING) -> Matrix:
     return np.asarray(torch.cholesky_inverse(factor).numpy(), dtype=np.float64)
 
 
-def eliminate_blocks(
-    systems: Sequence[tuple[Blocks, Blocks]], count: int
-) -> Elimination:
+def eliminate_blocks(systems: Sequence[tuple[Blocks, Blocks]], count: int) -> Elimination:
     """As `eliminate`, for indices that own several inputs each: heads, flattened channels.
 
     Removing the inputs S of an index costs tr(([H⁻¹]_SS)⁻¹ A_SS).

@@ -12,11 +12,13 @@ IEEE Trans. Automatic Control 37, 1992).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from graphprune.compensation.constants import PERTURBATION, PERTURBED_CALLS, PERTURBED_MACS
+from graphprune.core.allowance import UNLIMITED, Allowance
 from graphprune.core.graph import Op, Value
 from graphprune.core.groups import Dependencies
 from graphprune.engine.run import Chunk, Run, given_inputs, resized
@@ -27,7 +29,9 @@ from graphprune.statistics.order import Arranged
 from graphprune.statistics.samples import Samples
 
 
-def perturb(deps: Dependencies, samples: Samples, ops: Sequence[Op]) -> dict[Op, float] | None:
+def perturb(
+    deps: Dependencies, samples: Samples, ops: Sequence[Op], allowed: Allowance = UNLIMITED
+) -> dict[Op, float] | None:
     """Measure the sensitivity of the results to each operation.
 
     Args:
@@ -35,6 +39,8 @@ def perturb(deps: Dependencies, samples: Samples, ops: Sequence[Op]) -> dict[Op,
         samples: Inputs, each chunk for runs of its own, whose values must all fit into memory; and
             the weights to run with: `Samples.weight`, its statistics filled.
         ops: The linear operations.
+        allowed: Time that the runs may take. A chunk whose runs would take longer, at the speed of
+            the original's, is not begun.
 
     Returns:
         The relative squared error of the results per relative squared error of each operation's
@@ -45,8 +51,13 @@ def perturb(deps: Dependencies, samples: Samples, ops: Sequence[Op]) -> dict[Op,
     by_macs = runs * macs_of(deps) * samples.size / PERTURBED_MACS
     by_calls = runs * len(deps.source.ops) / PERTURBED_CALLS
     number = min(int(1 / max(by_macs, by_calls, VARIANCE_FLOOR)), len(samples.chunks))
-    found = [_Perturbed(deps, samples, chunk).of(ops) for chunk in samples.chunks[:number]]
-    return {op: sum(one[op] for one in found) / number for op in ops} if number else None
+    found: list[dict[Op, float]] = []
+    for chunk in samples.chunks[:number]:
+        perturbed = _Perturbed(deps, samples, chunk)
+        if runs * perturbed.seconds() > allowed.left:
+            break
+        found.append(perturbed.of(ops))
+    return {op: sum(one[op] for one in found) / len(found) for op in ops} if found else None
 
 
 class _Perturbed:
@@ -58,14 +69,22 @@ class _Perturbed:
         self._deps, self._size = deps, samples.size
         self._attrs = resized(deps, {}, samples.size)
         self._number = {op: number for number, op in enumerate(self._graph.ops)}
-        self._known = given_inputs(self._graph, chunk, torch.float32)
-        for op, run in self._run(self._known, self._graph.ops):
+        self._given = given_inputs(self._graph, chunk, torch.float32)
+        self._known = dict(self._given)
+        for op, run in self._run(self._given, self._graph.ops):
             self._known.update((value, run.values(value)[0]) for value in op.outputs)
         self._ends = [
             v
             for v in self._graph.outputs
             if v in self._known and self._known[v].is_floating_point()
         ]
+
+    def seconds(self) -> float:
+        """Seconds that a run of the whole graph takes: not the first one, which prepares much."""
+        start = time.monotonic()
+        for _ in self._run(self._given, self._graph.ops):
+            pass
+        return time.monotonic() - start
 
     def of(self, ops: Sequence[Op]) -> dict[Op, float]:
         """The sensitivity to each operation."""

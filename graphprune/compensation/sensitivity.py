@@ -68,7 +68,7 @@ def sensitivities(
         deps: The analysis.
         samples: The inputs; a few of them are used.
         ops: The linear operations.
-        allowed: Time after which no further samples are used.
+        allowed: Time after which no further samples are used, or that perturbed runs may take.
 
     Returns:
         The sensitivity of each operation that gradients reach; of each operation, by `perturb`,
@@ -88,7 +88,7 @@ def sensitivities(
         for _ in walk(deps, few):  # fills the statistics of the batch norms
             pass
     if not traced:
-        return _perturbed(deps, few, ops)
+        return _perturbed(deps, few, ops, allowed)
     weights = {value: _weight(few, value) for value in deps.source.weights.values()}
     trial = Trial(deps, size, weights=weights)
     wanted = {op.outputs[0]: _arranged(deps, op, size) for op in ops}
@@ -104,14 +104,16 @@ def sensitivities(
     return {op: _mean(found[op.outputs[0]]) for op in ops if op.outputs[0] in found}
 
 
-def _perturbed(deps: Dependencies, few: Samples, ops: Sequence[Op]) -> dict[Op, Sensitivity] | None:
+def _perturbed(
+    deps: Dependencies, few: Samples, ops: Sequence[Op], allowed: Allowance
+) -> dict[Op, Sensitivity] | None:
     """Sensitivities by perturbation: of whole operations, not of their channels.
 
     Few samples and a single random direction give a rough estimate. Its power `PERTURBED_POWER` < 1
     lies between this estimate and equal sensitivities.
     """
     try:
-        found = perturb(deps, few, ops)
+        found = perturb(deps, few, ops, allowed)
     except (RuntimeError, IndexError, TypeError, ValueError):  # it does not run at this batch size
         return None
     if found is None:

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from graphprune.compensation.obs import damped_inverse, eliminate
+from graphprune.compensation import obs
+from graphprune.compensation.obs import damped_inverse, eliminate, eliminate_blocks
 
 Array = npt.NDArray[np.float64]
 
@@ -48,6 +49,59 @@ def test_the_kernel_is_the_definition(n: int, layers: int) -> None:
     assert found.order.tolist() == order
     # What is left after the weights' rank is used up is rounding, relative to what there was.
     np.testing.assert_allclose(found.losses, losses, rtol=1e-6, atol=1e-9 * max(losses))
+
+
+@pytest.mark.parametrize("n", [5, 33, 150])
+def test_wide_problems_in_single_precision_are_the_definition_as_well(
+    n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(obs, "DOUBLE_BELOW", n)
+    covariance, _, weight = _problem(n, 0, outputs=n)
+    inverse = damped_inverse(covariance)
+    order, losses = _reference(inverse[None], weight[None], n)
+    found = eliminate(inverse, weight, n)
+    assert found.order.tolist() == order
+    np.testing.assert_allclose(found.losses, losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_indices_of_several_inputs_are_those_of_the_definition(
+    double: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n, sizes = 9, (3, 1, 4)
+    monkeypatch.setattr(obs, "DOUBLE_BELOW", 10**9 if double else 1)
+    problems = [_problem(n * size, size, outputs=5) for size in sizes]
+    systems = [
+        (damped_inverse(c).reshape(n, size, n, size), a.reshape(n, size, n, size))
+        for (c, _, a), size in zip(problems, sizes, strict=True)
+    ]
+    order, losses = _reference_of_blocks(systems, n)
+    found = eliminate_blocks(systems, n)
+    assert found.order.tolist() == order
+    np.testing.assert_allclose(found.losses, losses, rtol=1e-6 if double else 1e-3)
+
+
+def _reference_of_blocks(
+    systems: list[tuple[Array, Array]], n: int
+) -> tuple[list[int], list[float]]:
+    """The definition: what stays is refitted from the start after each removal."""
+    order: list[int] = []
+    losses: list[float] = []
+    for _ in range(n):
+        live = [i for i in range(n) if i not in order]
+        costs = [sum(_error(h, a, [*order, i]) for h, a in systems) - sum(losses) for i in live]
+        order.append(live[int(np.argmin(costs))])
+        losses.append(min(costs))
+    return order, losses
+
+
+def _error(inverse: Array, weight: Array, gone: list[int]) -> float:
+    """The squared error after some indices have gone and the rest is refitted."""
+    size = inverse.shape[1]
+    h, a = (m.reshape(m.shape[0] * size, -1) for m in (inverse, weight))
+    inputs = np.concatenate([np.arange(size) + i * size for i in gone])
+    grid = np.ix_(inputs, inputs)
+    return float(np.trace(np.linalg.inv(h[grid]) @ a[grid]))
 
 
 def test_the_sum_of_losses_is_the_error_of_the_best_refit() -> None:

@@ -156,6 +156,16 @@ def test_runs_that_would_take_long_are_not_begun(monkeypatch: pytest.MonkeyPatch
     assert perturb(deps, several, ops) is None
 
 
+def test_runs_that_the_clock_does_not_allow_are_not_begun() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(32, 6)
+    deps = graphprune.analyze(model, x[:2])
+    several = Samples(list(chunked([x], 16)), 16, "test")
+    ops = [op for op in deps.source.ops if op.type == "aten.linear"]
+    assert perturb(deps, several, ops, Allowance(0.0)) is None
+    assert perturb(deps, several, ops, Allowance(3600.0)) == perturb(deps, several, ops)
+
+
 class Steps(nn.Module):
     """Two layers over the steps of sequences, which lie as the argument says."""
 

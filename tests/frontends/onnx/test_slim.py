@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +14,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
 
 import graphprune
-from graphprune.frontends.onnx import slim
+from graphprune.frontends.onnx import model, slim
 from graphprune.frontends.onnx.model import read_model
 from tests import blocks
 from tests.frontends.onnx.exports import export, normal, two_layers
@@ -76,6 +78,25 @@ def test_other_types(kind: int, path: Path) -> None:
     source = read_model(path)
     assert source.is_external("more")
     np.testing.assert_array_equal(source.array("more"), array)
+
+
+@pytest.mark.parametrize("held", [0, model.HELD])
+def test_weights_are_read_once_as_far_as_they_fit(
+    held: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = graphprune.shrink(onnx.load(path), 0.5, effort="fast")
+    monkeypatch.setattr(model, "HELD", held)
+    read: Counter[str] = Counter()
+    plainly = slim.OwnFile.read
+
+    def counted(self: slim.OwnFile, proto: TensorProto) -> Any:
+        read[proto.name] += 1
+        return plainly(self, proto)
+
+    monkeypatch.setattr(slim.OwnFile, "read", counted)
+    plan = graphprune.plan(path, 0.5, effort="fast")
+    assert _bare(plan.apply()) == _bare(expected)
+    assert (max(read.values()) == 1) == bool(held)
 
 
 def test_a_link_to_a_file_elsewhere(path: Path, tmp_path: Path) -> None:
