@@ -12,6 +12,7 @@ from torch import nn
 import graphprune
 from graphprune.frontends.torch import alone as module
 from graphprune.frontends.torch import follow
+from tests.frontends.torch.recording import recorded_here
 
 
 class _Sized(nn.Module):
@@ -53,6 +54,7 @@ def _found(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[A
     return seen
 
 
+@recorded_here
 @pytest.mark.parametrize("kind", [_Sized, _Switching])
 def test_recorded_and_exported_operations_are_alike(
     kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch

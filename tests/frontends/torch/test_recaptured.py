@@ -8,15 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.torch_version import TorchVersion
 
 import graphprune
 from graphprune.frontends.torch import program
 from graphprune.importance.stored import zeros
+from tests.frontends.torch.recording import recorded_here
 
-pytestmark = pytest.mark.skipif(
-    TorchVersion(torch.__version__) < "2.14", reason="modules are exported there"
-)
+pytestmark = recorded_here
 
 
 class Block(nn.Module):

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
-from torch.torch_version import TorchVersion
 from torch.utils import checkpoint
 
 import graphprune
@@ -21,11 +20,10 @@ from graphprune.frontends.torch.calls import exported, recorded
 from graphprune.frontends.torch.forms import META, form
 from graphprune.frontends.torch.lift import _program, lift
 from graphprune.frontends.torch.traceable import NotFollowedError
+from tests.frontends.torch.recording import recorded_here
 from tools.same_captures import described
 
-pytestmark = pytest.mark.skipif(
-    TorchVersion(torch.__version__) < "2.14", reason="modules are exported there"
-)
+pytestmark = recorded_here
 _GLOBAL = torch.arange(8.0)
 
 
