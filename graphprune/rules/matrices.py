@@ -9,7 +9,7 @@ from graphprune.rules.site import Site
 _FACTORS = """
     linalg_cholesky linalg_cholesky_ex cholesky linalg_qr linalg_svd _linalg_svd
     linalg_svdvals svd linalg_eigh _linalg_eigh linalg_eigvalsh linalg_eig linalg_eigvals linalg_lu
-    linalg_lu_factor linalg_lu_factor_ex
+    linalg_lu_factor linalg_lu_factor_ex geqrf
 """
 _INVERSES = """
     inverse linalg_inv linalg_inv_ex linalg_pinv pinverse cholesky_inverse linalg_solve
@@ -19,15 +19,28 @@ _NUMBERS = """
     matrix_exp linalg_matrix_exp linalg_matrix_power det linalg_det _linalg_det slogdet logdet
     linalg_slogdet _linalg_slogdet
 """
+_REFLECTED = "linalg_householder_product orgqr ormqr"  # their second operand is vectors
 
 
 @axis_rule(*(f"aten.{name}" for name in (_FACTORS + _INVERSES + _NUMBERS).split()))
 def of_matrices(op: Site) -> list[Dims]:
     """Every number of a result depends on all numbers of a matrix; several of them run in step."""
+    return _whole(op, [2] * len(op.operands()))
+
+
+@axis_rule(*(f"aten.{name}" for name in _REFLECTED.split()))
+def reflected(op: Site) -> list[Dims]:
+    """Products of reflections: a matrix of their vectors, and a factor for each."""
+    return _whole(op, [1 if place == 1 else 2 for place in range(len(op.operands()))])
+
+
+def _whole(op: Site, own: list[int]) -> list[Dims]:
+    """Lock the last dimensions of each operand, as many as stated: the others run in step."""
     why, dims = "a function of whole matrices", op.operands()
-    if any(len(held) < 2 for held in dims):
+    pairs = list(zip(dims, own, strict=True))
+    if any(len(held) < number for held, number in pairs):
         return op.opaque(why)
-    batch = op.broadcast([held[:-2] for held in dims])
-    op.lock([dim for held in dims for dim in held[-2:]], why)
+    batch = op.broadcast([held[: len(held) - number] for held, number in pairs])
+    op.lock([dim for held, number in pairs for dim in held[len(held) - number :]], why)
     made = (op.fresh(i, why) for i in range(len(op.op.outputs)))
     return [[*batch, *new[len(batch) :]] if len(new) >= len(batch) else new for new in made]
