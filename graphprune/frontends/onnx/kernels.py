@@ -1,6 +1,6 @@
-"""Operators that ONNX Runtime has in ONNX's own domain, and that onnx's checker does not know.
+"""Operators that ONNX Runtime has in ONNX's own domain, and that onnx's checker does not take.
 
-Its optimizer writes them into files of any opset.
+Its optimizer writes some into files of any opset; others ONNX withdrew after files were written.
 """
 
 from __future__ import annotations
@@ -8,8 +8,12 @@ from __future__ import annotations
 from onnx import AttributeProto, GraphProto, ModelProto
 
 _NEVER = 1000
-_SINCE = {"LayerNormalization": 17, "SimplifiedLayerNormalization": _NEVER}
-"""The opset from which each is an operator of ONNX itself."""
+_OPSETS = {
+    "LayerNormalization": range(17),
+    "SimplifiedLayerNormalization": range(_NEVER),
+    "GroupNormalization": range(18, 21),
+}
+"""The opsets in which the checker refuses each, and ONNX Runtime runs it."""
 _DOMAIN = "com.microsoft"
 
 
@@ -24,7 +28,7 @@ def told_apart(model: ModelProto) -> None:
 def _moved(graph: GraphProto, opset: int) -> bool:
     found = False
     for node in graph.node:
-        if not node.domain and opset < _SINCE.get(node.op_type, 0):
+        if not node.domain and opset in _OPSETS.get(node.op_type, ()):
             node.domain, found = _DOMAIN, True
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:

@@ -94,6 +94,22 @@ def test_operators_that_the_runtime_adds_to_onnxs_own(kind: str) -> None:
     np.testing.assert_allclose(run(less, x=x)[0], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_what_onnx_withdrew_and_the_runtime_still_runs() -> None:
+    """Group normalisation with a gain for each group, of opsets 18 to 20."""
+    nodes = [
+        node("Conv", ["x", "w1"], "a", kernel_shape=[1, 1]),
+        node("GroupNormalization", ["a", "g", "b"], "h", num_groups=4),
+        node("Conv", ["h", "w2"], "y", kernel_shape=[1, 1]),
+    ]
+    weights = {
+        "w1": normal(16, 3, 1, 1), "g": normal(4) + 1, "b": normal(4), "w2": normal(2, 16, 1, 1),
+    }  # fmt: skip
+    model = graph(nodes, weights, {"x": ["n", 3, 5, 5]}, {"y": ["n", 2, 5, 5]}, opset=18)
+    small = graphprune.shrink(model, 0.5, compensate=False)
+    assert shapes(small)["w1"][0] == 8
+    assert run(small, x=normal(3, 3, 5, 5))[0].shape == (3, 2, 5, 5)
+
+
 def test_a_layout_for_one_machine_is_told_as_such() -> None:
     nodes = [
         node("ReorderInput", ["x"], "a", domain="com.microsoft.nchwc", channels_last=0),
