@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto, TypeProto, helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from graphprune.core.errors import EvaluationError
-from graphprune.frontends.onnx.model import Source
+from graphprune.frontends.onnx.model import Source, subgraphs
 from graphprune.frontends.onnx.own import Stated, evaluator, is_own, lacking, types_by_run
 from graphprune.frontends.onnx.reference import REPAIRED
 from graphprune.frontends.onnx.tensors import INTEGERS, Array
@@ -216,6 +216,8 @@ def _inferred(source: Source, node: NodeProto, trace: Trace) -> Mapping[str, Typ
             ir_version=source.model.ir_version,
         )
     except shape_inference.InferenceError as error:
+        if next(subgraphs(node), None) is not None:
+            return {}  # the inference does not see what the graphs inside take from this one
         where = f"{node.op_type} {node.name or ', '.join(node.output)}"
         raise Misfit(f"{where}: {_reason(error)}") from error
     except (onnx.checker.ValidationError, RuntimeError, ValueError, KeyError, IndexError):

@@ -103,6 +103,25 @@ def test_a_loop_reads_one_number_twice() -> None:
     assert run(small, x=normal(3, 8))[0].shape == (3, 4)
 
 
+def test_a_graph_inside_says_no_types_of_what_it_takes_from_outside() -> None:
+    """As exported from TorchScript functions; the runtime follows them."""
+    body = helper.make_graph(
+        [node("Mul", ["w3", "state"], "next"), node("Identity", ["going"], "goes")],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_value_info("state", onnx.TypeProto()),
+        ],
+        [helper.make_value_info(name, onnx.TypeProto()) for name in ("goes", "next")],
+    )
+    numbers = {"w3": normal(4), "trip": np.array(3), "yes": np.array(True)}
+    model = perceptron([node("Loop", ["trip", "yes", "c"], "y", body=body)], numbers, opset=15)
+    small = graphprune.shrink(model, 0.4, compensate=False)
+    assert shapes(small)["w1"][1] < 16
+    assert run(small, x=normal(3, 8))[0].shape == (3, 4)
+
+
 def test_sizes_that_are_put_together_are_valid() -> None:
     nodes = [
         node("Conv", ["x", "w1"], "a", pads=[1] * 4),
