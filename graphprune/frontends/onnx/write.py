@@ -17,7 +17,9 @@ from graphprune.frontends.onnx.stored import LARGEST, Lowered, Stored
 from graphprune.frontends.onnx.tensors import PACKED
 
 _SMALL = 1024  # bytes; shorter tensors stay in the model's own file
-_PAGE = 4096  # data starts at multiples of this, so that it can be mapped
+_PAGE = 4096  # data of many pages starts at multiples of this, so that it can be mapped
+_PAGES = 16  # so many: less than a 16th more bytes are filled up with
+_WORD = 16  # shorter data starts at multiples of this
 
 
 def write(lowered: Lowered, path: Path) -> int:
@@ -51,7 +53,7 @@ def write(lowered: Lowered, path: Path) -> int:
 
 def _placed(tensor: Stored, file: BinaryIO, location: str) -> TensorProto:
     """Write a tensor's data; the entry that says where it lies."""
-    file.write(bytes(-file.tell() % _PAGE))
+    file.write(bytes(-file.tell() % (_PAGE if tensor.size >= _PAGES * _PAGE else _WORD)))
     start = file.tell()
     if tensor.elem_type in PACKED:
         file.write(tensor.as_proto().raw_data)

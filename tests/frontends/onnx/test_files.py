@@ -192,6 +192,26 @@ def test_external_data(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run(plan.apply(), x=x)[0], expected)
 
 
+def test_small_data_lies_close(tmp_path: Path) -> None:
+    """Only what fills many pages starts at the next one: the file is no larger than is told."""
+    widths = [8, *[24] * 20, 3]
+    nodes = [helper.make_node("MatMul", [f"x{at}", f"w{at}"], [f"x{at + 1}"]) for at in range(21)]
+    weights = {
+        f"w{at}": normal(*pair) for at, pair in enumerate(zip(widths, widths[1:], strict=False))
+    }
+    model = graph(nodes, weights, {"x0": ["n", 8]}, {"x21": ["n", 3]})
+    source = tmp_path / "large.onnx"
+    onnx.save(model, source, save_as_external_data=True, location="large.bin", size_threshold=0)
+    plan = graphprune.plan(source, 0.2, compensate=False)
+    plan.write(tmp_path / "small.onnx")
+    assert plan.report is not None and plan.report.bytes is not None
+    written = sum(path.stat().st_size for path in tmp_path.glob("small.onnx*"))
+    assert written < 1.1 * plan.report.bytes[1]
+    x = normal(3, 8)
+    wanted = run(plan.apply(), x0=x)[0]
+    np.testing.assert_allclose(run(str(tmp_path / "small.onnx"), x0=x)[0], wanted, rtol=1e-5)
+
+
 def test_local_functions_are_inlined() -> None:
     body = [
         helper.make_node("MatMul", ["a", "b"], ["p"]),
