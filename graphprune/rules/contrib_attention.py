@@ -81,6 +81,8 @@ def group_query(op: Site) -> list[Dims]:
     for place in range(5, len(op.op.inputs)):
         if op.has(place):
             op.lock(op.dims(place), _COMPARED)
+    if len(op.shape(5)) == 1:  # a length for each sample
+        op.broadcast([[b], op.dims(5)])
     op.lock([s, d], _COMPARED)
     op.contract(d)
     op.resize("num_heads", h + r)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -313,6 +313,30 @@ def test_query_heads_of_each_key_head_go() -> None:
     found = {a.name: a.i for n in small.graph.node for a in n.attribute}
     assert found["kv_num_heads"] in (1, 2) and found["num_heads"] < 8
     assert run(small, x=normal(2, 4, 16))[0].shape == (2, 4, 5)
+
+
+def test_lengths_of_sequences_lie_along_the_samples() -> None:
+    """Otherwise data are read in pieces of as many samples as were captured, each as one."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "wq"], ["q"]),
+        helper.make_node("MatMul", ["x", "wk"], ["k"]),
+        helper.make_node("MatMul", ["x", "wv"], ["v"]),
+        helper.make_node("Cast", ["last"], ["lengths"], to=TensorProto.INT32),
+        fused("GroupQueryAttention", ["q", "k", "v", "", "", "lengths", "total"],
+              ["m", "pk", "pv"], num_heads=4, kv_num_heads=2),
+        helper.make_node("MatMul", ["m", "wo"], ["y"]),
+    ]  # fmt: skip
+    weights = {
+        "wq": normal(16, 32), "wk": normal(16, 16), "wv": normal(16, 16), "wo": normal(32, 5),
+        "total": np.int32(4),
+    }  # fmt: skip
+    inputs: dict[str, list[Any]] = {"x": ["n", 4, 16], "last": ["n"]}
+    model = graph(nodes, weights, inputs, {"y": ["n", 4, 5]}, opset=17)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    data = [{"x": normal(4, 4, 16), "last": np.full(4, 3, np.float32)}] * 4
+    plan = graphprune.plan(model, 0.3, data=data, effort="fast")
+    plan.apply()
+    assert "16 inputs from data" in str(plan.report)
 
 
 @pytest.mark.parametrize("integers", [False, True])

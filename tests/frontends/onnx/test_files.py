@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -196,9 +197,7 @@ def test_small_data_lies_close(tmp_path: Path) -> None:
     """Only what fills many pages starts at the next one: the file is no larger than is told."""
     widths = [8, *[24] * 20, 3]
     nodes = [helper.make_node("MatMul", [f"x{at}", f"w{at}"], [f"x{at + 1}"]) for at in range(21)]
-    weights = {
-        f"w{at}": normal(*pair) for at, pair in enumerate(zip(widths, widths[1:], strict=False))
-    }
+    weights = {f"w{at}": normal(*pair) for at, pair in enumerate(pairwise(widths))}
     model = graph(nodes, weights, {"x0": ["n", 8]}, {"x21": ["n", 3]})
     source = tmp_path / "large.onnx"
     onnx.save(model, source, save_as_external_data=True, location="large.bin", size_threshold=0)
