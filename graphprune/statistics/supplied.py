@@ -40,7 +40,7 @@ def read(program: Program, deps: Dependencies, data: Iterable[Any], most: int) -
     given = chain(first, given)
     # Where the inputs' batch dimensions are different axes (tokens and a mask), only the captured
     # batch size is known to run.
-    if not any(which) or (not all(which) and any(len(_pieces(program, x)) > 1 for x in first)):
+    if not any(which) or (not all(which) and any(_pieces(program, x)[0] is not x for x in first)):
         return _whole(program, deps, given, most)
     at, batch = which.index(True), captured(deps)
     items: list[list[torch.Tensor]] = []
@@ -90,13 +90,19 @@ def _whole(program: Program, deps: Dependencies, data: Iterable[Any], most: int)
 
 
 def _pieces(program: Program, item: Any) -> list[Any]:
-    """Cut an item into parts of the captured batch size; return it whole where that is unclear."""
+    """Cut an item into parts of the captured batch size; return it whole where that is unclear.
+
+    A single sample is repeated: two were captured, so that batches show, of what may have been one.
+    """
     likes = program.flat_inputs()
     if isinstance(item, Mapping):
         item = [item[name] for name in program.inputs[1] if name in item]
     tensors = [x for x in pytree.tree_leaves(item) if isinstance(x, torch.Tensor)]
     if len(tensors) != len(likes) or any(not x.dim() for x in [*tensors, *likes]):
         return [item]
+    again = len(likes[0])
+    if all(len(x) == 1 and len(y) == again for x, y in zip(tensors, likes, strict=True)):
+        return [[x.expand(again, *x.shape[1:]) for x in tensors]]
     number = len(tensors[0]) // max(len(likes[0]), 1)
     if number < 2 or any(len(x) != number * len(y) for x, y in zip(tensors, likes, strict=True)):
         return [item]

@@ -137,6 +137,13 @@ def test_samples_may_lie_along_several_axes() -> None:
     assert "32 inputs from data" in str(plan.report)
 
 
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_items_of_any_number_of_samples(number: int) -> None:
+    """Without example inputs, which are taken from the first item; two samples are captured."""
+    data = [(torch.randn(number, 4), torch.ones(number, 4)) for _ in range(4)]
+    assert graphprune.shrink(_Masked(), 0.5, data=data, effort="fast").a.out_features < 16
+
+
 def test_a_container_limits_how_many_samples_are_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
