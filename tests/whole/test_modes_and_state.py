@@ -106,6 +106,48 @@ def test_code_that_fails_in_training_alone_is_refused_there_by_name() -> None:
             assert "training mode" in str(error)
 
 
+class _Follows(nn.Module):
+    """A slow copy of the weights, read in evaluation and written in training (He et al. 2020)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fast = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
+        self.slow = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
+        self.slow.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            with torch.no_grad():
+                for new, old in zip(self.fast.parameters(), self.slow.parameters(), strict=True):
+                    old.mul_(0.9).add_(new, alpha=0.1)
+        return torch.cat([self.fast(x), self.slow(x)], -1)
+
+
+class _Agreeing(nn.Module):
+    """A loss between two branches, which only training computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(6, 32), nn.Linear(6, 32), nn.Linear(64, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        a, b = self.a(x).relu(), self.b(x).relu()
+        made = self.out(torch.cat([a, b], -1))
+        return (made, (a * b).sum(1)) if self.training else made
+
+
+@pytest.mark.parametrize("make", [_Follows, _Agreeing])
+@pytest.mark.parametrize("ratio", [0.3, 0.5])
+def test_what_only_training_couples_is_coupled(make: type[nn.Module], ratio: float) -> None:
+    torch.manual_seed(0)
+    net, x = make().double().eval(), torch.randn(4, 6).double()
+    plan = graphprune.plan(net, ratio, example_inputs=x, compensate=False)
+    small, masked = plan.apply().train(), _masked(net, plan).train()
+    assert isinstance(small, make)
+    for _ in range(2):
+        torch.testing.assert_close(small(x), masked(x))
+
+
 def test_statistics_that_training_mode_writes_are_put_back() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6)).eval()
     before = {name: held.clone() for name, held in model.state_dict().items()}

@@ -33,6 +33,7 @@ from graphprune.frontends.torch.calls import (
 from graphprune.frontends.torch.captured import CapturedModule
 from graphprune.frontends.torch.execute import TORCH
 from graphprune.frontends.torch.inputs import distinct
+from graphprune.frontends.torch.modes import differs
 from graphprune.frontends.torch.parts import (
     Seen,
     described,
@@ -110,13 +111,20 @@ def _with_training(captured: CapturedModule) -> CapturedModule:
     """Add what only training mode reaches to a capture in eval mode."""
     model, graph = captured.model, captured.graph
     _refuse_vmap(captured)
-    if captured.original is None and (unreached(model, graph) or untouched(model, graph)):
+    if captured.original is None and _trains_otherwise(captured):
         model.train()
         capture = partial(_program, model, captured.inputs, calls_of)
         add_training(model, graph, captured.warnings, capture)
     graph.fixed_dims = dict.fromkeys(ranks(graph), WHY)
     graph.outside = sum(model.get_parameter(name).numel() for name in unreached(model, graph))
     return captured
+
+
+def _trains_otherwise(captured: CapturedModule) -> bool:
+    """Whether training mode reaches what a capture in eval mode does not, or computes more."""
+    model, graph = captured.model, captured.graph
+    reaches = unreached(model, graph) or untouched(model, graph)
+    return bool(reaches) or differs(model, captured.inputs)
 
 
 def _refuse_vmap(captured: CapturedModule) -> None:

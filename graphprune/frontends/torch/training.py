@@ -1,4 +1,4 @@
-"""Weights that only training mode reaches: auxiliary heads, codebooks, embeddings of masked places.
+"""What only training mode does: auxiliary heads, codebooks, averages of weights, further losses.
 
 The model is captured once more in training mode, for the analysis alone: those operations are
 never run, so it does no harm where a capture follows one way of several. Layers that are left out
