@@ -2,10 +2,11 @@
 
 The smaller model is reloaded through its config, so the config's sizes are to be the new ones.
 Which entry holds which size is found by trying: an entry may take the new length of any dimension
-that had its value, one that is None (`n_inner`, which is then four times the width) or a factor
-(`mlp_ratio`) what the shapes that are still wrong ask for. What counts is that the class, built
-anew from the config as it is written and read, has the shapes of the smaller model; of configs
-that give the same shapes the one whose modules hold the same numbers (heads, scales) is taken.
+that had its value, one that is None (`n_inner`, which is then four times the width, or `head_dim`)
+or a factor (`mlp_ratio`) what the shapes that are still wrong ask for. What counts is that the
+class, built anew from the config as it is written and read, has the shapes of the smaller model;
+of configs that give the same shapes the one whose modules hold the same numbers (heads, scales) is
+taken.
 """
 
 from __future__ import annotations
@@ -218,14 +219,15 @@ class _Search:
         Args:
             values: What is known of the entries.
             pairs: Lengths that are wrong, and what they should be.
-            lengths: What entries without a value may be.
+            lengths: What entries without a value may be: also parts of what is wrong.
         """
         tried: list[tuple[Entry, float]] = []
         for entry, held in entries(self._trials.config):
             if entry[:2] not in self._trials.reads.found:
                 continue
             if held is None:
-                tried += [(entry, wanted) for wanted in dict.fromkeys(w for _, w in pairs)]
+                wanted = dict.fromkeys([*(length for _, length in pairs), *lengths])
+                tried += [(entry, length) for length in wanted]
             elif type(held) is float and held >= 1:
                 tried += [(entry, held * wanted / given) for given, wanted in pairs if given]
         lacking = self._trials.reads.lacking

@@ -133,3 +133,9 @@ def test_an_entry_that_the_class_looks_for_is_added() -> None:
     before = copy.deepcopy(vars(model.config))
     _, small = _shrunk(model, torch.randn(2, 7, 6), ratio=0.4)
     assert small.config.size == small.size and vars(model.config) == before
+
+
+def test_an_entry_that_is_none_takes_a_part_of_what_is_wrong() -> None:
+    model = _Looking(_Config(width=32, heads=4, size=None))
+    _, small = _shrunk(model, torch.randn(2, 7, 6), ratio=0.4)
+    assert small.config.size == small.size < small.q.out_features
