@@ -196,8 +196,13 @@ def _draws(op: Op, masked: Run, engine: Evaluator) -> bool:
         return False
     if op.attrs.get("seed") is not None:  # the same numbers again, but others once narrowed
         return True
-    known = [tensor for value in op.outputs for tensor in masked.values(value)]
-    return any(difference(a, b) > 0 for a, b in zip(known, masked.again(op), strict=True))
+    held = [tensor for value in op.outputs for tensor in masked.values(value)]
+    known = [tensor.clone() for tensor in held] if engine.writes(op) else held
+    drawn = any(difference(a, b) > 0 for a, b in zip(known, masked.again(op), strict=True))
+    if engine.writes(op):  # the second run wrote over the first one's results
+        for tensor, before in zip(held, known, strict=True):
+            tensor.copy_(before)
+    return drawn
 
 
 def _inexact(op: Op, cuts: Cuts, masked: Run) -> bool:

@@ -37,6 +37,12 @@ def conv(op: Site) -> str:
     return f"{n}({g} i) {x}, ({g} o) i *k, ({g} o) -> {n}({g} o) {y}"
 
 
+@axis_rule("aten.conv_tbc")
+def conv_of_steps(op: Site) -> str:
+    """Convolution over the first dimension: weight `kernel x in x out`."""
+    return "* n i, *k i o, o -> *s n o"
+
+
 @axis_rule(
     "aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d", "ConvTranspose"
 )

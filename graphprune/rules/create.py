@@ -10,7 +10,8 @@ _FILLED = "zeros ones full new_zeros new_ones new_full"
 _BLANK = "empty new_empty empty_permuted"
 _DRAWN = "rand randn randint"
 _COUNTED = """
-    arange linspace logspace eye hann_window hamming_window tril_indices triu_indices
+    arange range linspace logspace eye hann_window hamming_window blackman_window bartlett_window
+    kaiser_window tril_indices triu_indices fft_fftfreq fft_rfftfreq
 """
 _STRIDED = "empty_strided new_empty_strided"
 

@@ -14,12 +14,21 @@ _UNARY = """
     reciprocal sign sgn sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc erfinv
     digamma lgamma floor ceil round trunc frac logit nan_to_num bitwise_not logical_not isnan
     isinf isfinite zero fill conj resolve_conj resolve_neg zeros_like ones_like full_like
+    deg2rad rad2deg signbit isposinf isneginf conj_physical frexp polygamma mvlgamma i0
+    special_i0e special_i1 special_i1e special_entr special_erfcx special_log_ndtr special_ndtri
+    special_airy_ai special_bessel_j0 special_bessel_j1 special_bessel_y0 special_bessel_y1
+    special_modified_bessel_i0 special_modified_bessel_i1 special_modified_bessel_k0
+    special_modified_bessel_k1 special_scaled_modified_bessel_k0
+    special_scaled_modified_bessel_k1 special_spherical_bessel_j0
 """
 
 _COPIED = "clone lift_fresh_copy lift_fresh lift _to_copy type_as positive"
 _SHARED = "contiguous alias detach to"
 _DROPPED = "dropout feature_dropout alpha_dropout feature_alpha_dropout"
-_DRAWN = "normal uniform randint_like bernoulli rand_like randn_like native_dropout"
+_DRAWN = """
+    normal uniform randint_like bernoulli rand_like randn_like native_dropout poisson exponential
+    log_normal cauchy geometric random
+"""
 
 _BROADCAST = """
     floor_divide remainder fmod pow
@@ -27,7 +36,12 @@ _BROADCAST = """
     less less_equal not_equal eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and
     bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__
     __lshift__ __rshift__ where masked_fill addcmul addcdiv lerp clamp clamp_min clamp_max clip
-    copy xlogy heaviside logaddexp isclose copysign
+    copy xlogy heaviside logaddexp isclose copysign ldexp gcd lcm igamma igammac nextafter
+    special_xlog1py special_zeta special_hermite_polynomial_h special_hermite_polynomial_he
+    special_laguerre_polynomial_l special_legendre_polynomial_p special_chebyshev_polynomial_t
+    special_chebyshev_polynomial_u special_chebyshev_polynomial_v special_chebyshev_polynomial_w
+    special_shifted_chebyshev_polynomial_t special_shifted_chebyshev_polynomial_u
+    special_shifted_chebyshev_polynomial_v special_shifted_chebyshev_polynomial_w
 """
 
 _ONNX_UNARY = """
@@ -82,6 +96,14 @@ def broadcast_tensors(op: Site) -> list[Dims]:
 def prelu(op: Site) -> str | list[Dims]:
     """A slope for each channel, or one for all."""
     return [op.dims()] if op.shape(1) in ((), (1,)) else "n c ..., c -> n c ..."
+
+
+@axis_rule("aten.isin")
+def isin(op: Site) -> list[Dims]:
+    """Whether each element is among some numbers, all of which are compared with."""
+    if op.has(1):
+        op.lock(op.dims(1), "numbers compared with")
+    return [op.dims()]
 
 
 @axis_rule("aten.glu")

@@ -89,7 +89,7 @@ def index_select(op: Site) -> list[Dims]:
     return [[*dims[:at], op.dims(1)[0] if op.rank(1) else (), *dims[at + 1 :]]]
 
 
-@axis_rule("aten.index_add", "aten.index_copy", "aten.index_fill")
+@axis_rule("aten.index_add", "aten.index_copy", "aten.index_fill", "aten.index_reduce")
 def index_assign(op: Site) -> list[Dims]:
     """Assignment to chosen indices of one dimension; the others run in step."""
     at = op.axis()

@@ -33,6 +33,7 @@ def matmul(op: Site) -> str:
 _ADDMM = {
     "aten.addmm": ("i k, k j", "i j"),
     "aten.addmv": ("i k, k", "i"),
+    "aten.addr": ("i, j", "i j"),
     "aten.baddbmm": ("n i k, n k j", "n i j"),
     "aten.addbmm": ("n i k, n k j", "i j"),
 }

@@ -9,7 +9,7 @@ from graphprune.rules.site import Site
 _FACTORS = """
     linalg_cholesky linalg_cholesky_ex cholesky linalg_qr linalg_svd _linalg_svd
     linalg_svdvals svd linalg_eigh _linalg_eigh linalg_eigvalsh linalg_eig linalg_eigvals linalg_lu
-    linalg_lu_factor linalg_lu_factor_ex geqrf
+    linalg_lu_factor linalg_lu_factor_ex geqrf linalg_ldl_factor linalg_ldl_factor_ex
 """
 _INVERSES = """
     inverse linalg_inv linalg_inv_ex linalg_pinv pinverse cholesky_inverse linalg_solve
@@ -19,7 +19,10 @@ _NUMBERS = """
     matrix_exp linalg_matrix_exp linalg_matrix_power det linalg_det _linalg_det slogdet logdet
     linalg_slogdet _linalg_slogdet
 """
-_REFLECTED = "linalg_householder_product orgqr ormqr"  # their second operand is vectors
+# Their second operand is vectors: a factor for each reflection, the order of rows.
+_WITH_VECTORS = """
+    linalg_householder_product orgqr ormqr linalg_lu_solve lu_unpack linalg_ldl_solve
+"""
 
 
 @axis_rule(*(f"aten.{name}" for name in (_FACTORS + _INVERSES + _NUMBERS).split()))
@@ -28,9 +31,9 @@ def of_matrices(op: Site) -> list[Dims]:
     return _whole(op, [2] * len(op.operands()))
 
 
-@axis_rule(*(f"aten.{name}" for name in _REFLECTED.split()))
-def reflected(op: Site) -> list[Dims]:
-    """Products of reflections: a matrix of their vectors, and a factor for each."""
+@axis_rule(*(f"aten.{name}" for name in _WITH_VECTORS.split()))
+def of_factors(op: Site) -> list[Dims]:
+    """The same for factors of a matrix, of which one is vectors."""
     return _whole(op, [1 if place == 1 else 2 for place in range(len(op.operands()))])
 
 

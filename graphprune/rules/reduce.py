@@ -76,6 +76,32 @@ def pairwise_distance(op: Site) -> str:
     return f"... d, ... d -> ...{' 1' if op.attr('keepdim', default=False) else ''}"
 
 
+@axis_rule("aten.dist")
+def distance(op: Site) -> list[Dims]:
+    """The norm of a difference; see `norm`."""
+    held, others = op.compared()
+    (op.contract if op.attr("p", default=2) > 0 else op.mix)(*held)
+    op.mix(*others)
+    return [[]]
+
+
+@axis_rule("aten.renorm")
+def renorm(op: Site) -> list[Dims]:
+    """Slices of a dimension are shortened to a norm; see `norm`."""
+    at = op.axis()
+    rest = [dim for i, dim in enumerate(op.dims()) if i != at]
+    (op.contract if op.attr("p", default=2) > 0 else op.mix)(*rest)
+    return [op.dims()]
+
+
+@axis_rule("aten.embedding_renorm")
+def embedding_renorm(op: Site) -> list[Dims]:
+    """The rows of a table that are looked up are shortened to a norm, where they lie."""
+    op.lock(op.dims(1), "rows changed where they lie")
+    op.contract(op.dims()[1])
+    return [op.dims()]
+
+
 @axis_rule("aten.cdist", "aten._cdist_forward", linear=False)
 def cdist(op: Site) -> str:
     """Each row from every other."""
@@ -115,15 +141,16 @@ def reduced(op: Site) -> list[Dims]:
     return _reduce(op, gone)
 
 
-@axis_rule("aten.histc")
+@axis_rule("aten.histc", "aten.histogram")
 def counts(op: Site) -> list[Dims]:
-    """How often values occur, over all of a tensor."""
+    """How often values occur, over all of a tensor, and between which bounds."""
     op.opaque("values counted")
-    return [op.fresh(why="values counted")]
+    return [op.fresh(i, why="values counted") for i in range(len(op.op.outputs))]
 
 
 @axis_rule(
-    "aten.argmax", "aten.argmin", "aten.mode", "aten.median", "aten.kthvalue", "ArgMax", "ArgMin"
+    *(f"aten.{name}" for name in ("argmax", "argmin", "mode", "median", "nanmedian", "kthvalue")),
+    *("ArgMax", "ArgMin"),
 )
 def positions(op: Site) -> list[Dims]:
     """Results that name positions: the dimension keeps its order and length."""

@@ -184,6 +184,28 @@ def diag(op: Site) -> list[Dims]:
     return _diagonal(op, 0, 1, "diagonal")
 
 
+@axis_rule("aten.trace")
+def trace(op: Site) -> list[Dims]:
+    """The sum of a diagonal."""
+    first, second = op.dims()
+    if op.shape()[0] == op.shape()[1]:
+        op.contract(*op.broadcast([[first], [second]]))
+    else:
+        op.lock([first, second], "a diagonal")
+    return [[]]
+
+
+@axis_rule("aten.rot90")
+def turned(op: Site) -> list[Dims]:
+    """A quarter turn: the order along two dimensions changes, and for odd numbers their places."""
+    first, second = (d % op.rank() for d in op.attr("dims", default=[0, 1]))
+    dims = op.dims()
+    op.lock([dims[first], dims[second]], "order matters")
+    if op.attr("k", default=1) % 2:
+        dims[first], dims[second] = dims[second], dims[first]
+    return [dims]
+
+
 @axis_rule("aten.diag_embed")
 def diag_embed(op: Site) -> list[Dims]:
     """The last dimension becomes the diagonal of two."""

@@ -297,6 +297,17 @@ class Site:
         """Unify dimensions aligned from the right; a length of one broadcasts."""
         return broadcast(self.op, operands)
 
+    def compared(self) -> tuple[Dims, Dims]:
+        """The dimensions of all operands, aligned from the right, and those that only some have.
+
+        Where an index of the others goes, the operands that are repeated along them stay.
+        """
+        dims = self.broadcast(self.operands())
+        given = [value.shape for value in self.op.inputs if value is not None]
+        held = [{s[-i] if i <= len(s) else 1 for s in given} for i in range(len(dims), 0, -1)]
+        pairs = list(zip(dims, held, strict=True))
+        return [d for d, n in pairs if len(n) == 1], [d for d, n in pairs if len(n) > 1]
+
 
 def shapes(op: Op) -> str:
     """The shapes of an operation's operands and results."""

@@ -26,6 +26,19 @@ class Variational(nn.Module):
         return self.decoder(self.mean(x) + noise * self.scale(x).exp())
 
 
+class Noisy(nn.Module):
+    """Noise that is drawn into memory made for it, in eval mode too (StyleGAN, Gumbel softmax)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(12, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        x = x + x.new_empty(len(x), 1).normal_()
+        return self.b(x * F.gumbel_softmax(x, dim=0))
+
+
 class AlwaysDropping(nn.Module):
     """Dropout that eval mode does not turn off."""
 
@@ -67,6 +80,11 @@ def _checked(model: nn.Module, **options: Any) -> nn.Module:
 def test_random_numbers_of_another_length_are_taken_over() -> None:
     small = _checked(Variational(), ratios={"mean.*": 0.5})
     assert small.mean.out_features == 8
+
+
+def test_numbers_drawn_in_place_are_a_draw_too() -> None:
+    small = _checked(Noisy())
+    assert small.a.out_features < 32
 
 
 def test_dropout_in_eval_mode_is_a_draw_too() -> None:

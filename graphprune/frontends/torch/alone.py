@@ -18,6 +18,7 @@ from graphprune.core.program import Inputs
 from graphprune.engine.copying import copied
 from graphprune.engine.state import preserved, quiet
 from graphprune.frontends.torch.captured import CapturedModule
+from graphprune.frontends.torch.composed import take_apart
 from graphprune.frontends.torch.findings import Call
 from graphprune.frontends.torch.reader import bound_arguments
 from graphprune.frontends.torch.tables import tables_preserved
@@ -184,6 +185,7 @@ def _calls(module: nn.Module, inputs: Inputs) -> Iterator[tuple[fx.Node, bool]]:
 
 def _nodes(module: fx.GraphModule, grad: bool) -> Iterator[tuple[fx.Node, bool]]:
     """The operations of a capture, those of its regions too, and whether they take gradients."""
+    take_apart(module.graph)
     for node in _operations(module.graph):
         if getattr(node.target, "__name__", "") in _WRAPPERS:
             at = next(a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr")

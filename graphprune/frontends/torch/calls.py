@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from graphprune.core.errors import GraphPruneError, LiftError, first_line, named_line
 from graphprune.core.program import Inputs
 from graphprune.engine.state import kept_tensors, preserved, quiet
+from graphprune.frontends.torch.composed import take_apart
 from graphprune.frontends.torch.failing import located
 from graphprune.frontends.torch.known import Known
 from graphprune.frontends.torch.older import empty_last, mended
@@ -124,6 +125,7 @@ def exported(model: nn.Module, inputs: Inputs) -> Trace:
         silent[1],
     ):
         found = traced(torch.export.export(model, args, kwargs, strict=False))
+    take_apart(found.graph)
     found.keeps = bool(kept)
     return found
 

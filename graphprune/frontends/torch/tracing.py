@@ -35,6 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.core.graph import Kind
 from graphprune.core.program import Inputs
+from graphprune.frontends.torch.composed import take_apart
 from graphprune.frontends.torch.forms import META, Choices, form
 from graphprune.frontends.torch.older import exporting, plain_kernels
 from graphprune.frontends.torch.standins import StandIns
@@ -85,7 +86,10 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     """
     if TorchVersion(torch.__version__) < _SINCE:
         raise NotFollowedError(f"PyTorch {torch.__version__}")
-    return _Tracer(model, inputs).traced()
+    tracer = _Tracer(model, inputs)
+    found = tracer.traced()
+    take_apart(found.graph, tracer.tape.device)
+    return found
 
 
 class _Tracer:
