@@ -249,7 +249,8 @@ def agreed(report: Report) -> str:
     word = "low" if found.share < POOR else "partial"
     if "untrained" in report.compensation:
         return f"agreement: {word}: {text}; the model looks untrained, which tells little"
-    ways = ["fine-tune", *([] if found.real else ["pass data"]), "lower the ratio"]
+    more = "pass more data" if "from data" in report.compensation else "pass data"
+    ways = ["fine-tune", *([] if found.real else [more]), "lower the ratio"]
     if report.compensation == "off":
         ways.insert(0, "compensate")
     return f"agreement: {word}: {text}: {', '.join(ways[:-1])}, or {ways[-1]}"

@@ -75,6 +75,13 @@ def test_lost_agreement_is_said_plainly_and_first() -> None:
     assert "surgery verified: removal equals masking" in str(report)
 
 
+def test_more_data_helps_where_none_are_spare() -> None:
+    plan = graphprune.plan(_net(), 0.9, data=torch.randn(8, 8), effort="fast")
+    plan.apply()
+    assert plan.report.agreement.kept < 0.9 and not plan.report.agreement.real
+    assert "fine-tune, pass more data, or lower" in str(plan.report).replace("\n", " ")
+
+
 def test_inputs_are_held_out_of_data() -> None:
     x = torch.randn(96, 8)
     plan = graphprune.plan(_net(), 0.9, compensate=False, data=x, importance="activation")
