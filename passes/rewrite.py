@@ -199,6 +199,8 @@ def _returned(graph: Graph) -> list[Value]:
 def _same(before: Graph, wanted: Results, found: Results) -> float:
     """The largest relative difference between results; see `check`."""
     worst = 0.0
+    if len(found) != len(wanted):
+        raise VerifyError("there would be other results", "", float("inf"))
     for value, expected, made in zip(_returned(before), wanted, found, strict=True):
         if expected is None or made is None:
             raise VerifyError(f"{value.name} would not be made as before", value.name, float("inf"))

@@ -44,7 +44,7 @@ class Stored:
         """
         tensor = torch.as_tensor(value.tensor).detach()
         if tensor.is_floating_point() or tensor.is_complex():
-            return tensor
+            return tensor.float() if tensor.element_size() == 1 else tensor  # bytes: few operations
         if value in self._packed:
             return bits.norms(tensor, self._packed[value])
         how = self._told.get(value)

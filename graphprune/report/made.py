@@ -154,7 +154,7 @@ def _zeros(work: Work) -> dict[str, tuple[int, int]]:
     for value in work.program.graph.parameters():
         if len(value.shape) > 1 and isinstance(value.tensor, torch.Tensor):
             rest = cut_tensor(value.tensor.detach(), work.cuts.weights.get(value, ()))
-            live = int(rest.count_nonzero())
+            live = int(rest.bool().count_nonzero())  # of floats of one byte too
             if live < rest.numel():
                 out[value.name] = (rest.numel() - live, rest.numel())
     return out

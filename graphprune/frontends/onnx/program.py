@@ -41,6 +41,7 @@ from graphprune.frontends.onnx.tensors import Array, as_array, as_torch
 from graphprune.frontends.onnx.tidy import tidied
 from graphprune.frontends.onnx.whole import runner
 from graphprune.frontends.onnx.write import write
+from graphprune.rules.facts import is_random
 from graphprune.rules.scalings import is_batch_norm
 
 _LONG = 256  # numbers of a sample that make it a signal
@@ -191,7 +192,7 @@ class FileProgram:
     def apart(self, lowered: Lowered, seed: int) -> float | None:
         """Hold a smaller file against this one."""
         made = _lowered(lowered)
-        if max(made.size(), self.lifted.source.weight()) > _WHOLE:
+        if max(made.size(), self.lifted.source.weight()) > _WHOLE or self._drawn():
             return None
         try:
             return apart(self.lifted, made.proto(), seed)
@@ -201,11 +202,15 @@ class FileProgram:
     def apart_on(self, lowered: Lowered, batch: Batch, seed: int) -> float | None:
         """Hold a smaller file against this one on inputs of the caller's."""
         made = _lowered(lowered)
-        if max(made.size(), self.lifted.source.weight()) > _WHOLE:
+        if max(made.size(), self.lifted.source.weight()) > _WHOLE or self._drawn():
             return None
         names = [value.name for value in self.graph.inputs]
         given = {name: as_array(x) for name, x in zip(names, batch.args, strict=True)}
         return apart_on(self.lifted, made.proto(), given, seed)
+
+    def _drawn(self) -> bool:
+        """Whether results hang on numbers that are drawn; a dropout in a file drops nothing."""
+        return any(is_random(op) and op.type != "Dropout" for op in self.graph.ops)
 
     def apart_in_training(self, lowered: Lowered) -> None:
         """Nothing: a file has no training mode."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from onnx import ModelProto
+from onnx.helper import make_attribute
 
 from graphprune.core.errors import LiftError, first_line
 from graphprune.frontends.onnx.model import Source, indexed
@@ -45,6 +46,11 @@ def tidied(source: Source) -> Source | None:
     for proto in given.graph.initializer:
         if source.is_external(proto.name):
             proto.CopyFrom(to_proto(source.array(proto.name), proto.name, proto.data_type))
+    for node in given.graph.node:  # of numbers that are no tensors the tool makes double ones
+        if node.op_type == "Constant" and not node.domain and node.output[0] in source.constants:
+            value = make_attribute("value", source.constants[node.output[0]])
+            del node.attribute[:]
+            node.attribute.append(value)
     before = given.ByteSize()
     made = _slimmed(given, {})
     if made is not None and made.ByteSize() > before:  # what it computes may be larger
@@ -70,7 +76,7 @@ def _slimmed(model: ModelProto, limits: Mapping[str, int]) -> ModelProto | None:
         raise LiftError(f"onnxslim cannot read it: {first_line(error)}") from error
     finally:
         logger.setLevel(level)
-    if made is None:
+    if made is None or _results(made) != _results(model):
         return None
     named = {name for node in made.graph.node for name in node.output}
     del made.graph.value_info[:]  # what it infers on its way would be stored, and some of it twice
@@ -80,3 +86,7 @@ def _slimmed(model: ModelProto, limits: Mapping[str, int]) -> ModelProto | None:
         if item.name in stated:
             item.CopyFrom(stated[item.name])
     return made
+
+
+def _results(model: ModelProto) -> list[str]:
+    return [item.name for item in model.graph.output]

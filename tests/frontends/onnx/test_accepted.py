@@ -11,6 +11,8 @@ import pytest
 from onnx import NodeProto, TensorProto, helper
 
 import graphprune
+from graphprune.frontends.onnx.model import read_model
+from graphprune.frontends.onnx.tidy import tidied
 from tests.frontends.onnx.exports import graph, masked, normal, run, shapes, two_layers
 
 
@@ -141,6 +143,63 @@ def test_compact_leaves_what_is_stated_of_results() -> None:
     small = graphprune.compact(model)
     assert shapes(small)["w1"] == (8, 12)
     assert list(small.graph.output) == list(model.graph.output)
+
+
+def _half_dead() -> onnx.ModelProto:
+    """Two layers, every second hidden unit of which is not read."""
+    second = normal(16, 3)
+    second[::2] = 0
+    nodes = [
+        node("MatMul", ["x", "w1"], "h"),
+        node("Relu", ["h"], "r"),
+        node("MatMul", ["r", "w2"], "y"),
+    ]
+    return graph(nodes, {"w1": normal(8, 16), "w2": second}, {"x": ["n", 8]}, {"y": ["n", 3]})
+
+
+def _constant_number(model: onnx.ModelProto) -> None:
+    """Of which onnxslim by itself makes a number of double precision."""
+    model.graph.node.insert(1, node("Constant", [], "k", value_float=0.5))
+    model.graph.node.insert(2, node("Mul", ["h", "k"], "hk"))
+    model.graph.node[3].input[0] = "hk"
+
+
+def _result_twice(model: onnx.ModelProto) -> None:
+    model.graph.output.append(model.graph.output[0])
+
+
+def _noise(model: onnx.ModelProto) -> None:
+    """As many numbers as there are channels, so that other numbers are drawn for fewer."""
+    model.graph.node.insert(1, node("RandomNormalLike", ["h"], "noise", seed=1.0))
+    model.graph.node.insert(2, node("Add", ["h", "noise"], "hn"))
+    model.graph.node[3].input[0] = "hn"
+
+
+def _bytes(model: onnx.ModelProto) -> None:
+    """Floats of one byte, for which torch lacks many operations."""
+    for at, tensor in enumerate(model.graph.initializer):
+        held = onnx.numpy_helper.to_array(tensor).astype(ml_dtypes.float8_e4m3fn)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(held, tensor.name))
+        model.graph.node.insert(0, node("DequantizeLinear", [tensor.name, "s"], f"f{at}"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.5), "s"))
+    for at in (0, 1):
+        model.graph.node[2 + 2 * at].input[1] = f"f{at}"
+
+
+def test_onnxslim_keeps_numbers_of_single_precision() -> None:
+    pytest.importorskip("onnxslim")
+    model = _half_dead()
+    _constant_number(model)
+    found = tidied(read_model(model))
+    assert found is not None
+    assert {tensor.data_type for tensor in found.model.graph.initializer} == {TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize("change", [_constant_number, _result_twice, _noise, _bytes])
+def test_compact_takes_it(change: Any) -> None:
+    model = _half_dead()
+    change(model)
+    assert shapes(graphprune.compact(model))["w1"] == (8, 8)
 
 
 def _no_shape(model: onnx.ModelProto) -> None:
