@@ -10,7 +10,7 @@ _FILLED = "zeros ones full new_zeros new_ones new_full"
 _BLANK = "empty new_empty empty_permuted"
 _DRAWN = "rand randn randint"
 _COUNTED = """
-    arange range linspace logspace eye hann_window hamming_window blackman_window bartlett_window
+    arange range linspace logspace hann_window hamming_window blackman_window bartlett_window
     kaiser_window tril_indices triu_indices fft_fftfreq fft_rfftfreq
 """
 _STRIDED = "empty_strided new_empty_strided"
@@ -39,6 +39,18 @@ def filled(op: Site) -> list[Dims]:
 def counted(op: Site) -> list[Dims]:
     """Each element tells its own position (or strides do), so the length is fixed."""
     return [op.fresh(why="positions made")]
+
+
+@axis_rule("aten.eye")
+def identity(op: Site) -> list[Dims]:
+    """Of a square the same indices can go from both dimensions, and an identity is left."""
+    rows, columns = op.out_shape()
+    if rows != columns:
+        return [op.fresh(why="positions made")]
+    side = op.fresh()[0]
+    op.resize("n", side)
+    op.resize("m", side)
+    return [[side, side]]
 
 
 @axis_rule("aten.scalar_tensor")

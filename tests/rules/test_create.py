@@ -29,6 +29,8 @@ CASES = [
     case("linspace", lambda x: torch.linspace(0, 1, 4) * x, t(3, 4)),
     case("logspace", lambda x: torch.logspace(0, 1, 4) * x, t(3, 4)),
     case("eye", lambda x: torch.eye(4) + x, t(4, 4)),
+    case("eye, both lengths told", lambda x: torch.eye(4, 4) + x, t(4, 4)),
+    case("eye as rows", lambda x: torch.eye(4).flatten() + x, t(2, 16)),
     case("eye rectangular", lambda x: torch.eye(3, 4) + x, t(3, 4)),
     case("hann_window", lambda x: torch.hann_window(4) * x, t(3, 4)),
     case("hamming_window", lambda x: torch.hamming_window(4) * x, t(3, 4)),

@@ -69,7 +69,22 @@ class _Steps(nn.Module):
         return self.last(found)
 
 
-_NETS = [_FromEnd, _Dots, _Turned, _Steps]
+class _Aligned(nn.Module):
+    """A computed matrix beside an identity, over all channels (PointNet: Qi et al. 2017)."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.width = width
+        self.first, self.last = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 4, 1)
+        self.matrix = nn.Linear(width, width * width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x).relu()
+        made = self.matrix(x.mean((2, 3))) + torch.eye(self.width).flatten()
+        return self.last(torch.einsum("bchw,bcd->bdhw", x, made.view(-1, self.width, self.width)))
+
+
+_NETS = [_FromEnd, _Dots, _Turned, _Steps, _Aligned]
 
 
 @pytest.mark.parametrize("make", _NETS)

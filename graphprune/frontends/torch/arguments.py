@@ -152,6 +152,8 @@ REWRITES: dict[str, Rewrite] = {
     "pad": _sizes,
     "groups": _scalar("groups"),
     "num_groups": _scalar("num_groups"),
+    "n": _scalar("n"),
+    "m": _scalar("m"),
     "split_sizes": _splits,
     "start": _bounds("start"),
     "end": _bounds("end"),
