@@ -99,7 +99,7 @@ class Recorder(TorchFunctionMode):
         self._stack = (*self._stack, path)
         kinds = self.kinds[path]
         key = kind(call)
-        if self._keeps(path, key):
+        if self._keeps(path, key) and not _transformed(call):
             kinds.setdefault(key, []).append(pytree.tree_map_only(torch.Tensor, self._hold, call))
 
     def _leave(self) -> None:
@@ -124,6 +124,14 @@ class Recorder(TorchFunctionMode):
                 self._leave()
 
         return watched
+
+
+def _transformed(call: Call) -> bool:
+    """Whether some argument belongs to a transform of `torch.func`, outside which it is nothing."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return any(
+        isinstance(leaf, torch.Tensor) and wrapped(leaf) for leaf in pytree.tree_leaves(call)
+    )
 
 
 def methods(module: nn.Module) -> list[str]:

@@ -303,6 +303,26 @@ def test_generated_parts_take_any_batch() -> None:
     torch.testing.assert_close(small(more), model(more), rtol=1e-12, atol=1e-12)
 
 
+class _Sloped(nn.Module):
+    """The slope of an energy at each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 32), nn.Linear(32, 1)
+
+    def energy(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).tanh()).sum()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.func.vmap(torch.func.grad(self.energy))(x)
+
+
+def test_what_is_called_inside_a_transform_is_no_part() -> None:
+    with pytest.raises(graphprune.LiftError, match="cannot capture _Sloped") as told:
+        graphprune.shrink(_Sloped(), 0.5, example_inputs=torch.randn(4, 6))
+    assert "rejects" not in str(told.value)
+
+
 class _Code(nn.Module):
     """An operation that takes code, between layers that could be captured by themselves."""
 
