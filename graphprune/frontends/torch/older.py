@@ -1,4 +1,4 @@
-"""What PyTorch, or an earlier release of it, gets wrong during a capture."""
+"""What PyTorch, or an earlier release of it, gets wrong or looks at during a capture."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 @contextmanager
 def mended() -> Iterator[None]:
     """Trace `x.data` and `copy.copy(x)`, and give final states of an LSTM the right dimensions."""
-    with _flat_states(), _listed_weights(), _Detached(), copied(), one_by_one():
+    with _flat_states(), _listed_weights(), _Detached(), copied(), one_by_one(), unchecked():
         yield
 
 
@@ -43,6 +43,18 @@ def copied() -> Iterator[None]:
 
 
 @contextmanager
+def unchecked() -> Iterator[None]:
+    """Let distributions take their parameters as they are: what checks them looks at values."""
+    kind = torch.distributions.Distribution
+    before = kind._validate_args
+    kind.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        kind.set_default_validate_args(before)
+
+
+@contextmanager
 def exporting() -> Iterator[None]:
     """Let Python code take the branches that it takes while torch.export traces it."""
     flags = ("_is_compiling_flag", "_is_exporting_flag")
@@ -50,7 +62,7 @@ def exporting() -> Iterator[None]:
     try:
         for name in flags:
             setattr(torch.compiler, name, True)
-        with copied(), one_by_one():
+        with copied(), one_by_one(), unchecked():
             yield
     finally:
         for name, held in saved.items():
