@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.core.errors import LiftError, first_line, named_line
+from graphprune.core.graph import Graph
 from graphprune.core.program import Inputs
 from graphprune.engine.state import kept_tensors, modes_preserved, preserved, quiet, same_draws
 from graphprune.frontends.torch.adapters import WHY, ranks
@@ -253,6 +254,7 @@ def _program(
     reader = Reader(model, found, TORCH)
     for node in found.graph.nodes:
         reader.read(node)
+    _refuse_duals(reader.graph, type(model).__name__)
     return CapturedModule(
         model=model,
         inputs=inputs,
@@ -261,6 +263,20 @@ def _program(
         on_meta=all(x.is_cpu for x in model.parameters()),
         builds=found.keeps,
     )
+
+
+def _refuse_duals(graph: Graph, name: str) -> None:
+    """Refuse forward-mode derivatives, whose operations cannot be run one by one.
+
+    Raises:
+        LiftError: There are some; the message names the module.
+    """
+    for op in graph.ops:
+        if op.type.endswith("_make_dual"):
+            raise LiftError(
+                f"{op.module or name} takes forward-mode derivatives (torch.func.jvp), inside "
+                "which operations cannot be followed: shrink the modules around it"
+            )
 
 
 def without_cache(model: nn.Module, inputs: Inputs) -> Inputs:

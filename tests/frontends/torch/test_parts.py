@@ -323,6 +323,26 @@ def test_what_is_called_inside_a_transform_is_no_part() -> None:
     assert "rejects" not in str(told.value)
 
 
+class _Forward(nn.Module):
+    """A forward-mode derivative of the second of two parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 8))
+        self.last = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 3))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.first(x)
+        return torch.func.jvp(self.last, (y,), (torch.ones_like(y),))
+
+
+def test_parts_around_forward_mode_derivatives_shrink() -> None:
+    model, x = _Forward(), torch.randn(4, 6)
+    small = graphprune.shrink(model, 0.3, example_inputs=x, compensate=False)
+    assert small.first[0].out_features < 32
+    assert [y.shape for y in small(x)] == [(4, 3), (4, 3)]
+
+
 class _Code(nn.Module):
     """An operation that takes code, between layers that could be captured by themselves."""
 
