@@ -163,3 +163,13 @@ def triangle(op: Site) -> list[Dims]:
         return [[*dims[:-2], *side, *side]]
     op.lock(dims[-2:], "positions taken")
     return [dims]
+
+
+@axis_rule("aten.fill_diagonal")
+def diagonal_filled(op: Site) -> list[Dims]:
+    """Of a square the same indices can go from both dimensions."""
+    dims, shape = op.dims(), op.shape()
+    if len(shape) == 2 and shape[0] == shape[1]:
+        side = op.broadcast([dims[:1], dims[1:]])
+        return [[*side, *side]]
+    return op.opaque("positions taken")

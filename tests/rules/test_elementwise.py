@@ -124,6 +124,8 @@ CASES = [
     case("roll two", lambda x: x.roll((1, -1), (0, 2)), _X),
     case("roll flat", lambda x: x.roll(2), _X),
     case("diff", lambda x: x.diff(dim=1), _X),
+    case("fill_diagonal", lambda x: (x * 2).fill_diagonal_(0), t(4, 4)),
+    case("fill_diagonal, rectangular", lambda x: (x * 2).fill_diagonal_(0), t(3, 4)),
     case("tril", torch.tril, _X),
     case("triu", lambda x: x.triu(1), _X),
     *(
