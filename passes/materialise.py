@@ -61,7 +61,10 @@ def computed(draft: Draft, op: Op) -> Rewrite | None:
 
 
 def _made(draft: Draft, maker: Op, value: Value) -> torch.Tensor | None:
-    """What an operation makes of stored numbers alone; None where it is larger, or reads others."""
+    """What an operation makes of stored numbers alone; None where it reads others.
+
+    None, too, where it is larger than what nobody reads any more then: tied weights stay one.
+    """
     read = [v for v in maker.inputs if v is not None]
     dtype = getattr(torch, value.dtype, None)
     if not read or len(maker.outputs) != 1 or is_random(maker):
@@ -73,7 +76,9 @@ def _made(draft: Draft, maker: Op, value: Value) -> torch.Tensor | None:
     if not read[0].tensor.is_floating_point():
         return None  # integers stand for it: what runs them looks for their scales
     size = torch.Size(value.shape).numel() * dtype.itemsize
-    if size > max(v.tensor.numel() * v.tensor.itemsize for v in read):
+    readers = draft.readers()
+    spared = (v.tensor for v in read if len(readers[v]) == 1)
+    if size > max((tensor.numel() * tensor.itemsize for tensor in spared), default=0):
         return None
     operands = [None if v is None else v.tensor.detach() for v in maker.inputs]
     results = tried(draft.source.engine, maker, operands, torch.float64)

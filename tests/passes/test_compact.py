@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import nn
 from torch.nn.utils import parametrize, prune
@@ -380,6 +381,27 @@ def test_masks_that_a_file_multiplies_by() -> None:
     arrays = {t.name: numpy_helper.to_array(t) for t in plan.apply().graph.initializer}
     assert max(a.shape for a in arrays.values() if a.ndim == 2) <= (6, 6)
     assert plan.report.gap < 1e-5
+
+
+class Tied(nn.Module):
+    """Words in and words out by one table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.a, self.b = nn.Embedding(40, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.words(x)
+        return F.linear(x + self.b(F.relu(self.a(x))), self.words.weight)
+
+
+def test_tied_tables_of_files_stay_one() -> None:
+    net = Tied()
+    zero(net.b.weight.T, [1, 2, 5])
+    plan = compacted(exported(net, torch.arange(6).view(2, 3)), {})
+    sizes = [t.dims for t in plan.apply().graph.initializer if 40 in t.dims]
+    assert len(sizes) == 1
 
 
 # --- the face -------------------------------------------------------------------------------------
