@@ -34,8 +34,7 @@ def take_apart(graph: fx.Graph, device: torch.device | None = None) -> None:
             parts = _parts(node)
         except Exception:  # whatever PyTorch raises on tensors without values
             continue
-        lies = node.all_input_nodes[0].meta["val"].device if device is None else device
-        _replace(graph, node, parts, lies)
+        _replace(graph, node, parts, device or _device(node))
 
 
 def _is_composed(node: fx.Node) -> bool:
@@ -70,16 +69,21 @@ def _parts(node: fx.Node) -> fx.Graph:
     return found
 
 
+def _device(node: fx.Node) -> torch.device | None:
+    """Where the tensors lie that a call reads; None where it reads none."""
+    return next((other.meta["val"].device for other in node.all_input_nodes), None)
+
+
 def _blank(given: torch.Tensor) -> torch.Tensor:
     """A tensor without values that lies in memory as one does."""
     return torch.empty_strided(given.shape, given.stride(), dtype=given.dtype, device="meta")
 
 
-def _replace(graph: fx.Graph, node: fx.Node, parts: fx.Graph, device: torch.device) -> None:
+def _replace(graph: fx.Graph, node: fx.Node, parts: fx.Graph, device: torch.device | None) -> None:
     """Put calls in the place of one, with the tensors that they make on a device."""
 
     def on_device(given: Any) -> Any:
-        return device if isinstance(given, torch.device) else given
+        return device if device and isinstance(given, torch.device) else given
 
     read = iter(node.all_input_nodes)
     held: dict[fx.Node, fx.Node] = {}
