@@ -1,4 +1,4 @@
-"""A linear operation of one's own, with a backward and without one, and the rule of both."""
+"""Operations of one's own: a linear one, with a backward and without, and one without a rule."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ for _name in NAMES:
                 x=inputs[0], weight=inputs[1]
             ),
         )
+
+
+@torch.library.custom_op("graphprune_tests::unruled", mutates_args=())
+def unruled(x: torch.Tensor) -> torch.Tensor:
+    """An operation of which nobody tells a rule."""
+    return torch.special.bessel_j0(x)
+
+
+unruled.register_fake(torch.empty_like)
 
 
 class Own(nn.Linear):

@@ -9,6 +9,7 @@ from tests.rules.cases import Case, below, case, check, each, p, t
 
 A, S = torch.ops.aten, torch.special
 _X, _P = t(3, 6, 5), p(3, 6, 5)
+_EYE = 9 * torch.eye(4)  # so that there are factors where some of a matrix is zero
 
 _UNARY = "deg2rad rad2deg signbit isposinf isneginf conj_physical i0"
 _SPECIAL = """
@@ -96,6 +97,13 @@ CASES = [
         missed=True,
     ),
     case("convolution over steps", torch.conv_tbc, t(7, 2, 4), t(3, 4, 6), t(6)),
+    case(
+        "with symmetric factors",
+        lambda x, y: torch.linalg.ldl_solve(*torch.linalg.ldl_factor_ex(x + _EYE)[:2], y),
+        t(4, 4),
+        t(4, 2),
+    ),
+    case("factors apart", lambda x: torch.lu_unpack(*torch.linalg.lu_factor_ex(x)[:2])[2], t(4, 4)),
     case(
         "with factors",
         lambda x, y: torch.linalg.lu_solve(*torch.linalg.lu_factor_ex(x)[:2], y),

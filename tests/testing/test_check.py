@@ -22,7 +22,7 @@ from tests.rules.cases import Case, below, t, types
 NEVER_EXPORTED = {"aten.lift_fresh", "aten._grouped_mm"}
 # They refuse a matrix with zeros, which the check passes; others of the same rule are checked.
 INVERTING = {f"aten.{x}" for x in ("inverse", "linalg_inv", "linalg_solve", "linalg_lu_factor",
-                                   "cholesky_inverse")}  # fmt: skip
+                                   "linalg_ldl_factor", "cholesky_inverse")}  # fmt: skip
 RULES = Path(__file__).parents[1] / "rules"
 
 
