@@ -34,7 +34,8 @@ from graphprune.compensation.constants import (
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 Vector: TypeAlias = npt.NDArray[np.float64]
-Blocks: TypeAlias = npt.NDArray[np.floating[Any]]
+Reals: TypeAlias = npt.NDArray[np.floating[Any]]
+"""Of either precision."""
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 
@@ -78,7 +79,7 @@ def eliminate(inverse: Matrix, weight: Matrix, count: int) -> Elimination:
     return _eliminate(h, a, count)
 
 
-def _eliminate(h: Matrix, a: Matrix, count: int) -> Elimination:
+def _eliminate(h: Reals, a: Reals, count: int) -> Elimination:
     """Remove inputs in blocks of `BLOCK_STEPS`; matrices are updated once for each block.
 
     Within a block, a step needs one row of each matrix and the diagonals. These are brought up to
@@ -201,7 +202,7 @@ def _fill(matrix: Any, gap: int, last: int) -> None:  # pragma: no cover
     matrix[gap, gap] = matrix[last, last]
 
 
-def _downdate(h: Matrix, a: Matrix, pending: Matrix, pivots: Vector) -> None:
+def _downdate(h: Reals, a: Reals, pending: Reals, pivots: Reals) -> None:
     """Apply the pending updates to two lower triangles, `BLOCK_ROWS` rows at a time."""
     both = torch.from_numpy(pending.reshape(-1, pending.shape[-1]))
     r = both[: len(pivots)]
@@ -232,7 +233,7 @@ def damped_inverse(covariance: Matrix, damping: float = DAMPING) -> Matrix:
     return np.asarray(torch.cholesky_inverse(factor).numpy(), dtype=np.float64)
 
 
-def eliminate_blocks(systems: Sequence[tuple[Blocks, Blocks]], count: int) -> Elimination:
+def eliminate_blocks(systems: Sequence[tuple[Reals, Reals]], count: int) -> Elimination:
     """As `eliminate`, for indices that own several inputs each: heads, flattened channels.
 
     Removing the inputs S of an index costs tr(([H⁻¹]_SS)⁻¹ A_SS).
@@ -271,7 +272,7 @@ def eliminate_blocks(systems: Sequence[tuple[Blocks, Blocks]], count: int) -> El
     return Elimination(order, losses)
 
 
-def _downdate_block(h: Blocks, a: Blocks, gone: int) -> None:
+def _downdate_block(h: Reals, a: Reals, gone: int) -> None:
     """Remove the inputs of one index from H⁻¹ and A, in place."""
     n, size = h.shape[:2]
     flat_h, flat_a = h.reshape(n * size, n * size), a.reshape(n * size, n * size)

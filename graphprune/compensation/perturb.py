@@ -54,7 +54,7 @@ def perturb(
     found: list[dict[Op, float]] = []
     for chunk in samples.chunks[:number]:
         perturbed = _Perturbed(deps, samples, chunk)
-        if runs * perturbed.seconds() > allowed.left:
+        if allowed is not UNLIMITED and runs * perturbed.seconds() > allowed.left:
             break
         found.append(perturbed.of(ops))
     return {op: sum(one[op] for one in found) / len(found) for op in ops} if found else None

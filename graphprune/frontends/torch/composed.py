@@ -16,6 +16,7 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from graphprune.frontends.torch.forms import blank
 from graphprune.frontends.torch.reader import type_of
 from graphprune.rules.registry import is_known
 
@@ -54,29 +55,24 @@ def _parts(node: fx.Node) -> fx.Graph:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), tensors.__getitem__)
         return target.decompose(*args, **kwargs)
 
-    found = make_fx(run)(*(_blank(other.meta["val"]) for other in read)).graph
+    found = make_fx(run)(*(blank(other.meta["val"]) for other in read)).graph
     if any(inner.op == "get_attr" for inner in found.nodes):
         raise NotImplementedError("it holds tensors of its own")
     vals = {
-        inner: _blank(other.meta["val"])
+        inner: blank(other.meta["val"])
         for inner, other in zip(found.find_nodes(op="placeholder"), read, strict=True)
     }
     for inner in found.nodes:
         if inner.op == "call_function":
             vals[inner] = _given_by(inner, vals)
             # Of its own: what is written in place gets other sizes.
-            inner.meta["val"] = pytree.tree_map_only(torch.Tensor, _blank, vals[inner])
+            inner.meta["val"] = pytree.tree_map_only(torch.Tensor, blank, vals[inner])
     return found
 
 
 def _device(node: fx.Node) -> torch.device | None:
     """Where the tensors lie that a call reads; None where it reads none."""
     return next((other.meta["val"].device for other in node.all_input_nodes), None)
-
-
-def _blank(given: torch.Tensor) -> torch.Tensor:
-    """A tensor without values that lies in memory as one does."""
-    return torch.empty_strided(given.shape, given.stride(), dtype=given.dtype, device="meta")
 
 
 def _replace(graph: fx.Graph, node: fx.Node, parts: fx.Graph, device: torch.device | None) -> None:

@@ -86,6 +86,11 @@ def _of_form(form: _Form) -> Tensor:
     return torch.empty_strided(shape, strides, dtype=dtype, device=META)
 
 
+def blank(tensor: Tensor) -> Tensor:
+    """A tensor without values that lies in memory as one does."""
+    return _of_form(_form(tensor))
+
+
 def _plain(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_meta and x.is_floating_point() and x.is_contiguous()
 

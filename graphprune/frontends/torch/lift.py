@@ -50,6 +50,14 @@ from graphprune.frontends.torch.training import add_training, unreached, untouch
 # Arguments that hold a cache already.
 _CACHES = frozenset(("past_key_values", "cache_params", "past_key_value"))
 DISTRIBUTED = ("torch.distributed", "torch.nn.parallel.distributed")
+_VMAP, _DUALS = ("_add_batch_dim", "_remove_batch_dim"), ("_make_dual",)
+_TRANSFORMS = {
+    _VMAP: "calls torch.vmap, inside which operations cannot be followed: write it over the whole "
+    "batch, or shrink the modules around it",
+    _DUALS: "takes forward-mode derivatives (torch.func.jvp), inside which operations cannot be "
+    "followed: shrink the modules around it",
+}
+"""What cannot be followed, by how the types of its operations end: none of them runs by itself."""
 
 
 def lift(model: nn.Module, inputs: Inputs) -> CapturedModule:
@@ -111,7 +119,7 @@ def captured_again(captured: CapturedModule, inputs: Inputs, training: bool) -> 
 def _with_training(captured: CapturedModule) -> CapturedModule:
     """Add what only training mode reaches to a capture in eval mode."""
     model, graph = captured.model, captured.graph
-    _refuse_vmap(captured)
+    _refuse(graph, captured.name, _VMAP)
     if captured.original is None and _trains_otherwise(captured):
         model.train()
         capture = partial(_program, model, captured.inputs, calls_of)
@@ -128,18 +136,15 @@ def _trains_otherwise(captured: CapturedModule) -> bool:
     return bool(reaches) or differs(model, captured.inputs)
 
 
-def _refuse_vmap(captured: CapturedModule) -> None:
-    """Refuse code inside `torch.vmap`, whose operations cannot be run one by one.
+def _refuse(graph: Graph, name: str, endings: tuple[str, ...]) -> None:
+    """Refuse the code inside a transform of functions.
 
     Raises:
         LiftError: There is some; the message names the module.
     """
-    for op in captured.graph.ops:
-        if op.type.endswith(("_add_batch_dim", "_remove_batch_dim")):
-            raise LiftError(
-                f"{op.module or captured.name} calls torch.vmap, inside which operations cannot be "
-                "followed: write it over the whole batch, or shrink the modules around it"
-            )
+    for op in graph.ops:
+        if op.type.endswith(endings):
+            raise LiftError(f"{op.module or name} {_TRANSFORMS[endings]}")
 
 
 def _lifted(model: nn.Module, inputs: Inputs) -> CapturedModule:
@@ -254,7 +259,7 @@ def _program(
     reader = Reader(model, found, TORCH)
     for node in found.graph.nodes:
         reader.read(node)
-    _refuse_duals(reader.graph, type(model).__name__)
+    _refuse(reader.graph, type(model).__name__, _DUALS)
     return CapturedModule(
         model=model,
         inputs=inputs,
@@ -263,20 +268,6 @@ def _program(
         on_meta=all(x.is_cpu for x in model.parameters()),
         builds=found.keeps,
     )
-
-
-def _refuse_duals(graph: Graph, name: str) -> None:
-    """Refuse forward-mode derivatives, whose operations cannot be run one by one.
-
-    Raises:
-        LiftError: There are some; the message names the module.
-    """
-    for op in graph.ops:
-        if op.type.endswith("_make_dual"):
-            raise LiftError(
-                f"{op.module or name} takes forward-mode derivatives (torch.func.jvp), inside "
-                "which operations cannot be followed: shrink the modules around it"
-            )
 
 
 def without_cache(model: nn.Module, inputs: Inputs) -> Inputs:

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from graphprune.core.errors import named_line
 from graphprune.core.program import Inputs
 from graphprune.engine.state import preserved, quiet
+from graphprune.frontends.torch.forms import blank
 from graphprune.frontends.torch.older import exporting
 from graphprune.frontends.torch.tables import tables_preserved
 
@@ -43,17 +44,13 @@ def rejects(model: nn.Module, inputs: Inputs, training: bool = False) -> str | N
 def _runs_on_meta(model: nn.Module, inputs: Inputs) -> bool:
     """Whether a model runs on tensors without a device: most do, in a third of the time."""
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    args, kwargs = pytree.tree_map_only(torch.Tensor, _on_meta, inputs)
+    args, kwargs = pytree.tree_map_only(torch.Tensor, blank, inputs)
     try:
         with exporting():
-            functional_call(model, {name: _on_meta(x) for name, x in held.items()}, args, kwargs)
+            functional_call(model, {name: blank(x) for name, x in held.items()}, args, kwargs)
     except Exception:  # which tensors that know their device may not raise
         return False
     return True
-
-
-def _on_meta(x: torch.Tensor) -> torch.Tensor:
-    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
 
 
 def _needs_values(error: Exception) -> bool:

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from graphprune.frontends.torch.forms import META
+from graphprune.frontends.torch.forms import blank
 
 _CONTAINERS = (dict, list, tuple)
 
@@ -29,12 +28,11 @@ class StandIns:
     def blank(self, tensor: Tensor) -> Tensor:
         """A tensor of the same form without values, the same each time."""
         if id(tensor) not in self._blanks:
-            sizes = tensor.shape, tensor.stride()
-            blank = torch.empty_strided(*sizes, dtype=tensor.dtype, device=META)
+            made = blank(tensor)
             if isinstance(tensor, nn.Parameter):
-                blank = nn.Parameter(blank, tensor.requires_grad)
-            self._blanks[id(tensor)] = blank.requires_grad_(tensor.requires_grad)
-            self._all.add(id(blank))
+                made = nn.Parameter(made, tensor.requires_grad)
+            self._blanks[id(tensor)] = made.requires_grad_(tensor.requires_grad)
+            self._all.add(id(made))
         return self._blanks[id(tensor)]
 
     def has(self, tensor: Tensor) -> bool:

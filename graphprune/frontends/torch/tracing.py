@@ -36,7 +36,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from graphprune.core.graph import Kind
 from graphprune.core.program import Inputs
 from graphprune.frontends.torch.composed import take_apart
-from graphprune.frontends.torch.forms import META, Choices, form
+from graphprune.frontends.torch.forms import META, Choices, blank, form
 from graphprune.frontends.torch.older import exporting, plain_kernels
 from graphprune.frontends.torch.standins import StandIns
 from graphprune.frontends.torch.tape import Tape
@@ -223,8 +223,7 @@ class _Tracer:
         if tensor.is_meta or tensor.device != self.tape.device:
             self.tape.refuse("a tensor on another device")
         node = self.tape.noted(_LIFTED, (self.tape.constant(tensor),), {})
-        sizes = tensor.shape, tensor.stride()
-        out = torch.empty_strided(*sizes, dtype=tensor.dtype, device=META)
+        out = blank(tensor)
         self.tape.track(node, out)
         return out
 
